@@ -1,0 +1,48 @@
+"""Convert Keras models and SavedModels to ONNX: the light half, which never imports tensorflow.
+
+onnxscope.convert("tensorflow", "net.py:make")
+    convert()             here: are tensorflow and tf2onnx installed? then a child process
+      child.export()      build or load the model, load its checkpoint, export, describe, save
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from onnxscope.conversion import ConversionReport, ConversionRequest, run_child
+from onnxscope.errors import MissingDependencyError
+
+__all__ = ["SHIPPED", "convert"]
+
+SHIPPED = ("alexnet", "alexnet-subclassed", "resnet34", "resnet50")
+"""Networks that need no source of the user's; the factories of these names are in `networks`."""
+
+_NEEDED = ("tensorflow", "tf2onnx")
+_ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "-1",  # the same model on every machine, and no time lost on starting a GPU
+    "KERAS_BACKEND": "tensorflow",
+    "PYTHONHASHSEED": "0",  # same input, same bytes: no order may depend on the hashes of strings
+    "PYTHONWARNINGS": "ignore",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+}
+
+
+def convert(request: ConversionRequest) -> ConversionReport:
+    """Export a Keras model or a SavedModel in a child process.
+
+    `request.source` is a name of `SHIPPED`, `path/to/file.py:factory`, `package.module:factory`, a `.keras` or `.h5`
+    file, or the folder of a SavedModel. A name in `request.input_shapes` may carry an element type (`ids:int32`, or
+    `:int32` by position); without it the model's own counts, else float32.
+
+    Raises:
+        ConversionError: The source, the checkpoint, the shapes or the export failed; nothing was written.
+        MissingDependencyError: tensorflow or tf2onnx is not installed.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"the TensorFlow converter needs {' and '.join(missing)}: not installed",
+            hint="pip install 'onnxscope[tensorflow]'",
+        )
+    return run_child("onnxscope_tensorflow.child", request, environment=_ENVIRONMENT)

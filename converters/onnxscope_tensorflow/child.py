@@ -1,0 +1,121 @@
+"""The child process: build or load the model, load its checkpoint, export it, describe its parameters, save it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import keras
+import onnx
+import tensorflow as tf
+
+from onnxscope.conversion import ConversionReport, ConversionRequest, serve_child
+from onnxscope.errors import ConversionError, OutputError
+from onnxscope.provenance import Mode, ParameterRecord, Provenance, write_provenance
+from onnxscope_tensorflow import networks
+from onnxscope_tensorflow.checkpoints import load_checkpoint
+from onnxscope_tensorflow.cleaning import attach_parameters, clean_model
+from onnxscope_tensorflow.export import Exported, check_opset, export_keras
+from onnxscope_tensorflow.inputs import bind_inputs
+from onnxscope_tensorflow.layers import LayerIndex, node_layers, record_layers
+from onnxscope_tensorflow.saved_models import export_saved_model
+from onnxscope_tensorflow.saving import save_model
+from onnxscope_tensorflow.sources import Source, build_model, find_source
+from onnxscope_tensorflow.table import make_table
+
+__all__ = ["export"]
+
+_SHIPPED_SHAPE = (None, 224, 224, 3)
+
+
+def export(request: ConversionRequest) -> ConversionReport:
+    """Convert one model in this process.
+
+    Raises:
+        ConversionError: The source, the checkpoint, the shapes, the export or the writing failed; nothing was written.
+    """
+    keras.utils.set_random_seed(request.seed % (1 << 32))
+    opset = check_opset(request.opset, request.source)
+    if request.exporter is not None:
+        raise ConversionError(
+            f"no exporter {request.exporter!r} for TensorFlow: {request.source}", hint="`--exporter` is for PyTorch"
+        )
+    source = find_source(request.source)
+    notes: list[str] = []
+    if source.is_saved_model:
+        exported = _convert_saved_model(source, request, opset)
+    else:
+        exported = _convert_keras(source, request, opset, notes)
+    initializers = attach_parameters(exported)
+    clean_model(exported)
+    weights = {name: parameter.layer for name, parameter in zip(initializers, exported.parameters, strict=True) if name}
+    layers = node_layers(exported.model.graph, LayerIndex(exported.operations), weights)
+    parameters = make_table(exported, initializers, layers)
+    record_layers(exported.model.graph, layers)
+    provenance = Provenance(
+        framework="tensorflow",
+        version=str(tf.__version__),
+        mode=request.mode,
+        source=source.label,
+        preprocess=request.preprocess or (networks.PRESETS[source.label] if source.shipped else None),
+        parameters=parameters,
+    )
+    for key, value in write_provenance(provenance).items():
+        exported.model.metadata_props.add(key=key, value=value)
+    notes += _notes(parameters, request.mode)
+    _save(exported.model, request.output, notes)
+    return ConversionReport(
+        output=request.output,
+        framework=f"tensorflow {tf.__version__} (keras {keras.__version__})",
+        opset=opset,
+        parameters=len(parameters),
+        absent=sum(record.initializer is None for record in parameters),
+        notes=tuple(notes),
+    )
+
+
+def _convert_keras(source: Source, request: ConversionRequest, opset: int, notes: list[str]) -> Exported:
+    arguments = dict(request.arguments)
+    shapes = request.input_shapes
+    if source.shipped:
+        shapes = shapes or (("", _SHIPPED_SHAPE),)
+        if source.label != "alexnet-subclassed" and "input_shape" not in arguments:
+            arguments["input_shape"] = shapes[0][1][1:]
+    model = build_model(source, arguments, request.source)
+    binding = bind_inputs(model, shapes, static=request.static, source=request.source)
+    if request.weights:
+        notes += load_checkpoint(model, request.weights)
+    elif source.shipped:
+        notes.append(f"the weights are Keras's initial ones, random with seed {request.seed}; `--weights` loads others")
+    return export_keras(binding, request.mode, opset, request.source)
+
+
+def _convert_saved_model(source: Source, request: ConversionRequest, opset: int) -> Exported:
+    if request.weights or request.arguments:
+        what = "weights" if request.weights else "arguments"
+        raise ConversionError(f"a SavedModel has its own {what}: {request.source}")
+    assert source.saved is not None
+    return export_saved_model(source.saved, request, opset)
+
+
+def _notes(parameters: tuple[ParameterRecord, ...], mode: Mode) -> list[str]:
+    notes = []
+    folded = [r for r in parameters if (r.reason or "").startswith("folded")]
+    if folded:
+        notes.append(f"{len(folded)} parameters were folded into others, first {folded[0].name!r}: {folded[0].reason}")
+    unused = [r for r in parameters if r.reason == "not used by call()"]
+    if mode == "faithful" and unused:
+        notes.append(f"{len(unused)} parameters are not used by the model's call, first {unused[0].name!r}")
+    return notes
+
+
+def _save(model: onnx.ModelProto, output: str, notes: list[str]) -> None:
+    try:
+        if save_model(model, output):
+            notes.append(f"the weights are in {Path(output).name}.data, which belongs beside the model")
+    except OutputError as error:
+        raise ConversionError(str(error), hint=error.hint) from error
+
+
+if __name__ == "__main__":
+    sys.exit(serve_child(export, sys.argv[1:]))

@@ -1,0 +1,45 @@
+"""Convert PyTorch models to ONNX: the light half, which never imports torch.
+
+onnxscope.convert("torch", "net.py:make")
+    convert()             here: are torch and onnxscript installed? then a child process
+      child.export()      build the module, load its checkpoint, export, describe, save
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from onnxscope.conversion import ConversionReport, ConversionRequest, run_child
+from onnxscope.errors import MissingDependencyError
+
+__all__ = ["SHIPPED", "convert"]
+
+SHIPPED = ("alexnet", "resnet34", "resnet50")
+"""Networks that need no source of the user's; the factories of these names are in `networks`."""
+
+_NEEDED = ("torch", "onnxscript")
+_ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",  # the same model on every machine, and no time lost on starting a GPU
+    "PYTHONHASHSEED": "0",  # same input, same bytes: no order may depend on the hashes of strings
+    "PYTHONWARNINGS": "ignore",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+
+
+def convert(request: ConversionRequest) -> ConversionReport:
+    """Export a PyTorch module in a child process.
+
+    `request.source` is a name of `SHIPPED`, `path/to/file.py:factory` or `package.module:factory`. A name in
+    `request.input_shapes` may carry an element type (`ids:int64`, or `:int64` by position); the default is float32.
+
+    Raises:
+        ConversionError: The source, the checkpoint, the shapes or the export failed; nothing was written.
+        MissingDependencyError: torch or onnxscript is not installed.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"the PyTorch converter needs {' and '.join(missing)}: not installed",
+            hint="pip install 'onnxscope[torch]'",
+        )
+    return run_child("onnxscope_torch.child", request, environment=_ENVIRONMENT)

@@ -1,0 +1,89 @@
+"""See what is inside an ONNX model: layers, weights, feature maps.
+
+    import onnxscope
+
+    print(onnxscope.inspect("model.onnx"))
+    weights = onnxscope.weights("model.onnx")
+    maps = onnxscope.features("model.onnx", "photo.jpg", select="layer1.*")
+
+Names resolve on first use, so that importing the package loads neither onnx nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from onnxscope._version import __version__
+
+if TYPE_CHECKING:
+    from onnxscope.analysis import FeatureMap, FeatureMaps, features
+    from onnxscope.errors import (
+        ConversionError,
+        InputError,
+        MissingDependencyError,
+        ModelError,
+        OnnxscopeError,
+        OutputError,
+        RunError,
+        SelectorError,
+    )
+    from onnxscope.inspection import ModelSummary, inspect
+    from onnxscope.model import Model, load_model
+    from onnxscope.parameters import WeightRecord, WeightStatistics, weights
+    from onnxscope.rendering import save_features, save_weights
+
+_MODULES = {
+    "analysis": ("FeatureMap", "FeatureMaps", "features"),
+    "errors": (
+        "ConversionError",
+        "InputError",
+        "MissingDependencyError",
+        "ModelError",
+        "OnnxscopeError",
+        "OutputError",
+        "RunError",
+        "SelectorError",
+    ),
+    "inspection": ("ModelSummary", "inspect"),
+    "model": ("Model", "load_model"),
+    "parameters": ("WeightRecord", "WeightStatistics", "weights"),
+    "rendering": ("save_features", "save_weights"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "ConversionError",
+    "FeatureMap",
+    "FeatureMaps",
+    "InputError",
+    "MissingDependencyError",
+    "Model",
+    "ModelError",
+    "ModelSummary",
+    "OnnxscopeError",
+    "OutputError",
+    "RunError",
+    "SelectorError",
+    "WeightRecord",
+    "WeightStatistics",
+    "__version__",
+    "features",
+    "inspect",
+    "load_model",
+    "save_features",
+    "save_weights",
+    "weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

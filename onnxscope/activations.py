@@ -1,0 +1,139 @@
+"""Where a layer's own output is, and where the activation function that follows it ends.
+
+`pre` is the layer's own output, with its bias where that is a separate Add. `post` is what leaves the activation
+function behind it, looking through bias, BatchNorm and layout. Activation functions may be one operator (Relu) or
+written out in several (`x * Sigmoid(x)`, Gelu by Erf): any closed group of elementwise operators that reads only the
+layer's value and constants counts as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from onnxscope.structure import Graph, Node
+
+__all__ = ["activation_after", "is_activation", "own_output"]
+
+# Functions of one tensor that bend: a group of elementwise operators needs one of them to be an activation.
+_NONLINEAR = frozenset(
+    {
+        *("Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu", "Clip", "Sigmoid", "HardSigmoid"),
+        *("Tanh", "HardSwish", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Swish", "Mish", "Softplus", "Softsign"),
+        *("Erf", "Exp", "Log", "Pow", "Sqrt", "Max", "Min", "Abs", "Where", "Shrink", "Softmax", "LogSoftmax"),
+        *("Hardmax", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Sin", "Cos"),
+    }
+)
+_LINEAR = frozenset({"Add", "Sub", "Mul", "Div", "Neg", "Identity", "Cast", "CastLike", "Reciprocal", "Sum", "Mean"})
+# What may stand between a layer and its activation: layout, and arithmetic with constants (bias, BatchNorm, scales).
+_PASSED = frozenset(
+    {
+        *("BatchNormalization", "Transpose", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear"),
+        *("Add", "Sub", "Mul", "Div"),
+    }
+)
+_LONGEST_ACTIVATION = 16  # Gelu written out with Tanh takes eight operators
+
+
+def is_activation(node: Node) -> bool:
+    """Whether a node by itself is an activation function."""
+    return node.op_type in _NONLINEAR
+
+
+def own_output(graph: Graph, node: Node) -> str:
+    """Return the value that a layer computes: its first output, or that plus its bias where that is a separate Add.
+
+    The Add is a bias when it is the value's only reader (through a Transpose or a Reshape at most) and its other
+    operand is a constant of more than one element.
+    """
+    value = node.outputs[0]
+    if _has_bias(node):
+        return value
+    found = value
+    while True:
+        reader = _only_reader(graph, found)
+        if reader is None:
+            return value
+        if reader.op_type == "Add" and reader.is_standard:
+            other = next((name for name in reader.inputs if name != found), "")
+            return reader.outputs[0] if other in graph.constants and not _is_scalar(graph, other) else value
+        if reader.op_type not in ("Transpose", "Identity") or not reader.is_standard:
+            return value
+        found = reader.outputs[0]
+
+
+def activation_after(graph: Graph, value: str) -> str | None:
+    """Return what leaves the activation function that follows `value`, or None where none follows."""
+    while True:
+        end = _activation_end(graph, value)
+        if end is not None:
+            return end
+        reader = _only_reader(graph, value)
+        if reader is None or reader.op_type not in _PASSED or not reader.is_standard:
+            return None
+        if any(name and name != value and name not in graph.constants for name in reader.inputs):
+            return None  # an Add of two activations is no bias
+        value = reader.outputs[0]
+
+
+def _activation_end(graph: Graph, value: str) -> str | None:
+    """The value at which the shortest closed elementwise group with a nonlinearity ends, or None."""
+    unread: dict[str, set[Node]] = {value: set(graph.readers.get(value, ()))}
+    bends = False
+    done: set[Node] = set()
+    for _ in range(_LONGEST_ACTIVATION):
+        pending = {node for nodes in unread.values() for node in nodes}
+        if not pending:
+            return None
+        node = min(pending, key=graph.position)
+        if not _is_elementwise(graph, node, unread.keys()):
+            return None
+        done.add(node)
+        bends = bends or node.op_type in _NONLINEAR
+        for name in set(node.inputs) & unread.keys():
+            unread[name].discard(node)
+        output = node.outputs[0]
+        unread[output] = set(graph.readers.get(output, ())) - done
+        still_open = [name for name, readers in unread.items() if readers or name == output]
+        if bends and still_open == [output]:
+            return output
+    return None
+
+
+def _is_elementwise(graph: Graph, node: Node, group: Collection[str]) -> bool:
+    if node.op_type not in _NONLINEAR and node.op_type not in _LINEAR:
+        return False
+    if node.captured or len([name for name in node.outputs if name]) != 1:
+        return False
+    for name in node.inputs:
+        if not name or name in group:
+            continue
+        if name not in graph.constants:
+            return False
+        if node.op_type != "PRelu" and not _is_scalar(graph, name):
+            return False
+    return True
+
+
+def _has_bias(node: Node) -> bool:
+    position = {"QLinearConv": 8, "LSTM": 3, "GRU": 3, "RNN": 3, "DeformConv": 3}.get(node.op_type, 2)
+    if node.op_type in ("MatMul", "MatMulInteger", "ConvInteger", "Einsum"):
+        return False
+    return len(node.inputs) > position and bool(node.inputs[position])
+
+
+def _is_scalar(graph: Graph, name: str) -> bool:
+    """Whether a constant is known to have one element; computed ones of unknown shape count as scalars."""
+    tensor = graph.stored(name)
+    if tensor is not None:
+        return list(tensor.dims) == [1] * len(tensor.dims)
+    declared = graph.types.get(name)
+    if declared is not None and declared.shape is not None:
+        return all(dim == 1 for dim in declared.shape)
+    node = graph.producers.get(name)
+    sources = [source for source in node.inputs if source] if node is not None else []
+    return all(_is_scalar(graph, source) for source in sources)
+
+
+def _only_reader(graph: Graph, value: str) -> Node | None:
+    readers = graph.readers.get(value, ())
+    return readers[0] if len(readers) == 1 else None

@@ -1,0 +1,406 @@
+"""Feature maps: run a tapped model on inputs and describe what each tap holds: `features()`."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import IO, TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from onnxscope.channels import default_axis
+from onnxscope.errors import InputError, RunError
+from onnxscope.graph import TappedModel, Unreachable, expose, was_not_executed
+from onnxscope.inputs import Feeds, cut, prepare
+from onnxscope.model import Model, load_model
+from onnxscope.names import Names
+from onnxscope.outputs import printable
+from onnxscope.selectors import At, Tap, select_taps
+from onnxscope.session import Session
+from onnxscope.shapes import infer_types
+from onnxscope.stats import Accumulator
+from onnxscope.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+__all__ = ["FeatureMap", "FeatureMaps", "Rank", "features"]
+
+Array = np.ndarray[Any, Any]
+Rank = Literal["index", "std", "max", "mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """What one tap held.
+
+    Attributes:
+        tap: What was observed.
+        data: The values for the whole batch, in the model's own layout; the caller's to keep.
+        channel_axis: The axis of `data` with the channels, None below two axes.
+        channels: Numbers of the channels that a picture shows, in its order.
+        sample: Which sample of the batch a picture shows.
+        statistics: Over the whole batch, with `zero_channels` (channels that are all zeros on these inputs).
+    """
+
+    tap: Tap
+    data: Array
+    channel_axis: int | None
+    channels: tuple[int, ...]
+    sample: int
+    statistics: Mapping[str, Any]
+
+    def maps(self) -> Array | None:
+        """The shown channels of the shown sample, (channels, height, width); None without two spatial axes."""
+        if not _is_spatial(self.data, self.channel_axis):
+            return None
+        assert self.channel_axis is not None
+        sample = np.moveaxis(self.data[self.sample], self.channel_axis - 1, 0)
+        shown: Array = sample[list(self.channels)]
+        return shown
+
+    def image(self, *, cmap: str = "viridis") -> Image | None:
+        """The shown channels as one picture, each scaled to its own range; None without two spatial axes."""
+        from onnxscope.figures import mosaic
+
+        maps = self.maps()
+        return None if maps is None else mosaic(maps, cmap=cmap)
+
+    def plot(self) -> Figure:
+        """Draw the shown channels as a matplotlib Figure; it belongs to the caller and to no pyplot state.
+
+        Raises:
+            InputError: The value has no two spatial axes.
+        """
+        from onnxscope.figures import feature_figure
+
+        maps = self.maps()
+        if maps is None:
+            raise InputError(f"no picture for a value of shape {list(self.data.shape)}: {printable(self.tap.name)}")
+        return feature_figure(maps, self.channels, self.tap.layer)
+
+    def to_dict(self, *, picture: str | None = None) -> dict[str, Any]:
+        """The tap's record in `onnxscope.features/1`, with the name of its picture file."""
+        return {
+            "name": self.tap.name,
+            "layer": self.tap.layer,
+            "op_type": self.tap.op_type,
+            "at": self.tap.at,
+            "shape": list(self.data.shape),
+            "dtype": self.data.dtype.name,
+            "channel_axis": self.channel_axis,
+            "channels": list(self.channels),
+            "picture": picture,
+            **self.statistics,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMaps(Sequence[FeatureMap]):
+    """The feature maps of one run; a sequence of taps in execution order.
+
+    Attributes:
+        model: The `model` record.
+        input: The `input` record: files, preset, and the prepared tensor's statistics.
+        taps: One per tap that was reached.
+        unreachable: The other taps, with the reason.
+        tapping: Largest absolute and relative difference of the declared outputs between the tapped and the untapped
+            model, where that was asked for.
+        notes: Remarks on the inputs, for people.
+    """
+
+    model: dict[str, Any]
+    input: dict[str, Any]
+    taps: tuple[FeatureMap, ...]
+    unreachable: tuple[Unreachable, ...]
+    tapping: dict[str, float] | None
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.taps)
+
+    @overload
+    def __getitem__(self, index: int) -> FeatureMap: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[FeatureMap, ...]: ...
+    def __getitem__(self, index: int | slice) -> FeatureMap | tuple[FeatureMap, ...]:
+        return self.taps[index]
+
+    def layer(self, name: str) -> FeatureMap:
+        """Return the first tap of a layer.
+
+        Raises:
+            KeyError: No tap has that layer.
+        """
+        for tap in self.taps:
+            if name in (tap.tap.layer, tap.tap.name):
+                return tap
+        raise KeyError(name)
+
+    def to_dict(self, pictures: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """`onnxscope.features/1`, ready for JSON; `pictures` maps tap names to the files drawn for them."""
+        drawn = pictures or {}
+        return {
+            "schema": "onnxscope.features/1",
+            "model": self.model,
+            "input": self.input,
+            "taps": [tap.to_dict(picture=drawn.get(tap.tap.name)) for tap in self.taps],
+            "unreachable": [each.to_dict() for each in self.unreachable],
+            "tapping": self.tapping,
+        }
+
+    def save_arrays(self, stream: IO[bytes]) -> None:
+        """Write every tap's array as an `.npz` keyed by tap name; np.load reads it."""
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+            for tap in self.taps:
+                member = zipfile.ZipInfo(tap.tap.name + ".npy")  # its fixed date keeps the bytes the same
+                content = io.BytesIO()
+                np.lib.format.write_array(content, _storable(tap.data), allow_pickle=False)
+                archive.writestr(member, content.getvalue())
+
+    def table(self) -> Table:
+        """One row per tap."""
+        columns = ("layer", "operator", "at", "shape", "mean", "std", "min", "max", "zeros", "zero channels", "value")
+        rows = []
+        for tap in self.taps:
+            numbers = [tap.statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")]
+            dead = f"{len(tap.statistics['zero_channels'])}" if tap.channel_axis is not None else ""
+            rows.append(
+                (tap.tap.layer, tap.tap.op_type, tap.tap.at or "", tap.data.shape, *numbers, dead, tap.tap.name)
+            )
+        shown = "random numbers" if self.input["kind"] == "random" else ", ".join(self.input["files"]) or "arrays"
+        return Table(f"{self.model['name']} on {shown}: {len(rows)} taps", columns, tuple(rows))
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
+
+def features(
+    model: Any,
+    inputs: Any,
+    *,
+    select: str | Sequence[str] = (),
+    at: At = "post",
+    preprocess: str | None = None,
+    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    channels: int = 12,
+    rank: Rank = "index",
+    sample: int = 0,
+    verify: bool = False,
+    threads: int = 0,
+) -> FeatureMaps:
+    """Run a model once and return the values of the chosen taps.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        inputs: Image paths, a `.npy` or `.npz`, `random[:seed]`, an array, or a mapping of arrays by input name.
+        select: Selectors; none chooses every convolution, or every layer that has weights where there is none.
+        at: After (`post`) or before (`pre`) the activation function that follows a layer.
+        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
+        layout: Of the model's image input.
+        channels: How many channels a picture shows.
+        rank: Which ones: the first, or those with the largest standard deviation, maximum or mean.
+        sample: Which sample of the batch pictures show.
+        verify: Also run the untapped model and compare the declared outputs.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Raises:
+        ModelError: The model cannot be read.
+        SelectorError: A selector matches nothing.
+        InputError: The inputs do not fit the model.
+        RunError: onnxruntime fails.
+    """
+    loaded = load_model(model)
+    infer = cache(partial(infer_types, loaded))
+    taps = select_taps(Names(loaded), _as_list(select), at=at, ranks=lambda: _ranks(infer()))
+    feeds = prepare(
+        inputs,
+        loaded.inputs,
+        preset=preprocess,
+        recorded_preset=loaded.provenance.preprocess if loaded.provenance else None,
+        layout=layout,
+        bounds=index_bounds(loaded),
+    )
+    if feeds.samples is not None and not 0 <= sample < feeds.samples:
+        raise InputError(f"no sample {sample} among {feeds.samples}: {loaded.name}", hint="samples count from 0")
+    answers, tapped = _run_tapped(loaded, taps, feeds, infer, threads)
+    reached: list[FeatureMap] = []
+    unreachable = list(tapped.unreachable)
+    for tap in taps:
+        if tap.name not in tapped.outputs:
+            continue
+        data = answers[tapped.outputs[tap.name]]
+        reason = _why_not(tap, data)
+        if reason is None:
+            reached.append(_describe(tap, data, channels, rank, sample))
+        else:
+            unreachable.append(Unreachable(tap.name, reason))
+    tapping = _tapping(loaded, feeds, answers, threads) if verify else None
+    return FeatureMaps(loaded.to_dict(), feeds.record, tuple(reached), tuple(unreachable), tapping, feeds.notes)
+
+
+def index_bounds(model: Model) -> dict[str, tuple[int, int]]:
+    """Return, for integer inputs that index a stored table (an embedding), the range of valid numbers.
+
+    Followed through operators that keep the numbers (Cast, Reshape, …) to the data operand of a Gather.
+    """
+    kept = {"Cast", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Flatten", "Transpose"}
+    main = model.main
+    bounds = {}
+    for spec in model.inputs:
+        limits: list[int] = []
+        seen = {spec.name}
+        waiting = [spec.name]
+        while waiting:
+            for node in main.readers.get(value := waiting.pop(), ()):
+                if node.op_type in ("Gather", "GatherElements") and node.inputs[1:2] == (value,):
+                    declared = main.types.get(node.inputs[0])
+                    axis = int(node.attribute("axis") or 0)
+                    if declared is not None and declared.shape and -len(declared.shape) <= axis < len(declared.shape):
+                        size = declared.shape[axis]
+                        limits += [size] if isinstance(size, int) else []
+                elif node.op_type in kept and node.inputs[0] == value and node.outputs[0] not in seen:
+                    seen.add(node.outputs[0])
+                    waiting.append(node.outputs[0])
+        if limits:
+            bounds[spec.name] = (0, min(limits))
+    return bounds
+
+
+def _run_tapped(
+    model: Model, taps: Sequence[Tap], feeds: Feeds, infer: Any, threads: int
+) -> tuple[dict[str, Any], TappedModel]:
+    """Run the tapped model; where a lifted value breaks the run, run it without and say why."""
+    tapped = expose(model, taps, infer=infer)
+    try:
+        return _run(model, tapped, feeds, threads), tapped
+    except RunError:
+        lifted = [tap for tap in taps if tap.path and tap.name in tapped.outputs]
+        if not lifted:
+            raise
+    plain = expose(model, [tap for tap in taps if not tap.path], infer=infer)
+    answers = _run(model, plain, feeds, threads)
+    outputs = dict(plain.outputs)
+    unreachable = [*plain.unreachable, *(each for each in tapped.unreachable if each not in plain.unreachable)]
+    for number, tap in enumerate(lifted):
+        alone = expose(model, [tap], infer=infer)
+        try:
+            answer = _run(model, alone, feeds, threads)
+        except RunError:
+            unreachable.append(Unreachable(tap.name, "its shape changes from one iteration to the next"))
+            continue
+        key = f"{alone.outputs[tap.name]}_{number}"
+        answers[key] = answer[alone.outputs[tap.name]]
+        outputs[tap.name] = key
+    return answers, TappedModel(plain.proto, outputs, tuple(unreachable), plain.declared)
+
+
+def _run(model: Model, tapped: TappedModel, feeds: Feeds, threads: int) -> dict[str, Any]:
+    session = Session(tapped.proto, folder=model.folder, where=model.name, threads=threads)
+    return _run_cut(session, model, feeds)
+
+
+def _run_cut(session: Session, model: Model, feeds: Feeds) -> dict[str, Any]:
+    """Run once, or once for every piece that a fixed batch size asks for, and join the answers along axis 0."""
+    pieces = [session.run(piece) for piece in cut(feeds, model.inputs)]
+    if len(pieces) == 1:
+        return pieces[0]
+    joined: dict[str, Any] = {}
+    for name in pieces[0]:
+        parts = [piece[name] for piece in pieces]
+        if all(isinstance(part, np.ndarray) and part.ndim for part in parts):
+            whole = np.concatenate(parts)
+            joined[name] = whole[: feeds.samples] if len(whole) >= (feeds.samples or 0) else whole
+        else:
+            joined[name] = parts[0]
+    return joined
+
+
+def _tapping(model: Model, feeds: Feeds, answers: Mapping[str, Any], threads: int) -> dict[str, float]:
+    """How far tapping moved the declared outputs: it keeps onnxruntime from fusing some operators."""
+    session = Session(model.proto, folder=model.folder, where=model.name, threads=threads)
+    largest = relative = 0.0
+    for name, plain in _run_cut(session, model, feeds).items():
+        if isinstance(plain, np.ndarray) and plain.dtype.kind in "fiub" and plain.size:
+            wide = plain.astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                difference = np.abs(answers[name].astype(np.float64) - wide)
+            moved = float(np.max(difference, where=np.isfinite(difference), initial=0.0))
+            scale = float(np.max(np.abs(wide), where=np.isfinite(wide), initial=0.0))
+            largest = max(largest, moved)
+            relative = max(relative, moved / scale if scale else 0.0)
+    return {"max_abs": largest, "relative": relative}
+
+
+def _describe(tap: Tap, data: Array, channels: int, rank: Rank, sample: int) -> FeatureMap:
+    axis = default_axis(data.ndim, tap.channel_axis)
+    accumulator = Accumulator(1 if axis is None else data.shape[axis])
+    accumulator.update(data, axis)
+    statistics = accumulator.overall.to_dict()
+    statistics.pop("count")
+    record = {
+        **{key: statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")},
+        "zero_channels": list(accumulator.zero_channels) if axis is not None else [],
+        **{key: statistics[key] for key in ("nan_count", "inf_count")},
+    }
+    shown = _ranked(data, axis, channels, rank, sample) if axis is not None else ()
+    return FeatureMap(tap, data, axis, shown, min(sample, max(len(data) - 1, 0)) if data.ndim else 0, record)
+
+
+def _ranked(data: Array, axis: int, channels: int, rank: Rank, sample: int) -> tuple[int, ...]:
+    count = data.shape[axis]
+    if rank == "index" or axis == 0 or not data.size or sample >= len(data):
+        return tuple(range(min(channels, count)))
+    maps = np.moveaxis(data[sample].astype(np.float64), axis - 1, 0).reshape(count, -1)
+    maps = np.where(np.isfinite(maps), maps, 0.0)
+    score: Array
+    if rank == "std":
+        score = maps.std(axis=1)
+    elif rank == "max":
+        score = maps.max(axis=1)
+    else:
+        score = maps.mean(axis=1)
+    # A stable sort on the negated score: equal channels keep their order.
+    return tuple(int(index) for index in np.argsort(-score, kind="stable")[:channels])
+
+
+def _why_not(tap: Tap, data: Any) -> str | None:
+    if data is None:
+        return "absent in this run"
+    if not isinstance(data, np.ndarray):
+        return "a sequence, not a tensor"
+    if data.dtype.kind in "OUS":
+        return "strings have no statistics"
+    if data.dtype.kind == "c":
+        return "complex numbers have no order, so no statistics"
+    if tap.path and was_not_executed(data.shape):
+        return f"the {tap.path[-1].attribute} that holds it was not executed on this input"
+    if tap.path and not data.size and 0 in data.shape[: len(tap.path)]:
+        return "the loop that holds it made no iteration on this input"
+    return None
+
+
+def _is_spatial(data: Array, axis: int | None) -> bool:
+    return data.ndim == 4 and axis is not None and axis > 0 and data.size > 0
+
+
+def _storable(data: Array) -> Array:
+    """numpy's file format has no bfloat16 and its like: they are widened to float32, 4-bit integers to int8."""
+    if data.dtype.type.__module__ == "numpy":
+        return data
+    return data.astype(np.int8 if "int" in data.dtype.name else np.float32)
+
+
+def _ranks(inferred: Mapping[Any, Mapping[str, Any]]) -> dict[str, int]:
+    return {name: len(known.shape) for name, known in inferred.get((), {}).items() if known.shape is not None}
+
+
+def _as_list(select: str | Sequence[str]) -> list[str]:
+    return [select] if isinstance(select, str) else list(select)

@@ -1,0 +1,67 @@
+"""Every exception that onnxscope raises.
+
+    OnnxscopeError
+    ├── ModelError                the file is no model, or one that we refuse to trust
+    ├── SelectorError             a selector is malformed, or matches nothing
+    ├── InputError                an image, array or preset cannot become the model's input
+    ├── RunError                  onnxruntime could not load or run the model
+    ├── ConversionError           a framework could not build, load or export its model
+    ├── OutputError               a result could not be written
+    └── MissingDependencyError    an extra is not installed (also an ImportError)
+
+A message states the fault with the offending value, then where it was: `no value named 'conv9': model.onnx`.
+The next step, where there is one, is `hint`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConversionError",
+    "InputError",
+    "MissingDependencyError",
+    "ModelError",
+    "OnnxscopeError",
+    "OutputError",
+    "RunError",
+    "SelectorError",
+]
+
+
+class OnnxscopeError(Exception):
+    """Work that could not be done.
+
+    Attributes:
+        hint: What to do next, in one sentence, or None.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ModelError(OnnxscopeError):
+    """The file is not a model, is broken, or reaches outside its folder."""
+
+
+class SelectorError(OnnxscopeError):
+    """A selector that cannot be read or that matches nothing."""
+
+
+class InputError(OnnxscopeError):
+    """An image, an array, a preset or a layout that does not fit the model's inputs."""
+
+
+class RunError(OnnxscopeError):
+    """onnxruntime refused the model or failed while running it."""
+
+
+class ConversionError(OnnxscopeError):
+    """The source of a conversion could not be built, loaded or exported."""
+
+
+class OutputError(OnnxscopeError):
+    """A file or a folder could not be written."""
+
+
+class MissingDependencyError(OnnxscopeError, ImportError):
+    """A package that only an extra brings is not installed; the hint names the extra."""

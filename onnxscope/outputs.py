@@ -1,0 +1,81 @@
+"""Files that appear whole or not at all, names that are safe, and strict JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from onnxscope.errors import OutputError
+
+__all__ = ["dump_json", "printable", "safe_stem", "write_whole", "writing_whole"]
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
+_MAX_STEM_BYTES = 60
+
+
+@contextlib.contextmanager
+def writing_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path` that takes its place when the block ends without an exception.
+
+    Raises:
+        OutputError: The folder is missing, read-only or full; what stood at `path` is untouched.
+    """
+    target = Path(path)
+    try:
+        if target.exists() and not target.is_file():  # a file must not take the place of /dev/null
+            raise OutputError(f"cannot write (not a regular file): {printable(str(target))}")
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".onnxscope-", suffix=".partial")
+    except OSError as error:
+        raise OutputError(f"cannot write ({error.strerror or error}): {printable(str(target))}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # mkstemp makes files that nobody else may read
+        os.replace(name, target)
+    except OSError as error:
+        raise OutputError(f"cannot write ({error.strerror or error}): {printable(str(target))}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Write `content` (text as UTF-8) to `path`, whole or not at all.
+
+    Raises:
+        OutputError: See `writing_whole`.
+    """
+    with writing_whole(path) as stream:
+        stream.write(content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content)
+
+
+def safe_stem(name: str, index: int) -> str:
+    """Return a file name stem for something that a model named: the index, then at most 60 harmless bytes."""
+    stem = _UNSAFE.sub("_", name)[:_MAX_STEM_BYTES].strip("._") or "unnamed"
+    return f"{index:03d}_{stem}"
+
+
+def printable(text: str) -> str:
+    """Replace every control, format and surrogate character, so that a terminal or a log shows nothing but text."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def dump_json(record: Any, *, indent: int | None = 2) -> str:
+    """Return strict JSON: keys in the order given, no NaN or infinity, a newline at the end.
+
+    Characters that a terminal would act upon, and those that UTF-8 cannot hold, are written as escapes.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    text = json.dumps(record, indent=indent, allow_nan=False, ensure_ascii=False)
+    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text) + "\n"

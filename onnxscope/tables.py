@@ -1,0 +1,173 @@
+"""Results as text: tables for people (plain, CSV, Markdown, HTML), JSON for programs."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from onnxscope.outputs import dump_json, printable
+
+__all__ = ["Cell", "Format", "Result", "Table", "format_number", "render", "show_table"]
+
+Format = Literal["table", "json", "csv", "md"]
+Cell = str | int | float | bool | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns.
+
+    Attributes:
+        title: One line above the table.
+        columns: Their headings.
+        rows: A cell per column; None shows as nothing.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def text(self, *, max_cell: int = 60) -> str:
+        """Return the table for people, in columns of equal width: names to the left, numbers to the right."""
+        cells = self.shown_rows(max_cell=max_cell)
+        numeric = self.numeric_columns()
+        widths = [max(map(len, (self.columns[i], *(row[i] for row in cells)))) for i in range(len(self.columns))]
+
+        def line(texts: Iterable[str]) -> str:
+            aligned = (
+                text.rjust(width) if right else text.ljust(width)
+                for text, width, right in zip(texts, widths, numeric, strict=True)
+            )
+            return "  ".join(aligned).rstrip()
+
+        rule = "  ".join("-" * width for width in widths)
+        title = [printable(self.title)] if self.title else []
+        return "\n".join([*title, line(self.columns), rule, *map(line, cells)]) + "\n"
+
+    def shown_rows(self, *, max_cell: int = 60) -> list[list[str]]:
+        """Return the cells as people see them: numbers shortened, names without control characters."""
+        return [[_shorten(_shown(cell), max_cell) for cell in row] for row in self.rows]
+
+    def numeric_columns(self) -> list[bool]:
+        """Whether each column holds numbers."""
+        return [any(_is_number(row[place]) for row in self.rows) for place in range(len(self.columns))]
+
+    def csv(self) -> str:
+        """Return comma-separated values with full precision; text that a spreadsheet would run gets a leading quote."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([_csv_cell(cell) for cell in row] for row in self.rows)
+        return out.getvalue()
+
+    def markdown(self) -> str:
+        """Return a GitHub-flavoured Markdown table."""
+        lines = [f"**{_markdown_cell(self.title)}**", ""] if self.title else []
+        lines += ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
+        lines += ["| " + " | ".join(_markdown_cell(_shown(cell)) for cell in row) + " |" for row in self.rows]
+        return "\n".join(lines) + "\n"
+
+    def html(self, *, max_rows: int = 200) -> str:
+        """Return a plain HTML table without script or style; past `max_rows` it says how many rows are left out."""
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(_shown(cell))}</td>" for cell in row) + "</tr>"
+            for row in self.rows[:max_rows]
+        )
+        left_out = len(self.rows) - max_rows
+        more = f"<p>{left_out} more rows: see to_dict().</p>" if left_out > 0 else ""
+        title = f"<caption>{html.escape(printable(self.title))}</caption>" if self.title else ""
+        return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+class Result(Protocol):
+    """What every command shows: a record for programs and a table for people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON record."""
+        ...
+
+    def table(self) -> Table:
+        """The table."""
+        ...
+
+
+def render(result: Result, form: Format) -> str:
+    """Return a result as text, ending with a newline."""
+    if form == "json":
+        return dump_json(result.to_dict())
+    table = result.table()
+    if form == "csv":
+        return table.csv()
+    if form == "md":
+        return table.markdown()
+    return table.text()
+
+
+def show_table(table: Table) -> None:
+    """Print a table on a terminal, fitted to its width; colours follow NO_COLOR."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(
+        title=Text(printable(table.title)) if table.title else None, box=box.SIMPLE_HEAD, title_justify="left"
+    )
+    for column, right in zip(table.columns, table.numeric_columns(), strict=True):
+        shown.add_column(column, justify="right" if right else "left", overflow="fold")
+    for cells in table.shown_rows():
+        shown.add_row(*map(Text, cells))
+    Console().print(shown)
+
+
+def format_number(number: float) -> str:
+    """Return a number with five significant digits; one that is not zero never shows as 0."""
+    return f"{number:.5g}"
+
+
+def _is_number(cell: Cell) -> bool:
+    return isinstance(cell, (int, float)) and not isinstance(cell, bool)
+
+
+def _shown(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, str):
+        return printable(cell)
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        return format_number(cell)
+    return "x".join(map(str, cell)) or "scalar"
+
+
+def _shorten(text: str, limit: int) -> str:
+    """Cut the middle out of a long text: names of layers differ at their ends."""
+    if len(text) <= limit:
+        return text
+    kept = limit - 1
+    return f"{text[: kept - kept // 2 - kept % 2]}…{text[-(kept // 2 + kept % 2) :]}"
+
+
+def _csv_cell(cell: Cell) -> str | int | float:
+    if cell is None:
+        return ""
+    if _is_number(cell):
+        assert isinstance(cell, (int, float))
+        return cell
+    text = _shown(cell)
+    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
+
+
+def _markdown_cell(text: str) -> str:
+    escaped = html.escape(printable(text), quote=False)
+    for character in "\\|`*_[]":
+        escaped = escaped.replace(character, "\\" + character)
+    return escaped

@@ -1,0 +1,75 @@
+"""The converters' contract, with a converter of the test's own in a real child process."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+import pytest
+
+from onnxscope.conversion import ConversionReport, ConversionRequest, run_child
+from onnxscope.errors import ConversionError
+from onnxscope.outputs import dump_json
+
+
+@pytest.fixture
+def child(tmp_path):
+    """Returns a function that runs a request through a child whose `export` has the given body."""
+
+    def run(body, **fields):
+        lines = textwrap.indent(textwrap.dedent(body).strip(), "    ")
+        (tmp_path / "made_converter.py").write_text(
+            "import os, sys\n"
+            "from onnxscope.conversion import ConversionReport, serve_child\n"
+            "from onnxscope.errors import ConversionError\n"
+            f"def export(request):\n{lines}\n"
+            "if __name__ == '__main__':\n    sys.exit(serve_child(export, sys.argv[1:]))\n"
+        )
+        request = ConversionRequest(**{"source": "net.py:make", "output": str(tmp_path / "out.onnx"), **fields})
+        return run_child("made_converter", request, environment={"PYTHONPATH": str(tmp_path), "CHOSEN": "yes"})
+
+    return run
+
+
+def test_a_request_travels_whole(child):
+    report = child(
+        """
+        assert request.input_shapes == (("x", (None, 3)), ("", (1,))), request.input_shapes
+        assert request.arguments == {"classes": 10, "name": "a"}
+        assert os.environ["CHOSEN"] == "yes"
+        return ConversionReport(request.output, "made 1", 17, 4, 1, ("a note",))
+        """,
+        input_shapes=(("x", (None, 3)), ("", (1,))),
+        arguments={"classes": 10, "name": "a"},
+    )
+    assert (report.framework, report.opset, report.parameters, report.absent) == ("made 1", 17, 4, 1)
+    assert report.notes == ("a note",)
+
+
+def test_an_error_of_the_converter_arrives_with_its_hint(child):
+    with pytest.raises(ConversionError, match=r"^no factory 'make': net\.py$") as caught:
+        child("raise ConversionError(\"no factory 'make': net.py\", hint='it has: build')")
+    assert caught.value.hint == "it has: build"
+
+
+def test_an_error_of_the_users_code_is_one_line(child):
+    with pytest.raises(ConversionError) as caught:
+        child(r"raise ValueError('bad\nshape')")
+    assert str(caught.value) == "ValueError: bad shape: net.py:make"
+
+
+def test_a_child_that_dies_is_reported_with_its_last_words(child):
+    with pytest.raises(ConversionError, match=r"the converter died with code 3 \(goodbye\): net\.py:make"):
+        child("print('goodbye', flush=True)\nos._exit(3)")
+
+
+def test_what_the_child_prints_stays_in_the_child(child, capfd):
+    child("print('noise')\nreturn ConversionReport(request.output, 'made 1', 17, 0, 0)")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_report_names_no_folder():
+    report = ConversionReport("/somewhere/private/m.onnx", "torch 2", 17, 2, 0)
+    record = json.loads(dump_json(report.to_dict()))
+    assert record["output"] == "m.onnx"
+    assert "private" not in json.dumps(record)

@@ -1,0 +1,73 @@
+"""What the project promises about itself: cheap imports, lazy public names, layers of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import onnxscope
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("onnx", "onnxruntime", "matplotlib", "numpy", "torch", "tensorflow", "ray", "PIL", "rich")
+
+
+def modules_after(code):
+    program = f"import sys\n{code}\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert modules_after("import onnxscope") == []
+
+
+def test_help_loads_nothing_heavy():
+    assert modules_after("from onnxscope.cli import run\nassert run(['--help']) == 0") == []
+    assert modules_after("from onnxscope.cli import run\nassert run(['features', '--help']) == 0") == []
+
+
+def test_inspect_needs_no_engine(tmp_path):
+    import onnx.parser
+
+    path = tmp_path / "m.onnx"
+    text = '<ir_version: 9, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
+    onnx.save(onnx.parser.parse_model(text), path)
+    loaded = modules_after(f"from onnxscope.cli import run\nassert run(['inspect', {str(path)!r}]) == 0")
+    assert not {"onnxruntime", "matplotlib", "PIL"} & set(loaded)
+
+
+def test_figures_keep_no_pyplot_state():
+    code = (
+        "import io, sys, numpy; from onnxscope.figures import feature_figure, histogram_png; "
+        "feature_figure(numpy.ones((2, 3, 3)), [0, 1], 'a').savefig(io.BytesIO()); histogram_png('a', [0, 1], [2]); "
+        "print('matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_public_names_resolve_twice_in_a_row():
+    for _ in range(2):
+        for name in onnxscope.__all__:
+            assert getattr(onnxscope, name) is not None
+
+
+def test_no_public_name_is_a_module():
+    modules = {path.stem for path in (ROOT / "onnxscope").glob("*.py")}
+    assert not modules & set(onnxscope.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'wieghts'"):
+        onnxscope.wieghts  # noqa: B018
+
+
+def test_editors_see_every_public_name():
+    source = (ROOT / "onnxscope" / "__init__.py").read_text(encoding="utf-8")
+    typed = source.split("if TYPE_CHECKING:")[1].split("_MODULES")[0]
+    lazy = {name for name in onnxscope.__all__ if name != "__version__"}
+    assert all(name in typed for name in lazy)
+    assert set(onnxscope.__dir__()) == set(onnxscope.__all__)

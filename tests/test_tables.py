@@ -1,0 +1,72 @@
+"""Tables as text, CSV, Markdown and HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from onnxscope.tables import Table, format_number
+
+TABLE = Table("t", ("name", "n", "mean", "shape"), (("conv1", 1234567, 1e-12, (1, 3)), ("fc", 7, None, ())))
+
+
+def test_text_aligns_names_left_and_numbers_right():
+    assert TABLE.text().splitlines() == [
+        "t",
+        "name           n   mean  shape",
+        "-----  ---------  -----  ------",
+        "conv1  1,234,567  1e-12  1x3",
+        "fc             7         scalar",
+    ]
+
+
+def test_a_long_name_keeps_both_ends():
+    table = Table("", ("name",), (("first/" + "m" * 200 + "/last",),))
+    line = table.text(max_cell=20).splitlines()[-1]
+    assert line.startswith("first/")
+    assert line.endswith("/last")
+    assert "…" in line
+    assert len(line) == 20
+
+
+def test_csv_keeps_full_precision():
+    table = Table("", ("x",), ((0.1 + 0.2,),))
+    assert table.csv() == "x\n0.30000000000000004\n"
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+a", "-b", "@c"])
+def test_csv_never_hands_a_formula_to_a_spreadsheet(name):
+    row = list(csv.reader(io.StringIO(Table("", ("name",), ((name,),)).csv())))[1]
+    assert row == ["'" + name]
+
+
+def test_a_negative_number_is_no_formula():
+    assert Table("", ("x",), ((-1.5,),)).csv() == "x\n-1.5\n"
+
+
+def test_markdown_escapes_what_would_be_markup():
+    text = Table("", ("name",), (("a|b<script>`*_",),)).markdown()
+    assert "<script>" not in text
+    assert "a\\|b" in text
+
+
+def test_html_escapes_and_says_what_it_leaves_out():
+    table = Table("<t>", ("<c>",), tuple((f"<{index}>",) for index in range(5)))
+    text = table.html(max_rows=2)
+    assert "<t>" not in text
+    assert "&lt;1&gt;" in text
+    assert "3 more rows" in text
+
+
+def test_control_characters_never_reach_a_terminal():
+    text = Table("\x1b[31m", ("name",), (("\x1b]0;title\x07\n",),)).text()
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "\\x1b" in text
+
+
+def test_a_number_that_is_not_zero_never_shows_as_zero():
+    assert format_number(1e-300) == "1e-300"
+    assert format_number(-4.9e-324) != "-0"
