@@ -78,28 +78,47 @@ def activation_after(graph: Graph, value: str) -> str | None:
 def _activation_end(graph: Graph, value: str) -> str | None:
     """The value at which the shortest closed elementwise group with a nonlinearity ends, or None."""
     unread: dict[str, set[Node]] = {value: set(graph.readers.get(value, ()))}
-    bends = False
+    bends: set[str] = set()
     done: set[Node] = set()
     for _ in range(_LONGEST_ACTIVATION):
         pending = {node for nodes in unread.values() for node in nodes}
         if not pending:
             return None
         node = min(pending, key=graph.position)
-        if not _is_elementwise(graph, node, unread.keys()):
+        if not _is_elementwise(graph, node, unread.keys(), bent=bool(bends)):
             return None
         done.add(node)
-        bends = bends or node.op_type in _NONLINEAR
+        bends |= _NONLINEAR & {node.op_type}
         for name in set(node.inputs) & unread.keys():
             unread[name].discard(node)
         output = node.outputs[0]
         unread[output] = set(graph.readers.get(output, ())) - done
         still_open = [name for name, readers in unread.items() if readers or name == output]
         if bends and still_open == [output]:
-            return output
+            # Relu(x) + x is a connection that skips the Relu; only Snake, x + sin(x)**2, is made in this way.
+            if node.op_type in ("Add", "Sum") and value in node.inputs and not bends & {"Sin", "Cos"}:
+                return None
+            return _scaled(graph, node, value) or output
     return None
 
 
-def _is_elementwise(graph: Graph, node: Node, group: Collection[str]) -> bool:
+def _scaled(graph: Graph, node: Node, value: str) -> str | None:
+    """What leaves the constant factor that completes `value * gate`, or None where the gate needs none.
+
+    `x * (1 + erf(..)) * 0.5` is Gelu, and `x * clip(x + 3, 0, 6) / 6` HardSwish, only with the factor behind them.
+    """
+    gates = [graph.producers[name].op_type for name in node.inputs if name != value and name in graph.producers]
+    factor = _only_reader(graph, node.outputs[0])
+    if node.op_type != "Mul" or value not in node.inputs or not set(gates) & {"Add", "Clip", "Min", "Max"}:
+        return None
+    if factor is None or factor.op_type not in ("Mul", "Div") or not factor.is_standard:
+        return None
+    others = [name for name in factor.inputs if name != node.outputs[0]]
+    scales = [name in graph.constants and _is_scalar(graph, name) for name in others]
+    return factor.outputs[0] if scales == [True] else None
+
+
+def _is_elementwise(graph: Graph, node: Node, group: Collection[str], *, bent: bool) -> bool:
     if node.op_type not in _NONLINEAR and node.op_type not in _LINEAR:
         return False
     if node.captured or len([name for name in node.outputs if name]) != 1:
@@ -109,7 +128,8 @@ def _is_elementwise(graph: Graph, node: Node, group: Collection[str]) -> bool:
             continue
         if name not in graph.constants:
             return False
-        if node.op_type != "PRelu" and not _is_scalar(graph, name):
+        # Keras writes its PReLU as relu(x) - slope * relu(-x), with a slope per channel.
+        if node.op_type != "PRelu" and not (bent and node.op_type == "Mul") and not _is_scalar(graph, name):
             return False
     return True
 

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from onnxscope.channels import default_axis
-from onnxscope.errors import InputError, RunError
+from onnxscope.errors import InputError, OutputError, RunError
 from onnxscope.graph import TappedModel, Unreachable, expose, was_not_executed
 from onnxscope.inputs import Feeds, cut, prepare
 from onnxscope.model import Model, load_model
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["FeatureMap", "FeatureMaps", "Rank", "features"]
 
 Array = np.ndarray[Any, Any]
+_MAX_MEMBER_BYTES = 65_000
 Rank = Literal["index", "std", "max", "mean"]
 
 
@@ -153,8 +154,27 @@ class FeatureMaps(Sequence[FeatureMap]):
             "tapping": self.tapping,
         }
 
+    def check_names(self) -> None:
+        """Refuse names that a zip archive would cut: those with a NUL, or longer than its 65,535 bytes.
+
+        Raises:
+            OutputError: There is one.
+        """
+        for tap in self.taps:
+            name = tap.tap.name
+            if "\0" in name or len(name.encode("utf-8", errors="backslashreplace")) > _MAX_MEMBER_BYTES:
+                raise OutputError(
+                    f"an archive cannot hold the name {printable(name[:80])!r}: {self.model['name']}",
+                    hint="leave that value out with --select, or do without --arrays",
+                )
+
     def save_arrays(self, stream: IO[bytes]) -> None:
-        """Write every tap's array as an `.npz` keyed by tap name; np.load reads it."""
+        """Write every tap's array as an `.npz` keyed by tap name; np.load reads it.
+
+        Raises:
+            OutputError: A name does not fit into an archive; nothing was written.
+        """
+        self.check_names()
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
             for tap in self.taps:
                 member = zipfile.ZipInfo(tap.tap.name + ".npy")  # its fixed date keeps the bytes the same
@@ -308,18 +328,21 @@ def _run(model: Model, tapped: TappedModel, feeds: Feeds, threads: int) -> dict[
 
 
 def _run_cut(session: Session, model: Model, feeds: Feeds) -> dict[str, Any]:
-    """Run once, or once for every piece that a fixed batch size asks for, and join the answers along axis 0."""
+    """Run once, or once for every piece that a fixed batch size asks for, and join the answers along axis 0.
+
+    Images that only fill the last run up leave no trace.
+    """
     pieces = [session.run(piece) for piece in cut(feeds, model.inputs)]
-    if len(pieces) == 1:
-        return pieces[0]
+    fed = len(next(iter(feeds.arrays.values()))) if feeds.kind == "images" else None
     joined: dict[str, Any] = {}
     for name in pieces[0]:
         parts = [piece[name] for piece in pieces]
+        whole = parts[0]
         if all(isinstance(part, np.ndarray) and part.ndim for part in parts):
-            whole = np.concatenate(parts)
-            joined[name] = whole[: feeds.samples] if len(whole) >= (feeds.samples or 0) else whole
-        else:
-            joined[name] = parts[0]
+            whole = np.concatenate(parts) if len(parts) > 1 else whole
+            if len(whole) == fed:
+                whole = whole[: feeds.samples]
+        joined[name] = whole
     return joined
 
 

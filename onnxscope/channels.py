@@ -50,10 +50,10 @@ def activation_axes(graph: Graph) -> Mapping[str, int]:
             if follower is not None and follower.op_type in _AXIS_1 and order and len(order) > 1:
                 axes.setdefault(node.inputs[0], int(order[1]))
                 axis = 1
+        if node.op_type in _AXIS_1:
+            axes.setdefault(node.inputs[0], 1)
         if axis is not None:
             axes.update((output, axis) for output in node.outputs if output)
-        elif node.op_type in _AXIS_1:
-            axes.setdefault(node.inputs[0], 1)
     return axes
 
 

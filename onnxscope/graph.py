@@ -143,7 +143,10 @@ class _Rewriter:
         owners = self._owners(tap.path)
         for owner in owners:
             if owner.op_type not in _LIFTING or owner.domain not in ("", "ai.onnx"):
-                raise _UnreachableError(f"inside the body of {owner.op_type}, which cannot hand values out")
+                raise _UnreachableError(f"inside the body of {printable(owner.op_type)}, which cannot hand values out")
+            if owner.op_type == "If":
+                for branch in ("then_branch", "else_branch"):
+                    _body(owner, branch)  # raises before anything is changed
         elem_type = declared.elem_type if declared else 0
         if not elem_type:
             elem_type = self._inferred_type(tap, needed=any(owner.op_type == "If" for owner in owners))

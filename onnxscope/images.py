@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import warnings
 from typing import IO, TYPE_CHECKING, Literal
@@ -27,6 +28,8 @@ _MAX_SIDE = 65_535
 # No format that runs a program (EPS starts Ghostscript) or is only a frame around others (ICNS, FITS, PSD).
 # Those that Pillow loads at once come first; JPEG includes the MPO of phones.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "AVIF")
+# Pillow logs what it also raises, and a program that set up no logging would see both.
+_SILENT = logging.NullHandler()
 
 
 def read_image(stream: IO[bytes], where: str, colour: Colour) -> tuple[Image, list[str]]:
@@ -45,6 +48,7 @@ def read_image(stream: IO[bytes], where: str, colour: Colour) -> tuple[Image, li
     """
     from PIL import Image, UnidentifiedImageError
 
+    logging.getLogger("PIL").addHandler(_SILENT)
     # Pillow 11.3 brought AVIF, and before that asking for it is a KeyError.
     formats = _FORMATS if importlib.util.find_spec("PIL.AvifImagePlugin") else _FORMATS[:-1]
     with warnings.catch_warnings(record=True) as caught:

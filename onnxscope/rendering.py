@@ -38,6 +38,8 @@ def save_features(
     Raises:
         OutputError: The folder cannot be made or written to.
     """
+    if arrays:
+        maps.check_names()
     target = _make_folder(folder)
     pictures: dict[str, str] = {}
     with ThreadPoolExecutor() as pool:

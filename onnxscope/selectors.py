@@ -8,7 +8,7 @@
     value:GLOB      node outputs and graph inputs by name, exactly as they are; an initializer by its exact name
     rank:4          values with four axes
     re:REGEX        a regular expression that must match a whole layer, module, node or value name
-    !SELECTOR       leaves out what the selector matches
+    !SELECTOR       leaves out what the selector matches; a module goes with all that it holds
 
 Layers and nodes are tapped after or before the activation function that follows them; modules and values are tapped
 as they are.
@@ -20,6 +20,7 @@ import difflib
 import fnmatch
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -135,7 +136,7 @@ def select_taps(
     resolver = _Resolver(names, at, ranks)
     chosen, excluded = _split(selectors)
     taps = [tap for selector in chosen for tap in resolver.resolve(selector)] if chosen else resolver.default()
-    dropped = {tap.name for selector in excluded for tap in resolver.resolve(selector)}
+    dropped = {tap.name for selector in excluded for tap in resolver.resolve(selector, inside=True)}
     unique: dict[str, Tap] = {}
     for tap in sorted(taps, key=lambda tap: (tap.order, tap.at is None)):
         if tap.name not in dropped:
@@ -153,6 +154,8 @@ class _Resolver:
         self._ranks = ranks
         self._axes: dict[tuple[Step, ...], Mapping[str, int]] = {}
         self._shared = self._shared_names(self._model)
+        self._prefixes = self._body_names(self._model)
+        self._owners = {(node.path, node.index): node for node in self._nodes()}
 
     def default(self) -> list[Tap]:
         nodes = [node for node in self._nodes() if node.op_type in _CONVOLUTIONS]
@@ -160,7 +163,8 @@ class _Resolver:
         nodes = nodes or list(self._model.main.nodes)
         return [tap for node in nodes for tap in self._node_taps(node)]
 
-    def resolve(self, selector: str) -> list[Tap]:
+    def resolve(self, selector: str, *, inside: bool = False) -> list[Tap]:
+        """The taps that a selector chooses; `inside` adds everything within the modules that it names."""
         kind, _, pattern = selector.partition(":")
         if kind == "op":
             taps = self._by_node(pattern, lambda node: node.op_type)
@@ -173,13 +177,17 @@ class _Resolver:
         else:
             matches = matcher(selector)
             taps = (
-                self._by_scope(matches)
+                self._by_scope(matches, inside=inside)
                 or self._by_node(selector, lambda node: node.name)
                 or self._by_value(matches, initializer=selector)
             )
         if not taps:
             raise _nothing_matches(selector, self._known_names(kind), self._model.name)
         return taps
+
+    def _fed(self) -> list[str]:
+        """Inputs of the main graph; one that is stored too is an initializer with a name in two places."""
+        return [value for value in self._model.main.inputs if value not in self._model.main.initializers]
 
     def _nodes(self) -> Iterator[Node]:
         for graph in self._model.graphs.values():
@@ -189,16 +197,23 @@ class _Resolver:
         matches = matcher(pattern)
         return [tap for node in self._nodes() if matches(name_of(node)) for tap in self._node_taps(node)]
 
-    def _by_scope(self, matches: Matcher) -> list[Tap]:
+    def _by_scope(self, matches: Matcher, *, inside: bool) -> list[Tap]:
         taps = []
         for scope in self._names.modules:
             if matches(scope):
                 taps += self._scope_taps(scope)
+                if inside and self._names.is_module(scope):
+                    taps += [tap for node in self._names.modules[scope] for tap in self._within(node)]
         for graph in self._model.graphs.values():
             if graph.path:
                 layered = [node for node in graph.nodes if matches(self._names.layers[node])]
                 taps += [tap for node in layered for tap in self._node_taps(node)]
         return taps
+
+    def _within(self, node: Node) -> list[Tap]:
+        """Everything that a node of an excluded module could be tapped as."""
+        values = [self._value_tap(self._model.main, output) for output in node.outputs if output]
+        return [*values, *(self._node_taps(node) if self._names.owns_weights(node) else ())]
 
     def _scope_taps(self, scope: str) -> list[Tap]:
         main = self._model.main
@@ -219,7 +234,7 @@ class _Resolver:
         taps = []
         for graph in self._model.graphs.values():
             values = [output for node in graph.nodes for output in node.outputs if output]
-            values = [*(() if graph.path else graph.inputs), *values]
+            values = [*(() if graph.path else self._fed()), *values]
             for value in values:
                 if matches(value) or (graph.path and matches(self._display(graph, value))):
                     taps.append(self._value_tap(graph, value))
@@ -232,7 +247,7 @@ class _Resolver:
             raise SelectorError(f"rank is not a number: {printable('rank:' + text)!r}")
         known: dict[str, int] = {}
         main = self._model.main
-        values = [*main.inputs, *(output for node in main.nodes for output in node.outputs if output)]
+        values = [*self._fed(), *(output for node in main.nodes for output in node.outputs if output)]
         for value in values:
             declared = main.types.get(value)
             if declared is not None and declared.shape is not None:
@@ -268,14 +283,32 @@ class _Resolver:
         if graph.path not in self._axes:
             self._axes[graph.path] = activation_axes(graph)
         node = graph.producers.get(value)
-        order = (*(step.node_index for step in graph.path), graph.position(node) if node else -1)
+        owners = [
+            (graph.path[:depth], self._owners[graph.path[:depth], step.node_index])
+            for depth, step in enumerate(graph.path)
+        ]
+        order = (
+            *(self._model.graphs[path].position(owner) for path, owner in owners),
+            graph.position(node) if node else -1,
+        )
         axis = self._axes[graph.path].get(value)
         return Tap(self._display(graph, value), value, graph.path, layer, op_type, at, axis, order)
 
     def _display(self, graph: Graph, value: str) -> str:
         if not graph.path or value not in self._shared:
             return value
-        return f"{graph.owner}/{graph.path[-1].attribute}/{value}"
+        return f"{self._prefixes[graph.path]}/{value}"
+
+    @staticmethod
+    def _body_names(model: Model) -> dict[tuple[Step, ...], str]:
+        """What tells a body from every other: owner and attribute, with the way there where owners share a name."""
+        bodies = [graph for graph in model.graphs.values() if graph.path]
+        names = {graph.path: f"{graph.owner}/{graph.path[-1].attribute}" for graph in bodies}
+        counts = Counter(names.values())
+        for path, name in names.items():
+            if counts[name] > 1:
+                names[path] = f"{name}@{'.'.join(str(step.node_index) for step in path)}"
+        return names
 
     @staticmethod
     def _shared_names(model: Model) -> set[str]:

@@ -160,14 +160,13 @@ class Session:
     def _stored_value(self, array: Array) -> Any:
         """Strings and packed numbers, which onnxruntime takes from no array, by way of a model that stores them."""
         stored = onnx.numpy_helper.from_array(array.astype(object) if array.dtype.kind == "U" else array, "stored")
-        proto = ModelProto(ir_version=11)  # the oldest with 4-bit floating point; what onnxruntime reads is newer
+        proto = ModelProto(ir_version=11)
         proto.opset_import.add(version=23)
         proto.graph.name = "stored"
         proto.graph.initializer.append(stored)
         proto.graph.output.append(onnx.helper.make_tensor_value_info("stored", stored.data_type, array.shape))
-        return self._ort.InferenceSession(
-            proto.SerializeToString(), providers=["CPUExecutionProvider"]
-        ).run_with_ort_values(["stored"], {})[0]
+        session = Session(proto, folder=None, where=self._where)
+        return session._session.run_with_ort_values(["stored"], {})[0]
 
 
 def evaluate_constants(model: Model, values: Sequence[str], extra: Sequence[NodeProto] = ()) -> dict[str, Array]:

@@ -16,6 +16,8 @@ from onnxscope.structure import Step, ValueType, declared_types
 
 __all__ = ["infer_types"]
 
+# -P: what lies in the working folder must not be imported in place of onnx.
+_COMMAND = (sys.executable, "-P", "-m", __name__)
 _TIMEOUT_S = 60
 _MAX_MEMORY_BYTES = 4 << 30
 
@@ -29,7 +31,7 @@ def infer_types(model: Model) -> Mapping[tuple[Step, ...], Mapping[str, ValueTyp
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__],
+            _COMMAND,
             input=model.proto.SerializeToString(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

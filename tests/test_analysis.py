@@ -11,6 +11,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+from PIL import Image
 
 import onnxscope
 from onnxscope.analysis import features, index_bounds
@@ -108,6 +109,15 @@ def test_a_fixed_batch_is_filled_run_by_run():
         net (float[2, 3] x) => (float[2, 3] y) { y = Neg(x) }""")
     x = RNG.normal(size=(6, 3)).astype(np.float32)
     np.testing.assert_array_equal(features(model, x, select="value:y")[0].data, -x)
+
+
+def test_images_that_fill_a_fixed_batch_up_leave_no_trace(tmp_path):
+    model = parsed("""
+        <ir_version: 9, opset_import: ["": 17]>
+        net (float[4, 1, 8, 8] x) => (float[4, 1, 8, 8] y) { y = Neg(x) }""")
+    Image.fromarray(RNG.integers(0, 256, (8, 8)).astype(np.uint8)).save(tmp_path / "digit.png")
+    tap = features(model, tmp_path / "digit.png", select="value:y", preprocess="none")[0]
+    assert tap.data.shape == (1, 1, 8, 8)
 
 
 def test_values_of_both_branches_and_the_one_not_executed():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -211,3 +213,21 @@ def test_a_lower_limit_of_pillows_own_is_no_note(monkeypatch):
     assert read(data)[1] == []
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert refusal(data)[0].startswith("the image is too large to decode (Image size (35 pixels) exceeds limit of 20")
+
+
+def test_pillow_logs_nothing_beside_the_error(tmp_path):
+    data = bytearray(encoded(Image.fromarray(LEVELS), "TIFF"))
+    tag = data.index(struct.pack("<HHI", 277, 3, 1))  # SamplesPerPixel
+    data[tag + 8 : tag + 10] = struct.pack("<H", 60)
+    (tmp_path / "a.tif").write_bytes(data)
+    program = f"""
+from onnxscope.errors import InputError
+from onnxscope.images import read_image
+try:
+    read_image(open({str(tmp_path / "a.tif")!r}, "rb"), "a.tif", "RGB")
+except InputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "not an image: a.tif\n"
+    assert done.stderr == ""

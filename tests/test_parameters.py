@@ -202,8 +202,14 @@ def test_weights_of_qlinearconv_are_real_numbers():
         helper.make_node("QLinearConv", ["xq", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"], ["y"], name="conv"),
     ]
     initializers = {
-        "xs": np.float32(0.5), "xz": np.uint8(0), "w": stored, "ws": np.float32(0.25), "wz": np.uint8(128),
-        "ys": np.float32(1), "yz": np.uint8(0), "b": bias,
+        "xs": np.float32(0.5),
+        "xz": np.uint8(0),
+        "w": stored,
+        "ws": np.float32(0.25),
+        "wz": np.uint8(128),
+        "ys": np.float32(1),
+        "yz": np.uint8(0),
+        "b": bias,
     }
     initializers = {name: np.asarray(value) for name, value in initializers.items()}
     statistics = weights(model_of(nodes, initializers))

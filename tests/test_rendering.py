@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -107,3 +108,16 @@ def test_render_every_format(maps):
     assert render(maps, "csv").startswith("layer,operator,at,")
     assert render(maps, "md").startswith("**digits.onnx on digits.npz: 3 taps**")
     assert "stem.0" in render(maps, "table")
+
+
+@pytest.mark.parametrize("name", ["nul\0byte", "n" * 70_000], ids=["nul", "long"])
+def test_a_name_that_no_archive_holds_is_refused_before_anything_is_written(tmp_path, name):
+    model = onnx.load(DIGITS)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for place, value in enumerate(names):
+                names[place] = name if value == "relu" else value
+    maps = onnxscope.features(model, FIXTURES / "digits.npz", select="stem.0")
+    with pytest.raises(OutputError, match="an archive cannot hold the name"):
+        save_features(maps, tmp_path / "out", arrays=True)
+    assert list(tmp_path.iterdir()) == []

@@ -176,7 +176,7 @@ def _check_fit(own: Shapes, found: Shapes, path: str) -> None:
     is_state: Callable[[str], bool] = lambda name: name.rpartition("/")[2] == _RANDOM_STATE  # noqa: E731
     missing = [name for name in own if name not in found and not is_state(name)]
     unexpected = [name for name in found if name not in own]
-    wrong = [name for name in found if name in own and found[name] != own[name]]
+    wrong = [name for name in own if name in found and found[name] != own[name]]
     faults = []
     if missing:
         faults.append(f"{len(missing)} missing, first {missing[0]!r}")

@@ -12,6 +12,7 @@ import tensorflow as tf
 from onnxscope.conversion import ConversionReport, ConversionRequest, serve_child
 from onnxscope.errors import ConversionError, OutputError
 from onnxscope.provenance import Mode, ParameterRecord, Provenance, write_provenance
+from onnxscope.saving import save_model
 from onnxscope_tensorflow import networks
 from onnxscope_tensorflow.checkpoints import load_checkpoint
 from onnxscope_tensorflow.cleaning import attach_parameters, clean_model
@@ -19,7 +20,6 @@ from onnxscope_tensorflow.export import Exported, check_opset, export_keras
 from onnxscope_tensorflow.inputs import bind_inputs
 from onnxscope_tensorflow.layers import LayerIndex, node_layers, record_layers
 from onnxscope_tensorflow.saved_models import export_saved_model
-from onnxscope_tensorflow.saving import save_model
 from onnxscope_tensorflow.sources import Source, build_model, find_source
 from onnxscope_tensorflow.table import make_table
 

@@ -26,6 +26,7 @@ DEFAULT_OPSET = 18
 """The newest that tf2onnx 1.17 writes."""
 
 _OLDEST_OPSET = 13
+_SCOPE = "model"  # a layer called `_private` is not allowed outside every scope
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _faithful(binding: Binding, recorder: CallRecorder) -> Callable[..., list[An
     def run(*tensors: Any) -> list[Any]:
         values = list(tensors[count:])
         positional, keywords = binding.arrange(tensors[:count])
-        with recorder:
+        with recorder, tf.name_scope(_SCOPE):
             outputs, _ = model.stateless_call(
                 values[:trainable], values[trainable:], *positional, **keywords, **training
             )
@@ -174,7 +175,7 @@ def _deployed(binding: Binding, recorder: CallRecorder) -> Callable[..., list[An
 
     def run(*tensors: Any) -> list[Any]:
         positional, keywords = binding.arrange(tensors)
-        with recorder:
+        with recorder, tf.name_scope(_SCOPE):
             outputs = binding.model(*positional, **keywords, **training)
         return [tf.identity(tensor) for tensor in keras.tree.flatten(outputs)]
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import keras
 
 from onnxscope.errors import ConversionError
-from onnxscope.outputs import printable
+from onnxscope.factories import call_factory, find_factory, one_line
 from onnxscope_tensorflow import SHIPPED, networks
 from onnxscope_tensorflow.configs import check_config, read_h5_config, read_keras_config
 
-__all__ = ["Source", "build_model", "find_source", "one_line"]
+__all__ = ["Source", "build_model", "find_source"]
 
 _SAVED_MODEL = "saved_model.pb"
 
@@ -67,9 +61,8 @@ def find_source(text: str) -> Source:
             f"no shipped network named {text!r}: TensorFlow",
             hint=f"one of {', '.join(SHIPPED)}, a .keras or .h5 file, a SavedModel, or `path/to/file.py:factory`",
         )
-    if place.endswith(".py"):
-        return Source(name, _factory(_import_file(Path(place)), name, text))
-    return Source(text, _factory(_import_dotted(place), name, text))
+    label = name if place.endswith(".py") else text
+    return Source(label, find_factory(place, name, text, keras.Model))
 
 
 def build_model(source: Source, arguments: Mapping[str, Any], text: str) -> Any:
@@ -89,30 +82,7 @@ def build_model(source: Source, arguments: Mapping[str, Any], text: str) -> Any:
             raise ConversionError(f"a saved model takes no arguments ({next(iter(arguments))}): {text}")
         assert source.saved is not None
         return _load(source.saved)
-    try:
-        inspect.signature(source.factory).bind(**arguments)
-    except TypeError as error:
-        raise ConversionError(
-            f"the factory cannot be called ({error}): {text}", hint="see `--arg NAME=VALUE`"
-        ) from error
-    except ValueError:  # a built-in without a signature: calling it will tell
-        pass
-    try:
-        model = source.factory(**arguments)
-    except (Exception, SystemExit) as error:
-        raise ConversionError(f"the factory failed ({one_line(error)}): {text}") from error
-    if not isinstance(model, keras.Model):
-        raise ConversionError(
-            f"the factory returned {type(model).__name__}, not a keras.Model: {text}",
-            hint="return the model itself; load its weights with `--weights`",
-        )
-    return model
-
-
-def one_line(error: BaseException) -> str:
-    """Return `TypeName: message`: the message's first line, cut to 200 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return printable(f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__)
+    return call_factory(source.factory, arguments, text, keras.Model)
 
 
 def _find_saved(path: Path) -> Source:
@@ -139,59 +109,3 @@ def _load(path: Path) -> Any:
             f"Keras cannot load the model ({one_line(error)}): {path}",
             hint="name a factory that builds it, `file.py:factory`, and pass its weights as `--weights`",
         ) from error
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConversionError(f"{'not a file' if path.exists() else 'no such file'}: {path}")
-    name = re.sub(r"\W", "_", path.stem)
-    if name in sys.modules or not name.isidentifier():
-        name = f"source_{name}"  # a file called json.py must not take the place of json
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConversionError(f"not a Python file: {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look a class's module up there
-    sys.path.insert(0, str(path.resolve().parent))  # as for a script: the files beside it can be imported
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise ConversionError(f"cannot import ({one_line(error)}): {path}") from error
-    return module
-
-
-def _import_dotted(name: str) -> ModuleType:
-    here = Path.cwd()
-    top = name.partition(".")[0]
-    # Only where the current folder has that package, so that no other file in it can pass for a library.
-    if (here / top).is_dir() or (here / f"{top}.py").is_file():
-        sys.path.insert(0, str(here))
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise ConversionError(
-                f"no module named {error.name!r}: {name}", hint="a file is named as `path/to/file.py:factory`"
-            ) from error
-        raise ConversionError(f"cannot import ({one_line(error)}): {name}") from error
-    except (Exception, SystemExit) as error:
-        raise ConversionError(f"cannot import ({one_line(error)}): {name}") from error
-
-
-def _factory(module: ModuleType, name: str, text: str) -> Callable[..., Any]:
-    factory = getattr(module, name, None)
-    if factory is None:
-        found = sorted(
-            key
-            for key, value in vars(module).items()
-            if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == module.__name__
-        )
-        hint = f"it defines {', '.join(found)}" if found else "it defines no function and no class"
-        raise ConversionError(f"no factory named {name!r}: {text}", hint=hint)
-    if isinstance(factory, keras.Model) or not callable(factory):
-        raise ConversionError(
-            f"{name!r} is a {type(factory).__name__}, not a factory: {text}",
-            hint="name a function or a class that returns the model",
-        )
-    checked: Callable[..., Any] = factory
-    return checked

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from onnxscope.errors import ConversionError
+from onnxscope.factories import one_line
 from onnxscope_torch.bits import state_tensors
-from onnxscope_torch.sources import one_line
 
 __all__ = ["load_checkpoint", "read_checkpoint"]
 

@@ -13,13 +13,13 @@ import torch
 from onnxscope.conversion import ConversionReport, ConversionRequest, serve_child
 from onnxscope.errors import ConversionError, OutputError
 from onnxscope.provenance import Mode, ParameterRecord, Provenance, write_provenance
+from onnxscope.saving import save_model
 from onnxscope_torch.checkpoints import load_checkpoint
 from onnxscope_torch.cleaning import clean_model
 from onnxscope_torch.examples import make_example
 from onnxscope_torch.export import export_model
 from onnxscope_torch.layers import node_layers, record_layers
 from onnxscope_torch.observation import Observation, observe
-from onnxscope_torch.saving import save_model
 from onnxscope_torch.sources import build_module, find_source
 from onnxscope_torch.table import make_table
 

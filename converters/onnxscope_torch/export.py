@@ -16,8 +16,8 @@ from torch import nn
 
 from onnxscope.conversion import ConversionRequest
 from onnxscope.errors import ConversionError
+from onnxscope.factories import one_line
 from onnxscope_torch.examples import Example
-from onnxscope_torch.sources import one_line
 
 __all__ = ["EXPORTERS", "export_model"]
 

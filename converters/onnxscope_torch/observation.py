@@ -11,9 +11,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from onnxscope.errors import ConversionError
+from onnxscope.factories import one_line
 from onnxscope_torch.bits import state_tensors
 from onnxscope_torch.examples import Example
-from onnxscope_torch.sources import one_line
 
 __all__ = ["Observation", "observe"]
 

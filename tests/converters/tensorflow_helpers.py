@@ -114,12 +114,12 @@ def residual() -> Any:
     """A small ResNet with padding, BatchNorm, a shortcut and trained-looking numbers."""
     image = keras.Input((12, 12, 3), name="image")
     x = layers.ZeroPadding2D(1, name="pad")(image)
-    x = layers.Conv2D(4, 3, strides=2, use_bias=False, name="conv1")(x)
+    x = layers.Conv2D(12, 3, strides=2, use_bias=False, name="conv1")(x)
     x = layers.BatchNormalization(name="bn1")(x)
     x = layers.ReLU(name="relu")(x)
     y = layers.Conv2D(4, 3, padding="same", name="conv2")(x)
     y = layers.BatchNormalization(name="bn2")(y)
-    y = layers.Conv2D(4, 1, activation="relu", name="conv3")(y)
+    y = layers.Conv2D(12, 1, activation="relu", name="conv3")(y)
     x = layers.Activation("relu", name="out")(layers.Add(name="add")([x, y]))
     x = layers.Dropout(0.5, name="drop")(layers.MaxPooling2D(2, name="pool")(x))
     x = layers.Dense(5, activation="softmax", name="fc")(layers.Flatten(name="flat")(x))
@@ -231,6 +231,44 @@ def unsupported() -> Any:
 class _LogGamma(layers.Layer):
     def call(self, x: Any) -> Any:
         return tf.math.lgamma(x)
+
+
+def called() -> Any:
+    """A subclass that its factory has already called, so that its input's shape is known."""
+    model = Subclassed()
+    model(keras.Input((5, 5, 3)))
+    return model
+
+
+def deferred() -> Any:
+    """A Sequential that does not know its input yet."""
+    return keras.Sequential([layers.Conv2D(2, 3, name="conv"), layers.Flatten(), layers.Dense(2, name="fc")])
+
+
+class Several(keras.Model):
+    """One argument for several inputs: a list or a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = layers.Dense(2, name="dense")
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        left, right = (inputs["left"], inputs["right"]) if isinstance(inputs, dict) else inputs
+        return self.dense(left) - 2 * right
+
+
+class _GraphOnly(layers.Layer):
+    def compute_output_spec(self, x: Any) -> Any:
+        return keras.KerasTensor(x.shape, x.dtype)
+
+    def call(self, x: Any) -> Any:
+        raise RuntimeError("not in a graph\nand more")
+
+
+def untraceable() -> Any:
+    """Is built, but cannot be run."""
+    image = keras.Input((4,), name="x")
+    return keras.Model(image, _GraphOnly()(image))
 
 
 def failing() -> Any:

@@ -78,10 +78,9 @@ def following_activation(network, name, kept):
     return rectifier if last.startswith("conv") and rectifier in kept else None
 
 
-def assert_close(found, expected):
+def assert_close(tap, expected):
     expected = np.asarray(expected)
-    if found.ndim == 4:
-        found = found.transpose(0, 2, 3, 1)  # the graph computes in N,C,H,W
+    found = np.moveaxis(tap.data, tap.channel_axis, -1)  # the graph computes in N,C,H,W, Keras in N,H,W,C
     assert found.shape == expected.shape
     assert np.max(np.abs(found - expected)) < RELATIVE * np.max(np.abs(expected))
 
@@ -125,7 +124,7 @@ def test_convolutions_before_the_activation(case):
     maps = onnxscope.features(model, PHOTOGRAPH, at="pre")
     assert [tap.tap.layer for tap in maps] == sorted(layers, key=[tap.tap.layer for tap in maps].index)
     for tap in maps:
-        assert_close(tap.data, before_activation(layers[tap.tap.layer], kept[tap.tap.layer][0]))
+        assert_close(tap, before_activation(layers[tap.tap.layer], kept[tap.tap.layer][0]))
 
 
 def test_convolutions_after_the_activation(case):
@@ -134,9 +133,9 @@ def test_convolutions_after_the_activation(case):
     for tap in onnxscope.features(model, PHOTOGRAPH):
         name = following_activation(network, tap.tap.layer, kept)
         if name is None:
-            assert_close(tap.data, before_activation(layers[tap.tap.layer], kept[tap.tap.layer][0]))
+            assert_close(tap, before_activation(layers[tap.tap.layer], kept[tap.tap.layer][0]))
         else:
-            assert_close(tap.data, kept[name][1])
+            assert_close(tap, kept[name][1])
 
 
 def test_modules_are_what_leaves_them(case):
@@ -153,7 +152,7 @@ def test_modules_are_what_leaves_them(case):
         assert [tap.tap.layer for tap in maps] == modules
         for tap in maps:
             last = [name for name in kept if name.startswith((tap.tap.layer + "/", tap.tap.layer + "."))][-1]
-            assert_close(tap.data, kept[last][1])
+            assert_close(tap, kept[last][1])
 
 
 def test_every_parameter_agrees_with_layer_weights(case):

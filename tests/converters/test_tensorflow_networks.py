@@ -80,7 +80,7 @@ def test_the_seed_decides_the_weights(tmp_path):
 
 @pytest.mark.parametrize(
     ("factory", "blocks", "parameters"),
-    # The sums of torchvision's networks, plus moving means and variances: two for each channel of a BatchNorm.
+    # What torchvision states for its networks.
     [(networks.resnet34, [3, 4, 6, 3], 21_797_672), (networks.resnet50, [3, 4, 6, 3], 25_557_032)],
 )
 def test_resnets_have_the_published_number_of_parameters(factory, blocks, parameters):

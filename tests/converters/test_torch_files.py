@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("torch")
 
 from onnxscope.errors import OutputError
+from onnxscope.saving import save_model
 from onnxscope_torch.cleaning import clean_model
-from onnxscope_torch.saving import save_model
 
 
 def _model(text: str) -> onnx.ModelProto:
