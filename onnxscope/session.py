@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -238,4 +239,7 @@ def _reason(error: Exception) -> str:
     """The first line of onnxruntime's message without status codes and places in its own source."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     text = _SOURCE_PLACE.sub("", lines[0].rpartition("[ONNXRuntimeError]")[2]).strip(" :.")
+    if text.endswith("for the following indices"):  # a wrong shape: which axes they are stands in the next lines
+        axes = itertools.takewhile(lambda line: line.strip().startswith("index:"), lines[1:])
+        text = f"{text}: {', '.join(axis.strip() for axis in axes)}"
     return printable(text or type(error).__name__)[:300]

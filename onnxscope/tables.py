@@ -31,8 +31,19 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
+    def filled(self) -> Table:
+        """Return the table without the columns that are empty in every row, as people want to see it."""
+        kept = [place for place in range(len(self.columns)) if any(row[place] not in (None, "") for row in self.rows)]
+        if not self.rows:
+            return self
+        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
+        return Table(self.title, tuple(self.columns[place] for place in kept), rows)
+
     def text(self, *, max_cell: int = 60) -> str:
         """Return the table for people, in columns of equal width: names to the left, numbers to the right."""
+        return self.filled()._text(max_cell)
+
+    def _text(self, max_cell: int) -> str:
         cells = self.shown_rows(max_cell=max_cell)
         numeric = self.numeric_columns()
         widths = [max(map(len, (self.columns[i], *(row[i] for row in cells)))) for i in range(len(self.columns))]
@@ -115,6 +126,7 @@ def show_table(table: Table) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    table = table.filled()
     shown = RichTable(
         title=Text(printable(table.title)) if table.title else None, box=box.SIMPLE_HEAD, title_justify="left"
     )

@@ -126,7 +126,8 @@ def test_what_a_terminal_would_act_upon_becomes_an_escape(text: str, shown: str)
 
 
 def test_json_keeps_the_order_of_keys_and_ends_with_a_newline() -> None:
-    assert dump_json({"b": 1, "a": [True, None]}, indent=None) == '{"b": 1, "a": [true, null]}\n'
+    assert dump_json({"b": 1, "a": [True, None]}) == '{\n  "b": 1,\n  "a": [true, null]\n}\n'
+    assert dump_json({"a": [{"b": 1}, {"c": {}}]}) == '{\n  "a": [\n    {"b": 1},\n    {"c": {}}\n  ]\n}\n'
 
 
 def test_json_refuses_what_is_not_finite() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import onnx
 import pytest
 
 import onnxscope
+from onnxscope.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("onnx", "onnxruntime", "matplotlib", "numpy", "torch", "tensorflow", "ray", "PIL", "rich")
@@ -71,3 +74,37 @@ def test_editors_see_every_public_name():
     lazy = {name for name in onnxscope.__all__ if name != "__version__"}
     assert all(name in typed for name in lazy)
     assert set(onnxscope.__dir__()) == set(onnxscope.__all__)
+
+
+def test_the_wheel_holds_everything_and_nothing_else(tmp_path, monkeypatch):
+    from hatchling.build import build_wheel
+
+    monkeypatch.chdir(ROOT)
+    with zipfile.ZipFile(tmp_path / build_wheel(str(tmp_path))) as wheel:
+        names = set(wheel.namelist())
+    for package, folder in (
+        ("onnxscope", ROOT / "onnxscope"),
+        ("onnxscope_torch", ROOT / "converters" / "onnxscope_torch"),
+        ("onnxscope_tensorflow", ROOT / "converters" / "onnxscope_tensorflow"),
+    ):
+        assert {f"{package}/{path.name}" for path in folder.glob("*.*") if path.is_file()} <= names
+    assert {"onnxscope/samples/digits.onnx", "onnxscope/samples/digits.npz", "onnxscope/viridis.bin"} <= names
+    assert not [name for name in names if name.startswith(("tests/", "fixtures/", "benchmarks/"))]
+
+
+def test_binary_fixtures_are_small_and_recognise_digits():
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = (digits.images[:, None] / 16.0).astype("float32")
+    _, images, _, labels = train_test_split(
+        images, digits.target, test_size=0.25, random_state=0, stratify=digits.target
+    )
+    files = [path for path in (ROOT / "fixtures").iterdir() if path.suffix not in (".py", "") and path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 2_000_000
+    for name in ("digits.onnx", "digits_deployed.onnx", "digits_qdq.onnx"):
+        path = ROOT / "fixtures" / name
+        assert path.stat().st_size < 300_000
+        (logits,) = Session(onnx.load(path), folder=None, where=name).run({"digits": images}).values()
+        assert (logits.argmax(axis=1) == labels).mean() > 0.97

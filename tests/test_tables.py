@@ -70,3 +70,9 @@ def test_control_characters_never_reach_a_terminal():
 def test_a_number_that_is_not_zero_never_shows_as_zero():
     assert format_number(1e-300) == "1e-300"
     assert format_number(-4.9e-324) != "-0"
+
+
+def test_columns_that_are_empty_throughout_are_not_shown_to_people_but_kept_for_programs():
+    table = Table("", ("name", "note", "n"), (("a", "", 0), ("b", None, 1)))
+    assert table.text().splitlines()[0] == "name  n"
+    assert table.csv().splitlines()[0] == "name,note,n"
