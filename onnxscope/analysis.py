@@ -313,8 +313,10 @@ def _run_tapped(
         alone = expose(model, [tap], infer=infer)
         try:
             answer = _run(model, alone, feeds, threads)
-        except RunError:
-            unreachable.append(Unreachable(tap.name, "its shape changes from one iteration to the next"))
+        except RunError as error:
+            changes = "inconsistent shape" in str(error).lower()
+            reason = "its shape changes from one iteration to the next" if changes else str(error)
+            unreachable.append(Unreachable(tap.name, reason))
             continue
         key = f"{alone.outputs[tap.name]}_{number}"
         answers[key] = answer[alone.outputs[tap.name]]

@@ -192,12 +192,22 @@ def weights(
     chosen = [select] if isinstance(select, str) else list(select)
     if chosen:
         candidates = [(each.name, each.layer, each.initializer) for each in parameters]
-        parameters = [parameters[index] for index in select_names(candidates, chosen, where=loaded.name)]
+        facets = [_facets(each) for each in parameters]
+        indices = select_names(candidates, chosen, where=loaded.name, facets=facets)
+        parameters = [parameters[index] for index in indices]
         absent = []
     tensors = (_tensor_and_axis(loaded, parameter) for parameter in parameters)
     summaries = describe_all(tensors, bins=bins, threads=threads)
     rows = tuple(WeightRecord(parameter, summary) for parameter, summary in zip(parameters, summaries, strict=True))
     return WeightStatistics(loaded.to_dict(), rows, tuple(absent), bins)
+
+
+def _facets(parameter: Parameter) -> dict[str, str]:
+    """What selectors with a prefix see of a parameter: its operator, its node, and how many axes it has."""
+    facets = {"rank": str(len(parameter.shape))}
+    if parameter.operand is not None:
+        facets |= {"op": parameter.operand.node.op_type, "node": parameter.operand.node.name}
+    return facets
 
 
 def find_parameters(model: Model) -> tuple[list[Parameter], list[tuple[str, str]]]:

@@ -85,14 +85,21 @@ def matcher(pattern: str) -> Matcher:
     return lambda name: name == pattern
 
 
-def select_names(candidates: Sequence[Sequence[str]], selectors: Sequence[str], *, where: str) -> list[int]:
+def select_names(
+    candidates: Sequence[Sequence[str]],
+    selectors: Sequence[str],
+    *,
+    where: str,
+    facets: Sequence[Mapping[str, str]] = (),
+) -> list[int]:
     """Choose among things that have several names, such as weights by parameter, layer and initializer.
 
     Args:
         candidates: The names of each thing.
-        selectors: Selectors; of the prefixes `re:`, `value:` and `!` apply. A name that is a scope chooses everything
-            below it. None at all, or exclusions alone, start from everything.
+        selectors: Selectors. A name that is a scope chooses everything below it. None at all, or exclusions alone,
+            start from everything.
         where: The model's name, for messages.
+        facets: What `op:`, `node:` and `rank:` see of each thing, by prefix; without it these are part of a name.
 
     Returns:
         Indices of the chosen ones, ascending.
@@ -103,8 +110,13 @@ def select_names(candidates: Sequence[Sequence[str]], selectors: Sequence[str], 
     everything = set(range(len(candidates)))
 
     def resolve(selector: str) -> set[int]:
-        matches = matcher(selector.removeprefix("value:"))
-        hits = {index for index in everything if any(map(matches, candidates[index]))}
+        kind, _, pattern = selector.partition(":")
+        if facets and kind in ("op", "node", "rank"):
+            matches = matcher(pattern)
+            hits = {index for index in everything if matches(facets[index].get(kind, ""))}
+        else:
+            matches = matcher(selector.removeprefix("value:"))
+            hits = {index for index in everything if any(map(matches, candidates[index]))}
         if not hits:
             scopes = (selector + ".", selector + "/")
             hits = {index for index in everything if any(name.startswith(scopes) for name in candidates[index])}
