@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from onnxscope._version import __version__
 
 if TYPE_CHECKING:
-    from onnxscope.analysis import FeatureMap, FeatureMaps, features
     from onnxscope.errors import (
         ConversionError,
         InputError,
@@ -28,13 +27,14 @@ if TYPE_CHECKING:
         RunError,
         SelectorError,
     )
+    from onnxscope.feature_maps import FeatureMap, FeatureMaps, features
     from onnxscope.inspection import ModelSummary, inspect
     from onnxscope.model import Model, load_model
-    from onnxscope.parameters import WeightRecord, WeightStatistics, weights
     from onnxscope.rendering import save_features, save_weights
+    from onnxscope.weight_statistics import WeightRecord, WeightStatistics, weights
 
 _MODULES = {
-    "analysis": ("FeatureMap", "FeatureMaps", "features"),
+    "feature_maps": ("FeatureMap", "FeatureMaps", "features"),
     "errors": (
         "ConversionError",
         "InputError",
@@ -47,7 +47,7 @@ _MODULES = {
     ),
     "inspection": ("ModelSummary", "inspect"),
     "model": ("Model", "load_model"),
-    "parameters": ("WeightRecord", "WeightStatistics", "weights"),
+    "weight_statistics": ("WeightRecord", "WeightStatistics", "weights"),
     "rendering": ("save_features", "save_weights"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

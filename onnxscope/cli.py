@@ -144,7 +144,7 @@ def weights(
 ) -> None:
     """Compute statistics and a histogram of every parameter of MODEL."""
     from onnxscope.model import load_model
-    from onnxscope.parameters import weights as compute
+    from onnxscope.weight_statistics import weights as compute
 
     loaded = load_model(model)
     statistics = compute(loaded, select=select, bins=bins)
@@ -214,7 +214,7 @@ def features(
     debug: bool,
 ) -> None:
     """Run MODEL on INPUT and draw what its layers compute."""
-    from onnxscope.analysis import features as compute
+    from onnxscope.feature_maps import features as compute
     from onnxscope.figures import colour_table
     from onnxscope.rendering import save_features
 

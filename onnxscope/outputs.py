@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -31,15 +31,14 @@ def writing_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     try:
         if target.exists() and not target.is_file():  # a file must not take the place of /dev/null
             raise OutputError(f"cannot write (not a regular file): {printable(str(target))}")
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".onnxscope-", suffix=".partial")
+        # tempfile would make it readable to its owner alone, and the umask cannot be asked for without being changed.
+        name = os.fspath(target.parent / f".onnxscope-{secrets.token_hex(8)}.partial")
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         raise OutputError(f"cannot write ({error.strerror or error}): {printable(str(target))}") from error
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp makes files that nobody else may read
         os.replace(name, target)
     except OSError as error:
         raise OutputError(f"cannot write ({error.strerror or error}): {printable(str(target))}") from error

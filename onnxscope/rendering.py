@@ -14,9 +14,9 @@ from onnxscope.figures import encode_png, histogram_png, histogram_svg, kernels
 from onnxscope.outputs import dump_json, printable, safe_stem, write_whole, writing_whole
 
 if TYPE_CHECKING:
-    from onnxscope.analysis import FeatureMap, FeatureMaps
+    from onnxscope.feature_maps import FeatureMap, FeatureMaps
     from onnxscope.model import Model
-    from onnxscope.parameters import WeightRecord, WeightStatistics
+    from onnxscope.weight_statistics import WeightRecord, WeightStatistics
 
 __all__ = ["save_features", "save_weights"]
 

@@ -1,4 +1,4 @@
-"""Accumulators and summaries of numpy arrays: moments, extremes, zeros, histograms.
+"""Accumulators of numpy arrays: moments, extremes, zeros, what is not finite.
 
 Everything runs block by block, so that memory stays bounded however large an array is, and on as many threads as its
 caller gives. The cut into blocks follows from the shape alone and partial results are merged in block order: the number
@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,26 +21,20 @@ from onnxscope.errors import InputError
 __all__ = [
     "Accumulator",
     "ChannelStatistics",
-    "Histogram",
+    "Index",
     "Statistics",
-    "Summary",
-    "describe",
-    "describe_all",
-    "histogram_counts",
-    "histogram_edges",
+    "checked_array",
+    "measure_span",
+    "spans",
+    "widened",
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
-Counts: TypeAlias = npt.NDArray[np.int64]
-_Index: TypeAlias = tuple[slice, ...]
-_Result = TypeVar("_Result")
+Index: TypeAlias = tuple[slice, ...]
 
 _BLOCK = 1 << 16  # elements: as float64 half of a 1 MB second-level cache; larger blocks measured no faster
 _SPAN_BLOCKS = 16  # blocks in one task of a thread pool: about 3 ms of work against 30 us of hand-over
-_SHARED = 1 << 22  # elements from which on several threads work on one tensor
-_GROUP = 1 << 18  # elements of small tensors that make one task
-_EXACT_INTEGERS = 2**53  # float64 holds every integer up to here
 _NARROW = frozenset(np.dtype(name) for name in ("bool", "int8", "uint8", "int16", "uint16", "float16", "float32"))
 
 
@@ -91,35 +82,6 @@ class ChannelStatistics:
         return {name: list(values) for name, values in vars(self).items()}
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of finite elements between equally spaced edges; the last bin is closed on the right."""
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-
-    def to_dict(self) -> dict[str, list[Any]]:
-        """Return the fields as lists, ready for strict JSON."""
-        return {"edges": list(self.edges), "counts": list(self.counts)}
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Everything that `describe` finds out about one tensor.
-
-    Attributes:
-        overall: Statistics of the whole tensor.
-        channels: Statistics per channel, None where no channel axis was given.
-        zero_channels: Numbers of the channels that hold nothing but zeros.
-        histogram: None where no element is finite, or where numpy cannot divide the range.
-    """
-
-    overall: Statistics
-    channels: ChannelStatistics | None
-    zero_channels: tuple[int, ...]
-    histogram: Histogram | None
-
-
 class Accumulator:
     """Count, moments, extremes and zeros of every channel, over all arrays given so far.
 
@@ -153,12 +115,12 @@ class Accumulator:
         Raises:
             InputError: The elements are not real numbers, or the axis does not fit.
         """
-        array, axis = _checked(array, channel_axis)
+        array, axis = checked_array(array, channel_axis)
         channels = 1 if axis is None else array.shape[axis]
         if channels != self.mean.size:
             raise InputError(f"{channels} channels instead of {self.mean.size}: an array of shape {array.shape}")
-        for span in _spans(array.shape):
-            self._absorb(*_measure_span(array, axis, span))
+        for span in spans(array.shape):
+            self.absorb(*measure_span(array, axis, span))
 
     def merge(self, other: Accumulator) -> Accumulator:
         """Combine two accumulators that have seen disjoint data.
@@ -176,10 +138,10 @@ class Accumulator:
             raise InputError(f"{other.mean.size} channels instead of {self.mean.size}: an accumulator to merge")
         merged = Accumulator(self.mean.size)
         for side in (self, other):
-            merged._absorb(slice(None), side)
+            merged.absorb(slice(None), side)
         return merged
 
-    def _absorb(self, channels: slice, part: Accumulator) -> None:
+    def absorb(self, channels: slice, part: Accumulator) -> None:
         """Merge `part` into these channels in place."""
         before, mean = self.finite[channels], self.mean[channels]
         with np.errstate(over="ignore", invalid="ignore"):
@@ -236,138 +198,12 @@ class Accumulator:
         return tuple(np.flatnonzero(only_zeros).tolist())
 
 
-def histogram_edges(low: float, high: float, bins: int) -> Floats | None:
-    """Return the `bins + 1` edges between two finite extremes, or None where numpy refuses the range.
-
-    They are `linspace(low, high, bins + 1)` in float64; a range of no width is widened by 0.5 on both sides.
+def checked_array(array: Array, channel_axis: int | None) -> tuple[Array, int | None]:
+    """Return the array with at least one axis, as a plain ndarray, and its channel axis counted from the left.
 
     Raises:
-        InputError: `bins` is below 1.
+        InputError: The elements are not real numbers, or the axis does not fit.
     """
-    if bins < 1:
-        raise InputError(f"a histogram needs at least one bin: {bins}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        try:
-            # float64 extremes, for from float32 ones numpy makes float32 edges that count differently.
-            edges = np.histogram_bin_edges(np.array((low, high), np.float64) + 0.0, bins)
-        except ValueError:  # bins narrower than the spacing of floats, or a width beyond the largest float
-            return None
-    return edges if np.isfinite(edges).all() else None
-
-
-def histogram_counts(array: Array, edges: Floats) -> Counts:
-    """Count the elements between edges, exactly as `np.histogram(array.astype(float64), edges)` does.
-
-    Args:
-        array: Any shape, layout and numeric element type; NaN and values beyond the edges are not counted.
-        edges: Increasing float64, as `histogram_edges` returns them; the last bin is closed on the right.
-
-    Returns:
-        int64 of shape (len(edges) - 1,).
-
-    Raises:
-        InputError: The elements are not real numbers.
-    """
-    array, _ = _checked(array, None)
-    counts = np.zeros(len(edges) - 1, np.int64)
-    for span in _spans(array.shape):
-        counts += _count_span(array, edges, span)
-    return counts
-
-
-def describe(
-    array: Array, channel_axis: int | None = None, *, bins: int = 50, pool: ThreadPoolExecutor | None = None
-) -> Summary:
-    """Summarise one tensor in two passes over its blocks.
-
-    Args:
-        array: Any shape, layout and numeric element type; neither changed nor kept.
-        channel_axis: The axis whose channels are kept apart, None for none.
-        bins: Bins of the histogram.
-        pool: Threads to share large arrays among; not one whose own task calls this, which could wait for itself.
-
-    Raises:
-        InputError: The elements are not real numbers, the axis does not fit, or `bins` is below 1.
-    """
-    array, axis = _checked(array, channel_axis)
-    if bins < 1:
-        raise InputError(f"a histogram needs at least one bin: {bins}")
-    spans = list(_spans(array.shape))
-    parts = _shared(lambda span: _measure_span(array, axis, span), spans, pool)
-    if len(spans) == 1:
-        _, accumulator = next(parts)
-    else:
-        accumulator = Accumulator(1 if axis is None else array.shape[axis])
-        for channels, part in parts:
-            accumulator._absorb(channels, part)
-    overall = accumulator.overall
-    histogram = None
-    if overall.min is not None and overall.max is not None:
-        histogram = _histogram(array, histogram_edges(overall.min, overall.max, bins), spans, pool)
-    summary = Summary(
-        overall=overall,
-        channels=None if axis is None else accumulator.channels,
-        zero_channels=() if axis is None else accumulator.zero_channels,
-        histogram=histogram,
-    )
-    if array.dtype.kind in "iu" and max(abs(overall.min or 0), abs(overall.max or 0)) >= _EXACT_INTEGERS:
-        return _with_exact_extremes(array, axis, summary)
-    return summary
-
-
-def _histogram(
-    array: Array, edges: Floats | None, spans: list[list[_Index]], pool: ThreadPoolExecutor | None
-) -> Histogram | None:
-    if edges is None:
-        return None
-    counts = np.zeros(len(edges) - 1, np.int64)
-    for part in _shared(lambda span: _count_span(array, edges, span), spans, pool):
-        counts += part
-    return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
-
-
-def _shared(
-    work: Callable[[list[_Index]], _Result], spans: list[list[_Index]], pool: ThreadPoolExecutor | None
-) -> Iterator[_Result]:
-    """Map over the spans, in order, on the pool where there is one and it would help."""
-    return map(work, spans) if pool is None or len(spans) == 1 else pool.map(work, spans)
-
-
-def describe_all(
-    tensors: Iterable[tuple[Array, int | None]], *, bins: int = 50, threads: int | None = None
-) -> Iterator[Summary]:
-    """Summarise many tensors on several threads, in the order given.
-
-    Small tensors travel together, large ones are shared among the threads block by block; `tensors` may be a generator
-    and is read only a little ahead.
-
-    Args:
-        tensors: Each array with its channel axis.
-        bins: Bins of every histogram.
-        threads: None for one per core.
-
-    Raises:
-        InputError: As `describe`.
-    """
-    threads = threads or os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[list[Summary]]] = deque()
-        for group in _groups(tensors):
-            array, axis = group[0]
-            if array.size > _SHARED:
-                while waiting:
-                    yield from waiting.popleft().result()
-                yield describe(array, axis, bins=bins, pool=pool)
-                continue
-            waiting.append(pool.submit(_describe_group, group, bins))
-            while len(waiting) > 2 * threads:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
-def _checked(array: Array, channel_axis: int | None) -> tuple[Array, int | None]:
-    """Return the array with at least one axis, as a plain ndarray, and its channel axis counted from the left."""
     array = np.asarray(array)
     kind = array.dtype.kind
     if kind not in "biuf" and not (kind == "V" and array.dtype.type is not np.void):  # V: the types of ml_dtypes
@@ -379,14 +215,14 @@ def _checked(array: Array, channel_axis: int | None) -> tuple[Array, int | None]
     return array, channel_axis % array.ndim
 
 
-def _spans(shape: tuple[int, ...]) -> Iterator[list[_Index]]:
-    """Cut an array into runs of blocks, in C order."""
+def spans(shape: tuple[int, ...]) -> Iterator[list[Index]]:
+    """Cut an array of this shape into runs of blocks, in C order; nothing for an array without elements."""
     blocks = _blocks(shape)
     while span := list(itertools.islice(blocks, _SPAN_BLOCKS)):
         yield span
 
 
-def _blocks(shape: tuple[int, ...]) -> Iterator[_Index]:
+def _blocks(shape: tuple[int, ...]) -> Iterator[Index]:
     size = math.prod(shape)
     if 0 < size <= _BLOCK:
         yield tuple(slice(0, length) for length in shape)
@@ -404,13 +240,13 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[_Index]:
                 )
 
 
-def _widened(block: Array) -> Array:
+def widened(block: Array) -> Array:
     """Return the block as float32 where that holds the element type exactly, else as float64; perhaps a view."""
     narrow = block.dtype in _NARROW or block.dtype.kind == "V"
     return block.astype(np.float32 if narrow else np.float64, copy=False)
 
 
-def _measure_span(array: Array, axis: int | None, span: list[_Index]) -> tuple[slice, Accumulator]:
+def measure_span(array: Array, axis: int | None, span: list[Index]) -> tuple[slice, Accumulator]:
     """Return the state of a run of blocks, and the channels that it is about."""
     places = [slice(0, 1) if axis is None else index[axis] for index in span]
     first = min(place.start for place in places)
@@ -419,7 +255,7 @@ def _measure_span(array: Array, axis: int | None, span: list[_Index]) -> tuple[s
         return channels, _measure(array[span[0]], axis)
     total = Accumulator(channels.stop - first)
     for index, place in zip(span, places, strict=True):
-        total._absorb(slice(place.start - first, place.stop - first), _measure(array[index], axis))
+        total.absorb(slice(place.start - first, place.stop - first), _measure(array[index], axis))
     return channels, total
 
 
@@ -429,7 +265,7 @@ def _measure(block: Array, channel_axis: int | None) -> Accumulator:
     if channel_axis is not None:
         outer, channels = math.prod(block.shape[:channel_axis]), block.shape[channel_axis]
         inner = math.prod(block.shape[channel_axis + 1 :])
-    values = _widened(block.reshape(outer, channels, inner))
+    values = widened(block.reshape(outer, channels, inner))
     axis: int | tuple[int, ...] = (0, 2)
     letters = "oci"
     if outer == 1:  # numpy reduces one axis much faster than two
@@ -484,58 +320,6 @@ def _add_moments(
     part.m2[:] = np.maximum(np.einsum(dot, deviations, deviations) - residue * residue / count, 0)
     constant = part.min == part.max  # here rounding is all that there would be
     part.mean[constant], part.m2[constant] = part.min[constant], 0
-
-
-def _count_span(array: Array, edges: Floats, span: list[_Index]) -> Counts:
-    """Count by sorting, which numpy vectorises: 1.8 ns an element, where `np.histogram(x, bins)` takes 7."""
-    counts = np.zeros(len(edges) - 1, np.int64)
-    for index in span:
-        ordered = np.sort(_widened(array[index]), axis=None)  # a copy; NaN last
-        lower, last = edges[:-1], edges[-1:]
-        if ordered.dtype == np.float32:
-            # x < edge holds for the same float32 values x when the edge is rounded up to a float32.
-            lower, last = _rounded(lower, math.inf), _rounded(last, -math.inf)
-        below = np.concatenate((ordered.searchsorted(lower), ordered.searchsorted(last, "right")))
-        counts += below[1:] - below[:-1]
-    return counts
-
-
-def _rounded(edges: Floats, towards: float) -> Array:
-    """Return the nearest float32 values that are not on the wrong side of the edges."""
-    with np.errstate(over="ignore"):
-        near = edges.astype(np.float32)
-    wrong = near < edges if towards > 0 else near > edges
-    return np.where(wrong, np.nextafter(near, np.float32(towards)), near)
-
-
-def _describe_group(group: Sequence[tuple[Array, int | None]], bins: int) -> list[Summary]:
-    return [describe(array, axis, bins=bins) for array, axis in group]
-
-
-def _groups(tensors: Iterable[tuple[Array, int | None]]) -> Iterator[list[tuple[Array, int | None]]]:
-    """Put small tensors together, so that each task is worth its hand-over to a thread."""
-    group: list[tuple[Array, int | None]] = []
-    size = 0
-    for tensor in tensors:
-        large = tensor[0].size > _SHARED
-        if group and (large or size > _GROUP):
-            yield group
-            group, size = [], 0
-        if large:
-            yield [tensor]
-        else:
-            group.append(tensor)
-            size += tensor[0].size + _GROUP // 64  # at most 64 tensors: each has a cost of its own
-    if group:
-        yield group
-
-
-def _with_exact_extremes(array: Array, axis: int | None, summary: Summary) -> Summary:
-    """Replace minimum and maximum by Python integers where float64 does not hold them."""
-    others = tuple(i for i in range(array.ndim) if i != axis)
-    low, high = (np.atleast_1d(extreme).tolist() for extreme in (array.min(axis=others), array.max(axis=others)))
-    channels = None if summary.channels is None else replace(summary.channels, min=tuple(low), max=tuple(high))
-    return replace(summary, overall=replace(summary.overall, min=min(low), max=max(high)), channels=channels)
 
 
 def _or_none(value: float) -> float | None:

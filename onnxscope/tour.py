@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from onnxscope._version import __version__
-from onnxscope.analysis import features
 from onnxscope.conversion import ConversionRequest
 from onnxscope.errors import MissingDependencyError, OutputError
+from onnxscope.feature_maps import features
 from onnxscope.inspection import inspect
 from onnxscope.model import load_model
 from onnxscope.outputs import write_whole
-from onnxscope.parameters import weights
 from onnxscope.plugins import load_converter
 from onnxscope.rendering import save_features, save_weights
 from onnxscope.session import providers, runtime_version
 from onnxscope.tables import Table
+from onnxscope.weight_statistics import weights
 
 __all__ = ["Examination", "Tour", "examine", "tour"]
 

@@ -19,13 +19,14 @@ import onnx.backend.test
 from onnx import numpy_helper
 
 from onnxscope.errors import OnnxscopeError, RunError
-from onnxscope.graph import TappedModel, Unreachable, expose, was_not_executed
+from onnxscope.graph import was_not_executed
 from onnxscope.model import Model, load_model
 from onnxscope.names import Names
 from onnxscope.selectors import Tap, select_taps
 from onnxscope.session import Session
 from onnxscope.shapes import infer_types
 from onnxscope.structure import Node
+from onnxscope.tapping import run_tapped
 
 DATA = Path(onnx.backend.test.__file__).parent / "data"
 LIGHT = {  # tolerances as onnx/backend/test/case/model/__init__.py gives them
@@ -134,7 +135,8 @@ def run_case(case: Case, *, node_by_node: bool = False) -> Outcome:
     try:
         model = load_model(case.model)
         taps = _all_taps(model)
-        answers, tapped = run_tapped(model, taps, case.feeds)
+        infer = cache(partial(infer_types, model))
+        answers, tapped = run_tapped(model, taps, lambda session: session.run(case.feeds), infer=infer, threads=1)
     except OnnxscopeError as error:
         outcome.faults.append(f"{type(error).__name__}: {error}")
         return outcome
@@ -165,37 +167,6 @@ def run_case(case: Case, *, node_by_node: bool = False) -> Outcome:
             if fault:
                 outcome.faults.append(f"{tap.name}: {fault}")
     return outcome
-
-
-def run_tapped(model: Model, taps: Sequence[Tap], feeds: dict[str, Any]) -> tuple[dict[str, Any], TappedModel]:
-    """Run with every tap, or where a lifted value breaks the run, with each of those alone, as `features` does."""
-    infer = cache(partial(infer_types, model))
-    tapped = expose(model, taps, infer=infer)
-    try:
-        return _run(model, tapped, feeds), tapped
-    except RunError:
-        if not any(tap.path for tap in taps):
-            raise
-    plain = expose(model, [tap for tap in taps if not tap.path], infer=infer)
-    answers = _run(model, plain, feeds)
-    outputs = dict(plain.outputs)
-    unreachable = list(plain.unreachable)
-    for number, tap in enumerate(tap for tap in taps if tap.path):
-        alone = expose(model, [tap], infer=infer)
-        unreachable += alone.unreachable
-        if tap.name not in alone.outputs:
-            continue
-        try:
-            answer = _run(model, alone, feeds)
-        except RunError as error:
-            changing = "Inconsistent shape" in str(error)
-            reason = "its shape changes from one iteration to the next" if changing else f"refused: {error}"
-            unreachable.append(Unreachable(tap.name, reason))
-            continue
-        key = f"{alone.outputs[tap.name]}_{number}"
-        answers[key] = answer[alone.outputs[tap.name]]
-        outputs[tap.name] = key
-    return answers, TappedModel(plain.proto, outputs, tuple(unreachable), plain.declared)
 
 
 def difference(found: Sequence[Any], expected: Sequence[Any], rtol: float, atol: float) -> str:
@@ -235,10 +206,6 @@ def summary(outcomes: Iterable[Outcome]) -> str:
 def _all_taps(model: Model) -> list[Tap]:
     selectors = ["value:*"] if model.main.nodes or model.main.inputs else []
     return select_taps(Names(model), [*selectors, *(f"value:{name}" for name in model.main.initializers)])
-
-
-def _run(model: Model, tapped: TappedModel, feeds: dict[str, Any]) -> dict[str, Any]:
-    return Session(tapped.proto, folder=model.folder, where=model.name, threads=1).run(feeds)
 
 
 def _untapped(case: Case) -> str:

@@ -27,7 +27,7 @@ from onnxscope.figures import (
     kernels,
     mosaic,
 )
-from onnxscope.stats import describe
+from onnxscope.summaries import describe
 
 GAP = 4
 SVG = "{http://www.w3.org/2000/svg}"

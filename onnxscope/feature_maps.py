@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from onnxscope.channels import default_axis
-from onnxscope.errors import InputError, OutputError, RunError
-from onnxscope.graph import TappedModel, Unreachable, expose, was_not_executed
+from onnxscope.embeddings import index_bounds
+from onnxscope.errors import InputError, OutputError
+from onnxscope.graph import Unreachable
 from onnxscope.inputs import Feeds, cut, prepare
 from onnxscope.model import Model, load_model
 from onnxscope.names import Names
@@ -23,6 +24,7 @@ from onnxscope.session import Session
 from onnxscope.shapes import infer_types
 from onnxscope.stats import Accumulator
 from onnxscope.tables import Table
+from onnxscope.tapping import reason_without_statistics, run_tapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -250,83 +252,22 @@ def features(
     )
     if feeds.samples is not None and not 0 <= sample < feeds.samples:
         raise InputError(f"no sample {sample} among {feeds.samples}: {loaded.name}", hint="samples count from 0")
-    answers, tapped = _run_tapped(loaded, taps, feeds, infer, threads)
+    answers, tapped = run_tapped(
+        loaded, taps, lambda session: _run_cut(session, loaded, feeds), infer=infer, threads=threads
+    )
     reached: list[FeatureMap] = []
     unreachable = list(tapped.unreachable)
     for tap in taps:
         if tap.name not in tapped.outputs:
             continue
         data = answers[tapped.outputs[tap.name]]
-        reason = _why_not(tap, data)
+        reason = reason_without_statistics(tap, data)
         if reason is None:
             reached.append(_describe(tap, data, channels, rank, sample))
         else:
             unreachable.append(Unreachable(tap.name, reason))
     tapping = _tapping(loaded, feeds, answers, threads) if verify else None
     return FeatureMaps(loaded.to_dict(), feeds.record, tuple(reached), tuple(unreachable), tapping, feeds.notes)
-
-
-def index_bounds(model: Model) -> dict[str, tuple[int, int]]:
-    """Return, for integer inputs that index a stored table (an embedding), the range of valid numbers.
-
-    Followed through operators that keep the numbers (Cast, Reshape, …) to the data operand of a Gather.
-    """
-    kept = {"Cast", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Flatten", "Transpose"}
-    main = model.main
-    bounds = {}
-    for spec in model.inputs:
-        limits: list[int] = []
-        seen = {spec.name}
-        waiting = [spec.name]
-        while waiting:
-            for node in main.readers.get(value := waiting.pop(), ()):
-                if node.op_type in ("Gather", "GatherElements") and node.inputs[1:2] == (value,):
-                    declared = main.types.get(node.inputs[0])
-                    axis = int(node.attribute("axis") or 0)
-                    if declared is not None and declared.shape and -len(declared.shape) <= axis < len(declared.shape):
-                        size = declared.shape[axis]
-                        limits += [size] if isinstance(size, int) else []
-                elif node.op_type in kept and node.inputs[0] == value and node.outputs[0] not in seen:
-                    seen.add(node.outputs[0])
-                    waiting.append(node.outputs[0])
-        if limits:
-            bounds[spec.name] = (0, min(limits))
-    return bounds
-
-
-def _run_tapped(
-    model: Model, taps: Sequence[Tap], feeds: Feeds, infer: Any, threads: int
-) -> tuple[dict[str, Any], TappedModel]:
-    """Run the tapped model; where a lifted value breaks the run, run it without and say why."""
-    tapped = expose(model, taps, infer=infer)
-    try:
-        return _run(model, tapped, feeds, threads), tapped
-    except RunError:
-        lifted = [tap for tap in taps if tap.path and tap.name in tapped.outputs]
-        if not lifted:
-            raise
-    plain = expose(model, [tap for tap in taps if not tap.path], infer=infer)
-    answers = _run(model, plain, feeds, threads)
-    outputs = dict(plain.outputs)
-    unreachable = [*plain.unreachable, *(each for each in tapped.unreachable if each not in plain.unreachable)]
-    for number, tap in enumerate(lifted):
-        alone = expose(model, [tap], infer=infer)
-        try:
-            answer = _run(model, alone, feeds, threads)
-        except RunError as error:
-            changes = "inconsistent shape" in str(error).lower()
-            reason = "its shape changes from one iteration to the next" if changes else str(error)
-            unreachable.append(Unreachable(tap.name, reason))
-            continue
-        key = f"{alone.outputs[tap.name]}_{number}"
-        answers[key] = answer[alone.outputs[tap.name]]
-        outputs[tap.name] = key
-    return answers, TappedModel(plain.proto, outputs, tuple(unreachable), plain.declared)
-
-
-def _run(model: Model, tapped: TappedModel, feeds: Feeds, threads: int) -> dict[str, Any]:
-    session = Session(tapped.proto, folder=model.folder, where=model.name, threads=threads)
-    return _run_cut(session, model, feeds)
 
 
 def _run_cut(session: Session, model: Model, feeds: Feeds) -> dict[str, Any]:
@@ -394,22 +335,6 @@ def _ranked(data: Array, axis: int, channels: int, rank: Rank, sample: int) -> t
         score = maps.mean(axis=1)
     # A stable sort on the negated score: equal channels keep their order.
     return tuple(int(index) for index in np.argsort(-score, kind="stable")[:channels])
-
-
-def _why_not(tap: Tap, data: Any) -> str | None:
-    if data is None:
-        return "absent in this run"
-    if not isinstance(data, np.ndarray):
-        return "a sequence, not a tensor"
-    if data.dtype.kind in "OUS":
-        return "strings have no statistics"
-    if data.dtype.kind == "c":
-        return "complex numbers have no order, so no statistics"
-    if tap.path and was_not_executed(data.shape):
-        return f"the {tap.path[-1].attribute} that holds it was not executed on this input"
-    if tap.path and not data.size and 0 in data.shape[: len(tap.path)]:
-        return "the loop that holds it made no iteration on this input"
-    return None
 
 
 def _is_spatial(data: Array, axis: int | None) -> bool:

@@ -1,0 +1,175 @@
+"""Statistics of every parameter of a model: `weights()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from onnxscope.errors import InputError
+from onnxscope.model import Model, load_model
+from onnxscope.outputs import printable
+from onnxscope.parameters import Parameter, find_parameters, read_parameter
+from onnxscope.selectors import select_names
+from onnxscope.summaries import Summary, describe_all
+from onnxscope.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["WeightRecord", "WeightStatistics", "weights"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class WeightRecord:
+    """One parameter and its statistics.
+
+    Attributes:
+        parameter: What it is.
+        summary: Its statistics, overall and per channel, and its histogram.
+    """
+
+    parameter: Parameter
+    summary: Summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of `onnxscope.weights/1`."""
+        parameter, summary = self.parameter, self.summary
+        return {
+            "name": parameter.name,
+            "layer": parameter.layer,
+            "role": parameter.role,
+            "initializer": parameter.initializer,
+            "folded": parameter.folded,
+            "shape": list(parameter.shape),
+            "dtype": parameter.dtype,
+            **summary.overall.to_dict(),
+            "histogram": summary.histogram.to_dict() if summary.histogram else None,
+            "channel_axis": parameter.channel_axis,
+            "channels": summary.channels.to_dict() if summary.channels else None,
+        }
+
+    def plot(self) -> Figure:
+        """Draw the histogram as a matplotlib Figure; it belongs to the caller and to no pyplot state.
+
+        Raises:
+            InputError: There is no histogram: no element is finite, or their range is too large for bins.
+        """
+        from onnxscope.figures import histogram_figure
+
+        histogram = self.summary.histogram
+        if histogram is None:
+            raise InputError(f"no histogram of {printable(self.parameter.name)}: no finite range of values")
+        return histogram_figure(self.parameter.name, histogram.edges, histogram.counts)
+
+
+@dataclass(frozen=True)
+class WeightStatistics(Sequence[WeightRecord]):
+    """Statistics of the parameters of one model; a sequence of rows in the framework's order.
+
+    Attributes:
+        model: The `model` record.
+        rows: One per parameter.
+        absent: Name and reason of each parameter that the file does not hold.
+        bins: Bins of every histogram.
+    """
+
+    model: dict[str, Any]
+    rows: tuple[WeightRecord, ...]
+    absent: tuple[tuple[str, str], ...]
+    bins: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> WeightRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[WeightRecord, ...]: ...
+    def __getitem__(self, index: int | slice) -> WeightRecord | tuple[WeightRecord, ...]:
+        return self.rows[index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """`onnxscope.weights/1`, ready for JSON."""
+        return {
+            "schema": "onnxscope.weights/1",
+            "model": self.model,
+            "weights": [row.to_dict() for row in self.rows],
+            "absent": [{"name": name, "reason": reason} for name, reason in self.absent],
+        }
+
+    def table(self) -> Table:
+        """One row per parameter."""
+        columns = ("parameter", "shape", "dtype", "mean", "std", "min", "max", "zeros", "folded", "initializer")
+        rows = []
+        for row in self.rows:
+            overall, parameter = row.summary.overall, row.parameter
+            numbers = (overall.mean, overall.std, overall.min, overall.max, overall.zero_fraction)
+            initializer = "" if parameter.initializer == parameter.name else parameter.initializer
+            folded = "yes" if parameter.folded else ""
+            rows.append((parameter.name, parameter.shape, parameter.dtype, *numbers, folded, initializer))
+        count = sum(row.summary.overall.count for row in self.rows)
+        return Table(f"{self.model['name']}: {len(rows)} parameters, {count:,} numbers", columns, tuple(rows))
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
+
+def weights(
+    model: Any, *, select: str | Sequence[str] = (), bins: int = 50, threads: int | None = None
+) -> WeightStatistics:
+    """Compute statistics and a histogram of every parameter.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        select: Selectors over parameter, layer and initializer names; none chooses everything.
+        bins: Bins of each histogram.
+        threads: None for one per core; the result does not depend on it.
+
+    Returns:
+        Statistics over finite elements as float64 numpy gives them (`std` with ddof 1); memory stays bounded by
+        blocks, whatever the size of the weights.
+
+    Raises:
+        ModelError: The model cannot be read.
+        SelectorError: A selector matches nothing.
+        RunError: A quantized weight cannot be dequantized.
+    """
+    loaded = load_model(model)
+    parameters, absent = find_parameters(loaded)
+    chosen = [select] if isinstance(select, str) else list(select)
+    if chosen:
+        candidates = [(each.name, each.layer, each.initializer) for each in parameters]
+        facets = [_facets(each) for each in parameters]
+        indices = select_names(candidates, chosen, where=loaded.name, facets=facets)
+        parameters = [parameters[index] for index in indices]
+        absent = []
+    tensors = (_tensor_and_axis(loaded, parameter) for parameter in parameters)
+    summaries = describe_all(tensors, bins=bins, threads=threads)
+    rows = tuple(WeightRecord(parameter, summary) for parameter, summary in zip(parameters, summaries, strict=True))
+    return WeightStatistics(loaded.to_dict(), rows, tuple(absent), bins)
+
+
+def _facets(parameter: Parameter) -> dict[str, str]:
+    """What selectors with a prefix see of a parameter: its operator, its node, and how many axes it has."""
+    facets = {"rank": str(len(parameter.shape))}
+    if parameter.operand is not None:
+        facets |= {"op": parameter.operand.node.op_type, "node": parameter.operand.node.name}
+    return facets
+
+
+def _tensor_and_axis(model: Model, parameter: Parameter) -> tuple[Array, int | None]:
+    values = read_parameter(model, parameter)
+    if parameter.groups > 1 and parameter.channel_axis is not None:
+        # (in, out / groups, …): channel c of group g is output channel g * (out / groups) + c.
+        inner = values.shape[1]
+        values = values.reshape(parameter.groups, -1, inner, int(np.prod(values.shape[2:])))
+        return values.transpose(0, 2, 1, 3).reshape(parameter.groups * inner, -1), 0
+    return values, parameter.channel_axis
