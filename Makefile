@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) hatchling editables
-	$(PIP) --no-build-isolation -e '.[torch,tensorflow,dev]'
+	$(PIP) --no-build-isolation -e '.[torch,tensorflow,ray,dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## convert the tutorial's networks and look inside them

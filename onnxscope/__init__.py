@@ -5,6 +5,7 @@
     print(onnxscope.inspect("model.onnx"))
     weights = onnxscope.weights("model.onnx")
     maps = onnxscope.features("model.onnx", "photo.jpg", select="layer1.*")
+    stats = onnxscope.analyze("model.onnx", "images/")
 
 Names resolve on first use, so that importing the package loads neither onnx nor onnxruntime.
 """
@@ -17,57 +18,72 @@ from typing import TYPE_CHECKING, Any
 from onnxscope._version import __version__
 
 if TYPE_CHECKING:
+    from onnxscope.analysis import analyze
+    from onnxscope.dataset_statistics import DatasetStatistics
     from onnxscope.errors import (
         ConversionError,
         InputError,
+        MergeError,
         MissingDependencyError,
         ModelError,
         OnnxscopeError,
         OutputError,
+        ProfileError,
         RunError,
         SelectorError,
     )
     from onnxscope.feature_maps import FeatureMap, FeatureMaps, features
     from onnxscope.inspection import ModelSummary, inspect
     from onnxscope.model import Model, load_model
+    from onnxscope.profile import Profile
     from onnxscope.rendering import save_features, save_weights
     from onnxscope.weight_statistics import WeightRecord, WeightStatistics, weights
 
 _MODULES = {
+    "analysis": ("analyze",),
+    "dataset_statistics": ("DatasetStatistics",),
     "feature_maps": ("FeatureMap", "FeatureMaps", "features"),
     "errors": (
         "ConversionError",
         "InputError",
+        "MergeError",
         "MissingDependencyError",
         "ModelError",
         "OnnxscopeError",
         "OutputError",
+        "ProfileError",
         "RunError",
         "SelectorError",
     ),
     "inspection": ("ModelSummary", "inspect"),
     "model": ("Model", "load_model"),
     "weight_statistics": ("WeightRecord", "WeightStatistics", "weights"),
+    "profile": ("Profile",),
     "rendering": ("save_features", "save_weights"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ConversionError",
+    "DatasetStatistics",
     "FeatureMap",
     "FeatureMaps",
     "InputError",
+    "MergeError",
     "MissingDependencyError",
     "Model",
     "ModelError",
     "ModelSummary",
     "OnnxscopeError",
     "OutputError",
+    "Profile",
+    "ProfileError",
     "RunError",
     "SelectorError",
     "WeightRecord",
     "WeightStatistics",
     "__version__",
+    "analyze",
     "features",
     "inspect",
     "load_model",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxscope.errors import InputError
 from onnxscope.layouts import find_layout, shape_text
-from onnxscope.outputs import printable
+from onnxscope.outputs import first_line, printable
 
 if TYPE_CHECKING:
     from onnxscope.model import InputSpec
@@ -86,7 +86,7 @@ def to_array(value: Any, where: str) -> Array:
         except (TypeError, ValueError, RuntimeError):
             array = np.from_dlpack(value).copy(order="C")
     except Exception as error:  # other libraries' objects raise what they like
-        raise InputError(f"no array can be made of a {type(value).__name__} ({_first_line(error)}): {where}") from error
+        raise InputError(f"no array can be made of a {type(value).__name__} ({first_line(error)}): {where}") from error
     if array.dtype.hasobject:
         raise InputError(f"an array of Python objects ({type(value).__name__}): {where}", hint="give numbers")
     return array
@@ -230,7 +230,3 @@ def _narrow(array: Array, where: str) -> Array:
     if np.count_nonzero(np.isinf(narrow)) > np.count_nonzero(np.isinf(array)):
         raise InputError(f"float64 numbers beyond the range of float32: {where}", hint="scale them, or give float32")
     return narrow
-
-
-def _first_line(error: Exception) -> str:
-    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:200])

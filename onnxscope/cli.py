@@ -18,18 +18,16 @@ import click
 
 from onnxscope._version import __version__
 from onnxscope.errors import OnnxscopeError
+from onnxscope.options import common, input_options, model_argument, note, select_option, show
 from onnxscope.outputs import dump_json, printable
+from onnxscope.stats_command import stats
 
 if TYPE_CHECKING:
-    from onnxscope.tables import Format, Result
+    from onnxscope.tables import Format
 
 __all__ = ["cli", "main"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-_SELECT_HELP = (
-    "What to look at: a layer or module, a glob, op:Conv, value:NAME, node:NAME, rank:4, re:REGEX; ! excludes."
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -75,32 +73,6 @@ def _fail(message: str, hint: str | None) -> int:
     return 2
 
 
-def _common(command: _Command) -> _Command:
-    """Options of every command."""
-    for option in (
-        click.option("--debug", is_flag=True, help="Show a traceback when something fails."),
-        click.option("-q", "--quiet", is_flag=True, help="No notes on stderr."),
-        click.option(
-            "--format",
-            "form",
-            type=click.Choice(["table", "json", "csv", "md"]),
-            default="table",
-            show_default=True,
-            help="How stdout carries the result.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _model_argument(command: _Command) -> _Command:
-    return click.argument("model", type=click.Path(path_type=Path))(command)
-
-
-def _select_option(command: _Command) -> _Command:
-    return click.option("-s", "--select", multiple=True, metavar="SELECTOR", help=_SELECT_HELP)(command)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="onnxscope")
 def cli() -> None:
@@ -108,9 +80,9 @@ def cli() -> None:
 
 
 @cli.command()
-@_model_argument
-@_select_option
-@_common
+@model_argument
+@select_option
+@common
 def inspect(model: Path, select: tuple[str, ...], form: Format, quiet: bool, debug: bool) -> None:
     """List inputs, outputs, layers and parameters of MODEL; its weights are not read."""
     from onnxscope.inspection import inspect as describe
@@ -118,12 +90,12 @@ def inspect(model: Path, select: tuple[str, ...], form: Format, quiet: bool, deb
     summary = describe(model, select=select)
     if form == "table":
         click.echo(printable_lines(summary.header()))
-    _show(summary, form)
+    show(summary, form)
 
 
 @cli.command()
-@_model_argument
-@_select_option
+@model_argument
+@select_option
 @click.option("--bins", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Bins of the histograms.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Draw histograms into this folder."
@@ -131,7 +103,7 @@ def inspect(model: Path, select: tuple[str, ...], form: Format, quiet: bool, deb
 @click.option(
     "--picture", type=click.Choice(["svg", "png"]), default="svg", show_default=True, help="Format of the histograms."
 )
-@_common
+@common
 def weights(
     model: Path,
     select: tuple[str, ...],
@@ -152,33 +124,17 @@ def weights(
         from onnxscope.rendering import save_weights
 
         pictures = save_weights(statistics, loaded, output, picture=picture)
-        _note(f"{len(pictures)} histograms and weights.json are in {output}", quiet)
-    _show(statistics, form)
+        note(f"{len(pictures)} histograms and weights.json are in {output}", quiet)
+    show(statistics, form)
     if statistics.absent and form == "table":
-        _note(f"{len(statistics.absent)} parameters are not in the file, {_first(statistics.absent)}", quiet)
+        note(f"{len(statistics.absent)} parameters are not in the file, {_first(statistics.absent)}", quiet)
 
 
 @cli.command()
-@_model_argument
-@click.option(
-    "-i",
-    "--input",
-    "inputs",
-    multiple=True,
-    required=True,
-    metavar="INPUT",
-    help="An image, a folder or glob of images, a .npy, a .npz (one array per input), or random[:seed].",
-)
+@model_argument
+@input_options
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder of the results."
-)
-@_select_option
-@click.option(
-    "--at",
-    type=click.Choice(["post", "pre"]),
-    default="post",
-    show_default=True,
-    help="After or before the activation.",
 )
 @click.option("--channels", type=click.IntRange(1), default=12, show_default=True, help="Channels in a picture.")
 @click.option(
@@ -189,12 +145,10 @@ def weights(
     help="Which channels: the first, or those with the largest value of this.",
 )
 @click.option("--sample", type=click.IntRange(0), default=0, show_default=True, help="Which sample a picture shows.")
-@click.option("--preprocess", metavar="PRESET", help="imagenet, half, unit, caffe, none, or a recipe's .json.")
-@click.option("--layout", type=click.Choice(["auto", "nchw", "nhwc"]), default="auto", show_default=True)
 @click.option("--cmap", default="viridis", show_default=True, help="A colour map of matplotlib's.")
 @click.option("--arrays", is_flag=True, help="Also write features.npz, keyed by value.")
 @click.option("--verify", is_flag=True, help="Also run the model untapped and compare its outputs.")
-@_common
+@common
 def features(
     model: Path,
     inputs: tuple[str, ...],
@@ -231,19 +185,22 @@ def features(
         sample=sample,
         verify=verify,
     )
-    for note in maps.notes:
-        _note(note, quiet)
+    for remark in maps.notes:
+        note(remark, quiet)
     pictures = save_features(maps, output, cmap=cmap, arrays=arrays)
     if form == "json":
         click.echo(dump_json(maps.to_dict(pictures)), nl=False)
     else:
-        _show(maps, form)
+        show(maps, form)
     for each in maps.unreachable:
-        _note(f"not reached: {each.name}: {each.reason}", quiet)
+        note(f"not reached: {each.name}: {each.reason}", quiet)
     if maps.tapping is not None:
         moved = f"largest difference {maps.tapping['max_abs']:.3g}, relative {maps.tapping['relative']:.3g}"
-        _note(f"outputs of the tapped and the untapped model: {moved}", quiet)
-    _note(f"{len(pictures)} pictures and features.json are in {output}", quiet)
+        note(f"outputs of the tapped and the untapped model: {moved}", quiet)
+    note(f"{len(pictures)} pictures and features.json are in {output}", quiet)
+
+
+cli.add_command(stats)
 
 
 @cli.command()
@@ -265,7 +222,7 @@ def features(
 @click.option("--exporter", type=click.Choice(["dynamo", "legacy"]), help="Which of PyTorch's exporters.")
 @click.option("--static", is_flag=True, help="Keep axis 0 of the inputs as given, not symbolic.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
-@_common
+@common
 def convert(
     framework: str,
     source: str,
@@ -305,23 +262,23 @@ def convert(
         seed=seed,
     )
     report = load_converter(framework).convert(request)
-    for note in report.notes:
-        _note(note, quiet)
-    _show(report, form)
+    for remark in report.notes:
+        note(remark, quiet)
+    show(report, form)
 
 
 @cli.command()
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("onnxscope-demo"), show_default=True, metavar="DIR"
 )
-@_common
+@common
 def demo(output: Path, form: Format, quiet: bool, debug: bool) -> None:
     """Convert the tutorial's networks and look inside them with a real photograph."""
     from onnxscope.tour import tour
 
-    made = tour(output, say=lambda text: _note(text, quiet))
-    _show(made, form)
-    _note(
+    made = tour(output, say=lambda text: note(text, quiet))
+    show(made, form)
+    note(
         f"In {made.folder}, a folder a model: pictures in features/*.png and weights/*.svg, "
         "tables in layers.txt, features.txt and weights.txt, records in features/ and weights/*.json",
         quiet,
@@ -329,26 +286,12 @@ def demo(output: Path, form: Format, quiet: bool, debug: bool) -> None:
 
 
 @cli.command()
-@_common
+@common
 def doctor(form: Format, quiet: bool, debug: bool) -> None:
     """Show versions, execution providers and which extras are installed."""
     from onnxscope.tour import examine
 
-    _show(examine(), form)
-
-
-def _show(result: Result, form: Format) -> None:
-    from onnxscope.tables import render, show_table
-
-    if form == "table" and sys.stdout.isatty():
-        show_table(result.table())
-    else:
-        click.echo(render(result, form), nl=False)
-
-
-def _note(text: str, quiet: bool) -> None:
-    if not quiet:
-        click.echo(printable(text), err=True)
+    show(examine(), form)
 
 
 def _first(absent: Sequence[tuple[str, str]]) -> str:

@@ -6,6 +6,8 @@
     ├── InputError                an image, array or preset cannot become the model's input
     ├── RunError                  onnxruntime could not load or run the model
     ├── ConversionError           a framework could not build, load or export its model
+    ├── ProfileError              a profile's file cannot be read as one
+    ├── MergeError                two profiles do not belong together
     ├── OutputError               a result could not be written
     └── MissingDependencyError    an extra is not installed (also an ImportError)
 
@@ -15,13 +17,17 @@ The next step, where there is one, is `hint`.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ConversionError",
     "InputError",
+    "MergeError",
     "MissingDependencyError",
     "ModelError",
     "OnnxscopeError",
     "OutputError",
+    "ProfileError",
     "RunError",
     "SelectorError",
 ]
@@ -37,6 +43,10 @@ class OnnxscopeError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Exceptions cross from worker to caller with their hint, which the built-in way would drop."""
+        return _restore, (type(self), str(self), self.hint)
 
 
 class ModelError(OnnxscopeError):
@@ -59,9 +69,21 @@ class ConversionError(OnnxscopeError):
     """The source of a conversion could not be built, loaded or exported."""
 
 
+class ProfileError(OnnxscopeError):
+    """A file is no profile, is broken, or was written by a newer version."""
+
+
+class MergeError(OnnxscopeError):
+    """Two profiles that do not belong together, or one shard given twice."""
+
+
 class OutputError(OnnxscopeError):
     """A file or a folder could not be written."""
 
 
 class MissingDependencyError(OnnxscopeError, ImportError):
     """A package that only an extra brings is not installed; the hint names the extra."""
+
+
+def _restore(kind: type[OnnxscopeError], message: str, hint: str | None) -> OnnxscopeError:
+    return kind(message, hint=hint)

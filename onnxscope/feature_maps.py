@@ -21,7 +21,7 @@ from onnxscope.names import Names
 from onnxscope.outputs import printable
 from onnxscope.selectors import At, Tap, select_taps
 from onnxscope.session import Session
-from onnxscope.shapes import infer_types
+from onnxscope.shapes import infer_ranks, infer_types
 from onnxscope.stats import Accumulator
 from onnxscope.tables import Table
 from onnxscope.tapping import reason_without_statistics, run_tapped
@@ -241,7 +241,7 @@ def features(
     """
     loaded = load_model(model)
     infer = cache(partial(infer_types, loaded))
-    taps = select_taps(Names(loaded), _as_list(select), at=at, ranks=lambda: _ranks(infer()))
+    taps = select_taps(Names(loaded), _as_list(select), at=at, ranks=lambda: infer_ranks(infer()))
     feeds = prepare(
         inputs,
         loaded.inputs,
@@ -346,10 +346,6 @@ def _storable(data: Array) -> Array:
     if data.dtype.type.__module__ == "numpy":
         return data
     return data.astype(np.int8 if "int" in data.dtype.name else np.float32)
-
-
-def _ranks(inferred: Mapping[Any, Mapping[str, Any]]) -> dict[str, int]:
-    return {name: len(known.shape) for name, known in inferred.get((), {}).items() if known.shape is not None}
 
 
 def _as_list(select: str | Sequence[str]) -> list[str]:

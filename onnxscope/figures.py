@@ -36,6 +36,7 @@ __all__ = [
     "histogram_svg",
     "kernels",
     "mosaic",
+    "quantile_figure",
 ]
 
 _CLEAR = 255  # the palette index of gaps and NaN
@@ -236,6 +237,53 @@ def feature_figure(
     for axes, values, number in zip(grid.flat, _scaled(_thinned(maps)), channel_numbers, strict=False):
         axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, interpolation="nearest")
         axes.set_title(f"channel {number}", fontsize="small")
+    return figure
+
+
+def quantile_figure(rows: Sequence[tuple[str, Sequence[float], float | None]], title: str) -> Figure:
+    """Draw how the values of layers are distributed, a row a layer: the first layer on top.
+
+    Args:
+        rows: For each layer its name, an odd number of at least five ascending values from the minimum to the maximum,
+            the middle one the median, and its fraction of zeros.
+        title: Above the picture.
+
+    Returns:
+        A matplotlib Figure of its own. A thin line goes from minimum to maximum, a thicker one between the second and
+        the last but one value, a box between the values around the median, which has a mark. The axis is linear near
+        zero and logarithmic beyond.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 1.2 + 0.24 * max(len(rows), 3)), layout="constrained")
+    figure.suptitle(_shortened(title, 80), parse_math=False)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
+    places = [-place for place in range(len(rows))]
+    for place, (_, values, zeros) in zip(places, rows, strict=True):
+        middle = len(values) // 2
+        left.plot((values[0], values[-1]), (place, place), color="#9fb3c8", linewidth=1)
+        left.plot((values[1], values[-2]), (place, place), color="#486581", linewidth=3, solid_capstyle="butt")
+        left.plot(
+            (values[middle - 1], values[middle + 1]),
+            (place, place),
+            color="#243b53",
+            linewidth=7,
+            solid_capstyle="butt",
+        )
+        left.plot((values[middle],), (place,), marker="|", color="#f0b429", markersize=8, markeredgewidth=2)
+        right.barh(place, zeros or 0.0, color="#829ab1", height=0.6)
+    spreads = [values[-2] - values[1] for _, values, _ in rows]
+    left.set_xscale("symlog", linthresh=max(float(np.median(spreads)) if spreads else 0.0, 1e-6))
+    left.set_yticks(places, [_shortened(name, 36) for name, _, _ in rows], fontsize="small", parse_math=False)
+    left.set_xlabel("minimum, 1 %, 25 %, median, 75 %, 99 %, maximum" if len(rows) else "")
+    left.grid(axis="x", color="#e4e7eb")
+    left.set_axisbelow(True)
+    right.set_xlim(0, 1)
+    right.set_xlabel("zeros")
+    right.grid(axis="x", color="#e4e7eb")
+    right.set_axisbelow(True)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

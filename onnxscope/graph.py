@@ -25,7 +25,7 @@ from onnxscope.outputs import printable
 from onnxscope.selectors import Tap
 from onnxscope.structure import Step, ValueType
 
-__all__ = ["TappedModel", "Unreachable", "expose", "was_not_executed"]
+__all__ = ["TappedModel", "Unreachable", "expose", "unused_prefix", "was_not_executed"]
 
 _NOT_EXECUTED_RANK = 8
 _LIFTING = {"If", "Loop", "Scan"}
@@ -97,6 +97,15 @@ def was_not_executed(shape: tuple[int, ...]) -> bool:
     return len(shape) >= _NOT_EXECUTED_RANK and 0 in shape
 
 
+def unused_prefix(model: Model) -> str:
+    """Return what no name of a value in the model starts with."""
+    prefix = "onnxscope_"
+    used = {name for graph in model.graphs.values() for name in (*graph.producers, *graph.inputs, *graph.initializers)}
+    while any(name.startswith(prefix) for name in used):
+        prefix += "_"
+    return prefix
+
+
 class _UnreachableError(Exception):
     pass
 
@@ -114,12 +123,7 @@ class _Rewriter:
         self._inferred: Mapping[tuple[Step, ...], Mapping[str, ValueType]] | None = None
         self._outputs = {value.name for value in copy.graph.output}
         self._fresh = 0
-        self._prefix = "onnxscope_"
-        used = {
-            name for graph in model.graphs.values() for name in (*graph.producers, *graph.inputs, *graph.initializers)
-        }
-        while any(name.startswith(self._prefix) for name in used):
-            self._prefix += "_"
+        self._prefix = unused_prefix(model)
 
     def expose(self, tap: Tap) -> str:
         graph = self._model.graphs[tap.path]

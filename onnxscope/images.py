@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Literal
 import numpy as np
 
 from onnxscope.errors import InputError
-from onnxscope.outputs import printable
+from onnxscope.outputs import first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,16 +63,16 @@ def read_image(stream: IO[bytes], where: str, colour: Colour) -> tuple[Image, li
         except UnidentifiedImageError as error:
             raise InputError(f"not an image: {where}", hint=f"we read {', '.join(formats)}") from error
         except Image.DecompressionBombError as error:
-            raise InputError(f"the image is too large to decode ({_first_line(error)}): {where}") from error
+            raise InputError(f"the image is too large to decode ({first_line(error)}): {where}") from error
         # Pillow's decoders let almost any exception out on broken files, and all of them mean just that.
         except Exception as error:
             hint = "save it again as PNG or JPEG with an image editor"
-            raise InputError(f"the image is broken ({_first_line(error)}): {where}", hint=hint) from error
+            raise InputError(f"the image is broken ({first_line(error)}): {where}", hint=hint) from error
     if animated:
         notes.insert(0, "several frames, only the first is used")
     for warning in caught:
         if not issubclass(warning.category, Image.DecompressionBombWarning):
-            notes.append(_first_line(warning.message))
+            notes.append(first_line(warning.message))
     return result, notes
 
 
@@ -147,7 +147,3 @@ def _over_black(image: Image) -> tuple[Image, bool]:
     lowest, _ = rgba.getchannel("A").getextrema()
     black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
     return Image.alpha_composite(black, rgba).convert("RGB"), isinstance(lowest, int | float) and lowest < 255
-
-
-def _first_line(error: Exception | Warning | str) -> str:
-    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:200])

@@ -31,7 +31,20 @@ from onnxscope.synthetic import random_feeds
 if TYPE_CHECKING:
     from onnxscope.model import InputSpec
 
-__all__ = ["PRESETS", "Feeds", "Kind", "Layout", "Preset", "cut", "load_preset", "prepare", "random_feeds"]
+__all__ = [
+    "PRESETS",
+    "Feeds",
+    "Kind",
+    "Layout",
+    "Preset",
+    "cut",
+    "image_pixels",
+    "load_preset",
+    "only_input",
+    "prepare",
+    "preset_of_model",
+    "random_feeds",
+]
 
 _MAX_BATCH_BYTES = 4 << 30
 
@@ -86,7 +99,7 @@ def prepare(
     chosen = None if preset is None else load_preset(preset)
     kind, entries, notes = gather(sources)
     if kind == "images":
-        recipe = chosen or _recorded(recorded_preset)
+        recipe = chosen or preset_of_model(recorded_preset)
         return _image_feeds(entries, specs, recipe, layout, notes)
     if chosen is not None:
         notes.append(f"preset {chosen.name!r} is ignored: presets are for images")
@@ -115,7 +128,12 @@ def cut(feeds: Feeds, specs: Sequence[InputSpec]) -> Iterator[dict[str, NDArray[
         yield {name: array[start : start + length] for name, array in feeds.arrays.items()}
 
 
-def _recorded(recorded: str | None) -> Preset:
+def preset_of_model(recorded: str | None) -> Preset:
+    """Return the preset that the model records.
+
+    Raises:
+        InputError: It records none, or one that cannot be read.
+    """
     names = ", ".join(PRESETS)
     if recorded is None:
         raise InputError(
@@ -139,14 +157,14 @@ def _read_arrays(entry: Any, specs: Sequence[InputSpec], notes: list[str]) -> tu
                 found = read_npz(stream, where, lambda members: match_names(members, specs, where))
                 given = {name: (array, where) for name, array in found.items()}
             else:
-                given = {_only(specs, where).name: (read_npy(stream, where), where)}
+                given = {only_input(specs, where).name: (read_npy(stream, where), where)}
     elif isinstance(entry, Mapping):
         values = {str(key): value for key, value in entry.items()}
         inputs = match_names(values, specs, "the arrays given")
         given = {name: (to_array(values[key], f"array {key!r}"), f"array {key!r}") for name, key in inputs.items()}
     else:
         where = "the array given"
-        given = {_only(specs, where).name: (to_array(entry, where), where)}
+        given = {only_input(specs, where).name: (to_array(entry, where), where)}
     arrays = {}
     for spec in specs:
         arrays[spec.name], remarks = fit_array(given[spec.name][0], spec, given[spec.name][1])
@@ -154,7 +172,12 @@ def _read_arrays(entry: Any, specs: Sequence[InputSpec], notes: list[str]) -> tu
     return arrays, names
 
 
-def _only(specs: Sequence[InputSpec], where: str) -> InputSpec:
+def only_input(specs: Sequence[InputSpec], where: str) -> InputSpec:
+    """Return the model's single input.
+
+    Raises:
+        InputError: It has another number of them.
+    """
     if len(specs) != 1:
         inputs = ", ".join(f"{printable(spec.name)} {spec_text(spec)}" for spec in specs)
         raise InputError(
@@ -168,7 +191,7 @@ def _image_feeds(
     entries: Sequence[Any], specs: Sequence[InputSpec], preset: Preset, layout: str, notes: list[str]
 ) -> Feeds:
     names = [printable(os.path.basename(entry)) for entry in entries if isinstance(entry, str)]
-    spec = _only(specs, "images")
+    spec = only_input(specs, "images")
     axes = image_layout(spec.name, spec.shape, layout)
     dtype = element_type(spec)
     if dtype.kind not in "fiu" and "float" not in dtype.name:
@@ -176,7 +199,7 @@ def _image_feeds(
     padded = _padded_count(len(entries), spec, axes, notes)
     batch: NDArray[Any] | None = None
     for index, entry in enumerate(entries):
-        pixels = _pixels(entry, index, spec, axes, preset, notes)
+        pixels = image_pixels(entry, index, spec, axes, preset, notes)
         if axes.channel_axis < axes.height_axis:
             pixels = pixels.transpose(2, 0, 1)
         if batch is None:
@@ -189,9 +212,14 @@ def _image_feeds(
     return _feeds(arrays, specs, "images", notes, files=names, preset=record, axes=axes, samples=len(entries))
 
 
-def _pixels(
+def image_pixels(
     entry: Any, index: int, spec: InputSpec, axes: ImageLayout, preset: Preset, notes: list[str]
 ) -> NDArray[Any]:
+    """Return an image as (height, width, channels) of the input's element type, with remarks added to `notes`.
+
+    Raises:
+        InputError: It is missing, broken, or does not become the input.
+    """
     shape = spec.shape or ()
     height, width = (size if isinstance(size, int) else None for size in shape[axes.height_axis : axes.width_axis + 1])
     colour: Colour = "L" if shape[axes.channel_axis] == 1 else "RGB"

@@ -6,6 +6,7 @@ what it loads, so names, order, sizes and references are checked here, once.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +20,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxscope.errors import ModelError
-from onnxscope.outputs import printable
+from onnxscope.outputs import first_line, printable
 from onnxscope.provenance import Provenance, read_provenance
 from onnxscope.storage import Storage
 from onnxscope.structure import check_graphs, check_text, require_text, value_type, walk_graphs
@@ -68,6 +69,7 @@ class Model:
         """Check `proto`, which the new object owns from now on. Use `load_model` instead."""
         self.name = name
         self.folder = folder
+        self._file = file
         self.size_bytes = file.size_bytes if file else proto.ByteSize()
         self.inlined_functions = len(proto.functions)
         if not proto.HasField("graph"):
@@ -88,6 +90,26 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model {self.name}: {len(self.main.nodes)} nodes, {len(self.main.initializers)} initializers>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A model from a file travels to another process as its path, one from memory as its bytes."""
+        if self._file is not None:
+            return _reload, (self._file.path, self.size_bytes)
+        return _revive, (self.proto.SerializeToString(), self.name, self.folder)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, over the model file and the files with its external data, in the order of names.
+
+        A model from memory counts as its serialized message.
+        """
+        whole = hashlib.sha256()
+        if self._file is None:
+            whole.update(self.proto.SerializeToString(deterministic=True))
+        for path in self.storage.files:
+            with open(path, "rb") as stream:  # not through the memory map, whose pages would count as ours
+                whole.update(hashlib.file_digest(stream, "sha256").digest())
+        return whole.hexdigest()
 
     @cached_property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -180,6 +202,17 @@ def load_model(source: Any, *, base_dir: str | os.PathLike[str] | None = None) -
     return Model(proto, name=name, folder=file.path.parent, file=file)
 
 
+def _reload(path: Path, size_bytes: int) -> Model:
+    model = load_model(path)
+    if model.size_bytes != size_bytes:
+        raise ModelError(f"the file has changed while it was in use: {model.name}")
+    return model
+
+
+def _revive(content: bytes, name: str, folder: Path | None) -> Model:
+    return Model(ModelProto.FromString(content), name=name, folder=folder, file=None)
+
+
 def _own_texts(proto: ModelProto) -> Iterator[str]:
     """The strings outside the graph that are read."""
     yield from (proto.producer_name, proto.producer_version)
@@ -201,7 +234,7 @@ def _inline_functions(proto: ModelProto, where: str) -> ModelProto:
 
         inlined: ModelProto = onnx.inliner.inline_local_functions(proto)
     except Exception as error:  # the inliner's own errors, and protobuf's where its answer cannot be parsed
-        raise ModelError(f"local functions cannot be inlined ({_first_line(error)}): {where}") from error
+        raise ModelError(f"local functions cannot be inlined ({first_line(error)}): {where}") from error
     return inlined
 
 
@@ -281,10 +314,6 @@ def _bodies(node: NodeProto) -> Iterator[GraphProto]:
 
 def _domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
-
-
-def _first_line(error: Exception) -> str:
-    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:200])
 
 
 def _forget_negative_dims(graph: GraphProto) -> None:

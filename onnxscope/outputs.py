@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from onnxscope.errors import OutputError
 
-__all__ = ["dump_json", "printable", "safe_stem", "write_whole", "writing_whole"]
+__all__ = ["dump_json", "first_line", "printable", "safe_stem", "write_whole", "writing_whole"]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
@@ -66,6 +66,12 @@ def safe_stem(name: str, index: int) -> str:
 def printable(text: str) -> str:
     """Replace every control, format and surrogate character, so that a terminal or a log shows nothing but text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def first_line(error: Exception | Warning | str) -> str:
+    """Return the first line of a foreign exception's message, printable and of at most 200 characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return printable(lines[0][:200])
 
 
 def dump_json(record: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TypeProto, ValueInfoPro
 from onnxscope.model import Model
 from onnxscope.structure import Step, ValueType, declared_types
 
-__all__ = ["infer_types"]
+__all__ = ["infer_ranks", "infer_types"]
 
 # -P: what lies in the working folder must not be imported in place of onnx.
 _COMMAND = (sys.executable, "-P", "-m", __name__)
@@ -43,6 +43,11 @@ def infer_types(model: Model) -> Mapping[tuple[Step, ...], Mapping[str, ValueTyp
         return {path: declared_types(_graph_at(annotated.graph, path)) for path in model.graphs}
     except Exception:  # no answer, or none that is such a model: protobuf's class for that depends on its back end
         return {}
+
+
+def infer_ranks(inferred: Mapping[tuple[Step, ...], Mapping[str, ValueType]]) -> dict[str, int]:
+    """Return the ranks of the main graph's values, as far as `infer_types` found them."""
+    return {name: len(known.shape) for name, known in inferred.get((), {}).items() if known.shape is not None}
 
 
 def _graph_at(graph: GraphProto, path: tuple[Step, ...]) -> GraphProto:

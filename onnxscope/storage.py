@@ -48,6 +48,11 @@ class Storage:
         for tensor in _tensors(graph):
             self._check_tensor(tensor)
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that were opened, by name: the model's own, and those with external data."""
+        return sorted(self._files)
+
     def array(self, tensor: TensorProto) -> np.ndarray[Any, Any]:
         """Return the values of a tensor of this model, in place where the stored bytes allow it.
 

@@ -28,7 +28,7 @@ _SUM = re.compile(r"\s*\w+(?:\s*\+\s*\w+)+\s*")
 
 
 def random_feeds(
-    specs: Sequence[InputSpec], seed: int = 0, bounds: Mapping[str, tuple[int, int]] | None = None
+    specs: Sequence[InputSpec], seed: int | Sequence[int] = 0, bounds: Mapping[str, tuple[int, int]] | None = None
 ) -> dict[str, NDArray[Any]]:
     """Make an array for every input; the same arguments give the same bytes.
 
@@ -39,7 +39,7 @@ def random_feeds(
 
     Args:
         specs: The model's inputs.
-        seed: Of numpy's default generator, not negative.
+        seed: Of numpy's default generator: one number or several, not negative.
         bounds: By input name, the lowest whole number and the one above the highest.
 
     Returns:

@@ -1,0 +1,112 @@
+"""A mergeable histogram whose buckets are fixed in advance: log-spaced, by sign and magnitude.
+
+A bucket holds the values that agree in the top 16 bits of their float32: the sign, the exponent and seven bits of the
+mantissa. Its width is 1/128 of its lower end, so that its midpoint is at most 1/256 away, relative to any value in it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MAX_KEY", "RELATIVE_ERROR", "LogHistogram"]
+
+RELATIVE_ERROR = 2.0**-8
+"""Of a quantile, for magnitudes from 2**-126 up to the largest float32; below 2**-133 everything counts as zero."""
+
+MAX_KEY = 0x7F7F  # the bucket of the largest float32
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, eq=False)
+class LogHistogram:
+    """Counts of finite elements by bucket, only those that are not empty.
+
+    Attributes:
+        keys: int32, ascending: the top 15 bits of the magnitude's float32, negative for negative values, so that keys
+            are in the order of the values. 0 is zero itself. Values beyond float32 stand in the outermost buckets.
+        counts: int64, of the same length, above 0.
+    """
+
+    keys: NDArray[np.int32]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls) -> LogHistogram:
+        """A histogram that has seen nothing."""
+        return cls(np.zeros(0, np.int32), np.zeros(0, np.int64))
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> LogHistogram:
+        """Count an array of any shape; what is not finite is left out."""
+        narrow = np.asarray(values)
+        if narrow.dtype != np.float32:
+            with np.errstate(invalid="ignore"):
+                wide = narrow.astype(np.float64)
+                finite = np.isfinite(wide)
+                narrow = np.clip(wide, -_LARGEST, _LARGEST).astype(np.float32)
+                narrow = narrow[finite] if not finite.all() else narrow
+        bits = np.ascontiguousarray(narrow).reshape(-1).view(np.uint32) >> np.uint32(16)
+        dense = np.bincount(bits.astype(np.uint16), minlength=1 << 16)
+        positive, negative = dense[: MAX_KEY + 1], dense[0x8000 : 0x8000 + MAX_KEY + 1]
+        # Key 0 takes in the negative numbers that are as good as zero, -0.0 among them.
+        whole = np.concatenate((negative[:0:-1], positive))
+        whole[MAX_KEY] += negative[0]
+        places = np.flatnonzero(whole)
+        return cls((places - MAX_KEY).astype(np.int32), whole[places].astype(np.int64))
+
+    def merge(self, other: LogHistogram) -> LogHistogram:
+        """Return the counts of both."""
+        if not len(other.keys) or not len(self.keys):
+            return self if len(self.keys) else other
+        keys = np.union1d(self.keys, other.keys)
+        counts = np.zeros(len(keys), np.int64)
+        for side in (self, other):
+            counts[np.searchsorted(keys, side.keys)] += side.counts
+        return LogHistogram(keys, counts)
+
+    @property
+    def total(self) -> int:
+        """How many elements were counted."""
+        return int(self.counts.sum())
+
+    def quantile(self, share: float) -> float | None:
+        """Return the value of rank `ceil(share * total)`, as the midpoint of its bucket; None where there is none.
+
+        This is numpy's method `inverted_cdf`, within `RELATIVE_ERROR`.
+        """
+        total = self.total
+        if not total:
+            return None
+        rank = min(max(math.ceil(share * total), 1), total)
+        return _midpoint(int(self.keys[np.searchsorted(np.cumsum(self.counts), rank)]))
+
+    def count_between(self, low: float, high: float) -> int:
+        """Count the elements in buckets that lie between two values, to the nearest bucket."""
+        first = np.searchsorted(self.keys, _key(low))
+        last = np.searchsorted(self.keys, _key(high), "right")
+        return int(self.counts[first:last].sum())
+
+    def count_tiny(self, limit: float) -> int:
+        """Count the elements that are not zero and below `limit`, a power of two, in magnitude."""
+        key = _key(limit)
+        tiny = (np.abs(self.keys) < key) & (self.keys != 0)
+        return int(self.counts[tiny].sum())
+
+
+def _key(value: float) -> int:
+    narrow = np.float32(min(max(value, -_LARGEST), _LARGEST))
+    magnitude = int(np.abs(narrow).view(np.uint32) >> np.uint32(16))
+    return -magnitude if narrow < 0 else magnitude
+
+
+def _midpoint(key: int) -> float:
+    if key == 0:
+        return 0.0
+    ends = np.array([abs(key) << 16, (abs(key) << 16) + 0x10000], np.uint32).view(np.float32).astype(np.float64)
+    upper = _LARGEST if abs(key) == MAX_KEY else ends[1]
+    return math.copysign(float(ends[0] + upper) / 2, key)

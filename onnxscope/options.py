@@ -1,0 +1,94 @@
+"""Options that commands share, and how they show notes and results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from onnxscope.outputs import printable
+
+if TYPE_CHECKING:
+    from onnxscope.tables import Format, Result
+
+__all__ = ["common", "input_options", "model_argument", "note", "select_option", "show"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_SELECT_HELP = (
+    "What to look at: a layer or module, a glob, op:Conv, value:NAME, node:NAME, rank:4, re:REGEX; ! excludes."
+)
+
+
+def common(command: _Command) -> _Command:
+    """Options of every command."""
+    for option in (
+        click.option("--debug", is_flag=True, help="Show a traceback when something fails."),
+        click.option("-q", "--quiet", is_flag=True, help="No notes on stderr."),
+        click.option(
+            "--format",
+            "form",
+            type=click.Choice(["table", "json", "csv", "md"]),
+            default="table",
+            show_default=True,
+            help="How stdout carries the result.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def model_argument(command: _Command) -> _Command:
+    """The model's file."""
+    return click.argument("model", type=click.Path(path_type=Path))(command)
+
+
+def select_option(command: _Command) -> _Command:
+    """Which layers or values."""
+    return click.option("-s", "--select", multiple=True, metavar="SELECTOR", help=_SELECT_HELP)(command)
+
+
+def input_options(command: _Command) -> _Command:
+    """What is fed, and which values are looked at."""
+    for option in (
+        click.option("--layout", type=click.Choice(["auto", "nchw", "nhwc"]), default="auto", show_default=True),
+        click.option("--preprocess", metavar="PRESET", help="imagenet, half, unit, caffe, none, or a recipe's .json."),
+        click.option(
+            "--at",
+            type=click.Choice(["post", "pre"]),
+            default="post",
+            show_default=True,
+            help="After or before the activation.",
+        ),
+        select_option,
+        click.option(
+            "-i",
+            "--input",
+            "inputs",
+            multiple=True,
+            required=True,
+            metavar="INPUT",
+            help="An image, a folder or glob of images, a .npy, a .npz (one array per input), or random[:seed].",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def show(result: Result, form: Format) -> None:
+    """Print a result on stdout."""
+    from onnxscope.tables import render, show_table
+
+    if form == "table" and sys.stdout.isatty():
+        show_table(result.table())
+    else:
+        click.echo(render(result, form), nl=False)
+
+
+def note(text: str, quiet: bool) -> None:
+    """Print a remark on stderr."""
+    if not quiet:
+        click.echo(printable(text), err=True)
