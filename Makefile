@@ -38,7 +38,9 @@ acceptance: $(INSTALLED)  ## the long proofs: large models, every case in the on
 	$(BIN)/python -m pytest -m acceptance -s
 
 bench: $(INSTALLED)  ## measure speed and memory against what a user would otherwise do
+	$(PIP) polygraphy
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.activations
 
 fixtures: $(INSTALLED)  ## make the binary fixtures again
 	$(BIN)/python fixtures/make_digits.py

@@ -22,7 +22,7 @@ from onnxscope.errors import InputError, MergeError, OutputError
 from onnxscope.feeding import Batch, Fed, OnError, read_batches
 from onnxscope.model import Model, load_model
 from onnxscope.names import Names
-from onnxscope.outputs import printable
+from onnxscope.outputs import printable, writing_whole
 from onnxscope.planning import make_plan
 from onnxscope.plugins import load_engine
 from onnxscope.profile import Profile
@@ -167,6 +167,10 @@ def partial_path(output: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(output)}.partial")
 
 
+class _DryRunError(Exception):
+    """Nothing is wrong: a file could be written."""
+
+
 class _Kept:
     """What is known so far, in a file beside the output."""
 
@@ -176,6 +180,9 @@ class _Kept:
         self._resume = resume
         self._written_s = time.monotonic()
         self._cost_s = 0.0
+        # Hours of work should not end with a folder that cannot be written.
+        with contextlib.suppress(_DryRunError), writing_whole(output):
+            raise _DryRunError
         if not resume and self._path.exists():
             raise OutputError(
                 f"an unfinished analysis is in the way: {printable(str(self._path))}",

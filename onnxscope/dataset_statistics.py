@@ -103,9 +103,9 @@ class DatasetStatistics(Sequence[TapProfile]):
                     *(dead, ", ".join(self._remarks(tap))),
                 )
             )
-        counted = f"{self.profile.samples:,} sample{'' if self.profile.samples == 1 else 's'}"
         skipped = f", {len(self.profile.skipped):,} skipped" if self.profile.skipped else ""
-        return Table(f"{self.profile.model['name']} over {counted}{skipped}: {len(rows)} taps", columns, tuple(rows))
+        title = f"{self.profile.model['name']} over {self._counted()}{skipped}: {len(rows)} taps"
+        return Table(title, columns, tuple(rows))
 
     def findings_table(self) -> Table:
         """One row for each kind of finding in each layer, however many channels it is about."""
@@ -115,7 +115,8 @@ class DatasetStatistics(Sequence[TapProfile]):
             channels = [str(finding.channel) for finding in found if finding.channel is not None]
             more = f" and {len(channels) - _LISTED} more" if len(channels) > _LISTED else ""
             rows.append((kind, layer, ", ".join(channels[:_LISTED]) + more, found[0].message))
-        return Table(f"{len(self.findings)} findings", ("finding", "layer", "channels", "the first"), tuple(rows))
+        title = "1 finding" if len(self.findings) == 1 else f"{len(self.findings):,} findings"
+        return Table(title, ("finding", "layer", "channels", "the first"), tuple(rows))
 
     def plot(self) -> Figure:
         """Draw every tap's quantiles and zeros as a matplotlib Figure; it belongs to the caller."""
@@ -127,7 +128,7 @@ class DatasetStatistics(Sequence[TapProfile]):
             known = [float(value) for value in values if value is not None]
             if len(known) == len(values):
                 rows.append((tap.layer, known, tap.overall.zero_fraction))
-        return quantile_figure(rows, f"{self.profile.model['name']}, {self.profile.samples:,} samples")
+        return quantile_figure(rows, f"{self.profile.model['name']} over {self._counted()}")
 
     def __repr__(self) -> str:
         tables = [self.table(), self.findings_table()] if self.findings else [self.table()]
@@ -136,6 +137,9 @@ class DatasetStatistics(Sequence[TapProfile]):
     def _repr_html_(self) -> str:
         tables = [self.table(), self.findings_table()] if self.findings else [self.table()]
         return "".join(table.html() for table in tables)
+
+    def _counted(self) -> str:
+        return f"{self.profile.samples:,} sample{'' if self.profile.samples == 1 else 's'}"
 
     def _remarks(self, tap: TapProfile) -> list[str]:
         state = tap.state

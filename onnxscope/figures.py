@@ -276,6 +276,7 @@ def quantile_figure(rows: Sequence[tuple[str, Sequence[float], float | None]], t
     left.set_xscale("symlog", linthresh=max(float(np.median(spreads)) if spreads else 0.0, 1e-6))
     left.set_yticks(places, [_shortened(name, 36) for name, _, _ in rows], fontsize="small", parse_math=False)
     left.set_xlabel("minimum, 1 %, 25 %, median, 75 %, 99 %, maximum" if len(rows) else "")
+    left.set_ylim(-len(rows), 1)
     left.grid(axis="x", color="#e4e7eb")
     left.set_axisbelow(True)
     right.set_xlim(0, 1)

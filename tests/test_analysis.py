@@ -21,8 +21,14 @@ from PIL import Image
 import onnxscope
 from onnxscope.analysis import analyze, partial_path
 from onnxscope.buckets import RELATIVE_ERROR
+from onnxscope.datasets import open_dataset
 from onnxscope.errors import InputError, MergeError, MissingDependencyError, OutputError
 from onnxscope.feature_maps import features
+from onnxscope.feeding import Fed, read_batches
+from onnxscope.graph import expose
+from onnxscope.names import Names
+from onnxscope.selectors import select_taps
+from onnxscope.session import Session
 from onnxscope.shards import Shard, cut_shards
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
@@ -180,6 +186,16 @@ def test_an_interrupted_analysis_goes_on(tmp_path):
     assert (tmp_path / "p.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
+def test_an_output_that_cannot_be_written_costs_no_run(tmp_path):
+    started = []
+    with pytest.raises(OutputError, match=r"^cannot write \(No such file or directory\): .*none/p\.json$"):
+        analyze(MODEL, DIGITS, output=tmp_path / "none" / "p.json", progress=lambda *at: started.append(at))
+    with pytest.raises(OutputError, match=r"^cannot write \(not a regular file\): "):
+        analyze(MODEL, DIGITS, output=tmp_path, progress=lambda *at: started.append(at))
+    assert not started
+    assert not list(tmp_path.iterdir())
+
+
 def test_resuming_another_analysis_is_refused(tmp_path):
     interrupted(tmp_path)
     with pytest.raises(
@@ -323,3 +339,122 @@ def test_the_models_digest_covers_its_external_data(tmp_path):
         (tmp_path / "m.data").unlink()
     assert len(digests) == 2
     assert os.listdir(tmp_path) == ["m.onnx"]
+
+
+class RawTaps:
+    """Statistics of taps by their definitions, from the values that leave an ordinary session, in float64."""
+
+    def __init__(self, model, select):
+        self.model = onnxscope.load_model(model)
+        self.taps = select_taps(Names(self.model), select, at="post")
+        tapped = expose(self.model, self.taps, infer=dict)
+        self.session = Session(tapped.proto, folder=self.model.folder, where="raw taps")
+        self.seen = {tap.name: [] for tap in self.taps}
+
+    def run(self, batch):
+        answers = self.session.run({self.model.inputs[0].name: batch}, [tap.value for tap in self.taps])
+        for tap in self.taps:
+            wide = np.moveaxis(answers[tap.value].astype(np.float64), 1, 0).reshape(answers[tap.value].shape[1], -1)
+            mean = wide.mean(axis=1)
+            m2 = ((wide - mean[:, None]) ** 2).sum(axis=1)
+            self.seen[tap.name].append((wide.shape[1], mean, m2, wide.min(axis=1), wide.max(axis=1)))
+
+    def channels(self, name):
+        counts, means, squares, lows, highs = map(np.array, zip(*self.seen[name], strict=True))
+        mean = (means * counts[:, None]).sum(axis=0) / counts.sum()
+        m2 = squares.sum(axis=0) + (counts[:, None] * (means - mean) ** 2).sum(axis=0)
+        return mean, np.sqrt(m2 / (counts.sum() - 1)), lows.min(axis=0), highs.max(axis=0)
+
+
+def assert_equals(result, raw):
+    worst = 0.0
+    assert [tap.name for tap in result] == [tap.name for tap in raw.taps]
+    for tap in result:
+        mean, std, low, high = raw.channels(tap.name)
+        scale = np.maximum(std, np.abs(mean))
+        np.testing.assert_allclose(tap.channels.std, std, rtol=1e-5, atol=1e-30)
+        assert (np.abs(np.array(tap.channels.mean) - mean) <= 1e-5 * scale + 1e-30).all()
+        # Other outputs mean other fusions, which move single values by about 1e-6 of the layer's scale.
+        np.testing.assert_allclose(tap.channels.min, low, rtol=1e-5, atol=1e-5 * scale.max())
+        np.testing.assert_allclose(tap.channels.max, high, rtol=1e-5, atol=1e-5 * scale.max())
+        seen = std > 0
+        worst = max(worst, float(np.max(np.abs(np.array(tap.channels.std) - std)[seen] / std[seen], initial=0)))
+    print(f"{len(result)} taps over {result.profile.samples} samples: largest relative error of a std {worst:.2g}")
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory):
+    from onnxscope.conversion import ConversionRequest
+    from onnxscope.plugins import load_converter
+
+    path = tmp_path_factory.mktemp("resnet50") / "resnet50.onnx"
+    load_converter("torch").convert(ConversionRequest(source="resnet50", output=str(path), preprocess="imagenet"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """520 crops of a photograph."""
+    import matplotlib
+
+    folder = tmp_path_factory.mktemp("photographs")
+    photograph = Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
+    rng = np.random.default_rng(3)
+    for index in range(520):
+        side = int(rng.integers(150, min(photograph.size)))
+        left, top = (int(rng.integers(0, length - side)) for length in photograph.size)
+        photograph.crop((left, top, left + side, top + side)).resize((256, 256)).save(folder / f"{index}.jpg")
+    return folder
+
+
+def same_bytes(model, inputs, folder, **options):
+    """Run it on both engines, and return what the first gives."""
+    contents = []
+    for engine, workers in (("local", 1), ("local", 2), ("ray", 1), ("ray", 2)):
+        output = folder / f"{engine}{workers}.json"
+        result = analyze(model, inputs, engine=engine, workers=workers, output=output, **options)
+        contents.append(output.read_bytes())
+        if len(contents) == 1:
+            first = result
+    assert len(set(contents)) == 1
+    return first, contents[0]
+
+
+@pytest.mark.acceptance
+def test_resnet50_equals_the_raw_taps_on_every_engine(resnet50, photographs, tmp_path):
+    result, _ = same_bytes(resnet50, str(photographs), tmp_path)
+    raw = RawTaps(resnet50, [])
+    dataset = open_dataset(str(photographs), raw.model.inputs, preset="imagenet")
+    for batch in read_batches(dataset, 0, dataset.count, Fed(), batch_size=8):
+        raw.run(batch.feeds[raw.model.inputs[0].name])
+    assert len(result) == 53
+    assert_equals(result, raw)
+
+
+@pytest.mark.acceptance
+def test_all_digits_equal_the_raw_taps_on_every_engine_and_after_twenty_kills(tmp_path):
+    from sklearn.datasets import load_digits
+
+    images = (load_digits().images[:, None] / 16).astype(np.float32)
+    np.save(tmp_path / "all.npy", images)
+    result, _ = same_bytes(MODEL, str(tmp_path / "all.npy"), tmp_path, select=["op:Conv"], batch_size=1)
+    raw = RawTaps(MODEL, ["op:Conv"])
+    for start in range(0, len(images), 100):
+        raw.run(images[start : start + 100])
+    assert result.profile.samples == 1797
+    assert_equals(result, raw)
+    analyze(MODEL, images, batch_size=1, output=tmp_path / "whole.json")
+    assert killed_and_resumed(tmp_path, images, 20, (tmp_path / "whole.json").read_bytes()) == 20
+
+
+@pytest.mark.acceptance
+def test_memory_does_not_grow_with_the_samples(resnet50, tmp_path):
+    peaks = {}
+    for samples in (200, 2000):
+        command = [sys.executable, "-m", "onnxscope", "stats", str(resnet50), "-i", "random", "--limit", str(samples)]
+        child = subprocess.Popen([*command, "-o", str(tmp_path / "p.json")], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        assert status == 0
+        peaks[samples] = usage.ru_maxrss / 1024
+    print(", ".join(f"{samples} samples: {peak:.0f} MiB" for samples, peak in peaks.items()))
+    assert peaks[2000] <= 1.1 * peaks[200]

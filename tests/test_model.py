@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -306,3 +308,21 @@ def test_constant_tensors_of_the_elements_that_the_runtime_lacks_do_not_stop_a_d
     proto = parse(PLAIN)
     proto.graph.initializer.add(name="odd", data_type=TensorProto.FLOAT6E2M3, dims=[4], raw_data=b"\0\0\0")
     assert set(load_model(proto).main.initializers) == {"d", "odd"}
+
+
+def test_a_model_travels_as_its_path_or_as_its_bytes(tmp_path):
+    path = tmp_path / "m.onnx"
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17]>
+        net (float[2] x) => (float[2] y) { y = Relu(x) }""")
+    onnx.save(model, path)
+    loaded = load_model(path)
+    whole = hashlib.sha256(hashlib.sha256(model.SerializeToString()).digest()).hexdigest()
+    assert loaded.digest == whole
+    travelling = pickle.dumps(loaded)
+    assert pickle.loads(travelling).proto == loaded.proto
+    assert pickle.loads(pickle.dumps(load_model(model))).proto == loaded.proto
+    path.write_bytes(path.read_bytes() + b"\x32\x01a")  # one more field, doc_string
+    with pytest.raises(ModelError, match=r"^the file has changed while it was in use: m\.onnx$"):
+        pickle.loads(travelling)
+    assert load_model(path).digest != whole

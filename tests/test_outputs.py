@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from onnxscope.errors import OutputError
-from onnxscope.outputs import dump_json, printable, safe_stem, write_whole, writing_whole
+from onnxscope.outputs import dump_json, first_line, printable, safe_stem, write_whole, writing_whole
 
 
 def test_text_is_written_as_utf_8_and_bytes_as_they_are(tmp_path: Path) -> None:
@@ -143,3 +143,9 @@ def test_json_carries_any_string_without_acting_on_a_terminal() -> None:
     assert "é" in text
     assert "漢" in text
     assert text.encode()
+
+
+def test_the_first_line_of_a_foreign_message_is_short_and_printable():
+    assert first_line(ValueError("bad\x1b value\nand a page more")) == "bad\\x1b value"
+    assert first_line(ValueError("")) == "ValueError"
+    assert len(first_line("x" * 1000)) == 200
