@@ -35,7 +35,7 @@ from onnxscope.weight_statistics import weights
 __all__ = ["analyze", "partial_path"]
 
 _WRITING_SHARE = 0.05  # of the running time goes into writing what is known so far, at most
-_MEMORY_BUDGET = 1 << 30
+_MEMORY_BUDGET = 512 << 20
 
 
 def analyze(

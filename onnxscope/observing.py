@@ -22,6 +22,7 @@ from onnxscope.tapping import reason_without_statistics
 __all__ = ["Observer", "Plan"]
 
 Array = NDArray[Any]
+_WIDE = frozenset({"float64", "int64", "uint64"})
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Plan:
     def raw_bytes(self, planned: PlannedTap) -> int:
         """How much memory a tap's own value takes in a full run, as far as the pilot run tells."""
         batch = self.batch_size if planned.batch_axis is not None else 1
-        return math.prod(planned.shape or ()) * batch * 8
+        return math.prod(planned.shape or ()) * batch * (8 if planned.dtype in _WIDE else 4)
 
 
 class Observer:

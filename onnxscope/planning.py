@@ -221,8 +221,8 @@ def _with_shifts(model: Model, plan: Plan, feeds: Mapping[str, Array], threads: 
         count = np.maximum(seen.count.sum(axis=0), 1)
         mean = (seen.mean * seen.count).sum(axis=0) / count
         variance = (seen.m2 + seen.count * (seen.mean - mean) ** 2).sum(axis=0) / count
-        if (mean * mean > _SHIFTED * variance)[variance > 0].any() and np.isfinite(mean).all():
-            taps.append(replace(each, shift=tuple(mean.astype(np.float32).tolist())))
-        else:
-            taps.append(each)
+        # Only where it is needed: a channel that is nearly dead has a mean that tells nothing of other samples.
+        needed = (mean * mean > _SHIFTED * variance) & (variance > 0) & np.isfinite(mean)
+        shift = tuple(np.where(needed, mean, 0).astype(np.float32).tolist())
+        taps.append(replace(each, shift=shift) if needed.any() else each)
     return taps

@@ -46,7 +46,7 @@ _SHOWN_EVERY_S = 0.2
 @click.option(
     "--memory-budget",
     type=click.IntRange(1),
-    default=1024,
+    default=512,
     show_default=True,
     metavar="MIB",
     help="What raw values may take, where there is no probe for them.",
