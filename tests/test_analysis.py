@@ -454,7 +454,8 @@ def test_memory_does_not_grow_with_the_samples(resnet50, tmp_path):
         command = [sys.executable, "-m", "onnxscope", "stats", str(resnet50), "-i", "random", "--limit", str(samples)]
         child = subprocess.Popen([*command, "-o", str(tmp_path / "p.json")], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(child.pid, 0)
-        assert status == 0
+        child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0
         peaks[samples] = usage.ru_maxrss / 1024
     print(", ".join(f"{samples} samples: {peak:.0f} MiB" for samples, peak in peaks.items()))
     assert peaks[2000] <= 1.1 * peaks[200]
