@@ -73,7 +73,7 @@ def raw(model: str, data: np.ndarray[Any, Any], select: list[str]) -> None:
     totals: dict[str, Any] = {}
     for start in range(0, len(data), BATCH):
         feeds = {session.get_inputs()[0].name: np.ascontiguousarray(data[start : start + BATCH])}
-        for name, value in zip(names, session.run(names, feeds), strict=True):
+        for name, value in zip(names, map(np.atleast_1d, session.run(names, feeds)), strict=True):
             axes = (0, *range(2, value.ndim))
             found = (value.min(axes), value.max(axes), value.sum(axes), np.square(value).sum(axes))
             totals[name] = found if name not in totals else [a + b for a, b in zip(totals[name], found, strict=True)]
