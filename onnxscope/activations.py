@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from onnxscope.structure import Graph, Node
 
-__all__ = ["activation_after", "is_activation", "own_output"]
+__all__ = ["activation_after", "following", "is_activation", "own_output"]
 
 # Functions of one tensor that bend: a group of elementwise operators needs one of them to be an activation.
 _NONLINEAR = frozenset(
@@ -59,6 +59,29 @@ def own_output(graph: Graph, node: Node) -> str:
         if reader.op_type not in ("Transpose", "Identity") or not reader.is_standard:
             return value
         found = reader.outputs[0]
+
+
+def following(graph: Graph, node: Node) -> tuple[str, tuple[Node, ...]]:
+    """Return what leaves a layer before its activation function, and the nodes behind it that finish its work.
+
+    These are arithmetic with constants (bias, BatchNorm, scales) and quantization, through layout, as long as each
+    value has one reader.
+    """
+    value = inner = node.outputs[0]
+    done: list[Node] = []
+    passed: list[Node] = []
+    while True:
+        reader = _only_reader(graph, value)
+        if reader is None or reader.op_type not in _PASSED or not reader.is_standard:
+            return inner, tuple(done)
+        if any(name and name != value and name not in graph.constants for name in reader.inputs):
+            return inner, tuple(done)  # an Add of two activations is no bias
+        value = reader.outputs[0]
+        passed.append(reader)
+        if reader.op_type not in ("Transpose", "Identity", "Cast", "QuantizeLinear"):
+            inner = value
+            done += passed
+            passed = []
 
 
 def activation_after(graph: Graph, value: str) -> str | None:

@@ -71,8 +71,13 @@ def match_names(names: Iterable[str], specs: Sequence[InputSpec], where: str) ->
     return {name: name for name in inputs}
 
 
-def to_array(value: Any, where: str) -> Array:
-    """Return a copy of anything that numpy takes: an array, a tensor of PyTorch, TensorFlow or JAX, nested numbers.
+def to_array(value: Any, where: str, *, copy: bool = True) -> Array:
+    """Return anything that numpy takes as an array: an array, a tensor of PyTorch, TensorFlow or JAX, nested numbers.
+
+    Args:
+        value: What the caller gave.
+        where: Its printable origin, for messages.
+        copy: Whether the result has to be ours; otherwise it may share memory with `value` and must not be changed.
 
     Raises:
         InputError: It is none of these.
@@ -82,9 +87,10 @@ def to_array(value: Any, where: str) -> Array:
             value = getattr(value, method)() if hasattr(value, method) else value
         try:
             # Not np.array: with a copy to make it asks for more than the tensors' own __array__ takes, and warns.
-            array = np.asarray(value).copy(order="C")
+            array = np.asarray(value)
         except (TypeError, ValueError, RuntimeError):
-            array = np.from_dlpack(value).copy(order="C")
+            array = np.from_dlpack(value)
+        array = array.copy(order="C") if copy else array
     except Exception as error:  # other libraries' objects raise what they like
         raise InputError(f"no array can be made of a {type(value).__name__} ({first_line(error)}): {where}") from error
     if array.dtype.hasobject:

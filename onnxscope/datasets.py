@@ -254,9 +254,10 @@ def _open_arrays(entry: Any, specs: Sequence[InputSpec]) -> tuple[dict[str, tupl
     if isinstance(entry, Mapping):
         values = {str(key): value for key, value in entry.items()}
         inputs = match_names(values, specs, "the arrays given")
-        return {name: (to_array(values[key], f"array {key!r}"), f"array {key!r}") for name, key in inputs.items()}, []
+        wheres = {name: (values[key], f"array {key!r}") for name, key in inputs.items()}
+        return {name: (to_array(value, where, copy=False), where) for name, (value, where) in wheres.items()}, []
     where = "the array given"
-    return {only_input(specs, where).name: (to_array(entry, where), where)}, []
+    return {only_input(specs, where).name: (to_array(entry, where, copy=False), where)}, []
 
 
 def _batching(

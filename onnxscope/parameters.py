@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,10 +18,7 @@ from onnxscope.provenance import ParameterRecord
 from onnxscope.session import evaluate_constants
 from onnxscope.structure import Graph
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Parameter", "find_parameters", "read_parameter"]
+__all__ = ["Parameter", "find_parameters", "read_operand", "read_parameter"]
 
 Array = np.ndarray[Any, Any]
 
@@ -83,6 +80,24 @@ def read_parameter(model: Model, parameter: Parameter) -> Array:
     if parameter.permutation:
         stored = stored.transpose(np.argsort(parameter.permutation))
     return stored
+
+
+def read_operand(model: Model, operand: Operand) -> Array:
+    """Return a constant operand as its node sees it, quantized ones as the real numbers that they stand for.
+
+    Raises:
+        RunError: It is computed from stored values, and onnxruntime cannot do that.
+    """
+    origin, graph = operand.origin, model.graphs[operand.node.path]
+    if operand.node.op_type in ("QLinearConv", "QLinearMatMul") and not graph.path:
+        return _dequantized(model, operand)
+    if origin is not None and origin.permutation is not None and (origin.dequantized is None or graph.path):
+        tensor = graph.stored(origin.value)
+        assert tensor is not None  # an origin is stored
+        stored = model.array(tensor)
+        return stored.transpose(origin.permutation) if origin.permutation else stored
+    value = operand.node.inputs[operand.position]
+    return evaluate_constants(model, [value])[value]
 
 
 def _stored_values(model: Model, parameter: Parameter) -> Array:

@@ -9,22 +9,19 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from onnxscope.channels import default_axis
 from onnxscope.errors import RunError
-from onnxscope.graph import expose, unused_prefix
+from onnxscope.graph import expose
 from onnxscope.model import Model
 from onnxscope.observations import sample_steps
 from onnxscope.observing import Observer, Plan
 from onnxscope.probes import MIN_OPSET, PlannedTap
 from onnxscope.selectors import Tap
-from onnxscope.session import Session
 from onnxscope.shapes import infer_types
 from onnxscope.structure import Node
-from onnxscope.tapping import run_tapped
+from onnxscope.tapping import output_types, tap_shapes
 
 __all__ = ["make_plan"]
 
@@ -82,7 +79,7 @@ def make_plan(
     infer = cache(partial(infer_types, model))
     exposed = expose(model, taps, infer=infer)
     reachable = [tap for tap in taps if tap.name in exposed.outputs]
-    types = _types(model, exposed.proto, [exposed.outputs[tap.name] for tap in reachable])
+    types = output_types(model, exposed.proto, [exposed.outputs[tap.name] for tap in reachable])
     shapes, doubled = _shapes(model, reachable, feeds, batch_axes, fixed_batch, infer, threads)
     planned = []
     for tap in reachable:
@@ -100,14 +97,6 @@ def make_plan(
     return replace(plan, taps=tuple(_with_shifts(model, plan, feeds, threads)))
 
 
-def _types(model: Model, proto: Any, outputs: Sequence[str]) -> dict[str, str]:
-    """numpy's names of the outputs' element types, as onnxruntime finds them."""
-    session = Session(proto, folder=model.folder, where=model.name, optimize=False)
-    names = {"float": "float32", "double": "float64"}
-    kinds = {name: session.outputs[name].removeprefix("tensor(").rstrip(")") for name in outputs}
-    return {name: names.get(kind, kind) for name, kind in kinds.items()}
-
-
 def _shapes(
     model: Model,
     taps: Sequence[Tap],
@@ -122,37 +111,14 @@ def _shapes(
         {name: _repeated(array, batch_axes.get(name), times) for name, array in feeds.items()} for times in (1, 2)
     )
     if fixed_batch is not None:
-        return _run_shapes(model, taps, feeds, infer, threads), {}
-    shapes = _run_shapes(model, taps, one, infer, threads)
+        return tap_shapes(model, taps, feeds, infer, threads), {}
+    shapes = tap_shapes(model, taps, one, infer, threads)
     if all(axis is None for axis in batch_axes.values()):
         return shapes, {}
     try:
-        return shapes, _run_shapes(model, taps, two, infer, threads)
+        return shapes, tap_shapes(model, taps, two, infer, threads)
     except RunError:
         return shapes, {}
-
-
-def _run_shapes(
-    model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], infer: Callable[[], Any], threads: int
-) -> dict[str, Shape]:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    prefix = unused_prefix(model)
-    plain = [tap for tap in taps if not tap.path]
-    for number, tap in reversed(list(enumerate(plain))):
-        proto.graph.node.append(onnx.helper.make_node("Shape", [tap.value], [f"{prefix}shape_{number}"]))
-        proto.graph.output.append(
-            onnx.helper.make_tensor_value_info(f"{prefix}shape_{number}", TensorProto.INT64, [None])
-        )
-    session = Session(proto, folder=model.folder, where=model.name, threads=threads, optimize=False)
-    answers = session.run(feeds, [f"{prefix}shape_{number}" for number in range(len(plain))])
-    shapes = {tap.name: tuple(answers[f"{prefix}shape_{number}"].tolist()) for number, tap in enumerate(plain)}
-    lifted = [tap for tap in taps if tap.path]
-    if lifted:
-        values, tapped = run_tapped(model, lifted, lambda session: session.run(feeds), infer=infer, threads=threads)
-        held = {tap.name: values[tapped.outputs[tap.name]] for tap in lifted if tap.name in tapped.outputs}
-        shapes |= {name: value.shape for name, value in held.items() if isinstance(value, np.ndarray)}
-    return shapes
 
 
 def _repeated(array: Array, axis: int | None, times: int) -> Array:

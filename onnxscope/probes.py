@@ -13,15 +13,15 @@ faster and an order of magnitude more accurate than in one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from onnxscope.graph_writer import MIN_ROW, GraphWriter
 from onnxscope.observations import Observation, sample_rows
 from onnxscope.selectors import Tap
 from onnxscope.stats import widened
@@ -31,8 +31,6 @@ __all__ = ["MIN_OPSET", "PlannedTap", "Probes", "append_probes"]
 MIN_OPSET = 10
 """Below it Slice has no steps."""
 
-_AXES_AS_INPUT = {"ReduceSum": 13, "ReduceMin": 18, "ReduceMax": 18, "ReduceSumSquare": 18}
-_ROW = 32  # shorter rows are reduced faster together with the rest
 _LONG_ROW = 4096  # float32 sums of squares over longer ones are off by more than 4e-6
 _LARGE = 1 << 14  # float32 sums over more elements are off by more than 1e-6
 # Within a run: where the mean's square is more than so many times the variance, float32 sums of squares cancel.
@@ -139,90 +137,50 @@ def append_probes(proto: ModelProto, planned: Sequence[PlannedTap], prefix: str)
         planned: In execution order.
         prefix: That no name of the model starts with.
     """
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    writer = _Writer(proto, opset, prefix)
-    names = {}
-    for number, each in reversed(list(enumerate(planned))):
-        names[each.name] = writer.probe(each, f"{prefix}probe_{number}")
-    return Probes(names)
+    writer = GraphWriter(proto, f"{prefix}probe_")
+    return Probes({each.name: _probe(writer, each) for each in reversed(planned)})
 
 
-class _Writer:
-    def __init__(self, proto: ModelProto, opset: int, prefix: str) -> None:
-        self._graph = proto.graph
-        self._opset = opset
-        self._prefix = prefix
-        self._constants: dict[tuple[int, ...], str] = {}
-        self._stem = ""
-        self._fresh = 0
+def _probe(writer: GraphWriter, planned: PlannedTap) -> dict[str, str]:
+    """Append the nodes of one tap and return the names of their outputs."""
+    value, axes, sizes = planned.tap.value, planned.reduced, planned.shape or ()
+    places = tuple(axis for axis, step in enumerate(planned.steps or ()) if step > 1)
+    found = {"shape": writer.node("Shape", [value])}
+    sliced = value
+    if places:
+        ends = tuple(np.iinfo(np.int64).max for _ in places)
+        steps = tuple((planned.steps or ())[axis] for axis in places)
+        sliced = writer.node("Slice", [value, *map(writer.integers, (tuple(0 for _ in places), ends, places, steps))])
+    found["values"] = _as_float(writer, sliced, planned.dtype)
+    plain = _as_float(writer, value, planned.dtype)
+    found["min"] = writer.reduce("ReduceMin", plain, axes)
+    found["max"] = writer.reduce("ReduceMax", plain, axes)
+    if planned.shift is not None:
+        plain = writer.node("Sub", [plain, writer.array(_shift(planned))])
+    row, whole = sizes[axes[-1]], math.prod(sizes[axis] for axis in axes)
+    in_rows = len(axes) > 1 and row >= MIN_ROW
+    sum_in_rows = in_rows and whole > _LARGE
+    found["sum"] = (writer.reduce_rows if sum_in_rows else writer.reduce)("ReduceSum", plain, axes)
+    if planned.dtype not in _WIDE and (row if in_rows else whole) > _LONG_ROW:
+        plain = writer.cast(plain, TensorProto.DOUBLE)
+    found["squares"] = (writer.reduce_rows if in_rows else writer.reduce)("ReduceSumSquare", plain, axes)
+    for output in found.values():
+        writer.output(output)
+    return found
 
-    def probe(self, planned: PlannedTap, stem: str) -> dict[str, str]:
-        """Append the nodes of one tap and return the names of their outputs."""
-        self._stem, self._fresh = stem, 0
-        value, axes, sizes = planned.tap.value, planned.reduced, planned.shape or ()
-        places = tuple(axis for axis, step in enumerate(planned.steps or ()) if step > 1)
-        found = {"shape": self._node("Shape", [value])}
-        sliced = value
-        if places:
-            ends = tuple(np.iinfo(np.int64).max for _ in places)
-            steps = tuple((planned.steps or ())[axis] for axis in places)
-            inputs = [value, *map(self._integers, (tuple(0 for _ in places), ends, places, steps))]
-            sliced = self._node("Slice", inputs)
-        found["values"] = self._as_float(sliced, planned.dtype)
-        plain = self._as_float(value, planned.dtype)
-        found["min"] = self._reduce("ReduceMin", plain, axes)
-        found["max"] = self._reduce("ReduceMax", plain, axes)
-        if planned.shift is not None:
-            plain = self._node("Sub", [plain, self._shift(planned)])
-        row, whole = sizes[axes[-1]], math.prod(sizes[axis] for axis in axes)
-        in_rows = len(axes) > 1 and row >= _ROW
-        single = planned.dtype not in _WIDE
-        found["sum"] = self._sum("ReduceSum", plain, axes, in_rows and whole > _LARGE)
-        if single and (row if in_rows else whole) > _LONG_ROW:
-            plain = self._cast(plain, TensorProto.DOUBLE)
-        found["squares"] = self._sum("ReduceSumSquare", plain, axes, in_rows)
-        for output in found.values():
-            self._graph.output.add().name = output
-        return found
 
-    def _sum(self, kind: str, value: str, axes: tuple[int, ...], in_rows: bool) -> str:
-        if not in_rows:
-            return self._reduce(kind, value, axes)
-        return self._reduce("ReduceSum", self._reduce(kind, value, axes[-1:]), axes[:-1])
+def _as_float(writer: GraphWriter, value: str, dtype: str) -> str:
+    if dtype in ("float32", "float64"):
+        return value
+    return writer.cast(value, TensorProto.DOUBLE if dtype in _WIDE else TensorProto.FLOAT)
 
-    def _reduce(self, kind: str, value: str, axes: tuple[int, ...]) -> str:
-        if self._opset >= _AXES_AS_INPUT[kind]:
-            return self._node(kind, [value, self._integers(axes)], keepdims=1)
-        return self._node(kind, [value], keepdims=1, axes=list(axes))
 
-    def _as_float(self, value: str, dtype: str) -> str:
-        if dtype in ("float32", "float64"):
-            return value
-        return self._cast(value, TensorProto.DOUBLE if dtype in _WIDE else TensorProto.FLOAT)
-
-    def _cast(self, value: str, elem_type: int) -> str:
-        return self._node("Cast", [value], to=elem_type)
-
-    def _shift(self, planned: PlannedTap) -> str:
-        assert planned.shift is not None
-        assert planned.shape is not None
-        sides = [1] * len(planned.shape)
-        if planned.channel_axis is not None:
-            sides[planned.channel_axis] = len(planned.shift)
-        dtype = np.float64 if planned.dtype in _WIDE else np.float32
-        array = np.asarray(planned.shift, np.float32).astype(dtype).reshape(sides)
-        self._graph.initializer.append(onnx.numpy_helper.from_array(array, f"{self._stem}_shift"))
-        return f"{self._stem}_shift"
-
-    def _node(self, kind: str, inputs: Iterable[str], **attributes: Any) -> str:
-        self._fresh += 1
-        output = f"{self._stem}_{self._fresh}"
-        self._graph.node.append(onnx.helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
-
-    def _integers(self, values: tuple[int, ...]) -> str:
-        if values not in self._constants:
-            name = f"{self._prefix}integers_{len(self._constants)}"
-            self._graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.int64), name))
-            self._constants[values] = name
-        return self._constants[values]
+def _shift(planned: PlannedTap) -> Array:
+    """The shift, shaped to be subtracted from the value."""
+    assert planned.shift is not None
+    assert planned.shape is not None
+    sides = [1] * len(planned.shape)
+    if planned.channel_axis is not None:
+        sides[planned.channel_axis] = len(planned.shift)
+    dtype = np.float64 if planned.dtype in _WIDE else np.float32
+    return np.asarray(planned.shift, np.float32).astype(dtype).reshape(sides)

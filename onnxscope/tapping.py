@@ -1,4 +1,4 @@
-"""Run a tapped model: everything in one go, or a lifted value that breaks the run by itself."""
+"""Run a tapped model: everything in one go, or a lifted value that breaks the run by itself; what taps look like."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
 
 from onnxscope.errors import RunError
-from onnxscope.graph import TappedModel, Unreachable, expose, was_not_executed
+from onnxscope.graph import TappedModel, Unreachable, expose, unused_prefix, was_not_executed
 from onnxscope.model import Model
 from onnxscope.selectors import Tap
 from onnxscope.session import Session
 from onnxscope.structure import Step, ValueType
 
-__all__ = ["reason_without_statistics", "run_tapped"]
+__all__ = ["output_types", "reason_without_statistics", "run_tapped", "tap_shapes"]
+
+Array = NDArray[Any]
 
 
 def run_tapped(
@@ -86,3 +91,35 @@ def reason_without_statistics(tap: Tap, data: Any) -> str | None:
     if tap.path and not data.size and 0 in data.shape[: len(tap.path)]:
         return "the loop that holds it made no iteration on this input"
     return None
+
+
+def output_types(model: Model, proto: Any, outputs: Sequence[str]) -> dict[str, str]:
+    """Return numpy's names of the outputs' element types, as onnxruntime finds them."""
+    session = Session(proto, folder=model.folder, where=model.name, optimize=False)
+    names = {"float": "float32", "double": "float64"}
+    kinds = {name: session.outputs[name].removeprefix("tensor(").rstrip(")") for name in outputs}
+    return {name: names.get(kind, kind) for name, kind in kinds.items()}
+
+
+def tap_shapes(
+    model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], infer: Callable[[], Any], threads: int = 0
+) -> dict[str, tuple[int, ...]]:
+    """Run once and return the shapes of the taps that were reached, without their values leaving onnxruntime."""
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    prefix = unused_prefix(model)
+    plain = [tap for tap in taps if not tap.path]
+    for number, tap in reversed(list(enumerate(plain))):
+        proto.graph.node.append(onnx.helper.make_node("Shape", [tap.value], [f"{prefix}shape_{number}"]))
+        proto.graph.output.append(
+            onnx.helper.make_tensor_value_info(f"{prefix}shape_{number}", TensorProto.INT64, [None])
+        )
+    session = Session(proto, folder=model.folder, where=model.name, threads=threads, optimize=False)
+    answers = session.run(feeds, [f"{prefix}shape_{number}" for number in range(len(plain))])
+    shapes = {tap.name: tuple(answers[f"{prefix}shape_{number}"].tolist()) for number, tap in enumerate(plain)}
+    lifted = [tap for tap in taps if tap.path]
+    if lifted:
+        values, tapped = run_tapped(model, lifted, lambda session: session.run(feeds), infer=infer, threads=threads)
+        held = {tap.name: values[tapped.outputs[tap.name]] for tap in lifted if tap.name in tapped.outputs}
+        shapes |= {name: value.shape for name, value in held.items() if isinstance(value, np.ndarray)}
+    return shapes

@@ -1,0 +1,75 @@
+"""Append nodes to a graph, in the spelling that its operator set asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+__all__ = ["MIN_ROW", "GraphWriter", "opset_of"]
+
+MIN_ROW = 32
+"""Shorter rows are reduced faster together with the rest."""
+
+_AXES_AS_INPUT = {"ReduceSum": 13, "ReduceMin": 18, "ReduceMax": 18, "ReduceSumSquare": 18, "Squeeze": 13}
+
+
+def opset_of(proto: ModelProto) -> int:
+    """Return the version of ONNX's own operators that a model uses."""
+    return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+class GraphWriter:
+    """Appends to the graph of a model that the caller owns, under names that the model does not use."""
+
+    def __init__(self, proto: ModelProto, prefix: str) -> None:
+        """Append nothing yet; no name of the model may start with `prefix`."""
+        self._graph = proto.graph
+        self._opset = opset_of(proto)
+        self._prefix = prefix
+        self._constants: dict[tuple[int, ...], str] = {}
+        self._fresh = 0
+
+    def node(self, kind: str, inputs: Iterable[str], **attributes: Any) -> str:
+        """Append a node and return the name of its only output."""
+        output = self._name("value")
+        self._graph.node.append(onnx.helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def reduce(self, kind: str, value: str, axes: tuple[int, ...]) -> str:
+        """Reduce over axes, which stay with length 1."""
+        if self._opset >= _AXES_AS_INPUT[kind]:
+            return self.node(kind, [value, self.integers(axes)], keepdims=1)
+        return self.node(kind, [value], keepdims=1, axes=list(axes))
+
+    def reduce_rows(self, kind: str, value: str, axes: tuple[int, ...]) -> str:
+        """Sum, or sum squares, over the last of the axes first: in float32 that is faster and more accurate."""
+        return self.reduce("ReduceSum", self.reduce(kind, value, axes[-1:]), axes[:-1])
+
+    def cast(self, value: str, elem_type: int) -> str:
+        """Convert to another element type."""
+        return self.node("Cast", [value], to=elem_type)
+
+    def array(self, values: NDArray[Any]) -> str:
+        """Store an array."""
+        name = self._name("array")
+        self._graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+        return name
+
+    def integers(self, values: tuple[int, ...]) -> str:
+        """Store int64 numbers, equal ones once."""
+        if values not in self._constants:
+            self._constants[values] = self.array(np.array(values, np.int64))
+        return self._constants[values]
+
+    def output(self, name: str) -> None:
+        """Declare an output, whose type is left to onnxruntime."""
+        self._graph.output.add().name = name
+
+    def _name(self, stem: str) -> str:
+        self._fresh += 1
+        return f"{self._prefix}{stem}_{self._fresh}"
