@@ -73,12 +73,12 @@ def test_broken_images_are_named_and_counted(tmp_path, capsys):
 
 
 SLOW = """
-import sys, time
+import os, sys, time
 from onnxscope.shards import ShardWorker
 from onnxscope.cli import main
 work = ShardWorker.__call__
 def slow(self, shard):
-    time.sleep(0.2)
+    time.sleep(float(os.environ["PAUSE_S"]) if shard.start else 0)
     return work(self, shard)
 ShardWorker.__call__ = slow
 main(sys.argv[1:])
@@ -88,7 +88,8 @@ main(sys.argv[1:])
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     output = tmp_path / "p.json"
     command = [sys.executable, "-c", SLOW, "stats", MODEL, "-i", INPUT, "-o", str(output), "--batch-size", "1"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    slow, fast = ({**os.environ, "PAUSE_S": seconds} for seconds in ("60", "0"))
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slow)
     while not Path(f"{output}.partial").exists():
         assert child.poll() is None
         time.sleep(0.01)
@@ -100,7 +101,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         f"onnxscope: error: interrupted; what is known so far is in {output}.partial\n"
         "hint: the same command with `--resume` goes on from there\n"
     )
-    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    subprocess.run([*command, "--resume"], check=True, capture_output=True, env=fast)
     assert Profile.load(output).samples == 64
 
 
