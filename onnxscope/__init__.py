@@ -6,6 +6,7 @@
     weights = onnxscope.weights("model.onnx")
     maps = onnxscope.features("model.onnx", "photo.jpg", select="layer1.*")
     stats = onnxscope.analyze("model.onnx", "images/")
+    print(onnxscope.compare("model.onnx", "other.onnx", "photo.jpg"))
 
 Names resolve on first use, so that importing the package loads neither onnx nor onnxruntime.
 """
@@ -19,7 +20,9 @@ from onnxscope._version import __version__
 
 if TYPE_CHECKING:
     from onnxscope.analysis import analyze
+    from onnxscope.comparison import compare
     from onnxscope.dataset_statistics import DatasetStatistics
+    from onnxscope.differences import Comparison, LayerDifference
     from onnxscope.errors import (
         ConversionError,
         InputError,
@@ -41,7 +44,9 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "analysis": ("analyze",),
+    "comparison": ("compare",),
     "dataset_statistics": ("DatasetStatistics",),
+    "differences": ("Comparison", "LayerDifference"),
     "feature_maps": ("FeatureMap", "FeatureMaps", "features"),
     "errors": (
         "ConversionError",
@@ -64,11 +69,13 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Comparison",
     "ConversionError",
     "DatasetStatistics",
     "FeatureMap",
     "FeatureMaps",
     "InputError",
+    "LayerDifference",
     "MergeError",
     "MissingDependencyError",
     "Model",
@@ -84,6 +91,7 @@ __all__ = [
     "WeightStatistics",
     "__version__",
     "analyze",
+    "compare",
     "features",
     "inspect",
     "load_model",

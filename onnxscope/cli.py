@@ -1,7 +1,7 @@
 """The commands. stdout carries the result, stderr notes and errors.
 
-Exit codes: 0 done; 2 the work could not be done, usage errors included. Nothing heavier than click is imported
-before a command runs.
+Exit codes: 0 done; 1 `diff` found a difference; 2 the work could not be done, usage errors included. Nothing heavier
+than click is imported before a command runs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 import click
 
 from onnxscope._version import __version__
+from onnxscope.diff_command import diff
 from onnxscope.errors import OnnxscopeError
 from onnxscope.options import common, input_options, model_argument, note, select_option, show
 from onnxscope.outputs import dump_json, printable
@@ -39,7 +40,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code. Errors become one line, and a hint where there is one."""
     debug = "--debug" in arguments
     try:
-        cli.main(args=arguments, prog_name="onnxscope", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="onnxscope", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -63,7 +64,7 @@ def run(arguments: list[str]) -> int:
             raise
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         return _fail(f"unexpected {text[:300]}", "this is a fault of onnxscope; --debug shows where")
-    return 0
+    return code if isinstance(code, int) else 0  # what a command's context exited with
 
 
 def _fail(message: str, hint: str | None) -> int:
@@ -201,6 +202,7 @@ def features(
 
 
 cli.add_command(stats)
+cli.add_command(diff)
 
 
 @cli.command()

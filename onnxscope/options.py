@@ -14,7 +14,16 @@ from onnxscope.outputs import printable
 if TYPE_CHECKING:
     from onnxscope.tables import Format, Result
 
-__all__ = ["common", "input_options", "model_argument", "note", "select_option", "show"]
+__all__ = [
+    "common",
+    "image_options",
+    "input_option",
+    "input_options",
+    "model_argument",
+    "note",
+    "select_option",
+    "show",
+]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -51,11 +60,33 @@ def select_option(command: _Command) -> _Command:
     return click.option("-s", "--select", multiple=True, metavar="SELECTOR", help=_SELECT_HELP)(command)
 
 
-def input_options(command: _Command) -> _Command:
-    """What is fed, and which values are looked at."""
+def input_option(*, required: bool) -> Callable[[_Command], _Command]:
+    """What is fed."""
+    return click.option(
+        "-i",
+        "--input",
+        "inputs",
+        multiple=True,
+        required=required,
+        metavar="INPUT",
+        help="An image, a folder or glob of images, a .npy, a .npz (one array per input), or random[:seed].",
+    )
+
+
+def image_options(command: _Command) -> _Command:
+    """How images become inputs."""
     for option in (
         click.option("--layout", type=click.Choice(["auto", "nchw", "nhwc"]), default="auto", show_default=True),
         click.option("--preprocess", metavar="PRESET", help="imagenet, half, unit, caffe, none, or a recipe's .json."),
+    ):
+        command = option(command)
+    return command
+
+
+def input_options(command: _Command) -> _Command:
+    """What is fed, and which values are looked at."""
+    for option in (
+        image_options,
         click.option(
             "--at",
             type=click.Choice(["post", "pre"]),
@@ -64,15 +95,7 @@ def input_options(command: _Command) -> _Command:
             help="After or before the activation.",
         ),
         select_option,
-        click.option(
-            "-i",
-            "--input",
-            "inputs",
-            multiple=True,
-            required=True,
-            metavar="INPUT",
-            help="An image, a folder or glob of images, a .npy, a .npz (one array per input), or random[:seed].",
-        ),
+        input_option(required=True),
     ):
         command = option(command)
     return command

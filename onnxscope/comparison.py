@@ -1,0 +1,425 @@
+"""Compare two models layer by layer: `compare()`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxscope.channels import activation_axes, default_axis
+from onnxscope.counterparts import match_inputs, match_values
+from onnxscope.datasets import Dataset, open_dataset
+from onnxscope.differences import Comparison, LayerDifference, Side, StructureChange
+from onnxscope.discrepancies import Discrepancy, Tolerance
+from onnxscope.embeddings import index_bounds
+from onnxscope.errors import InputError
+from onnxscope.feeding import Fed, read_batches
+from onnxscope.graph import TappedModel, expose, was_not_executed
+from onnxscope.layer_graph import Layer, find_layers
+from onnxscope.layer_weights import LayerWeights, WeightChange, compare_weights, one_sided
+from onnxscope.merged import Counterpart
+from onnxscope.model import InputSpec, Model, load_model
+from onnxscope.names import Names
+from onnxscope.pairing import Align, Alignment, align_layers
+from onnxscope.selectors import Tap, select_names
+from onnxscope.shapes import infer_types
+from onnxscope.structure import Node
+from onnxscope.tapping import output_types, tap_shapes
+from onnxscope.value_pairs import Comparer, Measured
+
+__all__ = ["compare"]
+
+Array = NDArray[Any]
+# Attributes that say how a result is computed or laid out, not what it is.
+_INDIFFERENT = frozenset({"auto_pad", "transA", "transB", "perm", "consumed_inputs", "is_test", "training_mode"})
+_DEFAULTS: dict[str, Any] = {"group": 1, "epsilon": 1e-5, "momentum": 0.9, "alpha": 1.0, "beta": 1.0}
+_NUMBERS = frozenset(
+    {"float32", "float64", "float16", "bfloat16", "bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
+)
+
+
+def compare(
+    a: Any,
+    b: Any,
+    inputs: Any = None,
+    *,
+    align: Align = "auto",
+    rtol: float | None = None,
+    atol: float | None = None,
+    select: str | Sequence[str] = (),
+    preprocess: str | None = None,
+    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    batch_size: int = 8,
+    limit: int | None = None,
+    memory_budget_bytes: int = 512 << 20,
+    threads: int = 0,
+) -> Comparison:
+    """Compare two models layer by layer, each layer at the value that leaves it.
+
+    Args:
+        a: The reference: a path, a `ModelProto` or a loaded `Model`.
+        b: The model to compare with it.
+        inputs: What `a` is fed; `b` is fed the same, with its own names, layout and element types. None compares
+            structure and weights alone.
+        align: Which evidence pairs layers: names, weights, structure, or all of it.
+        rtol: Relative tolerance of an element, as in `numpy.isclose`; a difference beyond the noise counts only where
+            some element is beyond it. None together with `atol` judges by the noise alone.
+        atol: Absolute tolerance of an element.
+        select: Selectors over the first model's layers; none compares all of them. Outputs always are.
+        preprocess: Preset for images, a recipe's path, or None for the one recorded in either model.
+        layout: Of the first model's image input.
+        batch_size: Samples of a run, where no model fixes it.
+        limit: Only the first so many samples.
+        memory_budget_bytes: What values may take that leave onnxruntime, where one graph is not enough.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Returns:
+        Sums in float32 inside onnxruntime, as accurate as one part in a million.
+
+    Raises:
+        ModelError: A model cannot be read.
+        SelectorError: A selector matches nothing.
+        InputError: The inputs do not fit, or the models take different things.
+        RunError: onnxruntime fails.
+    """
+    first, second = load_model(a), load_model(b)
+    sides = _Layers(first), _Layers(second)
+    alignment = align_layers(sides[0].layers, sides[1].layers, sides[0].content, sides[1].content, align)
+    kept = _selected(sides[0], [select] if isinstance(select, str) else list(select))
+    pairs = [
+        (sides[0].layers[left], sides[1].layers[right])
+        for left, right in alignment.pairs
+        if kept is None or left in kept
+    ]
+    weights = _weight_changes(sides, alignment, kept)
+    structure = [change for pair in pairs for change in _structure_changes(*pair)]
+    only_a, only_b = _unaligned(sides, alignment, kept)
+    run = _Run(sides, pairs, _tolerance(rtol, atol), memory_budget_bytes, threads)
+    notes: tuple[str, ...] = ()
+    if inputs is not None:
+        run.measure(inputs, preprocess, layout, batch_size, limit)
+        notes = tuple(run.notes)
+    rows, outputs = run.rows()
+    if run.record is not None:
+        acquitted = {row.a.layer for row in rows if not row.is_guilty and row.entire is not None}
+        weights = [
+            replace(change, counts=False) if change.change == "permuted" and change.layer in acquitted else change
+            for change in weights
+        ]
+    return Comparison(
+        first.to_dict(),
+        second.to_dict(),
+        run.record,
+        run.samples,
+        tuple(rows),
+        tuple(outputs),
+        only_a,
+        only_b,
+        tuple(weights),
+        tuple(structure),
+        notes,
+    )
+
+
+class _Layers:
+    """The layers of one model, and what reads their weights."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.names = Names(model)
+        self.layers = find_layers(self.names)
+        self.weights = LayerWeights(self.names)
+        self.content = self.weights.content
+        self._axes: dict[Any, Any] = {}
+
+    def tap(self, layer: Layer, value: str, name: str) -> Tap:
+        """A tap at a layer's value."""
+        return Tap(name, value, layer.path, layer.name, layer.node.op_type, None, self.axis(layer.path, value), (0,))
+
+    def axis(self, path: Any, value: str) -> int | None:
+        """The channel axis, as far as operators tell it."""
+        if path not in self._axes:
+            self._axes[path] = activation_axes(self.model.graphs[path])
+        found: int | None = self._axes[path].get(value)
+        return found
+
+
+def _selected(side: _Layers, selectors: list[str]) -> set[int] | None:
+    """Indices of the chosen layers, None for all of them."""
+    if not selectors:
+        return None
+    candidates = [(layer.name, layer.value, layer.node.name) for layer in side.layers]
+    facets = [{"op": layer.node.op_type, "node": layer.node.name} for layer in side.layers]
+    return set(select_names(candidates, selectors, where=side.model.name, facets=facets))
+
+
+def _tolerance(rtol: float | None, atol: float | None) -> Tolerance | None:
+    if rtol is None and atol is None:
+        return None
+    tolerance = Tolerance(rtol or 0.0, atol or 0.0)
+    if not all(np.isfinite((tolerance.rtol, tolerance.atol))) or min(tolerance.rtol, tolerance.atol) < 0:
+        raise InputError(f"not a tolerance: rtol {rtol}, atol {atol}", hint="give finite numbers from 0 up")
+    return tolerance
+
+
+def _weight_changes(sides: tuple[_Layers, _Layers], alignment: Alignment, kept: set[int] | None) -> list[WeightChange]:
+    changes: list[WeightChange] = []
+    for left, right in alignment.pairs:
+        if kept is not None and left not in kept:
+            continue
+        x, y = sides[0].layers[left], sides[1].layers[right]
+        read = [sides[0].layers[index].shape[:1] for index in x.before]
+        before = read[0][0] if len(read) == 1 and read[0] else None
+        changes += compare_weights(x, y, sides[0].weights.read(x), sides[1].weights.read(y), before)
+    if kept is None:
+        for side, only, removed in ((sides[0], alignment.only_a, True), (sides[1], alignment.only_b, False)):
+            for index in only:
+                layer = side.layers[index]
+                changes += one_sided(layer, side.weights.read(layer), removed=removed)
+    return changes
+
+
+def _unaligned(
+    sides: tuple[_Layers, _Layers], alignment: Alignment, kept: set[int] | None
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    def shown(side: _Layers, only: Sequence[int]) -> tuple[tuple[str, str], ...]:
+        return tuple((side.layers[index].name, side.layers[index].node.op_type) for index in only)
+
+    only_a = [index for index in alignment.only_a if kept is None or index in kept]
+    return shown(sides[0], only_a), shown(sides[1], alignment.only_b if kept is None else ())
+
+
+def _structure_changes(x: Layer, y: Layer) -> list[StructureChange]:
+    """Attributes of two aligned layers that are not the same."""
+    changes = []
+    for left, right in ((x.node, y.node), (x.norm, y.norm)):
+        if left is None or right is None or left.op_type != right.op_type:
+            continue
+        before, after = _attributes(left), _attributes(right)
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                message = f"{left.op_type}: {name} {_text(before.get(name))} became {_text(after.get(name))}"
+                changes.append(StructureChange(x.name, message))
+    if x.activated != y.activated and not (x.quantized or y.quantized):
+        where = ("first", "second") if x.activated else ("second", "first")
+        message = f"an activation function follows in the {where[0]} model, none in the {where[1]}"
+        changes.append(StructureChange(x.name, message))
+    return changes
+
+
+def _attributes(node: Node) -> dict[str, Any]:
+    """A node's attributes without defaults, so that leaving one out and writing it down is the same."""
+    found: dict[str, Any] = {}
+    for attribute in node.proto.attribute:
+        value = node.attribute(attribute.name)
+        if attribute.name in _INDIFFERENT or not isinstance(value, (int, float, bytes, list)):
+            continue
+        is_default = _DEFAULTS.get(attribute.name) == value
+        if isinstance(value, float):
+            is_default = is_default or bool(np.isclose(value, _DEFAULTS.get(attribute.name, np.nan), rtol=1e-6))
+        if isinstance(value, list):
+            neutral = 0 if attribute.name == "pads" else 1
+            is_default = attribute.name == "kernel_shape" or all(each == neutral for each in value)
+        if not is_default:
+            found[attribute.name] = value
+    return found
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "by default"
+    return value.decode(errors="replace") if isinstance(value, bytes) else f"{value}"
+
+
+class _Run:
+    """Feeds both models and collects what is measured."""
+
+    def __init__(
+        self,
+        sides: tuple[_Layers, _Layers],
+        pairs: Sequence[tuple[Layer, Layer]],
+        tolerance: Tolerance | None,
+        memory_budget_bytes: int,
+        threads: int,
+    ) -> None:
+        self._sides = sides
+        self._models = sides[0].model, sides[1].model
+        self._pairs = pairs
+        self._tolerance = tolerance
+        self._budget = memory_budget_bytes
+        self._threads = threads
+        self._found: dict[int, tuple[Counterpart, Measured, Discrepancy]] = {}
+        self._reasons: tuple[dict[int, str], dict[int, str]] = ({}, {})
+        self._outputs = _paired_outputs(*self._models)
+        self.record: dict[str, Any] | None = None
+        self.samples = 0
+        self.notes: list[str] = []
+
+    def measure(
+        self,
+        inputs: Any,
+        preprocess: str | None,
+        layout: Literal["auto", "nchw", "nhwc"],
+        batch_size: int,
+        limit: int | None,
+    ) -> None:
+        """Run both models over the inputs."""
+        a, b = self._models
+        fed, notes = match_inputs(a.inputs, b.inputs)
+        dataset = self._dataset(inputs, preprocess, layout, limit)
+        self.notes = [*notes, *dataset.notes]
+        self.record = dataset.record
+        comparer: Comparer | None = None
+        noise: list[Discrepancy] = []
+        totals: list[Measured] = []
+        places: list[int] = []
+        counterparts: list[Counterpart] = []
+        seen = Fed()
+        with contextlib.closing(read_batches(dataset, 0, dataset.count, seen, batch_size=batch_size)) as batches:
+            for batch in batches:
+                self.samples += len(batch.positions)
+                if comparer is None:
+                    feeds_b = {each.b: each.apply(batch.feeds[each.a]) for each in fed}
+                    tapped, counterparts, places = self._counterparts(batch.feeds, feeds_b)
+                    comparer = Comparer(
+                        *(a, tapped[0], b, tapped[1], counterparts, fed),
+                        tolerance=self._tolerance,
+                        memory_budget_bytes=self._budget,
+                        threads=self._threads,
+                    )
+                    noise = comparer.noise(batch.feeds)
+                found = comparer.run(batch.feeds)
+                totals = [x + y for x, y in zip(totals, found, strict=True)] if totals else found
+        self.notes += [f"{count} samples: {remark}" for remark, count in seen.remarks.items()]
+        if comparer is not None and comparer.fallback is not None:
+            self.notes.append(f"compared in two sessions, not in one graph: {comparer.fallback}")
+        for place, each, measured, floor in zip(places, counterparts, totals, noise, strict=True):
+            self._found[place] = each, measured, floor
+
+    def rows(self) -> tuple[list[LayerDifference], list[LayerDifference]]:
+        """One for every pair of layers, and one for every output."""
+        layers = [
+            self._row(place, Side(x.name, x.value), Side(y.name, y.value), x.node.op_type)
+            for place, (x, y) in enumerate(self._pairs)
+        ]
+        start = len(self._pairs)
+        outputs = [
+            self._row(start + place, Side(x, x), Side(y, y), "Output") for place, (x, y) in enumerate(self._outputs)
+        ]
+        return layers, outputs
+
+    def _row(self, place: int, a: Side, b: Side, op_type: str) -> LayerDifference:
+        if place not in self._found:
+            reasons = [side.get(place) for side in self._reasons]
+            reason = reasons[0] or reasons[1]
+            return LayerDifference(a, b, op_type, None, None, None, 0.0, reason, reasons[0] != reasons[1])
+        each, measured, noise = self._found[place]
+        name_a, name_b = (each.a if op_type == "Output" else a.name), (each.b if op_type == "Output" else b.name)
+        floor = max(noise.relative_l2 or 0.0, _resolution(each.dtype_a))
+        return LayerDifference(
+            Side(a.layer, name_a),
+            Side(b.layer, name_b),
+            op_type,
+            measured.entire,
+            measured.own,
+            noise,
+            floor,
+            None,
+            False,
+        )
+
+    def _dataset(
+        self, inputs: Any, preprocess: str | None, layout: Literal["auto", "nchw", "nhwc"], limit: int | None
+    ) -> Dataset:
+        a, b = self._models
+        recorded = [model.provenance.preprocess if model.provenance else None for model in (a, b)]
+        if None not in recorded and recorded[0] != recorded[1]:
+            self.notes.append(f"the models record two presets, {recorded[0]} and {recorded[1]}: the first is used")
+        specs = tuple(_with_batch_of(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))
+        return open_dataset(
+            inputs,
+            specs,
+            preset=preprocess,
+            recorded_preset=recorded[0] or recorded[1],
+            layout=layout,
+            bounds=index_bounds(a),
+            limit=limit,
+        )
+
+    def _counterparts(
+        self, feeds_a: dict[str, Array], feeds_b: dict[str, Array]
+    ) -> tuple[tuple[TappedModel, TappedModel], list[Counterpart], list[int]]:
+        """Match the values of the paired layers and outputs, in the first run."""
+        taps: tuple[list[Tap], list[Tap]] = ([], [])
+        for place, layers in enumerate(self._pairs):
+            activated = layers[0].activated == layers[1].activated
+            for side, layer in enumerate(layers):
+                value = layer.value if activated else layer.inner
+                taps[side].append(self._sides[side].tap(layer, value, f"{place}"))
+        for place, names in enumerate(self._outputs, len(self._pairs)):
+            for side, name in enumerate(names):
+                axis = self._sides[side].axis((), name)
+                taps[side].append(Tap(f"{place}", name, (), name, "Output", None, axis, (0,)))
+        exposed, shapes, types = [], [], []
+        for side, (model, feeds) in enumerate(zip(self._models, (feeds_a, feeds_b), strict=True)):
+            infer = cache(partial(infer_types, model))
+            tapped = expose(model, taps[side], infer=infer)
+            exposed.append(tapped)
+            reasons = self._reasons[side]
+            reasons |= {int(each.name): each.reason for each in tapped.unreachable}
+            reached = [tap for tap in taps[side] if tap.name in tapped.outputs]
+            types.append(output_types(model, tapped.proto, list(tapped.outputs.values())))
+            fits = [tap for tap in reached if types[side].get(tapped.outputs[tap.name]) in _NUMBERS]
+            reasons |= {int(tap.name): "not a tensor of numbers" for tap in reached if tap not in fits}
+            found = tap_shapes(model, fits, feeds, infer, self._threads)
+            idle = [tap for tap in fits if tap.name not in found or (tap.path and was_not_executed(found[tap.name]))]
+            reasons |= {int(tap.name): "not executed on this input" for tap in idle}
+            shapes.append(found)
+        counterparts, places = [], []
+        for place, (left, right) in enumerate(zip(*taps, strict=True)):
+            key = f"{place}"
+            if place in self._reasons[0] or place in self._reasons[1]:
+                continue
+            both = shapes[0][key], shapes[1][key]
+            names = exposed[0].outputs[key], exposed[1].outputs[key]
+            axes = tuple(
+                default_axis(len(shape), tap.channel_axis) for shape, tap in zip(both, (left, right), strict=True)
+            )
+            each = match_values(
+                *names,
+                both,
+                (types[0][names[0]], types[1][names[1]]),
+                (axes[0], axes[1]),
+                replaced=place < len(self._pairs) and not right.path and not left.path,
+            )
+            if each is None:
+                self._reasons[0][place] = f"shape {list(both[0])} against {list(both[1])}"
+                continue
+            counterparts.append(each)
+            places.append(place)
+        return (exposed[0], exposed[1]), counterparts, places
+
+
+def _paired_outputs(a: Model, b: Model) -> list[tuple[str, str]]:
+    """Outputs of one name, or in order where the names are not the same."""
+    left, right = a.main.outputs, b.main.outputs
+    if set(left) == set(right):
+        return [(name, name) for name in left]
+    return list(zip(left, right, strict=False))
+
+
+def _with_batch_of(a: InputSpec, b: InputSpec) -> InputSpec:
+    """The first model's input, with a batch that is fixed in the second alone."""
+    if a.shape and b.shape and not isinstance(a.shape[0], int) and isinstance(b.shape[0], int):
+        return InputSpec(a.name, a.dtype, (b.shape[0], *a.shape[1:]))
+    return a
+
+
+def _resolution(dtype: str) -> float:
+    """What rounding alone may do, relative to a number: noise below it cannot be told from none."""
+    return {"float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(dtype, 2.0**-23)

@@ -1,0 +1,219 @@
+"""Run two models on the same batches and measure how far apart their values are.
+
+Both go into one merged graph where that is possible. Where it is not, and for values that are not finite, two sessions
+return the values themselves, in groups under a memory budget, and numpy gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxscope.discrepancies import Discrepancy, Tolerance, from_sums, measure
+from onnxscope.errors import RunError
+from onnxscope.graph import TappedModel
+from onnxscope.merged import Counterpart, FedInput, Merged, merge_models, own_model
+from onnxscope.model import Model
+from onnxscope.session import Session
+
+__all__ = ["Comparer", "Fetch", "Measured"]
+
+Array = NDArray[Any]
+Fetch = Callable[[Sequence[str]], Mapping[str, Any]]
+"""Returns values of the reference for the current batch by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was found out about one pair of values.
+
+    Attributes:
+        entire: The second model against the first.
+        own: The same where every layer of the second is fed with the first one's values; None where that is unknown.
+    """
+
+    entire: Discrepancy
+    own: Discrepancy | None
+
+    def __add__(self, more: Measured) -> Measured:
+        own = None if self.own is None or more.own is None else self.own + more.own
+        return Measured(self.entire + more.entire, own)
+
+
+class Comparer:
+    """The sessions of one comparison, made when they are first needed.
+
+    Attributes:
+        fallback: Why one graph was not enough, or None.
+    """
+
+    def __init__(
+        self,
+        a: Model | None,
+        tapped_a: TappedModel | None,
+        b: Model,
+        tapped_b: TappedModel,
+        counterparts: Sequence[Counterpart],
+        inputs: Sequence[FedInput],
+        *,
+        tolerance: Tolerance | None,
+        memory_budget_bytes: int,
+        threads: int,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            a: The reference, None where its values come from elsewhere.
+            tapped_a: Its tapped copy.
+            b: The model to be compared with it.
+            tapped_b: Its tapped copy.
+            counterparts: In execution order.
+            inputs: What the inputs of `b` are made of.
+            tolerance: Count the numbers beyond it.
+            memory_budget_bytes: What values may take that leave onnxruntime.
+            threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        """
+        self._a, self._tapped_a, self._b, self._tapped_b = a, tapped_a, b, tapped_b
+        self._counterparts = counterparts
+        self._inputs = inputs
+        self._tolerance = tolerance
+        self._threads = threads
+        self._groups = _grouped(counterparts, memory_budget_bytes // 2)
+        self._merged: tuple[Session, Merged] | None = None
+        self._sessions: dict[Any, Session] = {}
+        self._own: dict[int, tuple[Session, dict[str, Counterpart]]] = {}
+        self.fallback: str | None = None
+        if a is not None and tapped_a is not None and counterparts:
+            try:
+                merged = merge_models(
+                    a, tapped_a.proto, b, tapped_b.proto, counterparts, inputs, own=True, tolerance=tolerance
+                )
+                where = f"{a.name} and {b.name}"
+                self._merged = Session(merged.proto, folder=merged.folder, where=where, threads=threads), merged
+            except RunError as error:
+                self.fallback = str(error)
+
+    def run(self, feeds: Mapping[str, Array], fetch: Fetch | None = None) -> list[Measured]:
+        """Measure one batch.
+
+        Args:
+            feeds: For the inputs of `a`; for those of `b` where there is no `a`.
+            fetch: The reference's values where there is no `a`.
+
+        Returns:
+            One for every counterpart.
+
+        Raises:
+            RunError: onnxruntime cannot run one of the models.
+        """
+        found: dict[int, Measured] = {}
+        if self._merged is not None:
+            try:
+                found = self._run_merged(feeds)
+            except RunError as error:
+                self._merged, self.fallback = None, str(error)
+        missing = [place for place in range(len(self._counterparts)) if place not in found]
+        if missing:
+            found |= self._run_apart(missing, feeds, fetch)
+        return [found[place] for place in range(len(self._counterparts))]
+
+    def noise(self, feeds: Mapping[str, Array]) -> list[Discrepancy]:
+        """Measure how far the first model is from itself without onnxruntime's optimizations, on one thread."""
+        model, tapped = self._a, self._tapped_a
+        if model is None or tapped is None:  # the reference has no session: the second model's own noise
+            model, tapped = self._b, self._tapped_b
+            feeds = {each.b: each.apply(feeds[each.a]) for each in self._inputs}
+        usual = Session(tapped.proto, folder=model.folder, where=model.name, threads=self._threads)
+        plain = Session(tapped.proto, folder=model.folder, where=model.name, threads=1, optimize=False)
+        found = []
+        for group in self._groups:
+            each_name = [_name(self._counterparts[place], of_a=model is self._a) for place in group]
+            left, right = (session.run(feeds, dict.fromkeys(each_name)) for session in (usual, plain))
+            for place, name in zip(group, each_name, strict=True):
+                axis = self._counterparts[place].channel_axis if model is self._a else None
+                found.append(measure(left[name], right[name], axis, None))
+        return found
+
+    def _run_merged(self, feeds: Mapping[str, Array]) -> dict[int, Measured]:
+        assert self._merged is not None
+        session, merged = self._merged
+        answers = session.run({f"a:{name}": array for name, array in feeds.items()})
+        found = {}
+        for place, outputs in enumerate(merged.outputs):
+            numbers = {key: answers[output] for key, output in outputs.items()}
+            entire, own = from_sums(numbers, ""), from_sums(numbers, "own_")
+            if entire is not None and own is not None:
+                found[place] = Measured(entire, own)
+        return found
+
+    def _run_apart(self, places: Sequence[int], feeds: Mapping[str, Array], fetch: Fetch | None) -> dict[int, Measured]:
+        """The same numbers from two sessions that return the values themselves."""
+        feeds_b = {each.b: each.apply(feeds[each.a]) for each in self._inputs}
+        fetch = fetch or (lambda names: self._session("a").run(feeds, names))
+        found = {}
+        for number, group in enumerate(self._groups):
+            wanted = [place for place in group if place in places]
+            if not wanted:
+                continue
+            pairs = [self._counterparts[place] for place in wanted]
+            second = self._session("b").run(feeds_b, dict.fromkeys(each.b for each in pairs))
+            alone, first = self._run_own(number, group, feeds_b, fetch, [each.a for each in pairs])
+            for place, each in zip(wanted, pairs, strict=True):
+                left = first[each.a]
+                own = alone.get(each.b)
+                found[place] = Measured(
+                    self._measure(left, second[each.b], each), None if own is None else self._measure(left, own, each)
+                )
+        return found
+
+    def _run_own(
+        self, number: int, group: Sequence[int], feeds_b: Mapping[str, Array], fetch: Fetch, names: Sequence[str]
+    ) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        """The values of a group's layers fed with the reference's; and the reference's values of `names`."""
+        if number not in self._own:
+            wanted = [self._counterparts[place] for place in group]
+            proto, used = own_model(self._b, self._tapped_b.proto, self._counterparts, wanted)
+            where = self._b.name
+            self._own[number] = (
+                Session(proto, folder=self._b.folder, where=where, threads=self._threads),
+                used,
+            )
+        session, used = self._own[number]
+        first = fetch(list(dict.fromkeys([*names, *(each.a for each in used.values())])))
+        fed = {name: each.to_b(first[each.a]) for name, each in used.items()}
+        answers = session.run({**feeds_b, **fed})
+        return {name.removeprefix("o:"): value for name, value in answers.items()}, first
+
+    def _measure(self, left: Array, right: Array, each: Counterpart) -> Discrepancy:
+        return measure(left, each.to_a(np.asarray(right)), each.channel_axis, self._tolerance)
+
+    def _session(self, side: str) -> Session:
+        if side not in self._sessions:
+            model, tapped = (self._a, self._tapped_a) if side == "a" else (self._b, self._tapped_b)
+            assert model is not None
+            assert tapped is not None
+            self._sessions[side] = Session(tapped.proto, folder=model.folder, where=model.name, threads=self._threads)
+        return self._sessions[side]
+
+
+def _name(each: Counterpart, *, of_a: bool) -> str:
+    return each.a if of_a else each.b
+
+
+def _grouped(counterparts: Iterable[Counterpart], budget_bytes: int) -> list[list[int]]:
+    """Cut places into groups whose values fit the budget together; one that does not fit stands alone."""
+    groups: list[list[int]] = []
+    free = 0
+    for place, each in enumerate(counterparts):
+        size = 8 * math.prod(each.shape_a)
+        if not groups or size > free:
+            groups.append([])
+            free = budget_bytes
+        groups[-1].append(place)
+        free -= size
+    return groups

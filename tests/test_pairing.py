@@ -1,0 +1,87 @@
+"""Which layer is which: by name, content, structure and order."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from onnxscope.layer_graph import find_layers
+from onnxscope.layer_weights import LayerWeights
+from onnxscope.model import load_model
+from onnxscope.names import Names
+from onnxscope.pairing import align_layers
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+RNG = np.random.default_rng(7)
+
+
+def chain(sizes, names=None, arrays=None):
+    """A chain of matrices; `sizes` are its widths."""
+    body = "".join(f"h{i} = MatMul({'x' if i == 0 else f'h{i - 1}'}, m{i}) " for i in range(len(sizes) - 1))
+    last = f"float[N, {sizes[-1]}] h{len(sizes) - 2}"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": 18]> g (float[N, {sizes[0]}] x) => ({last}) {{ {body} }}'
+    )
+    for i, shape in enumerate(itertools.pairwise(sizes)):
+        array = RNG.standard_normal(shape, np.float32) if arrays is None else arrays[i]
+        model.graph.initializer.append(numpy_helper.from_array(array, f"m{i}"))
+        if names is not None:
+            model.graph.node[i].name = names[i]
+    return model
+
+
+def pairs(a, b, by="auto"):
+    names = Names(load_model(a)), Names(load_model(b))
+    contents = [LayerWeights(each).content for each in names]
+    found = align_layers(*(find_layers(each) for each in names), *contents, by)
+    return dict(found.pairs), found.only_a, found.only_b
+
+
+def test_names_that_agree_pair_layers_even_where_every_weight_has_changed():
+    a, b = chain([3, 4, 4, 5], ["p", "q", "r"]), chain([3, 4, 4, 5], ["p", "q", "r"])
+    assert pairs(a, b) == ({0: 0, 1: 1, 2: 2}, (), ())
+    assert pairs(a, b, "name") == ({0: 0, 1: 1, 2: 2}, (), ())
+    assert pairs(a, b, "content") == ({}, (0, 1, 2), (0, 1, 2))
+
+
+def test_weights_pair_layers_that_were_renamed_or_shifted():
+    arrays = [RNG.standard_normal(shape, np.float32) for shape in ((3, 3), (3, 3), (3, 3))]
+    a = chain([3, 3, 3, 3], ["dense", "dense_1", "dense_2"], arrays)
+    shifted = [RNG.standard_normal((3, 3), np.float32), *arrays]
+    b = chain([3, 3, 3, 3, 3], ["dense", "dense_1", "dense_2", "dense_3"], shifted)
+    assert pairs(a, b) == ({0: 1, 1: 2, 2: 3}, (), (0,))
+    transposed = chain([3, 3, 3, 3], None, [array.T.copy() for array in arrays])
+    assert pairs(a, transposed, "content") == ({0: 0, 1: 1, 2: 2}, (), ())
+
+
+def test_structure_pairs_layers_without_names_or_equal_weights():
+    a, b = chain([3, 4, 5, 6, 2]), chain([3, 4, 5, 6, 2])
+    assert pairs(a, b, "structure") == ({0: 0, 1: 1, 2: 2, 3: 3}, (), ())
+    assert pairs(chain([3, 4, 5, 6]), chain([3, 4, 6])) == ({0: 0}, (1, 2), (1,))
+
+
+def test_what_is_left_is_paired_in_order():
+    a, b = chain([3, 4, 4, 4, 2]), chain([3, 4, 4, 2])
+    found, only_a, only_b = pairs(a, b)
+    assert found[0] == 0
+    assert found[3] == 2
+    assert (len(found), len(only_a), only_b) == (3, 1, ())
+
+
+def test_layers_that_swapped_their_weights_keep_their_names():
+    arrays = [RNG.standard_normal((4, 4), np.float32) for _ in range(3)]
+    a = chain([4, 4, 4, 4], ["p", "q", "r"], arrays)
+    b = chain([4, 4, 4, 4], ["p", "q", "r"], [arrays[1], arrays[0], arrays[2]])
+    assert pairs(a, b) == ({0: 0, 1: 1, 2: 2}, (), ())
+
+
+@pytest.mark.parametrize("by", ["auto", "name", "structure"])
+def test_exports_of_one_network_are_paired_whole(by):
+    found, only_a, only_b = pairs(FIXTURES / "digits.onnx", FIXTURES / "digits_deployed.onnx", by)
+    assert found == {0: 0, 1: 1, 2: 2, 3: 3}
+    assert only_a == only_b == ()
