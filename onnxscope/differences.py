@@ -182,10 +182,11 @@ class Comparison(Sequence[LayerDifference]):
         """Layers with a difference of their own, the largest first; then those whose weights changed without effect."""
         own = [row for row in self.layers if row.is_guilty]
         own.sort(key=lambda row: _size(row.own), reverse=True)
-        if not own and self.first_divergence is not None:
-            own = [self.first_divergence]
         changed = {change.layer for change in self.weights if change.counts}
-        return (*own, *(row for row in self.layers if row.a.layer in changed and row not in own))
+        named = (*own, *(row for row in self.layers if row.a.layer in changed and row not in own))
+        if named or self.first_divergence is None:
+            return named
+        return (self.first_divergence,)
 
     def to_dict(self) -> dict[str, Any]:
         """`onnxscope.diff/1`, ready for JSON."""

@@ -1,0 +1,156 @@
+"""Faults to plant in a model, each in one named layer; used by test_plants.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxscope.layer_graph import Layer, find_layers
+from onnxscope.model import load_model
+from onnxscope.names import Names
+
+
+def train_norms(path, seed):
+    """Give the BatchNorms of a stored model numbers as training leaves them."""
+    model, rng = onnx.load(path), np.random.default_rng(seed)
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization":
+            count = arrays[node.input[1]].dims[0]
+            numbers = (rng.uniform(0.5, 1.5, count), rng.normal(0, 0.2, count), rng.normal(0, 0.3, count))
+            for name, values in zip(node.input[1:], (*numbers, rng.uniform(0.5, 2, count)), strict=True):
+                arrays[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
+    onnx.save(model, path)
+
+
+class Plot:
+    """A copy of a model, and its layers."""
+
+    def __init__(self, source):
+        self.model = onnx.load(source)
+        self._names = Names(load_model(source))
+        self.layers = [layer for layer in find_layers(self._names) if layer.kind in ("Conv", "Linear")]
+        self.opset = next(entry.version for entry in self.model.opset_import if not entry.domain)
+
+    def node(self, layer: Layer):
+        """The layer's node in the copy."""
+        return next(node for node in self.model.graph.node if layer.node.outputs[0] in node.output)
+
+    def change(self, layer: Layer, change):
+        """Replace a layer's weight by what `change` makes of it, outputs first."""
+        operand = next(each for each in self._names.operands(layer.node) if each.role == "weight")
+        (tensor,) = (each for each in self.model.graph.initializer if each.name == operand.origin.value)
+        order = operand.origin.permutation or tuple(range(len(tensor.dims)))
+        values = numpy_helper.to_array(tensor).transpose(order)
+        outputs_last = layer.kind == "Linear" and not layer.node.attribute("transB")
+        values = change((values.T if outputs_last else values).copy())
+        values = (values.T if outputs_last else values).transpose(np.argsort(order))
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), tensor.name))
+
+    def insert_behind(self, name, *steps):
+        """Put nodes between a value and all that read it; a step is an operator, its constant or None, attributes."""
+        place = next(i for i, node in enumerate(self.model.graph.node) if name in node.output)
+        value = name
+        added = []
+        for number, (kind, constant, attributes) in enumerate(steps):
+            inputs = [value]
+            if constant is not None:
+                inputs.append(f"planted_constant_{number}")
+                self.model.graph.initializer.append(numpy_helper.from_array(np.float32(constant), inputs[1]))
+            value = f"planted_{number}"
+            added.append(helper.make_node(kind, inputs, [value], **attributes))
+        for node in self.model.graph.node:
+            for i, read in enumerate(node.input):
+                if read == name:
+                    node.input[i] = value
+        for i, node in enumerate(added):
+            self.model.graph.node.insert(place + 1 + i, node)
+
+
+def one_weight(plot, layer, rng):
+    def change(values):
+        place = rng.integers(values.size)
+        values.flat[place] += 3 * values.std()
+        return values
+
+    plot.change(layer, change)
+
+
+def two_channels_swapped(plot, layer, rng):
+    def change(values):
+        first, second = rng.choice(len(values), 2, replace=False)
+        values[[first, second]] = values[[second, first]]
+        return values
+
+    plot.change(layer, change)
+
+
+def kernel_transposed(plot, layer, rng):
+    plot.change(layer, lambda values: values.swapaxes(-1, -2))
+
+
+def quantized_badly(plot, layer, rng):
+    def change(values):
+        step = np.abs(values).max() / 3  # three bits for all channels together
+        return np.round(values / step) * step
+
+    plot.change(layer, change)
+
+
+def padding_moved(plot, layer, rng):
+    for attribute in plot.node(layer).attribute:
+        if attribute.name == "pads":
+            before, after = list(attribute.ints[:2]), list(attribute.ints[2:])
+            attribute.ints[:] = [*(x + 1 for x in before), *(x - 1 for x in after)]
+
+
+def normalisation_skipped(plot, layer, rng):
+    norm = next(node for node in plot.model.graph.node if layer.norm.outputs[0] in node.output)
+    for node in plot.model.graph.node:
+        for i, read in enumerate(node.input):
+            if read == norm.output[0]:
+                node.input[i] = norm.input[0]
+    plot.model.graph.node.remove(norm)
+
+
+def other_epsilon(plot, layer, rng):
+    """What folding with another epsilon does: the scale of every channel."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in plot.model.graph.initializer}
+    variance, gamma = arrays[layer.norm.inputs[4]].astype(np.float64), arrays[layer.norm.inputs[1]].astype(np.float64)
+    mean, beta = arrays[layer.norm.inputs[3]].astype(np.float64), arrays[layer.norm.inputs[2]].astype(np.float64)
+    scale = gamma / np.sqrt(variance + 1e-3)
+    normalisation_skipped(plot, layer, rng)
+    plot.change(layer, lambda values: values * scale.reshape(-1, *[1] * (values.ndim - 1)))
+    bias = numpy_helper.from_array((beta - mean * scale).astype(np.float32), "planted_bias")
+    plot.model.graph.initializer.append(bias)
+    plot.node(layer).input.append("planted_bias")
+
+
+def half_overflow(plot, layer, rng):
+    up, down = ("Mul", 1e6, {}), ("Div", 1e6, {})
+    through = (("Cast", None, {"to": TensorProto.FLOAT16}), ("Cast", None, {"to": TensorProto.FLOAT}))
+    plot.insert_behind(layer.norm.outputs[0] if layer.norm else layer.node.outputs[0], up, *through, down)
+
+
+def possible(kind, layer):
+    """Whether a fault can be planted in a layer and would be one there."""
+    if kind is padding_moved:
+        return bool(layer.node.attribute("pads")) and min(layer.node.attribute("pads")) > 0
+    if kind in (normalisation_skipped, other_epsilon):
+        return layer.norm is not None
+    if kind is kernel_transposed:
+        return layer.kind == "Conv" and len(layer.shape) == 4
+    return True
+
+
+KINDS = (
+    one_weight,
+    two_channels_swapped,
+    kernel_transposed,
+    quantized_badly,
+    padding_moved,
+    normalisation_skipped,
+    other_epsilon,
+    half_overflow,
+)
