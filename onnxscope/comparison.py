@@ -20,24 +20,20 @@ from onnxscope.embeddings import index_bounds
 from onnxscope.errors import InputError
 from onnxscope.feeding import Fed, read_batches
 from onnxscope.graph import TappedModel, expose, was_not_executed
-from onnxscope.layer_graph import Layer, find_layers
+from onnxscope.layer_graph import Layer, attributes_of, find_layers
 from onnxscope.layer_weights import LayerWeights, WeightChange, compare_weights, one_sided
 from onnxscope.merged import Counterpart
 from onnxscope.model import InputSpec, Model, load_model
 from onnxscope.names import Names
-from onnxscope.pairing import Align, Alignment, align_layers
+from onnxscope.pairing import Align, Alignment, align_layers, layer_keys
 from onnxscope.selectors import Tap, select_names
 from onnxscope.shapes import infer_types
-from onnxscope.structure import Node
 from onnxscope.tapping import output_types, tap_shapes
 from onnxscope.value_pairs import Comparer, Measured
 
 __all__ = ["compare"]
 
 Array = NDArray[Any]
-# Attributes that say how a result is computed or laid out, not what it is.
-_INDIFFERENT = frozenset({"auto_pad", "transA", "transB", "perm", "consumed_inputs", "is_test", "training_mode"})
-_DEFAULTS: dict[str, Any] = {"group": 1, "epsilon": 1e-5, "momentum": 0.9, "alpha": 1.0, "beta": 1.0}
 _NUMBERS = frozenset(
     {"float32", "float64", "float16", "bfloat16", "bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
 )
@@ -89,7 +85,8 @@ def compare(
     """
     first, second = load_model(a), load_model(b)
     sides = _Layers(first), _Layers(second)
-    alignment = align_layers(sides[0].layers, sides[1].layers, sides[0].content, sides[1].content, align)
+    keys = [layer_keys(side.layers, side.weights.content) for side in sides]
+    alignment = align_layers(keys[0], keys[1], align)
     kept = _selected(sides[0], [select] if isinstance(select, str) else list(select))
     pairs = [
         (sides[0].layers[left], sides[1].layers[right])
@@ -134,7 +131,6 @@ class _Layers:
         self.names = Names(model)
         self.layers = find_layers(self.names)
         self.weights = LayerWeights(self.names)
-        self.content = self.weights.content
         self._axes: dict[Any, Any] = {}
 
     def tap(self, layer: Layer, value: str, name: str) -> Tap:
@@ -200,7 +196,7 @@ def _structure_changes(x: Layer, y: Layer) -> list[StructureChange]:
     for left, right in ((x.node, y.node), (x.norm, y.norm)):
         if left is None or right is None or left.op_type != right.op_type:
             continue
-        before, after = _attributes(left), _attributes(right)
+        before, after = attributes_of(left), attributes_of(right)
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
                 message = f"{left.op_type}: {name} {_text(before.get(name))} became {_text(after.get(name))}"
@@ -210,24 +206,6 @@ def _structure_changes(x: Layer, y: Layer) -> list[StructureChange]:
         message = f"an activation function follows in the {where[0]} model, none in the {where[1]}"
         changes.append(StructureChange(x.name, message))
     return changes
-
-
-def _attributes(node: Node) -> dict[str, Any]:
-    """A node's attributes without defaults, so that leaving one out and writing it down is the same."""
-    found: dict[str, Any] = {}
-    for attribute in node.proto.attribute:
-        value = node.attribute(attribute.name)
-        if attribute.name in _INDIFFERENT or not isinstance(value, (int, float, bytes, list)):
-            continue
-        is_default = _DEFAULTS.get(attribute.name) == value
-        if isinstance(value, float):
-            is_default = is_default or bool(np.isclose(value, _DEFAULTS.get(attribute.name, np.nan), rtol=1e-6))
-        if isinstance(value, list):
-            neutral = 0 if attribute.name == "pads" else 1
-            is_default = attribute.name == "kernel_shape" or all(each == neutral for each in value)
-        if not is_default:
-            found[attribute.name] = value
-    return found
 
 
 def _text(value: Any) -> str:

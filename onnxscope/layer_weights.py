@@ -97,7 +97,7 @@ class LayerWeights:
         self._names = names
         self._model = names.model
         self._named: dict[tuple[str, str], str] = {}
-        self._keys: dict[Layer, int | None] = {}
+        self._keys: dict[Layer, str | None] = {}
         for parameter in find_parameters(names.model)[0]:
             operand = parameter.operand
             alias = operand.origin.alias if operand is not None and operand.origin is not None else ""
@@ -116,13 +116,13 @@ class LayerWeights:
                     found.setdefault(role, weight)
         return found
 
-    def content(self, layer: Layer) -> int | None:
+    def content(self, layer: Layer) -> str | None:
         """A digest of a layer's main weight that no permutation of its numbers changes; None where it has none."""
         if layer not in self._keys:
             weight = self.read(layer).get("weight")
             hashes = None if weight is None or weight.values.size < 2 else row_hashes(weight.values)
             total = None if hashes is None else int(hashes.sum(dtype=np.uint64))
-            self._keys[layer] = None if total is None or weight is None else hash((weight.values.size, total))
+            self._keys[layer] = None if total is None else f"{total:016x}"
         return self._keys[layer]
 
     def _stored(self, layer: Layer, operand: Operand, role: str) -> StoredWeight | None:

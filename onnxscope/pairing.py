@@ -10,15 +10,38 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from onnxscope.layer_graph import Layer, signatures
 from onnxscope.names import is_anonymous
 
-__all__ = ["Align", "Alignment", "align_layers"]
+__all__ = ["Align", "Alignment", "LayerKey", "align_layers", "layer_keys"]
 
 Align = Literal["auto", "name", "structure", "content"]
-_Key = Callable[[int], Hashable | None]
+
+
+@dataclass(frozen=True)
+class LayerKey:
+    """What a layer is recognized by.
+
+    Attributes:
+        name: As the source framework called it, None where the name only counts operators.
+        call: How many layers before it have the same name.
+        kind: Its operator.
+        shape: The weight's, outputs first.
+        before: A digest of everything before it, itself included.
+        behind: A digest of everything behind it.
+        content: Returns a digest of the numbers in its weight, whatever their order; None where it has none.
+    """
+
+    name: str | None
+    call: int
+    kind: str
+    shape: tuple[int, ...]
+    before: str
+    behind: str
+    content: Callable[[], str | None]
 
 
 @dataclass(frozen=True)
@@ -36,42 +59,43 @@ class Alignment:
     only_b: tuple[int, ...]
 
 
-def align_layers(
-    a: Sequence[Layer],
-    b: Sequence[Layer],
-    content_a: Callable[[Layer], int | None],
-    content_b: Callable[[Layer], int | None],
-    by: Align = "auto",
-) -> Alignment:
+def layer_keys(layers: Sequence[Layer], content: Callable[[Layer], str | None]) -> list[LayerKey]:
+    """Return what the layers of a model are recognized by; no weight is read before it is needed."""
+    return [
+        LayerKey(_name_of(layer), layer.call, layer.kind, layer.shape, before, behind, partial(content, layer))
+        for layer, (before, behind) in zip(layers, signatures(layers), strict=True)
+    ]
+
+
+def align_layers(a: Sequence[LayerKey], b: Sequence[LayerKey], by: Align = "auto") -> Alignment:
     """Pair the layers of two models.
 
     Args:
         a: The first model's layers, in execution order.
         b: The second's.
-        content_a: A digest of a layer's weight that does not depend on the order of its numbers.
-        content_b: The same for the second model's layers.
         by: Which evidence is used; `auto` uses all of it.
     """
     pairing = _Pairing(a, b)
     if by in ("auto", "name"):
-        pairing.by_name(agreeing=by == "auto", contents=(content_a, content_b) if by == "auto" else None)
+        pairing.by_name(agreeing=by == "auto")
     if by in ("auto", "content"):
-        pairing.by_content(content_a, content_b)
+        pairing.by_content()
     if by == "auto":
-        pairing.by_name(agreeing=False, contents=None)
+        pairing.by_name(agreeing=False)
     if by in ("auto", "structure"):
         pairing.by_structure()
-    if by in ("auto", "structure"):
         pairing.in_order()
     return pairing.result()
 
 
+_Key = Callable[[LayerKey], Hashable | None]
+
+
 class _Pairing:
-    def __init__(self, a: Sequence[Layer], b: Sequence[Layer]) -> None:
+    def __init__(self, a: Sequence[LayerKey], b: Sequence[LayerKey]) -> None:
         self._a, self._b = a, b
         self._of_a: dict[int, int] = {}
         self._of_b: dict[int, int] = {}
-        self._signed_a, self._signed_b = signatures(a), signatures(b)
 
     def result(self) -> Alignment:
         return Alignment(
@@ -80,42 +104,24 @@ class _Pairing:
             tuple(index for index in range(len(self._b)) if index not in self._of_b),
         )
 
-    def by_name(
-        self,
-        *,
-        agreeing: bool,
-        contents: tuple[Callable[[Layer], int | None], Callable[[Layer], int | None]] | None,
-    ) -> None:
+    def by_name(self, *, agreeing: bool) -> None:
         """Pair layers of one name and kind; `agreeing` asks that structure or content agree too."""
-        for left, right in self._unique(lambda i: _name_key(self._a[i]), lambda i: _name_key(self._b[i])):
-            if not agreeing or self._agree(left, right, contents):
+        for left, right in self._unique(_name_key):
+            if not agreeing or self._agree(self._a[left], self._b[right]):
                 self._pair(left, right)
 
-    def by_content(self, content_a: Callable[[Layer], int | None], content_b: Callable[[Layer], int | None]) -> None:
+    def by_content(self) -> None:
         """Pair layers whose weights are the same numbers; a pair that would cross others is left to other evidence."""
-
-        def key(layers: Sequence[Layer], content: Callable[[Layer], int | None]) -> _Key:
-            def of(index: int) -> Hashable | None:
-                digest = content(layers[index])
-                return None if digest is None else (layers[index].call, digest)
-
-            return of
-
-        found = self._unique(key(self._a, content_a), key(self._b, content_b))
-        for left, right in found:
+        for left, right in self._unique(_content_key):
             crossing = sum((other - left) * (self._of_a[other] - right) < 0 for other in self._of_a)
             if crossing <= len(self._of_a) // 2:
                 self._pair(left, right)
 
     def by_structure(self) -> None:
         """Pair layers with the same surroundings: on both sides, then before them, then behind them."""
-        keys: Sequence[tuple[_Key, _Key]] = (
-            (lambda i: self._signed_a[i], lambda i: self._signed_b[i]),
-            (lambda i: self._signed_a[i][0], lambda i: self._signed_b[i][0]),
-            (lambda i: self._signed_a[i][1], lambda i: self._signed_b[i][1]),
-        )
-        for key_a, key_b in keys:
-            for left, right in self._alike(key_a, key_b):
+        keys: Sequence[_Key] = (lambda key: (key.before, key.behind), lambda key: key.before, lambda key: key.behind)
+        for key in keys:
+            for left, right in self._alike(key):
                 self._pair(left, right)
 
     def in_order(self) -> None:
@@ -129,49 +135,45 @@ class _Pairing:
             for step in range(size):
                 self._pair(left[start_a + step], right[start_b + step])
 
-    def _rank(self, layers: Sequence[Layer], index: int) -> int:
+    def _rank(self, layers: Sequence[LayerKey], index: int) -> int:
         """Between how many pairs a layer stands: what is left is matched within its gap only."""
         paired = self._of_a if layers is self._a else self._of_b
         return sum(other < index for other in paired)
 
-    def _agree(
-        self,
-        left: int,
-        right: int,
-        contents: tuple[Callable[[Layer], int | None], Callable[[Layer], int | None]] | None,
-    ) -> bool:
-        before, behind = (x == y for x, y in zip(self._signed_a[left], self._signed_b[right], strict=True))
-        if before and behind and self._a[left].shape:
+    @staticmethod
+    def _agree(left: LayerKey, right: LayerKey) -> bool:
+        before, behind = left.before == right.before, left.behind == right.behind
+        if before and behind and left.shape:
             return True
-        if contents is None or not (before or behind or self._a[left].shape == self._b[right].shape):
+        if not (before or behind or left.shape == right.shape):
             return False
-        content = contents[0](self._a[left])
-        return content is not None and content == contents[1](self._b[right])
+        content = left.content()
+        return content is not None and content == right.content()
 
-    def _unique(self, key_a: _Key, key_b: _Key) -> list[tuple[int, int]]:
+    def _unique(self, key: _Key) -> list[tuple[int, int]]:
         """Unpaired layers with a key that one layer of each model has."""
-        places_a, places_b = self._places(key_a, self._a, self._of_a), self._places(key_b, self._b, self._of_b)
+        places_a, places_b = self._places(key, self._a, self._of_a), self._places(key, self._b, self._of_b)
         return [
-            (places[0], places_b[key][0])
-            for key, places in places_a.items()
-            if len(places) == 1 and len(places_b.get(key, ())) == 1
+            (places[0], places_b[found][0])
+            for found, places in places_a.items()
+            if len(places) == 1 and len(places_b.get(found, ())) == 1
         ]
 
-    def _alike(self, key_a: _Key, key_b: _Key) -> list[tuple[int, int]]:
+    def _alike(self, key: _Key) -> list[tuple[int, int]]:
         """Unpaired layers with a key that as many layers of each model have, in order."""
-        places_a, places_b = self._places(key_a, self._a, self._of_a), self._places(key_b, self._b, self._of_b)
+        places_a, places_b = self._places(key, self._a, self._of_a), self._places(key, self._b, self._of_b)
         return [
             pair
-            for key, places in places_a.items()
-            if len(places) == len(places_b.get(key, ()))
-            for pair in zip(places, places_b[key], strict=True)
+            for found, places in places_a.items()
+            if len(places) == len(places_b.get(found, ()))
+            for pair in zip(places, places_b[found], strict=True)
         ]
 
     @staticmethod
-    def _places(key: _Key, layers: Sequence[Layer], paired: dict[int, int]) -> dict[Hashable, list[int]]:
+    def _places(key: _Key, layers: Sequence[LayerKey], paired: dict[int, int]) -> dict[Hashable, list[int]]:
         places: dict[Hashable, list[int]] = {}
-        for index in range(len(layers)):
-            found = None if index in paired else key(index)
+        for index, layer in enumerate(layers):
+            found = None if index in paired else key(layer)
             if found is not None:
                 places.setdefault(found, []).append(index)
         return places
@@ -182,8 +184,15 @@ class _Pairing:
             self._of_b[right] = left
 
 
-def _name_key(layer: Layer) -> Hashable | None:
-    """What tells a layer by name; None for a name that only counts operators."""
-    if is_anonymous(layer.name) or layer.name.rpartition("_")[0] == layer.node.op_type:
-        return None
-    return layer.name.replace("/", "."), layer.call, layer.kind
+def _name_of(layer: Layer) -> str | None:
+    is_counted = is_anonymous(layer.name) or layer.name.rpartition("_")[0] == layer.node.op_type
+    return None if is_counted else layer.name.replace("/", ".")
+
+
+def _name_key(key: LayerKey) -> Hashable | None:
+    return None if key.name is None else (key.name, key.call, key.kind)
+
+
+def _content_key(key: LayerKey) -> Hashable | None:
+    content = key.content()
+    return None if content is None else (key.call, content)

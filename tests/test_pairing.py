@@ -14,7 +14,7 @@ from onnxscope.layer_graph import find_layers
 from onnxscope.layer_weights import LayerWeights
 from onnxscope.model import load_model
 from onnxscope.names import Names
-from onnxscope.pairing import align_layers
+from onnxscope.pairing import align_layers, layer_keys
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 RNG = np.random.default_rng(7)
@@ -37,8 +37,7 @@ def chain(sizes, names=None, arrays=None):
 
 def pairs(a, b, by="auto"):
     names = Names(load_model(a)), Names(load_model(b))
-    contents = [LayerWeights(each).content for each in names]
-    found = align_layers(*(find_layers(each) for each in names), *contents, by)
+    found = align_layers(*(layer_keys(find_layers(each), LayerWeights(each).content) for each in names), by)
     return dict(found.pairs), found.only_a, found.only_b
 
 
