@@ -73,7 +73,8 @@ def test_broken_images_are_named_and_counted(tmp_path, capsys):
 
 
 SLOW = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever runs the tests may ignore it
 from onnxscope.shards import ShardWorker
 from onnxscope.cli import main
 work = ShardWorker.__call__
