@@ -20,10 +20,13 @@ from onnxscope._version import __version__
 
 if TYPE_CHECKING:
     from onnxscope.analysis import analyze
+    from onnxscope.baseline import Baseline, snapshot
+    from onnxscope.checking import Check, Deviation, check
     from onnxscope.comparison import compare
     from onnxscope.dataset_statistics import DatasetStatistics
     from onnxscope.differences import Comparison, LayerDifference
     from onnxscope.errors import (
+        BaselineError,
         ConversionError,
         InputError,
         MergeError,
@@ -40,15 +43,19 @@ if TYPE_CHECKING:
     from onnxscope.model import Model, load_model
     from onnxscope.profile import Profile
     from onnxscope.rendering import save_features, save_weights
+    from onnxscope.settings import Settings
     from onnxscope.weight_statistics import WeightRecord, WeightStatistics, weights
 
 _MODULES = {
     "analysis": ("analyze",),
+    "baseline": ("Baseline", "snapshot"),
+    "checking": ("Check", "Deviation", "check"),
     "comparison": ("compare",),
     "dataset_statistics": ("DatasetStatistics",),
     "differences": ("Comparison", "LayerDifference"),
     "feature_maps": ("FeatureMap", "FeatureMaps", "features"),
     "errors": (
+        "BaselineError",
         "ConversionError",
         "InputError",
         "MergeError",
@@ -64,14 +71,19 @@ _MODULES = {
     "model": ("Model", "load_model"),
     "weight_statistics": ("WeightRecord", "WeightStatistics", "weights"),
     "profile": ("Profile",),
+    "settings": ("Settings",),
     "rendering": ("save_features", "save_weights"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Baseline",
+    "BaselineError",
+    "Check",
     "Comparison",
     "ConversionError",
     "DatasetStatistics",
+    "Deviation",
     "FeatureMap",
     "FeatureMaps",
     "InputError",
@@ -87,16 +99,19 @@ __all__ = [
     "ProfileError",
     "RunError",
     "SelectorError",
+    "Settings",
     "WeightRecord",
     "WeightStatistics",
     "__version__",
     "analyze",
+    "check",
     "compare",
     "features",
     "inspect",
     "load_model",
     "save_features",
     "save_weights",
+    "snapshot",
     "weights",
 ]
 

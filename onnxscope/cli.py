@@ -1,7 +1,7 @@
 """The commands. stdout carries the result, stderr notes and errors.
 
-Exit codes: 0 done; 1 `diff` found a difference; 2 the work could not be done, usage errors included. Nothing heavier
-than click is imported before a command runs.
+Exit codes: 0 done; 1 `diff` or `check` found a difference; 2 the work could not be done, usage errors included. Nothing
+heavier than click is imported before a command runs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import click
 from onnxscope._version import __version__
 from onnxscope.diff_command import diff
 from onnxscope.errors import OnnxscopeError
+from onnxscope.gate_commands import check, snapshot
 from onnxscope.options import common, input_options, model_argument, note, select_option, show
 from onnxscope.outputs import dump_json, printable
 from onnxscope.stats_command import stats
@@ -203,6 +204,8 @@ def features(
 
 cli.add_command(stats)
 cli.add_command(diff)
+cli.add_command(snapshot)
+cli.add_command(check)
 
 
 @cli.command()

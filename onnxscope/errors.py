@@ -7,6 +7,7 @@
     ├── RunError                  onnxruntime could not load or run the model
     ├── ConversionError           a framework could not build, load or export its model
     ├── ProfileError              a profile's file cannot be read as one
+    ├── BaselineError             a baseline's file cannot be read as one, or belongs to another version
     ├── MergeError                two profiles do not belong together
     ├── OutputError               a result could not be written
     └── MissingDependencyError    an extra is not installed (also an ImportError)
@@ -20,6 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "BaselineError",
     "ConversionError",
     "InputError",
     "MergeError",
@@ -71,6 +73,10 @@ class ConversionError(OnnxscopeError):
 
 class ProfileError(OnnxscopeError):
     """A file is no profile, is broken, or was written by a newer version."""
+
+
+class BaselineError(OnnxscopeError):
+    """A file is no baseline, is broken, or was written by another version."""
 
 
 class MergeError(OnnxscopeError):
