@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.channels import activation_axes, default_axis
-from onnxscope.counterparts import match_inputs, match_values
+from onnxscope.counterparts import Counterpart, match_inputs, match_values, pair_outputs, with_batch_of
 from onnxscope.datasets import Dataset, open_dataset
 from onnxscope.differences import Comparison, LayerDifference, Side, StructureChange
 from onnxscope.discrepancies import Discrepancy, Tolerance
@@ -22,8 +22,7 @@ from onnxscope.feeding import Fed, read_batches
 from onnxscope.graph import TappedModel, expose, was_not_executed
 from onnxscope.layer_graph import Layer, attributes_of, find_layers
 from onnxscope.layer_weights import LayerWeights, WeightChange, compare_weights, one_sided
-from onnxscope.merged import Counterpart
-from onnxscope.model import InputSpec, Model, load_model
+from onnxscope.model import Model, load_model
 from onnxscope.names import Names
 from onnxscope.pairing import Align, Alignment, align_layers, layer_keys
 from onnxscope.selectors import Tap, select_names
@@ -233,7 +232,7 @@ class _Run:
         self._threads = threads
         self._found: dict[int, tuple[Counterpart, Measured, Discrepancy]] = {}
         self._reasons: tuple[dict[int, str], dict[int, str]] = ({}, {})
-        self._outputs = _paired_outputs(*self._models)
+        self._outputs = pair_outputs(*self._models)
         self.record: dict[str, Any] | None = None
         self.samples = 0
         self.notes: list[str] = []
@@ -318,7 +317,7 @@ class _Run:
         recorded = [model.provenance.preprocess if model.provenance else None for model in (a, b)]
         if None not in recorded and recorded[0] != recorded[1]:
             self.notes.append(f"the models record two presets, {recorded[0]} and {recorded[1]}: the first is used")
-        specs = tuple(_with_batch_of(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))
+        specs = tuple(with_batch_of(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))
         return open_dataset(
             inputs,
             specs,
@@ -381,21 +380,6 @@ class _Run:
             counterparts.append(each)
             places.append(place)
         return (exposed[0], exposed[1]), counterparts, places
-
-
-def _paired_outputs(a: Model, b: Model) -> list[tuple[str, str]]:
-    """Outputs of one name, or in order where the names are not the same."""
-    left, right = a.main.outputs, b.main.outputs
-    if set(left) == set(right):
-        return [(name, name) for name in left]
-    return list(zip(left, right, strict=False))
-
-
-def _with_batch_of(a: InputSpec, b: InputSpec) -> InputSpec:
-    """The first model's input, with a batch that is fixed in the second alone."""
-    if a.shape and b.shape and not isinstance(a.shape[0], int) and isinstance(b.shape[0], int):
-        return InputSpec(a.name, a.dtype, (b.shape[0], *a.shape[1:]))
-    return a
 
 
 def _resolution(dtype: str) -> float:

@@ -3,20 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxscope.arrays import spec_text
 from onnxscope.errors import InputError
 from onnxscope.layouts import find_layout
-from onnxscope.merged import Counterpart, FedInput
-from onnxscope.model import InputSpec
+from onnxscope.model import InputSpec, Model
 from onnxscope.outputs import printable
 
-__all__ = ["match_inputs", "match_values"]
+__all__ = ["Counterpart", "FedInput", "match_inputs", "match_values", "pair_outputs", "with_batch_of"]
+
+Array = NDArray[Any]
 
 _ORDERS = {"nchw": {"nhwc": (0, 2, 3, 1)}, "nhwc": {"nchw": (0, 3, 1, 2)}}
+
+
+@dataclass(frozen=True)
+class FedInput:
+    """An input of the second model, made of one of the first.
+
+    Attributes:
+        a: The first model's input.
+        b: The second's.
+        permutation: `b = a.transpose(permutation)`, empty where the axes are the same.
+        elem_type: What it is cast to, 0 for nothing.
+    """
+
+    a: str
+    b: str
+    permutation: tuple[int, ...]
+    elem_type: int
+
+    def apply(self, array: Array) -> Array:
+        """What the second model is fed for an array of the first."""
+        if self.permutation:
+            array = array.transpose(self.permutation)
+        if self.elem_type:
+            with np.errstate(over="ignore"):
+                array = array.astype(onnx.helper.tensor_dtype_to_np_dtype(self.elem_type))
+        return np.ascontiguousarray(array)
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A value of each model that should hold the same.
+
+    Attributes:
+        a: The name that carries it in the first (tapped) model.
+        b: In the second.
+        shape_a: In the pilot run.
+        shape_b: In the pilot run.
+        dtype_a: numpy's name of the element type.
+        dtype_b: The same of the second.
+        permutation: `b.transpose(permutation)` has the axes of `a`; empty where they are the same.
+        reshaped: Whether `b` takes the shape of `a` by a reshape, after that.
+        channel_axis: Of `a`, None where there is none.
+        replaced: Whether the copy of the second model reads `a` in place of `b`.
+    """
+
+    a: str
+    b: str
+    shape_a: tuple[int, ...]
+    shape_b: tuple[int, ...]
+    dtype_a: str
+    dtype_b: str
+    permutation: tuple[int, ...]
+    reshaped: bool
+    channel_axis: int | None
+    replaced: bool
+
+    @property
+    def reduced(self) -> tuple[int, ...]:
+        """The axes over which errors are summed."""
+        return tuple(axis for axis in range(len(self.shape_a)) if axis != self.channel_axis)
+
+    def to_a(self, array: Array) -> Array:
+        """An array of `b`, as `a` would hold it."""
+        if self.permutation:
+            array = array.transpose(self.permutation)
+        return array.reshape((-1, *self.shape_a[1:]) if self.shape_a else ()) if self.reshaped else array
+
+    def to_b(self, array: Array) -> Array:
+        """An array of `a`, as `b` would hold it."""
+        if self.reshaped:
+            order = self.permutation or tuple(range(len(self.shape_b)))
+            array = array.reshape((-1, *(self.shape_b[axis] for axis in order[1:])) if self.shape_b else ())
+        if self.permutation:
+            array = array.transpose(tuple(np.argsort(self.permutation)))
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(array.astype(self.dtype_b, copy=False))
 
 
 def match_inputs(a: Sequence[InputSpec], b: Sequence[InputSpec]) -> tuple[list[FedInput], list[str]]:
@@ -53,6 +133,21 @@ def match_inputs(a: Sequence[InputSpec], b: Sequence[InputSpec]) -> tuple[list[F
         if changes:
             notes.append(f"input {printable(source.name)}: {', '.join(changes)}")
     return fed, notes
+
+
+def pair_outputs(a: Model, b: Model) -> list[tuple[str, str]]:
+    """Return pairs of outputs: those of one name, or in order where the names are not the same."""
+    left, right = a.main.outputs, b.main.outputs
+    if set(left) == set(right):
+        return [(name, name) for name in left]
+    return list(zip(left, right, strict=False))
+
+
+def with_batch_of(a: InputSpec, b: InputSpec) -> InputSpec:
+    """Return the first model's input, with a batch that is fixed in the second alone."""
+    if a.shape and b.shape and not isinstance(a.shape[0], int) and isinstance(b.shape[0], int):
+        return InputSpec(a.name, a.dtype, (b.shape[0], *a.shape[1:]))
+    return a
 
 
 def _permutation(a: InputSpec, b: InputSpec) -> tuple[int, ...] | None:

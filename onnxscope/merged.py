@@ -24,91 +24,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxscope.counterparts import Counterpart, FedInput
 from onnxscope.discrepancies import Tolerance
 from onnxscope.errors import RunError
 from onnxscope.graph_writer import MIN_ROW, GraphWriter
 from onnxscope.model import Model
 
-__all__ = ["Counterpart", "FedInput", "Merged", "merge_models", "own_model"]
+__all__ = ["Merged", "merge_models", "own_model"]
 
 Array = NDArray[Any]
 _FIRST_BYTES = 64  # compared before the rest is read
-
-
-@dataclass(frozen=True)
-class FedInput:
-    """An input of the second model, made of one of the first.
-
-    Attributes:
-        a: The first model's input.
-        b: The second's.
-        permutation: `b = a.transpose(permutation)`, empty where the axes are the same.
-        elem_type: What it is cast to, 0 for nothing.
-    """
-
-    a: str
-    b: str
-    permutation: tuple[int, ...]
-    elem_type: int
-
-    def apply(self, array: Array) -> Array:
-        """What the second model is fed for an array of the first."""
-        if self.permutation:
-            array = array.transpose(self.permutation)
-        if self.elem_type:
-            with np.errstate(over="ignore"):
-                array = array.astype(onnx.helper.tensor_dtype_to_np_dtype(self.elem_type))
-        return np.ascontiguousarray(array)
-
-
-@dataclass(frozen=True)
-class Counterpart:
-    """A value of each model that should hold the same.
-
-    Attributes:
-        a: The name that carries it in the first (tapped) model.
-        b: In the second.
-        shape_a: In the pilot run.
-        shape_b: In the pilot run.
-        dtype_a: numpy's name of the element type.
-        dtype_b: The same of the second.
-        permutation: `b.transpose(permutation)` has the axes of `a`; empty where they are the same.
-        reshaped: Whether `b` takes the shape of `a` by a reshape, after that.
-        channel_axis: Of `a`, None where there is none.
-        replaced: Whether the copy of the second model reads `a` in place of `b`.
-    """
-
-    a: str
-    b: str
-    shape_a: tuple[int, ...]
-    shape_b: tuple[int, ...]
-    dtype_a: str
-    dtype_b: str
-    permutation: tuple[int, ...]
-    reshaped: bool
-    channel_axis: int | None
-    replaced: bool
-
-    @property
-    def reduced(self) -> tuple[int, ...]:
-        """The axes over which errors are summed."""
-        return tuple(axis for axis in range(len(self.shape_a)) if axis != self.channel_axis)
-
-    def to_a(self, array: Array) -> Array:
-        """An array of `b`, as `a` would hold it."""
-        if self.permutation:
-            array = array.transpose(self.permutation)
-        return array.reshape((-1, *self.shape_a[1:]) if self.shape_a else ()) if self.reshaped else array
-
-    def to_b(self, array: Array) -> Array:
-        """An array of `a`, as `b` would hold it."""
-        if self.reshaped:
-            order = self.permutation or tuple(range(len(self.shape_b)))
-            array = array.reshape((-1, *(self.shape_b[axis] for axis in order[1:])) if self.shape_b else ())
-        if self.permutation:
-            array = array.transpose(tuple(np.argsort(self.permutation)))
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(array.astype(self.dtype_b, copy=False))
 
 
 @dataclass(frozen=True)

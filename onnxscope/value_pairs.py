@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.counterparts import Counterpart, FedInput
 from onnxscope.discrepancies import Discrepancy, Tolerance, from_sums, measure
 from onnxscope.errors import RunError
 from onnxscope.graph import TappedModel
-from onnxscope.merged import Counterpart, FedInput, Merged, merge_models, own_model
+from onnxscope.merged import Merged, merge_models, own_model
 from onnxscope.model import Model
 from onnxscope.session import Session
 
