@@ -1,7 +1,7 @@
 """The commands. stdout carries the result, stderr notes and errors.
 
-Exit codes: 0 done; 1 `diff` or `check` found a difference; 2 the work could not be done, usage errors included. Nothing
-heavier than click is imported before a command runs.
+Exit codes: 0 done; 1 `diff`, `check` or `convert --verify` found a difference; 2 the work could not be done, usage
+errors included. Nothing heavier than click is imported before a command runs.
 """
 
 from __future__ import annotations
@@ -227,8 +227,11 @@ cli.add_command(check)
 @click.option("--exporter", type=click.Choice(["dynamo", "legacy"]), help="Which of PyTorch's exporters.")
 @click.option("--static", is_flag=True, help="Keep axis 0 of the inputs as given, not symbolic.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
+@click.option("--verify", is_flag=True, help="Compare the result with the framework's own layers; 1 where they differ.")
 @common
+@click.pass_context
 def convert(
+    context: click.Context,
     framework: str,
     source: str,
     output: Path,
@@ -241,6 +244,7 @@ def convert(
     exporter: str | None,
     static: bool,
     seed: int,
+    verify: bool,
     form: Format,
     quiet: bool,
     debug: bool,
@@ -265,11 +269,15 @@ def convert(
         exporter=exporter,
         static=static,
         seed=seed,
+        verify=verify,
     )
     report = load_converter(framework).convert(request)
     for remark in report.notes:
         note(remark, quiet)
     show(report, form)
+    if report.verification is not None:
+        note(f"against {report.framework}: {report.verification}", quiet)
+    context.exit(1 if report.verified is False else 0)
 
 
 @cli.command()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxscope.channels import activation_axes, default_axis
 from onnxscope.counterparts import Counterpart, match_inputs, match_values, pair_outputs, with_batch_of
 from onnxscope.datasets import Dataset, open_dataset
-from onnxscope.differences import Comparison, LayerDifference, Side, StructureChange
+from onnxscope.differences import Comparison, LayerDifference, Side, StructureChange, resolution_of
 from onnxscope.discrepancies import Discrepancy, Tolerance
 from onnxscope.embeddings import index_bounds
 from onnxscope.errors import InputError
@@ -297,7 +297,7 @@ class _Run:
             return LayerDifference(a, b, op_type, None, None, None, 0.0, reason, reasons[0] != reasons[1])
         each, measured, noise = self._found[place]
         name_a, name_b = (each.a if op_type == "Output" else a.name), (each.b if op_type == "Output" else b.name)
-        floor = max(noise.relative_l2 or 0.0, _resolution(each.dtype_a))
+        floor = max(noise.relative_l2 or 0.0, resolution_of(each.dtype_a))
         return LayerDifference(
             Side(a.layer, name_a),
             Side(b.layer, name_b),
@@ -380,8 +380,3 @@ class _Run:
             counterparts.append(each)
             places.append(place)
         return (exposed[0], exposed[1]), counterparts, places
-
-
-def _resolution(dtype: str) -> float:
-    """What rounding alone may do, relative to a number: noise below it cannot be told from none."""
-    return {"float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(dtype, 2.0**-23)

@@ -43,6 +43,7 @@ class ConversionRequest:
         exporter: `dynamo` or `legacy` (PyTorch only), or None for the default.
         static: Keep axis 0 of every input as given instead of making it the symbolic `batch`.
         seed: Seed of the framework's initial weights.
+        verify: Compare the exported model with the framework's own layers.
     """
 
     source: str
@@ -56,6 +57,7 @@ class ConversionRequest:
     exporter: str | None = None
     static: bool = False
     seed: int = 0
+    verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class ConversionReport:
         parameters: How many parameters and buffers the framework's model has.
         absent: How many of them the graph does not hold.
         notes: Remarks for the user, one line each.
+        verification: The verdict on the comparison with the framework, None where none was asked for.
+        verified: Whether both are equal.
     """
 
     output: str
@@ -77,6 +81,8 @@ class ConversionReport:
     parameters: int
     absent: int
     notes: tuple[str, ...] = ()
+    verification: str | None = None
+    verified: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """`onnxscope.convert/1`, ready for JSON; the output's name without its folder."""
@@ -89,8 +95,9 @@ class ConversionReport:
 
     def table(self) -> Table:
         """One row."""
-        columns = ("model", "framework", "opset", "parameters", "not in the file")
-        return Table("", columns, ((self.output, self.framework, self.opset, self.parameters, self.absent),))
+        columns = ("model", "framework", "opset", "parameters", "not in the file", "verified")
+        row = (self.output, self.framework, self.opset, self.parameters, self.absent, self.verified)
+        return Table("", columns, (row,))
 
 
 class Converter(Protocol):

@@ -12,7 +12,7 @@ from onnxscope.layer_weights import WeightChange
 from onnxscope.outputs import printable
 from onnxscope.tables import Cell, Table, format_number
 
-__all__ = ["Comparison", "LayerDifference", "Side", "StructureChange"]
+__all__ = ["NOISE_FACTOR", "Comparison", "LayerDifference", "Side", "StructureChange", "resolution_of"]
 
 NOISE_FACTOR = 10.0
 """A difference counts from so many times the noise floor on."""
@@ -273,6 +273,11 @@ class Comparison(Sequence[LayerDifference]):
 
     def _repr_html_(self) -> str:
         return self.table().html()
+
+
+def resolution_of(dtype: str) -> float:
+    """Return what rounding alone may do, relative to a number: noise below it cannot be told from none."""
+    return {"float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(dtype, 2.0**-23)
 
 
 def _is_beyond(found: Discrepancy | None, floor: float) -> bool:

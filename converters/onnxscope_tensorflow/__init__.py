@@ -8,11 +8,15 @@ onnxscope.convert("tensorflow", "net.py:make")
 from __future__ import annotations
 
 import importlib.util
+from typing import TYPE_CHECKING, Any
 
 from onnxscope.conversion import ConversionReport, ConversionRequest, run_child
 from onnxscope.errors import MissingDependencyError
 
-__all__ = ["SHIPPED", "convert"]
+if TYPE_CHECKING:
+    from onnxscope.differences import Comparison
+
+__all__ = ["SHIPPED", "convert", "verify"]
 
 SHIPPED = ("alexnet", "alexnet-subclassed", "resnet34", "resnet50")
 """Networks that need no source of the user's; the factories of these names are in `networks`."""
@@ -46,3 +50,23 @@ def convert(request: ConversionRequest) -> ConversionReport:
             hint="pip install 'onnxscope[tensorflow]'",
         )
     return run_child("onnxscope_tensorflow.child", request, environment=_ENVIRONMENT)
+
+
+def verify(model: Any, exported: Any, inputs: Any) -> Comparison:
+    """Compare an exported model with the Keras model it came from, layer by layer, in this process.
+
+    Args:
+        model: What was exported, a live Keras model. It is called once, with `training=False`.
+        exported: The exported model: a path, a `ModelProto` or a loaded `Model`.
+        inputs: What the Keras model is called with: an array, several in order, or a mapping.
+
+    Returns:
+        As `onnxscope.compare` does; the reference is what the framework's own layers return, under their names.
+
+    Raises:
+        InputError: The inputs are not as many as the model's.
+        RunError: onnxruntime fails.
+    """
+    from onnxscope_tensorflow.verification import verify as run
+
+    return run(model, exported, inputs)

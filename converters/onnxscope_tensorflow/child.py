@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import onnx
@@ -11,8 +12,10 @@ import tensorflow as tf
 
 from onnxscope.conversion import ConversionReport, ConversionRequest, serve_child
 from onnxscope.errors import ConversionError, OutputError
+from onnxscope.model import load_model
 from onnxscope.provenance import Mode, ParameterRecord, Provenance, write_provenance
 from onnxscope.saving import save_model
+from onnxscope.synthetic import random_feeds
 from onnxscope_tensorflow import networks
 from onnxscope_tensorflow.checkpoints import load_checkpoint
 from onnxscope_tensorflow.cleaning import attach_parameters, clean_model
@@ -22,6 +25,7 @@ from onnxscope_tensorflow.layers import LayerIndex, node_layers, record_layers
 from onnxscope_tensorflow.saved_models import export_saved_model
 from onnxscope_tensorflow.sources import Source, build_model, find_source
 from onnxscope_tensorflow.table import make_table
+from onnxscope_tensorflow.verification import verify
 
 __all__ = ["export"]
 
@@ -42,10 +46,11 @@ def export(request: ConversionRequest) -> ConversionReport:
         )
     source = find_source(request.source)
     notes: list[str] = []
+    model = None
     if source.is_saved_model:
         exported = _convert_saved_model(source, request, opset)
     else:
-        exported = _convert_keras(source, request, opset, notes)
+        model, exported = _convert_keras(source, request, opset, notes)
     initializers = attach_parameters(exported)
     clean_model(exported)
     weights = {name: parameter.layer for name, parameter in zip(initializers, exported.parameters, strict=True) if name}
@@ -64,6 +69,10 @@ def export(request: ConversionRequest) -> ConversionReport:
         exported.model.metadata_props.add(key=key, value=value)
     notes += _notes(parameters, request.mode)
     _save(exported.model, request.output, notes)
+    comparison = None
+    if request.verify:
+        specs = load_model(request.output).inputs
+        comparison = verify(model, request.output, list(random_feeds(specs, request.seed).values()))
     return ConversionReport(
         output=request.output,
         framework=f"tensorflow {tf.__version__} (keras {keras.__version__})",
@@ -71,10 +80,12 @@ def export(request: ConversionRequest) -> ConversionReport:
         parameters=len(parameters),
         absent=sum(record.initializer is None for record in parameters),
         notes=tuple(notes),
+        verification=None if comparison is None else comparison.verdict(),
+        verified=None if comparison is None else comparison.equal,
     )
 
 
-def _convert_keras(source: Source, request: ConversionRequest, opset: int, notes: list[str]) -> Exported:
+def _convert_keras(source: Source, request: ConversionRequest, opset: int, notes: list[str]) -> tuple[Any, Exported]:
     arguments = dict(request.arguments)
     shapes = request.input_shapes
     if source.shipped:
@@ -87,10 +98,15 @@ def _convert_keras(source: Source, request: ConversionRequest, opset: int, notes
         notes += load_checkpoint(model, request.weights)
     elif source.shipped:
         notes.append(f"the weights are Keras's initial ones, random with seed {request.seed}; `--weights` loads others")
-    return export_keras(binding, request.mode, opset, request.source)
+    return model, export_keras(binding, request.mode, opset, request.source)
 
 
 def _convert_saved_model(source: Source, request: ConversionRequest, opset: int) -> Exported:
+    if request.verify:
+        raise ConversionError(
+            f"a SavedModel has no layers to compare with: {request.source}",
+            hint="`--verify` needs a Keras model: a factory, a .keras or a .h5",
+        )
     if request.weights or request.arguments:
         what = "weights" if request.weights else "arguments"
         raise ConversionError(f"a SavedModel has its own {what}: {request.source}")

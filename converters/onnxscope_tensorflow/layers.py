@@ -17,7 +17,15 @@ import tensorflow as tf
 
 from onnxscope.provenance import LAYER_KEY
 
-__all__ = ["CallRecorder", "LayerIndex", "layer_of_path", "node_graphs", "node_layers", "record_layers"]
+__all__ = [
+    "CallRecorder",
+    "LayerIndex",
+    "layer_of_path",
+    "node_graphs",
+    "node_layers",
+    "own_layers",
+    "record_layers",
+]
 
 _COUNTER = re.compile(r"__\d+$")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -44,7 +52,7 @@ class CallRecorder:
         """Prepare to record `model`; `name_of` gives the layer of a variable."""
         self.layers: dict[str, str] = {}
         self._model = model
-        self._owners = _own_layers(model, name_of)
+        self._owners = own_layers(model, name_of)
         self._stack: list[tuple[Any, str]] = []  # the layers being called, and their names
         self._graph: Any = None
 
@@ -84,8 +92,8 @@ class CallRecorder:
         return isinstance(container, keras.Model) and not isinstance(operation, keras.layers.Layer)
 
 
-def _own_layers(model: Any, name_of: Callable[[Any], str]) -> dict[int, str]:
-    """Return the layer, by its variables' path, of every layer that owns variables itself."""
+def own_layers(model: Any, name_of: Callable[[Any], str]) -> dict[int, str]:
+    """Return by id the name, by its variables' path, of every layer that owns variables itself."""
     owners: dict[int, str] = {}
     for layer in model._flatten_layers():
         inner = {id(v) for child in layer._flatten_layers(include_self=False) for v in child.weights}

@@ -8,11 +8,15 @@ onnxscope.convert("torch", "net.py:make")
 from __future__ import annotations
 
 import importlib.util
+from typing import TYPE_CHECKING, Any
 
 from onnxscope.conversion import ConversionReport, ConversionRequest, run_child
 from onnxscope.errors import MissingDependencyError
 
-__all__ = ["SHIPPED", "convert"]
+if TYPE_CHECKING:
+    from onnxscope.differences import Comparison
+
+__all__ = ["SHIPPED", "convert", "verify"]
 
 SHIPPED = ("alexnet", "resnet34", "resnet50")
 """Networks that need no source of the user's; the factories of these names are in `networks`."""
@@ -43,3 +47,23 @@ def convert(request: ConversionRequest) -> ConversionReport:
             hint="pip install 'onnxscope[torch]'",
         )
     return run_child("onnxscope_torch.child", request, environment=_ENVIRONMENT)
+
+
+def verify(module: Any, model: Any, inputs: Any) -> Comparison:
+    """Compare an exported model with the PyTorch module it came from, layer by layer, in this process.
+
+    Args:
+        module: What was exported. It is run once in inference mode, and left as it was.
+        model: The exported model: a path, a `ModelProto` or a loaded `Model`.
+        inputs: What the module is called with: a tensor, several in order, or a mapping by argument.
+
+    Returns:
+        As `onnxscope.compare` does; the reference is what the framework's own layers return, under their names.
+
+    Raises:
+        InputError: The inputs are not as many as the model's.
+        RunError: onnxruntime fails.
+    """
+    from onnxscope_torch.verification import verify as run
+
+    return run(module, model, inputs)

@@ -22,6 +22,7 @@ from onnxscope_torch.layers import node_layers, record_layers
 from onnxscope_torch.observation import Observation, observe
 from onnxscope_torch.sources import build_module, find_source
 from onnxscope_torch.table import make_table
+from onnxscope_torch.verification import verify_calls
 
 __all__ = ["export"]
 
@@ -65,6 +66,9 @@ def export(request: ConversionRequest) -> ConversionReport:
     notes += _notes(parameters, observation, request.mode)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     _save(model, request.output, notes)
+    comparison = None
+    if request.verify:
+        comparison = verify_calls(module, request.output, example.positional, example.keywords)
     return ConversionReport(
         output=request.output,
         framework=f"torch {version}",
@@ -72,6 +76,8 @@ def export(request: ConversionRequest) -> ConversionReport:
         parameters=len(parameters),
         absent=sum(record.initializer is None for record in parameters),
         notes=tuple(notes),
+        verification=None if comparison is None else comparison.verdict(),
+        verified=None if comparison is None else comparison.equal,
     )
 
 

@@ -1,0 +1,80 @@
+"""Record what a module's layers return, as the reference for the model that was exported from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from onnxscope.differences import Comparison
+from onnxscope.errors import InputError
+from onnxscope.model import load_model
+from onnxscope.verification import Activation, compare_with_framework
+
+__all__ = ["verify", "verify_calls"]
+
+
+def verify(module: nn.Module, model: Any, inputs: Any) -> Comparison:
+    """Compare an exported model with the module; see `onnxscope_torch.verify`."""
+    positional, keywords = _arguments(inputs)
+    return verify_calls(module, model, positional, keywords)
+
+
+def verify_calls(
+    module: nn.Module, model: Any, positional: Sequence[Tensor], keywords: Mapping[str, Tensor]
+) -> Comparison:
+    """The same, for the arguments of one call; the model takes them in this order."""
+    loaded = load_model(model)
+    names = [spec.name for spec in loaded.inputs]
+    given = [*positional, *keywords.values()]
+    if len(given) != len(names):
+        raise InputError(f"{len(given)} inputs for the {len(names)} of the model: {loaded.name}")
+    activations, result = _run(module, positional, keywords)
+    outputs = [leaf.detach().cpu().numpy() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+    return compare_with_framework(
+        loaded,
+        {name: value.detach().cpu().numpy() for name, value in zip(names, given, strict=True)},
+        activations,
+        outputs,
+        framework=f"{type(module).__name__} in torch {str(torch.__version__).partition('+')[0]}",
+        channels_last=False,
+    )
+
+
+def _arguments(inputs: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+    if isinstance(inputs, Mapping):
+        return [], {name: torch.as_tensor(value) for name, value in inputs.items()}
+    if isinstance(inputs, Sequence):
+        return [torch.as_tensor(value) for value in inputs], {}
+    return [torch.as_tensor(inputs)], {}
+
+
+def _run(
+    module: nn.Module, positional: Sequence[Tensor], keywords: Mapping[str, Tensor]
+) -> tuple[list[Activation], Any]:
+    """Call the module once in inference mode, and put it back as it was."""
+    activations: list[Activation] = []
+    hooks = []
+    for name, child in module.named_modules():
+        if name and next(child.parameters(recurse=False), None) is not None:
+
+            def record(child: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+                if isinstance(output, Tensor):  # what works in place behind it must not reach the copy
+                    values = output.detach().cpu().clone().numpy()
+                    activations.append(Activation(name, type(child).__name__, values))
+
+            hooks.append(child.register_forward_hook(record))
+    training = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            result = module(*positional, **keywords)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for child, mode in training.items():
+            child.training = mode
+    return activations, result

@@ -1,0 +1,177 @@
+"""Compare a model with the framework that it came from: `compare_with_framework()`, for the converters' `verify()`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxscope.activations import own_output
+from onnxscope.arrays import describe_array
+from onnxscope.channels import activation_axes, default_axis
+from onnxscope.counterparts import Counterpart, FedInput, match_values
+from onnxscope.differences import Comparison, LayerDifference, Side, resolution_of
+from onnxscope.graph import expose
+from onnxscope.model import Model, load_model
+from onnxscope.names import Names
+from onnxscope.selectors import Tap
+from onnxscope.shapes import infer_types
+from onnxscope.tapping import output_types, tap_shapes
+from onnxscope.value_pairs import Comparer
+
+__all__ = ["Activation", "compare_with_framework"]
+
+Array = NDArray[Any]
+_FOLDED = re.compile(r"folded into (.+?)[./](?:weight|kernel)\b")
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """What one call of a framework's layer has returned.
+
+    Attributes:
+        layer: Its name, as the model's provenance has it.
+        kind: Its class.
+        values: Owned by us.
+    """
+
+    layer: str
+    kind: str
+    values: Array
+
+
+def compare_with_framework(
+    model: Any,
+    feeds: Mapping[str, Array],
+    activations: Sequence[Activation],
+    outputs: Sequence[Array],
+    *,
+    framework: str,
+    channels_last: bool,
+    threads: int = 0,
+) -> Comparison:
+    """Compare a model with what its framework computes on the same inputs.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        feeds: For every input of the model.
+        activations: Of the layers that own parameters, in the order of their calls. They are the reference.
+        outputs: What the framework returned, in the order of the model's outputs.
+        framework: What the reference is called.
+        channels_last: Whether the framework's channels are along the last axis.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Returns:
+        A row for each call of a layer whose value is in the graph, its own error being that of this layer alone. A
+        layer that owns parameters and has no value in the graph is unaligned.
+    """
+    loaded = load_model(model)
+    names = Names(loaded)
+    pairs, only = _pairs(names, activations)
+    values = {f"{place}": activations[place].values for place, _ in pairs}
+    values |= {f"output {place}": output for place, output in enumerate(outputs)}
+    declared = loaded.main.outputs[: len(outputs)]
+    taps = [_tap(loaded, f"{place}", value) for place, value in pairs]
+    taps += [_tap(loaded, f"output {place}", name) for place, name in enumerate(declared)]
+    infer = cache(partial(infer_types, loaded))
+    tapped = expose(loaded, taps, infer=infer)
+    types = output_types(loaded, tapped.proto, list(tapped.outputs.values()))
+    shapes = tap_shapes(loaded, [tap for tap in taps if tap.name in tapped.outputs], feeds, infer, threads)
+    counterparts: list[Counterpart] = []
+    found: dict[str, int] = {}
+    reasons: dict[str, str] = {each.name: each.reason for each in tapped.unreachable}
+    for tap in taps:
+        if tap.name in reasons:
+            continue
+        left, right = values[tap.name], shapes[tap.name]
+        last = left.ndim - 1 if channels_last else None
+        each = match_values(
+            tap.name,
+            tapped.outputs[tap.name],
+            (left.shape, right),
+            (left.dtype.name, types[tapped.outputs[tap.name]]),
+            (default_axis(left.ndim, last), default_axis(len(right), tap.channel_axis)),
+            replaced=not tap.name.startswith("output"),
+        )
+        if each is None:
+            reasons[tap.name] = f"shape {list(left.shape)} against {list(right)}"
+        else:
+            found[tap.name] = len(counterparts)
+            counterparts.append(each)
+    inputs = [FedInput(spec.name, spec.name, (), 0) for spec in loaded.inputs]
+    comparer = Comparer(
+        *(None, None, loaded, tapped, counterparts, inputs),
+        tolerance=None,
+        memory_budget_bytes=512 << 20,
+        threads=threads,
+    )
+    measured, noise = comparer.run(feeds, lambda wanted: values), comparer.noise(feeds)
+
+    def row(name: str, side: str, value: str, kind: str) -> LayerDifference:
+        if name not in found:
+            return LayerDifference(
+                Side(side, side), Side(side, value), kind, None, None, None, 0.0, reasons[name], True
+            )
+        place = found[name]
+        floor = max(noise[place].relative_l2 or 0.0, resolution_of(counterparts[place].dtype_b))
+        here = Side(_layer_of(names, value), value)
+        one = measured[place]
+        return LayerDifference(Side(side, side), here, kind, one.entire, one.own, noise[place], floor, None, False)
+
+    return Comparison(
+        {"name": framework},
+        loaded.to_dict(),
+        {"kind": "arrays", "inputs": [describe_array(name, array, None) for name, array in feeds.items()]},
+        len(next(iter(feeds.values()), np.zeros(1))),
+        tuple(row(f"{place}", activations[place].layer, value, activations[place].kind) for place, value in pairs),
+        tuple(row(f"output {place}", name, name, "Output") for place, name in enumerate(declared)),
+        tuple((each.layer, each.kind) for each in only),
+        (),
+        (),
+        (),
+        (),
+    )
+
+
+def _pairs(names: Names, activations: Sequence[Activation]) -> tuple[list[tuple[int, str]], list[Activation]]:
+    """Each call's place with the value that holds the same, and the calls without one."""
+    provenance = names.model.provenance
+    folded: dict[str, str] = {}
+    for record in provenance.parameters if provenance else ():
+        target = _FOLDED.match(record.reason or "")
+        if target is not None:
+            folded[record.layer] = target[1]
+    holding, main = set(folded.values()), names.model.main
+    pairs: list[tuple[int, str]] = []
+    only = []
+    for layer in dict.fromkeys(each.layer for each in activations):
+        calls = [place for place, each in enumerate(activations) if each.layer == layer]
+        if layer in holding:
+            continue  # its value has the BatchNorm in it, and is compared with that
+        values = _leaving(names, layer) or _leaving(names, folded.get(layer, ""))
+        if len(values) != len(calls):  # a call's value may stay inside: the next call of the layer reads it
+            values = [own_output(main, node) for node in names.modules.get(layer, ()) if names.owns_weights(node)]
+        if len(values) == len(calls):
+            pairs += zip(calls, values, strict=True)
+        else:
+            only += [activations[place] for place in calls]
+    return sorted(pairs), only
+
+
+def _leaving(names: Names, layer: str) -> list[str]:
+    return [value for value in names.leaving(layer) if value not in names.model.main.constants] if layer else []
+
+
+def _tap(model: Model, name: str, value: str) -> Tap:
+    axis = activation_axes(model.main).get(value)
+    return Tap(name, value, (), value, "", None, axis, (0,))
+
+
+def _layer_of(names: Names, value: str) -> str:
+    node = names.model.main.producers.get(value)
+    return value if node is None else names.layers[node]
