@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxscope.channels import activation_axes, default_axis
 from onnxscope.counterparts import Counterpart, match_inputs, match_values, pair_outputs, with_batch_of
 from onnxscope.datasets import Dataset, open_dataset
-from onnxscope.differences import Comparison, LayerDifference, Side, StructureChange, resolution_of
+from onnxscope.differences import Comparison, LayerDifference, Side, StructureChange, floor_of
 from onnxscope.discrepancies import Discrepancy, Tolerance
 from onnxscope.embeddings import index_bounds
 from onnxscope.errors import InputError
@@ -249,7 +249,7 @@ class _Run:
         a, b = self._models
         fed, notes = match_inputs(a.inputs, b.inputs)
         dataset = self._dataset(inputs, preprocess, layout, limit)
-        self.notes = [*notes, *dataset.notes]
+        self.notes += [*notes, *dataset.notes]
         self.record = dataset.record
         comparer: Comparer | None = None
         noise: list[Discrepancy] = []
@@ -297,7 +297,7 @@ class _Run:
             return LayerDifference(a, b, op_type, None, None, None, 0.0, reason, reasons[0] != reasons[1])
         each, measured, noise = self._found[place]
         name_a, name_b = (each.a if op_type == "Output" else a.name), (each.b if op_type == "Output" else b.name)
-        floor = max(noise.relative_l2 or 0.0, resolution_of(each.dtype_a))
+        floor = floor_of(noise, each.dtype_a)
         return LayerDifference(
             Side(a.layer, name_a),
             Side(b.layer, name_b),

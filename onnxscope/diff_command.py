@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.options import common, image_options, input_option, note, select_option, show
+from onnxscope.options import batch_options, common, image_options, input_option, note, select_option, show
 
 if TYPE_CHECKING:
     from onnxscope.pairing import Align
@@ -33,8 +33,7 @@ __all__ = ["diff"]
 @click.option("--rtol", type=click.FloatRange(0), help="Relative tolerance of an element, as in numpy.isclose.")
 @click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance of an element.")
 @click.option("--weights-only", is_flag=True, help="Compare weights and structure; run nothing.")
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Samples of a run.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many samples.")
+@batch_options
 @common
 @click.pass_context
 def diff(

@@ -12,7 +12,7 @@ from onnxscope.layer_weights import WeightChange
 from onnxscope.outputs import printable
 from onnxscope.tables import Cell, Table, format_number
 
-__all__ = ["NOISE_FACTOR", "Comparison", "LayerDifference", "Side", "StructureChange", "resolution_of"]
+__all__ = ["NOISE_FACTOR", "Comparison", "LayerDifference", "Side", "StructureChange", "floor_of"]
 
 NOISE_FACTOR = 10.0
 """A difference counts from so many times the noise floor on."""
@@ -275,9 +275,10 @@ class Comparison(Sequence[LayerDifference]):
         return self.table().html()
 
 
-def resolution_of(dtype: str) -> float:
-    """Return what rounding alone may do, relative to a number: noise below it cannot be told from none."""
-    return {"float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(dtype, 2.0**-23)
+def floor_of(noise: Discrepancy, dtype: str) -> float:
+    """Return what a relative difference is judged by: the noise, or what rounding alone may do if that is more."""
+    resolution = {"float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(dtype, 2.0**-23)
+    return max(noise.relative_l2 or 0.0, resolution)
 
 
 def _is_beyond(found: Discrepancy | None, floor: float) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxscope.errors import BaselineError
-from onnxscope.options import common, image_options, input_option, model_argument, note, show
+from onnxscope.options import batch_options, common, image_options, input_option, model_argument, note, show
 from onnxscope.outputs import printable, write_whole
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ __all__ = ["check", "snapshot"]
 @model_argument
 @input_option(required=False)
 @image_options
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Samples of a run.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many samples.")
+@batch_options
 @click.option(
     "-o",
     "--output",
@@ -70,8 +69,7 @@ def snapshot(
 )
 @input_option(required=False)
 @image_options
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Samples of a run.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many samples.")
+@batch_options
 @click.option("--update", is_flag=True, help="Rewrite the baseline, and print what has changed.")
 @click.option(
     "--config",

@@ -60,7 +60,6 @@ def merge_models(
     counterparts: Sequence[Counterpart],
     inputs: Sequence[FedInput],
     *,
-    own: bool,
     tolerance: Tolerance | None,
 ) -> Merged:
     """Build the graph that compares.
@@ -72,7 +71,6 @@ def merge_models(
         proto_b: Its tapped copy.
         counterparts: In execution order.
         inputs: One for every input of `b`.
-        own: Whether to add the copy of `b` that is fed with values of `a`.
         tolerance: Count the numbers beyond it.
 
     Raises:
@@ -104,9 +102,7 @@ def merge_models(
         value = first.cast(value, source.elem_type) if source.elem_type else value
         proto.graph.node.append(onnx.helper.make_node("Identity", [value], [f"b:{name}"]))
     _copy_graph(proto, proto_b, in_b, b.folder, folder, left_out=shared.keys())
-    alone: Callable[[str], str] | None = None
-    if own:
-        alone = _copy_with_replacements(proto, proto_b, b, counterparts, in_b, fed.keys(), second)
+    alone = _copy_with_replacements(proto, proto_b, b, counterparts, in_b, fed.keys(), second)
     outputs: list[dict[str, str]] = [{} for _ in counterparts]
     for place in range(len(counterparts) - 1, -1, -1):
         each = counterparts[place]
@@ -116,8 +112,7 @@ def merge_models(
         found["shape"] = third.node("Shape", [left])
         found["a"], found["b"] = _squares(third, left, each), _squares(third, right, each)
         _append_error(third, left, right, each, tolerance, "", found)
-        if alone is not None:
-            _append_error(third, left, _like_a(third, alone(each.b), each, left), each, tolerance, "own_", found)
+        _append_error(third, left, _like_a(third, alone(each.b), each, left), each, tolerance, "own_", found)
         for output in found.values():
             third.output(output)
     return Merged(proto, folder, tuple(outputs))

@@ -17,7 +17,7 @@ from onnxscope.observations import Observation, observe_array
 from onnxscope.probes import PlannedTap, Probes, append_probes
 from onnxscope.session import Session
 from onnxscope.shapes import infer_types
-from onnxscope.tapping import reason_without_statistics
+from onnxscope.tapping import reason_without_statistics, within_budget
 
 __all__ = ["Observer", "Plan"]
 
@@ -45,16 +45,7 @@ class Plan:
 
     def groups(self, taps: Iterable[PlannedTap]) -> list[list[PlannedTap]]:
         """Cut taps into groups whose values fit the memory budget together; one that does not fit stands alone."""
-        groups: list[list[PlannedTap]] = []
-        free = 0
-        for each in taps:
-            size = self.raw_bytes(each)
-            if not groups or size > free:
-                groups.append([])
-                free = self.memory_budget_bytes
-            groups[-1].append(each)
-            free -= size
-        return groups
+        return within_budget(taps, self.raw_bytes, self.memory_budget_bytes)
 
     def raw_bytes(self, planned: PlannedTap) -> int:
         """How much memory a tap's own value takes in a full run, as far as the pilot run tells."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnxscope.tables import Format, Result
 
 __all__ = [
+    "batch_options",
     "common",
     "image_options",
     "input_option",
@@ -78,6 +79,16 @@ def image_options(command: _Command) -> _Command:
     for option in (
         click.option("--layout", type=click.Choice(["auto", "nchw", "nhwc"]), default="auto", show_default=True),
         click.option("--preprocess", metavar="PRESET", help="imagenet, half, unit, caffe, none, or a recipe's .json."),
+    ):
+        command = option(command)
+    return command
+
+
+def batch_options(command: _Command) -> _Command:
+    """How many samples, and how many at a time."""
+    for option in (
+        click.option("--limit", type=click.IntRange(1), help="Only the first so many samples."),
+        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Samples of a run."),
     ):
         command = option(command)
     return command

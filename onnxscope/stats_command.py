@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxscope.errors import OnnxscopeError, RunError
-from onnxscope.options import common, input_options, model_argument, note, show
+from onnxscope.options import batch_options, common, input_options, model_argument, note, show
 
 if TYPE_CHECKING:
     from onnxscope.dataset_statistics import DatasetStatistics
@@ -33,8 +33,7 @@ _SHOWN_EVERY_S = 0.2
     required=True,
     help="The mergeable profile.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Samples of a run.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many samples.")
+@batch_options
 @click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -17,9 +17,10 @@ from onnxscope.selectors import Tap
 from onnxscope.session import Session
 from onnxscope.structure import Step, ValueType
 
-__all__ = ["output_types", "reason_without_statistics", "run_tapped", "tap_shapes"]
+__all__ = ["output_types", "reason_without_statistics", "run_tapped", "tap_shapes", "within_budget"]
 
 Array = NDArray[Any]
+_Item = TypeVar("_Item")
 
 
 def run_tapped(
@@ -123,3 +124,17 @@ def tap_shapes(
         held = {tap.name: values[tapped.outputs[tap.name]] for tap in lifted if tap.name in tapped.outputs}
         shapes |= {name: value.shape for name, value in held.items() if isinstance(value, np.ndarray)}
     return shapes
+
+
+def within_budget(items: Iterable[_Item], size_of: Callable[[_Item], int], budget: int) -> list[list[_Item]]:
+    """Cut items into groups that fit a budget together, in order; one that does not fit stands alone."""
+    groups: list[list[_Item]] = []
+    free = 0
+    for item in items:
+        size = size_of(item)
+        if not groups or size > free:
+            groups.append([])
+            free = budget
+        groups[-1].append(item)
+        free -= size
+    return groups

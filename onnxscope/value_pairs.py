@@ -7,7 +7,7 @@ return the values themselves, in groups under a memory budget, and numpy gives t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from onnxscope.graph import TappedModel
 from onnxscope.merged import Merged, merge_models, own_model
 from onnxscope.model import Model
 from onnxscope.session import Session
+from onnxscope.tapping import within_budget
 
 __all__ = ["Comparer", "Fetch", "Measured"]
 
@@ -84,16 +85,16 @@ class Comparer:
         self._inputs = inputs
         self._tolerance = tolerance
         self._threads = threads
-        self._groups = _grouped(counterparts, memory_budget_bytes // 2)
+        self._groups = within_budget(
+            range(len(counterparts)), lambda place: 8 * math.prod(counterparts[place].shape_a), memory_budget_bytes // 2
+        )
         self._merged: tuple[Session, Merged] | None = None
-        self._sessions: dict[Any, Session] = {}
+        self._sessions: dict[str, Session] = {}
         self._own: dict[int, tuple[Session, dict[str, Counterpart]]] = {}
         self.fallback: str | None = None
         if a is not None and tapped_a is not None and counterparts:
             try:
-                merged = merge_models(
-                    a, tapped_a.proto, b, tapped_b.proto, counterparts, inputs, own=True, tolerance=tolerance
-                )
+                merged = merge_models(a, tapped_a.proto, b, tapped_b.proto, counterparts, inputs, tolerance=tolerance)
                 where = f"{a.name} and {b.name}"
                 self._merged = Session(merged.proto, folder=merged.folder, where=where, threads=threads), merged
             except RunError as error:
@@ -125,18 +126,19 @@ class Comparer:
 
     def noise(self, feeds: Mapping[str, Array]) -> list[Discrepancy]:
         """Measure how far the first model is from itself without onnxruntime's optimizations, on one thread."""
-        model, tapped = self._a, self._tapped_a
-        if model is None or tapped is None:  # the reference has no session: the second model's own noise
-            model, tapped = self._b, self._tapped_b
+        # A reference without a session has no noise of its own: the second model's stands for it.
+        side = "a" if self._a is not None else "b"
+        if side == "b":
             feeds = {each.b: each.apply(feeds[each.a]) for each in self._inputs}
-        usual = Session(tapped.proto, folder=model.folder, where=model.name, threads=self._threads)
+        model, tapped = self._side(side)
         plain = Session(tapped.proto, folder=model.folder, where=model.name, threads=1, optimize=False)
         found = []
         for group in self._groups:
-            each_name = [_name(self._counterparts[place], of_a=model is self._a) for place in group]
-            left, right = (session.run(feeds, dict.fromkeys(each_name)) for session in (usual, plain))
-            for place, name in zip(group, each_name, strict=True):
-                axis = self._counterparts[place].channel_axis if model is self._a else None
+            pairs = [self._counterparts[place] for place in group]
+            names = [each.a if side == "a" else each.b for each in pairs]
+            left, right = (session.run(feeds, dict.fromkeys(names)) for session in (self._session(side), plain))
+            for each, name in zip(pairs, names, strict=True):
+                axis = each.channel_axis if side == "a" else None
                 found.append(measure(left[name], right[name], axis, None))
         return found
 
@@ -179,11 +181,8 @@ class Comparer:
         if number not in self._own:
             wanted = [self._counterparts[place] for place in group]
             proto, used = own_model(self._b, self._tapped_b.proto, self._counterparts, wanted)
-            where = self._b.name
-            self._own[number] = (
-                Session(proto, folder=self._b.folder, where=where, threads=self._threads),
-                used,
-            )
+            session = Session(proto, folder=self._b.folder, where=self._b.name, threads=self._threads)
+            self._own[number] = session, used
         session, used = self._own[number]
         first = fetch(list(dict.fromkeys([*names, *(each.a for each in used.values())])))
         fed = {name: each.to_b(first[each.a]) for name, each in used.items()}
@@ -193,28 +192,15 @@ class Comparer:
     def _measure(self, left: Array, right: Array, each: Counterpart) -> Discrepancy:
         return measure(left, each.to_a(np.asarray(right)), each.channel_axis, self._tolerance)
 
+    def _side(self, side: str) -> tuple[Model, TappedModel]:
+        if side == "b":
+            return self._b, self._tapped_b
+        assert self._a is not None
+        assert self._tapped_a is not None
+        return self._a, self._tapped_a
+
     def _session(self, side: str) -> Session:
         if side not in self._sessions:
-            model, tapped = (self._a, self._tapped_a) if side == "a" else (self._b, self._tapped_b)
-            assert model is not None
-            assert tapped is not None
+            model, tapped = self._side(side)
             self._sessions[side] = Session(tapped.proto, folder=model.folder, where=model.name, threads=self._threads)
         return self._sessions[side]
-
-
-def _name(each: Counterpart, *, of_a: bool) -> str:
-    return each.a if of_a else each.b
-
-
-def _grouped(counterparts: Iterable[Counterpart], budget_bytes: int) -> list[list[int]]:
-    """Cut places into groups whose values fit the budget together; one that does not fit stands alone."""
-    groups: list[list[int]] = []
-    free = 0
-    for place, each in enumerate(counterparts):
-        size = 8 * math.prod(each.shape_a)
-        if not groups or size > free:
-            groups.append([])
-            free = budget_bytes
-        groups[-1].append(place)
-        free -= size
-    return groups

@@ -15,9 +15,9 @@ from onnxscope.activations import own_output
 from onnxscope.arrays import describe_array
 from onnxscope.channels import activation_axes, default_axis
 from onnxscope.counterparts import Counterpart, FedInput, match_values
-from onnxscope.differences import Comparison, LayerDifference, Side, resolution_of
+from onnxscope.differences import Comparison, LayerDifference, Side, floor_of
 from onnxscope.graph import expose
-from onnxscope.model import Model, load_model
+from onnxscope.model import load_model
 from onnxscope.names import Names
 from onnxscope.selectors import Tap
 from onnxscope.shapes import infer_types
@@ -76,8 +76,10 @@ def compare_with_framework(
     values = {f"{place}": activations[place].values for place, _ in pairs}
     values |= {f"output {place}": output for place, output in enumerate(outputs)}
     declared = loaded.main.outputs[: len(outputs)]
-    taps = [_tap(loaded, f"{place}", value) for place, value in pairs]
-    taps += [_tap(loaded, f"output {place}", name) for place, name in enumerate(declared)]
+    named = [(f"{place}", value) for place, value in pairs]
+    named += [(f"output {place}", name) for place, name in enumerate(declared)]
+    axes = activation_axes(loaded.main)
+    taps = [Tap(name, value, (), value, "", None, axes.get(value), (0,)) for name, value in named]
     infer = cache(partial(infer_types, loaded))
     tapped = expose(loaded, taps, infer=infer)
     types = output_types(loaded, tapped.proto, list(tapped.outputs.values()))
@@ -118,7 +120,7 @@ def compare_with_framework(
                 Side(side, side), Side(side, value), kind, None, None, None, 0.0, reasons[name], True
             )
         place = found[name]
-        floor = max(noise[place].relative_l2 or 0.0, resolution_of(counterparts[place].dtype_b))
+        floor = floor_of(noise[place], counterparts[place].dtype_b)
         here = Side(_layer_of(names, value), value)
         one = measured[place]
         return LayerDifference(Side(side, side), here, kind, one.entire, one.own, noise[place], floor, None, False)
@@ -165,11 +167,6 @@ def _pairs(names: Names, activations: Sequence[Activation]) -> tuple[list[tuple[
 
 def _leaving(names: Names, layer: str) -> list[str]:
     return [value for value in names.leaving(layer) if value not in names.model.main.constants] if layer else []
-
-
-def _tap(model: Model, name: str, value: str) -> Tap:
-    axis = activation_axes(model.main).get(value)
-    return Tap(name, value, (), value, "", None, axis, (0,))
 
 
 def _layer_of(names: Names, value: str) -> str:

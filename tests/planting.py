@@ -11,6 +11,14 @@ from onnxscope.model import load_model
 from onnxscope.names import Names
 
 
+def scaled(path, name, factor):
+    """A stored model with one initializer multiplied by a factor."""
+    model = onnx.load(path)
+    tensor = next(each for each in model.graph.initializer if each.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+    return model
+
+
 def train_norms(path, seed):
     """Give the BatchNorms of a stored model numbers as training leaves them."""
     model, rng = onnx.load(path), np.random.default_rng(seed)

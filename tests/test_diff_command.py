@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from planting import scaled
 
 from onnxscope.cli import run
 
@@ -20,10 +19,7 @@ DIGITS, DEPLOYED, QDQ, INPUT = (
 
 @pytest.fixture
 def changed(tmp_path):
-    model = onnx.load(DIGITS)
-    tensor = next(each for each in model.graph.initializer if each.name == "down.0.weight")
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.1), tensor.name))
-    onnx.save(model, tmp_path / "changed.onnx")
+    onnx.save(scaled(DIGITS, "down.0.weight", 1.1), tmp_path / "changed.onnx")
     return str(tmp_path / "changed.onnx")
 
 

@@ -6,10 +6,9 @@ import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from planting import scaled
 
 from onnxscope.baseline import snapshot
 from onnxscope.checking import Check, Deviation
@@ -22,10 +21,7 @@ DIGITS, INPUT = str(FIXTURES / "digits.onnx"), str(FIXTURES / "digits.npz")
 
 @pytest.fixture
 def changed(tmp_path):
-    model = onnx.load(DIGITS)
-    tensor = next(each for each in model.graph.initializer if each.name == "down.0.weight")
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.1), tensor.name))
-    onnx.save(model, tmp_path / "changed.onnx")
+    onnx.save(scaled(DIGITS, "down.0.weight", 1.1), tmp_path / "changed.onnx")
     return str(tmp_path / "changed.onnx")
 
 

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from planting import scaled
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 INPUT = FIXTURES / "digits.npz"
@@ -58,10 +57,7 @@ def test_a_baseline_is_missing_written_kept_and_refused(project, workers):
     assert len(written) == 5
     assert {"test_models.test_export.json", "test_models.test_two.one.json"} < set(written)
     assert pytest_in(project, *workers)[0] == {"passed": 4}
-    model = onnx.load(project / "model.onnx")
-    tensor = next(each for each in model.graph.initializer if each.name == "down.0.weight")
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.1), tensor.name))
-    onnx.save(model, project / "model.onnx")
+    onnx.save(scaled(project / "model.onnx", "down.0.weight", 1.1), project / "model.onnx")
     counts, out = pytest_in(project, *workers)
     assert counts == {"failed": 4}
     assert "first in down.0" in out
