@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from onnxscope._version import __version__
 
 if TYPE_CHECKING:
+    from onnxscope.activation_maps import ClassActivation, class_activation
     from onnxscope.analysis import analyze
     from onnxscope.baseline import Baseline, snapshot
     from onnxscope.checking import Check, Deviation, check
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from onnxscope.weight_statistics import WeightRecord, WeightStatistics, weights
 
 _MODULES = {
+    "activation_maps": ("ClassActivation", "class_activation"),
     "analysis": ("analyze",),
     "baseline": ("Baseline", "snapshot"),
     "checking": ("Check", "Deviation", "check"),
@@ -80,6 +82,7 @@ __all__ = [
     "Baseline",
     "BaselineError",
     "Check",
+    "ClassActivation",
     "Comparison",
     "ConversionError",
     "DatasetStatistics",
@@ -105,6 +108,7 @@ __all__ = [
     "__version__",
     "analyze",
     "check",
+    "class_activation",
     "compare",
     "features",
     "inspect",

@@ -36,7 +36,9 @@ __all__ = [
     "histogram_svg",
     "kernels",
     "mosaic",
+    "picture_figure",
     "quantile_figure",
+    "scale_maps",
 ]
 
 _CLEAR = 255  # the palette index of gaps and NaN
@@ -103,7 +105,7 @@ def mosaic(
     if maps.ndim != 3 or not maps.size:
         raise InputError(f"not (channels, height, width) with at least one element: an array of shape {maps.shape}")
     columns = columns or (4 if len(maps) <= 16 else _columns(len(maps)))
-    scaled = _scaled(_thinned(maps))
+    scaled = scale_maps(_thinned(maps))
     levels = np.where(np.isnan(scaled), _CLEAR, np.minimum(scaled * 256, _TOP)).astype(np.uint8)
     image = Image.fromarray(_tiled(levels, columns, cell_px, _CLEAR))
     image.putpalette(table.tobytes())
@@ -131,7 +133,7 @@ def kernels(weights: npt.NDArray[Any], *, cmap: str = "viridis", cell_px: int = 
     columns = _columns(len(weights))
     if weights.shape[1] == 1:
         return mosaic(weights[:, 0], columns=columns, cmap=cmap, cell_px=cell_px)
-    scaled = np.moveaxis(_scaled(_thinned(weights)), 1, -1)
+    scaled = np.moveaxis(scale_maps(_thinned(weights)), 1, -1)
     colours = np.zeros((*scaled.shape[:-1], 4), np.uint8)
     visible = ~np.isnan(scaled).any(axis=-1)
     colours[visible, :3] = np.rint(scaled[visible] * 255)
@@ -234,9 +236,21 @@ def feature_figure(
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, values, number in zip(grid.flat, _scaled(_thinned(maps)), channel_numbers, strict=False):
+    for axes, values, number in zip(grid.flat, scale_maps(_thinned(maps)), channel_numbers, strict=False):
         axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, interpolation="nearest")
         axes.set_title(f"channel {number}", fontsize="small")
+    return figure
+
+
+def picture_figure(picture: Image.Image, title: str) -> Figure:
+    """Draw a picture under a title as a matplotlib Figure of its own."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 0.5 + 4.8 * picture.height / picture.width), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(np.asarray(picture))
+    axes.set_axis_off()
+    axes.set_title(_shortened(title), parse_math=False)
     return figure
 
 
@@ -288,7 +302,7 @@ def quantile_figure(rows: Sequence[tuple[str, Sequence[float], float | None]], t
     return figure
 
 
-def _scaled(maps: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def scale_maps(maps: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Scale each map to 0..1 over its finite elements; infinities go to the ends, NaN stays, a constant becomes 0."""
     values = maps.astype(np.float64) * 0.25  # exact, and no difference of two of them overflows
     others = tuple(range(1, values.ndim))
