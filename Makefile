@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 DEMO_DIR ?= demo-output
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test lint unit acceptance bench fixtures clean
+.PHONY: help demo test lint unit browser acceptance bench fixtures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,10 +31,16 @@ lint: $(INSTALLED)  ## ruff, mypy and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(INSTALLED)  ## pytest with coverage
+# Pages are tested in a real browser: the one that is there, else Debian's, which only root can install.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	    { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
+	    { echo "the tests need a browser: install Debian's package chromium, as root" >&2; exit 1; }
+
+unit: $(INSTALLED) browser  ## pytest with coverage
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not acceptance" --cov --cov-report=term:skip-covered
 
-acceptance: $(INSTALLED)  ## the long proofs: large models, every case in the onnx wheel
+acceptance: $(INSTALLED) browser  ## the long proofs: large models, every case in the onnx wheel
 	$(BIN)/python -m pytest -m acceptance -s
 
 bench: $(INSTALLED)  ## measure speed and memory against what a user would otherwise do

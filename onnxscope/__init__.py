@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from onnxscope.model import Model, load_model
     from onnxscope.profile import Profile
     from onnxscope.rendering import save_features, save_weights
+    from onnxscope.reporting import Report, report
     from onnxscope.settings import Settings
     from onnxscope.weight_statistics import WeightRecord, WeightStatistics, weights
 
@@ -75,6 +76,7 @@ _MODULES = {
     "profile": ("Profile",),
     "settings": ("Settings",),
     "rendering": ("save_features", "save_weights"),
+    "reporting": ("Report", "report"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -100,6 +102,7 @@ __all__ = [
     "OutputError",
     "Profile",
     "ProfileError",
+    "Report",
     "RunError",
     "SelectorError",
     "Settings",
@@ -113,6 +116,7 @@ __all__ = [
     "features",
     "inspect",
     "load_model",
+    "report",
     "save_features",
     "save_weights",
     "snapshot",

@@ -22,11 +22,10 @@ from PIL import Image
 
 from onnxscope.activations import activation_after
 from onnxscope.channels import activation_axes, default_axis
-from onnxscope.embeddings import index_bounds
 from onnxscope.errors import InputError, RunError
 from onnxscope.figures import encode_png, picture_figure, scale_maps
 from onnxscope.graph import unused_prefix
-from onnxscope.inputs import Feeds, prepare
+from onnxscope.inputs import Feeds, prepare_for
 from onnxscope.layouts import find_layout, shape_text
 from onnxscope.model import Model, load_model
 from onnxscope.names import Names
@@ -193,14 +192,7 @@ def class_activation(
         raise InputError(f"a batch of {batch_size} channels", hint="give at least 1")
     loaded = load_model(model)
     infer = cache(partial(infer_types, loaded))
-    feeds = prepare(
-        inputs,
-        loaded.inputs,
-        preset=preprocess,
-        recorded_preset=loaded.provenance.preprocess if loaded.provenance else None,
-        layout=layout,
-        bounds=index_bounds(loaded),
-    )
+    feeds = prepare_for(loaded, inputs, preprocess=preprocess, layout=layout)
     subject = _subject(feeds, loaded, sample, batch_size)
     names = Names(loaded)
     if layer is None:

@@ -19,6 +19,7 @@ from onnxscope.arrays import (
     spec_text,
     to_array,
 )
+from onnxscope.embeddings import index_bounds
 from onnxscope.errors import InputError
 from onnxscope.images import MAX_IMAGE_BYTES, Colour, normalize_image, read_image
 from onnxscope.layouts import ImageLayout, Layout, find_layout, image_layout, shape_text
@@ -29,7 +30,7 @@ from onnxscope.sources import Kind, gather, open_regular, suffix_of
 from onnxscope.synthetic import random_feeds
 
 if TYPE_CHECKING:
-    from onnxscope.model import InputSpec
+    from onnxscope.model import InputSpec, Model
 
 __all__ = [
     "PRESETS",
@@ -42,6 +43,7 @@ __all__ = [
     "load_preset",
     "only_input",
     "prepare",
+    "prepare_for",
     "preset_of_model",
     "random_feeds",
 ]
@@ -114,6 +116,30 @@ def prepare(
     arrays, names = _read_arrays(entries[0], specs, notes)
     _check_runs(arrays, specs)
     return _feeds(arrays, specs, kind, notes, files=names)
+
+
+def prepare_for(
+    model: Model, sources: Any, *, preprocess: str | os.PathLike[str] | Preset | None = None, layout: str = "auto"
+) -> Feeds:
+    """Prepare what the user gave for a model: with its inputs, its recorded preset, and whole numbers that it can take.
+
+    Args:
+        model: Who is fed.
+        sources: As for `prepare`.
+        preprocess: For images: a preset's name, a recipe's path or JSON, or None for the recorded one.
+        layout: Of an image input: `auto`, `nchw` or `nhwc`.
+
+    Raises:
+        InputError: As `prepare`.
+    """
+    return prepare(
+        sources,
+        model.inputs,
+        preset=preprocess,
+        recorded_preset=model.provenance.preprocess if model.provenance else None,
+        layout=layout,
+        bounds=index_bounds(model),
+    )
 
 
 def cut(feeds: Feeds, specs: Sequence[InputSpec]) -> Iterator[dict[str, NDArray[Any]]]:
