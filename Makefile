@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 DEMO_DIR ?= demo-output
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test lint unit browser acceptance bench fixtures clean
+.PHONY: help demo test lint unit browser docs acceptance bench fixtures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,12 +33,16 @@ lint: $(INSTALLED)  ## ruff, mypy and import-linter
 
 # Pages are tested in a real browser: the one that is there, else Debian's, which only root can install.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || \
-	    { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
-	    { echo "the tests need a browser: install Debian's package chromium, as root" >&2; exit 1; }
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null || \
+	{ echo "the tests need a browser: install Debian's package chromium, as root" >&2; exit 1; }
 
 unit: $(INSTALLED) browser  ## pytest with coverage
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not acceptance" --cov --cov-report=term:skip-covered
+
+docs: $(INSTALLED)  ## build the documentation into site/, with warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
 
 acceptance: $(INSTALLED) browser  ## the long proofs: large models, every case in the onnx wheel
 	$(BIN)/python -m pytest -m acceptance -s
@@ -48,8 +52,9 @@ bench: $(INSTALLED)  ## measure speed and memory against what a user would other
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.activations
 
-fixtures: $(INSTALLED)  ## make the binary fixtures again
+fixtures: $(INSTALLED)  ## make the binary fixtures and the figures of the documentation again
 	$(BIN)/python fixtures/make_digits.py
+	$(BIN)/python docs/make_figures.py
 
 clean:  ## remove everything that make has made
-	rm -rf $(VENV) $(DEMO_DIR) dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(DEMO_DIR) dist build site .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

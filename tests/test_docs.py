@@ -1,10 +1,11 @@
-"""The README keeps its word: its commands run, its examples work, every command has help and appears there."""
+"""The documentation keeps its word: commands run, examples work, links lead somewhere, every command has help."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import shutil
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -14,27 +15,18 @@ from onnxscope.cli import cli, run
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))))
+BLOCK = re.compile(r"^( *)```(console|python)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-def commands():
-    return [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("readme")
-    shutil.copy(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg", folder / "photo.jpg")
-    return folder
-
-
-def test_every_command_and_the_library_example_work(workplace, monkeypatch, capsys):
-    monkeypatch.chdir(workplace)
-    for command in commands():
-        program, *arguments = shlex.split(command)
+def run_console(block, capsys):
+    """Run the commands of a block, and look for the lines that it shows of their output."""
+    printed: list[str] = []
+    for line in block.splitlines():
+        if not line.startswith("$ "):
+            assert line == "…" or line in printed
+            continue
+        program, *arguments = shlex.split(line[2:])
         if program == "make":
             assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
             continue
@@ -43,11 +35,26 @@ def test_every_command_and_the_library_example_work(workplace, monkeypatch, caps
         captured = capsys.readouterr()
         assert code == 0, captured.err
         assert captured.out
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
-    assert "(1, 512, 7, 7)" in capsys.readouterr().out
-    assert (workplace / "layer1.png").stat().st_size > 1000
-    assert len(list((workplace / "features").glob("*.png"))) == 36
+        printed = (captured.out + captured.err).splitlines()
+
+
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")  # torch.export's own
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_and_example_of_a_page_works(page, tmp_path, monkeypatch, capsys):
+    """They run in order, in one folder that holds nothing but a photograph."""
+    shutil.copy(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg", tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for _, language, block in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
+        source = textwrap.dedent(block)
+        if language == "console":
+            run_console(source, capsys)
+        else:
+            exec(compile(source, page, "exec"), names)
+    if page == "README.md":
+        assert "(1, 512, 7, 7)" in capsys.readouterr().out
+        assert (tmp_path / "layer1.png").stat().st_size > 1000
+        assert len(list((tmp_path / "features").glob("*.png"))) == 36
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
@@ -62,7 +69,7 @@ def test_every_command_has_help_and_appears_in_the_readme(name):
 
 
 def test_links_of_the_documents_lead_somewhere():
-    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):  # test_site.py checks those of the documentation
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
