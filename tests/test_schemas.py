@@ -158,6 +158,11 @@ def baseline(folder, model):
         ("check nan.onnx --config empty.toml --baseline nan.onnx.baseline.json -i random", 0),
         ("check broken.onnx --config empty.toml --baseline image.onnx.baseline.json -i random", 1),
         ("check tokens.onnx --config empty.toml --baseline image.onnx.baseline.json", 1),
+        ("report digits.onnx -i digits.npz -o report.html", 0),
+        ("report nan.onnx -i random -o report.html --select value:*", 0),
+        ("report unreachable.onnx -i random -o report.html --select value:*", 0),
+        ("report image.onnx -o report.html --against broken.onnx", 0),
+        ("report odd.onnx -o report.html", 0),
         ("doctor", 0),
     ],
 )
@@ -217,6 +222,11 @@ def test_what_a_live_comparison_returns(workplace):
     assert conform(record.to_dict())["unaligned"]["a"]
 
 
+@pytest.mark.parametrize("method", ["eigen", "score"])
+def test_what_a_class_activation_map_returns(workplace, method):
+    conform(onnxscope.class_activation(workplace / "digits.onnx", workplace / "digits.npz", method=method).to_dict())
+
+
 def test_what_the_demonstration_prints(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("onnxscope.tour._NETWORKS", ())
     assert run(["demo", "-o", str(tmp_path), "--format", "json", "-q"]) == 0
@@ -266,6 +276,7 @@ def test_every_record_that_the_code_makes_has_a_schema():
         "features digits.onnx -i digits.npz -o features --verify",
         "stats digits.onnx -i digits.npz -o profile.json",
         "diff digits.onnx digits_qdq.onnx -i digits.npz",
+        "report image.onnx -i random -o report.html",
         "snapshot digits.onnx -i digits.npz -o snapshot.json",
         "check changed.onnx --config empty.toml --baseline digits.onnx.baseline.json -i digits.npz",
     ],
