@@ -51,6 +51,7 @@ bench: $(INSTALLED)  ## measure speed and memory against what a user would other
 	$(PIP) polygraphy
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.activations
+	$(BIN)/python -m benchmarks.comparisons
 
 fixtures: $(INSTALLED)  ## make the binary fixtures and the figures of the documentation again
 	$(BIN)/python fixtures/make_digits.py
