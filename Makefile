@@ -47,11 +47,12 @@ docs: $(INSTALLED)  ## build the documentation into site/, with warnings as erro
 acceptance: $(INSTALLED) browser  ## the long proofs: large models, every case in the onnx wheel
 	$(BIN)/python -m pytest -m acceptance -s
 
-bench: $(INSTALLED)  ## measure speed and memory against what a user would otherwise do
+bench: $(INSTALLED) browser  ## measure speed and memory against what a user would otherwise do
 	$(PIP) polygraphy
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.activations
 	$(BIN)/python -m benchmarks.comparisons
+	$(BIN)/python -m benchmarks.pages
 
 fixtures: $(INSTALLED)  ## make the binary fixtures and the figures of the documentation again
 	$(BIN)/python fixtures/make_digits.py

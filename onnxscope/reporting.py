@@ -288,7 +288,7 @@ def _attention(findings: Iterable[Finding], statistics: DatasetStatistics | None
             many = "channels" if len(channels) > 1 or total else "channel"
             message = f"{len(channels):,}{total} {many} {what.format(seen=seen)}: {_numbers(channels)}"
         else:
-            more = f", and {len(listed) - 1:,} more channels" if len(listed) > 1 else ""
+            more = f" (and so {len(listed) - 1:,} more channels)" if len(listed) > 1 else ""
             message = f"{listed[0].message}{more}"
         grave = "bad" if kind in _BAD else "warn"
         if kind in _MINOR or (kind == "dead_channel" and samples < _ENOUGH):
