@@ -12,12 +12,14 @@ PYTEST_WORKERS ?= 2
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# torch goes first: with its CPU build in place nothing after it asks for the much larger CUDA build.
+# torch goes first: with its CPU build in place nothing after it asks for the much larger CUDA build. Model Explorer goes
+# last and alone: tests read our overlays with its classes, which do without its 128 MB of adapters for other formats.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) hatchling editables
 	$(PIP) --no-build-isolation -e '.[torch,tensorflow,ray,dev]'
+	$(PIP) --no-deps ai-edge-model-explorer model-explorer-onnx
 	touch $@
 
 demo: $(INSTALLED)  ## convert the tutorial's networks and look inside them

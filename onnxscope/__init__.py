@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from onnxscope.feature_maps import FeatureMap, FeatureMaps, features
     from onnxscope.inspection import ModelSummary, inspect
     from onnxscope.model import Model, load_model
+    from onnxscope.node_data import write_node_data
     from onnxscope.profile import Profile
     from onnxscope.rendering import save_features, save_weights
     from onnxscope.reporting import Report, report
@@ -72,6 +73,7 @@ _MODULES = {
     ),
     "inspection": ("ModelSummary", "inspect"),
     "model": ("Model", "load_model"),
+    "node_data": ("write_node_data",),
     "weight_statistics": ("WeightRecord", "WeightStatistics", "weights"),
     "profile": ("Profile",),
     "settings": ("Settings",),
@@ -121,6 +123,7 @@ __all__ = [
     "save_weights",
     "snapshot",
     "weights",
+    "write_node_data",
 ]
 
 

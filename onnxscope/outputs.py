@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from onnxscope.errors import OutputError
 
-__all__ = ["dump_json", "first_line", "printable", "safe_stem", "write_whole", "writing_whole"]
+__all__ = ["dump_json", "first_line", "make_folder", "printable", "safe_stem", "write_whole", "writing_whole"]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
@@ -55,6 +55,20 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
     """
     with writing_whole(path) as stream:
         stream.write(content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder, and those above it, where they are missing.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    target = Path(path)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder ({error.strerror}): {printable(str(target))}") from error
+    return target
 
 
 def safe_stem(name: str, index: int) -> str:

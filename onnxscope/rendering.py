@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxscope.errors import OutputError
 from onnxscope.figures import encode_png, histogram_png, histogram_svg, kernels
-from onnxscope.outputs import dump_json, printable, safe_stem, write_whole, writing_whole
+from onnxscope.outputs import dump_json, make_folder, safe_stem, write_whole, writing_whole
 
 if TYPE_CHECKING:
     from onnxscope.feature_maps import FeatureMap, FeatureMaps
@@ -40,7 +39,7 @@ def save_features(
     """
     if arrays:
         maps.check_names()
-    target = _make_folder(folder)
+    target = make_folder(folder)
     pictures: dict[str, str] = {}
     with ThreadPoolExecutor() as pool:
         drawn = pool.map(lambda tap: _drawn(tap, cmap), maps)
@@ -70,7 +69,7 @@ def save_weights(
     """
     from onnxscope.parameters import read_parameter
 
-    target = _make_folder(folder)
+    target = make_folder(folder)
     pictures: dict[str, str] = {}
     for index, row in enumerate(statistics, 1):
         if row.summary.histogram is None:
@@ -112,15 +111,6 @@ def _shows_colours(row: WeightRecord) -> bool:
 
 def _kernel_inputs(shape: Sequence[int], channel_axis: int | None) -> int:
     return shape[2] if channel_axis == 3 else shape[1]
-
-
-def _make_folder(folder: str | Path) -> Path:
-    target = Path(folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder ({error.strerror}): {printable(str(folder))}") from error
-    return target
 
 
 def _finish(folder: Path, manifest: str, record: dict[str, Any], drawn: set[str]) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 from onnxscope._version import __version__
 from onnxscope.conversion import ConversionRequest
-from onnxscope.errors import MissingDependencyError, OutputError
+from onnxscope.errors import MissingDependencyError
 from onnxscope.feature_maps import features
 from onnxscope.inspection import inspect
 from onnxscope.model import load_model
-from onnxscope.outputs import write_whole
+from onnxscope.outputs import make_folder, write_whole
 from onnxscope.plugins import load_converter
 from onnxscope.rendering import save_features, save_weights
 from onnxscope.session import providers, runtime_version
@@ -95,11 +95,7 @@ def tour(folder: str | Path, *, say: Callable[[str], None]) -> Tour:
         OutputError: The folder cannot be written to.
         ConversionError: A network cannot be converted.
     """
-    target = Path(folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder ({error.strerror}): {folder}") from error
+    target = make_folder(folder)
     stops = [_look(_sample("digits.onnx"), _sample("digits.npz"), target / "digits", say)]
     photograph = _photograph()
     for framework, network in _NETWORKS:
