@@ -12,6 +12,7 @@ import click
 from onnxscope.options import channel_options, common, input_options, model_argument, note, show
 
 if TYPE_CHECKING:
+    from onnxscope.reporting import Report
     from onnxscope.tables import Format
 
 __all__ = ["report"]
@@ -43,6 +44,12 @@ __all__ = ["report"]
 @click.option("--cam-layer", metavar="SELECTOR", help="The convolution that it looks at; the last one by default.")
 @click.option("--target", type=click.IntRange(0), metavar="CLASS", help="The class that ablation and score look for.")
 @click.option(
+    "--node-data",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Also write the numbers as overlays for Model Explorer.",
+)
+@click.option(
     "--max-size",
     type=click.FloatRange(0.1),
     default=12,
@@ -64,6 +71,7 @@ def report(
     cam: Literal["eigen", "ablation", "score", "none"],
     cam_layer: str | None,
     target: int | None,
+    node_data: Path | None,
     max_size: float,
     preprocess: str | None,
     layout: Literal["auto", "nchw", "nhwc"],
@@ -100,7 +108,29 @@ def report(
     show(made, form)
     for remark in (*made.content.notes, *made.page.left_out):
         note(remark, quiet)
+    if node_data is not None:
+        _write_overlays(made, node_data, quiet)
     note(f"the page is in {output}, {output.stat().st_size:,} bytes", quiet)
+
+
+def _write_overlays(report: Report, folder: Path, quiet: bool) -> None:
+    from onnxscope.node_data import write_node_data
+
+    content = report.content
+    overlays = write_node_data(
+        folder,
+        report.model,
+        activations=content.statistics or content.maps,
+        weights=content.weights,
+        comparison=content.comparison,
+    )
+    written = [each for each in overlays if each.file is not None]
+    missing = {name: reason for each in written for name, reason in each.left_out}
+    for name, reason in list(missing.items())[:3]:
+        note(f"not in the overlays: {name}: {reason}", quiet)
+    if len(missing) > 3:
+        note(f"nor are {len(missing) - 3:,} more", quiet)
+    note(f"{len(written)} overlays for Model Explorer are in {folder}", quiet)
 
 
 class _Line:

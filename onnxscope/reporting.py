@@ -51,12 +51,14 @@ class Report(Record):
     """A page about a model.
 
     Attributes:
+        model: What it is about.
         content: The records that it shows.
         page: The page, and what it leaves out.
     """
 
     frame_keys: ClassVar[tuple[str, ...]] = ("attention",)
 
+    model: Model
     content: Content
     page: Page
 
@@ -198,7 +200,7 @@ def report(
         tuple((each.name, each.reason) for each in maps.unreachable) if maps is not None else (),
         tuple(dict.fromkeys(notes)),
     )
-    return Report(content, render_page(content, max_bytes=max_bytes))
+    return Report(loaded, content, render_page(content, max_bytes=max_bytes))
 
 
 def _dataset(profile: str | os.PathLike[str] | Profile, model: Model) -> DatasetStatistics:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -207,6 +208,16 @@ def test_hostile_names_do_no_harm(name, tmp_path, capsys):
 def test_a_wish_that_cannot_be_met_is_an_error(tmp_path):
     with pytest.raises(InputError, match="EigenCAM knows no classes"):
         report(DIGITS, SAMPLES, target=3)
+
+
+def test_overlays_for_the_graph_s_viewer_hold_the_same_numbers(tmp_path, capsys):
+    arguments = ["report", str(DIGITS), "-i", str(SAMPLES), "-o", str(tmp_path / "r.html"), "--node-data"]
+    assert run([*arguments, str(tmp_path / "overlays")]) == 0
+    assert re.search(r"\d+ overlays for Model Explorer are in ", capsys.readouterr().err)
+    (graph,) = json.loads((tmp_path / "overlays" / "onnxscope_activation_mean.json").read_text()).values()
+    shown = sorted(each["value"] for each in graph["results"].values())
+    expected = sorted(tap.overall.mean for tap in analyze(DIGITS, SAMPLES))
+    assert shown == pytest.approx(expected)
 
 
 def test_the_command_shows_what_deserves_attention(tmp_path, capsys):
