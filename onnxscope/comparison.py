@@ -351,8 +351,11 @@ class _Run:
             reasons |= {int(each.name): each.reason for each in tapped.unreachable}
             reached = [tap for tap in taps[side] if tap.name in tapped.outputs]
             types.append(output_types(model, tapped.proto, list(tapped.outputs.values())))
-            fits = [tap for tap in reached if types[side].get(tapped.outputs[tap.name]) in _NUMBERS]
-            reasons |= {int(tap.name): "not a tensor of numbers" for tap in reached if tap not in fits}
+            fits: list[Tap] = []
+            others: list[Tap] = []
+            for tap in reached:
+                (fits if types[side].get(tapped.outputs[tap.name]) in _NUMBERS else others).append(tap)
+            reasons |= {int(tap.name): "not a tensor of numbers" for tap in others}
             found = tap_shapes(model, fits, feeds, infer, self._threads)
             idle = [tap for tap in fits if tap.name not in found or (tap.path and was_not_executed(found[tap.name]))]
             reasons |= {int(tap.name): "not executed on this input" for tap in idle}

@@ -212,7 +212,7 @@ class Comparison(Record, Sequence[LayerDifference]):
         own = [row for row in self.layers if row.is_guilty]
         own.sort(key=lambda row: _size(row.own), reverse=True)
         changed = {change.layer for change in self.weights if change.counts}
-        named = (*own, *(row for row in self.layers if row.a.layer in changed and row not in own))
+        named = (*own, *(row for row in self.layers if row.a.layer in changed and not row.is_guilty))
         if named or self.first_divergence is None:
             return named
         return (self.first_divergence,)

@@ -11,9 +11,9 @@ first, as in `probes`, and only numbers leave it.
 
 from __future__ import annotations
 
-import math
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from onnxscope.model import Model
 __all__ = ["Merged", "merge_models", "own_model"]
 
 Array = NDArray[Any]
-_FIRST_BYTES = 64  # compared before the rest is read
+_FIRST_BYTES = 64  # looked up before the rest is read
 
 
 @dataclass(frozen=True)
@@ -361,18 +361,18 @@ def _rebase_body(body: GraphProto, old: Path | None, new: Path | None) -> None:
 
 def _shared_constants(a: Model, b: Model) -> dict[str, str]:
     """For stored constants of B that A stores too, byte by byte: A's name."""
-    known: dict[tuple[Any, ...], list[str]] = {}
-    for name, tensor in _stored(a).items():
-        known.setdefault(_kind(tensor), []).append(name)
+    stored = _stored(a)
+    known: dict[Hashable, list[str]] = {}
+    for name, tensor in stored.items():
+        known.setdefault(_start(tensor, _content(a, tensor)), []).append(name)
     shared = {}
-    arrays: dict[str, Array] = {}
     for name, tensor in _stored(b).items():
-        candidates = known.get(_kind(tensor), [])
+        content = _content(b, tensor)
+        start = _start(tensor, content)
         # One of the same name is the likeliest.
-        for other in sorted(candidates, key=lambda each: each != name):
-            if other not in arrays:
-                arrays[other] = a.array(_stored(a)[other])
-            if _same_bytes(arrays[other], b.array(tensor)):
+        likeliest = [name] if name in stored and _start(stored[name], _content(a, stored[name])) == start else []
+        for other in itertools.chain(likeliest, known.get(start, ())):
+            if np.array_equal(_content(a, stored[other]), content):
                 shared[name] = other
                 break
     return shared
@@ -388,12 +388,10 @@ def _stored(model: Model) -> Mapping[str, TensorProto]:
     return {name: each for name, each in tensors.items() if each.data_type != TensorProto.STRING}
 
 
-def _kind(tensor: TensorProto) -> tuple[Any, ...]:
-    return tensor.data_type, tuple(tensor.dims)
+def _content(model: Model, tensor: TensorProto) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(model.array(tensor)).reshape(-1).view(np.uint8)
 
 
-def _same_bytes(x: Array, y: Array) -> bool:
-    if math.prod(x.shape) == 0:
-        return True
-    left, right = (np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in (x, y))
-    return bool(np.array_equal(left[:_FIRST_BYTES], right[:_FIRST_BYTES]) and np.array_equal(left, right))
+def _start(tensor: TensorProto, content: NDArray[np.uint8]) -> Hashable:
+    """What is looked up before all bytes are compared."""
+    return tensor.data_type, tuple(tensor.dims), content[:_FIRST_BYTES].tobytes()

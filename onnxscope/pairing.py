@@ -8,6 +8,7 @@ between two pairs. Evidence that is ambiguous is not used.
 from __future__ import annotations
 
 import difflib
+from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -111,11 +112,8 @@ class _Pairing:
                 self._pair(left, right)
 
     def by_content(self) -> None:
-        """Pair layers whose weights are the same numbers; a pair that would cross others is left to other evidence."""
-        for left, right in self._unique(_content_key):
-            crossing = sum((other - left) * (self._of_a[other] - right) < 0 for other in self._of_a)
-            if crossing <= len(self._of_a) // 2:
-                self._pair(left, right)
+        """Pair layers whose weights are the same numbers; one that crosses most others is left to other evidence."""
+        self._pair_mostly_in_order(self._unique(_content_key))
 
     def by_structure(self) -> None:
         """Pair layers with the same surroundings: on both sides, then before them, then behind them."""
@@ -128,17 +126,27 @@ class _Pairing:
         """Pair what is left between two pairs, in order, where kind and shape agree."""
         left = [index for index in range(len(self._a)) if index not in self._of_a]
         right = [index for index in range(len(self._b)) if index not in self._of_b]
-        tokens_a = [(self._a[index].kind, self._a[index].shape, self._rank(self._a, index)) for index in left]
-        tokens_b = [(self._b[index].kind, self._b[index].shape, self._rank(self._b, index)) for index in right]
+        # What is left is matched within its gap only, so a token says between how many pairs a layer stands.
+        paired_a, paired_b = sorted(self._of_a), sorted(self._of_b)
+        tokens_a = [(self._a[index].kind, self._a[index].shape, bisect_left(paired_a, index)) for index in left]
+        tokens_b = [(self._b[index].kind, self._b[index].shape, bisect_left(paired_b, index)) for index in right]
         matcher = difflib.SequenceMatcher(None, tokens_a, tokens_b, autojunk=False)
         for start_a, start_b, size in matcher.get_matching_blocks():
             for step in range(size):
                 self._pair(left[start_a + step], right[start_b + step])
 
-    def _rank(self, layers: Sequence[LayerKey], index: int) -> int:
-        """Between how many pairs a layer stands: what is left is matched within its gap only."""
-        paired = self._of_a if layers is self._a else self._of_b
-        return sum(other < index for other in paired)
+    def _pair_mostly_in_order(self, candidates: Sequence[tuple[int, int]]) -> None:
+        """Pair the candidates that cross fewer than half of all pairs, those among the candidates included."""
+        pairs = sorted([*self._of_a.items(), *candidates])
+        wanted = set(candidates)
+        before: list[int] = []  # the second model's places of the pairs before this one in the first model
+        behind = sorted(right for _, right in pairs)
+        for left, right in pairs:
+            del behind[bisect_left(behind, right)]
+            crossing = len(before) - bisect_left(before, right) + bisect_left(behind, right)
+            insort(before, right)
+            if (left, right) in wanted and 2 * crossing < len(pairs):
+                self._pair(left, right)
 
     @staticmethod
     def _agree(left: LayerKey, right: LayerKey) -> bool:

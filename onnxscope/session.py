@@ -130,7 +130,7 @@ class Session:
             )
         wanted = list(self.outputs if outputs is None else outputs)
         tensors = [name for name in wanted if self.outputs[name].startswith("tensor(")]
-        others = [name for name in wanted if name not in tensors]
+        others = [name for name in wanted if not self.outputs[name].startswith("tensor(")]
         arrays = {name: fed for name, fed in feeds.items() if isinstance(fed, (np.ndarray, np.generic))}
         if len(arrays) < len(feeds):
             tensors, others = [], wanted  # sequences and optionals go in and come out through another door

@@ -7,7 +7,7 @@ return the values themselves, in groups under a memory budget, and numpy gives t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +121,7 @@ class Comparer:
                 self._merged, self.fallback = None, str(error)
         missing = [place for place in range(len(self._counterparts)) if place not in found]
         if missing:
-            found |= self._run_apart(missing, feeds, fetch)
+            found |= self._run_apart(set(missing), feeds, fetch)
         return [found[place] for place in range(len(self._counterparts))]
 
     def noise(self, feeds: Mapping[str, Array]) -> list[Discrepancy]:
@@ -154,7 +154,9 @@ class Comparer:
                 found[place] = Measured(entire, own)
         return found
 
-    def _run_apart(self, places: Sequence[int], feeds: Mapping[str, Array], fetch: Fetch | None) -> dict[int, Measured]:
+    def _run_apart(
+        self, places: Collection[int], feeds: Mapping[str, Array], fetch: Fetch | None
+    ) -> dict[int, Measured]:
         """The same numbers from two sessions that return the values themselves."""
         feeds_b = {each.b: each.apply(feeds[each.a]) for each in self._inputs}
         fetch = fetch or (lambda names: self._session("a").run(feeds, names))

@@ -14,7 +14,7 @@ from onnxscope.layer_graph import find_layers
 from onnxscope.layer_weights import LayerWeights
 from onnxscope.model import load_model
 from onnxscope.names import Names
-from onnxscope.pairing import align_layers, layer_keys
+from onnxscope.pairing import LayerKey, align_layers, layer_keys
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 RNG = np.random.default_rng(7)
@@ -84,3 +84,33 @@ def test_exports_of_one_network_are_paired_whole(by):
     found, only_a, only_b = pairs(FIXTURES / "digits.onnx", FIXTURES / "digits_deployed.onnx", by)
     assert found == {0: 0, 1: 1, 2: 2, 3: 3}
     assert only_a == only_b == ()
+
+
+def key(index, content):
+    """An unnamed convolution whose surroundings nothing else has."""
+    return LayerKey(None, 0, "Conv", (8, 8, 3, 3), f"{index}", f"{index}", lambda: content)
+
+
+def test_tens_of_thousands_of_layers_are_paired_by_content_and_in_order():
+    count = 20_000
+    a = [key(index, f"{index}") for index in range(count)]
+    # In the second model every third layer has other weights, and none has its surroundings.
+    b = [key(-1 - index, None if index % 3 == 0 else f"{index}") for index in range(count)]
+    aligned = align_layers(a, b)
+    assert aligned.pairs == tuple((index, index) for index in range(count))
+    assert aligned.only_a == aligned.only_b == ()
+
+
+def test_a_layer_that_crosses_most_of_the_others_is_not_paired_by_content():
+    count = 20_000
+    a = [key(index, f"{index}") for index in range(count)]
+    rotated = align_layers(a, a[1:] + a[:1], "content")
+    assert rotated.pairs == tuple((index, index - 1) for index in range(1, count))
+    assert (rotated.only_a, rotated.only_b) == ((0,), (count - 1,))
+    rng = np.random.default_rng(11)
+    for _ in range(50):
+        order = rng.permutation(9).tolist()
+        places = [order.index(index) for index in range(9)]
+        crossed = [sum((x - y) * (places[x] - places[y]) < 0 for y in range(9)) for x in range(9)]
+        expected = tuple((index, places[index]) for index in range(9) if crossed[index] < 4.5)
+        assert align_layers(a[:9], [a[index] for index in order], "content").pairs == expected
