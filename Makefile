@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+JUNIT_SCHEMA := $(VENV)/junit-10.xsd
+PYTEST := $(shell grep '^pytest==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 DEMO_DIR ?= demo-output
 PYTEST_WORKERS ?= 2
@@ -20,6 +22,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) --no-build-isolation -e '.[torch,tensorflow,ray,dev]'
 	touch $@
 
+# What the JUnit reports are validated against; of pytest's distributions only the source holds it.
+$(JUNIT_SCHEMA): | $(INSTALLED)
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --no-binary pytest -d $(VENV)/sdist $(PYTEST)
+	tar -xzf $(VENV)/sdist/$(subst ==,-,$(PYTEST)).tar.gz -C $(VENV)/sdist
+	cp $(VENV)/sdist/$(subst ==,-,$(PYTEST))/testing/example_scripts/junit-10.xsd $@
+	rm -r $(VENV)/sdist
+
 demo: $(INSTALLED)  ## convert the tutorial's networks and look inside them
 	$(BIN)/onnxscope demo -o $(DEMO_DIR)
 
@@ -31,10 +40,10 @@ lint: $(INSTALLED)  ## ruff, mypy and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(INSTALLED)  ## pytest with coverage
+unit: $(INSTALLED) $(JUNIT_SCHEMA)  ## pytest with coverage
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not acceptance" --cov --cov-report=term:skip-covered
 
-acceptance: $(INSTALLED)  ## the long proofs: large models, every case in the onnx wheel
+acceptance: $(INSTALLED) $(JUNIT_SCHEMA)  ## the long proofs: large models, every case in the onnx wheel
 	$(BIN)/python -m pytest -m acceptance -s
 
 bench: $(INSTALLED)  ## measure speed and memory against what a user would otherwise do
