@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 DEMO_DIR ?= demo-output
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test lint unit acceptance bench fixtures clean
+.PHONY: help demo test lint unit browser docs acceptance bench fixtures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,19 +40,31 @@ lint: $(INSTALLED)  ## ruff, mypy and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(INSTALLED) $(JUNIT_SCHEMA)  ## pytest with coverage
+# Pages are tested in a real browser: the one that is there, else Debian's, which only root can install.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null || \
+	{ echo "the tests need a browser: install Debian's package chromium, as root" >&2; exit 1; }
+
+unit: $(INSTALLED) $(JUNIT_SCHEMA) browser  ## pytest with coverage
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not acceptance" --cov --cov-report=term:skip-covered
 
-acceptance: $(INSTALLED) $(JUNIT_SCHEMA)  ## the long proofs: large models, every case in the onnx wheel
+docs: $(INSTALLED)  ## build the documentation into site/, with warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
+
+acceptance: $(INSTALLED) $(JUNIT_SCHEMA) browser  ## the long proofs: large models, every case in the onnx wheel
 	$(BIN)/python -m pytest -m acceptance -s
 
 bench: $(INSTALLED)  ## measure speed and memory against what a user would otherwise do
 	$(PIP) polygraphy
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.activations
+	$(BIN)/python -m benchmarks.comparisons
 
-fixtures: $(INSTALLED)  ## make the binary fixtures again
+fixtures: $(INSTALLED)  ## make the binary fixtures and the figures of the documentation again
 	$(BIN)/python fixtures/make_digits.py
+	$(BIN)/python docs/make_figures.py
 
 clean:  ## remove everything that make has made
-	rm -rf $(VENV) $(DEMO_DIR) dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(DEMO_DIR) dist build site .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

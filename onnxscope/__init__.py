@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from onnxscope._version import __version__
 
 if TYPE_CHECKING:
+    from onnxscope.activation_maps import ClassActivation, class_activation
     from onnxscope.analysis import analyze
     from onnxscope.baseline import Baseline, snapshot
     from onnxscope.checking import Check, Deviation, check
@@ -43,10 +44,12 @@ if TYPE_CHECKING:
     from onnxscope.model import Model, load_model
     from onnxscope.profile import Profile
     from onnxscope.rendering import save_features, save_weights
+    from onnxscope.reporting import Report, report
     from onnxscope.settings import Settings
     from onnxscope.weight_statistics import WeightRecord, WeightStatistics, weights
 
 _MODULES = {
+    "activation_maps": ("ClassActivation", "class_activation"),
     "analysis": ("analyze",),
     "baseline": ("Baseline", "snapshot"),
     "checking": ("Check", "Deviation", "check"),
@@ -73,6 +76,7 @@ _MODULES = {
     "profile": ("Profile",),
     "settings": ("Settings",),
     "rendering": ("save_features", "save_weights"),
+    "reporting": ("Report", "report"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -80,6 +84,7 @@ __all__ = [
     "Baseline",
     "BaselineError",
     "Check",
+    "ClassActivation",
     "Comparison",
     "ConversionError",
     "DatasetStatistics",
@@ -97,6 +102,7 @@ __all__ = [
     "OutputError",
     "Profile",
     "ProfileError",
+    "Report",
     "RunError",
     "SelectorError",
     "Settings",
@@ -105,10 +111,12 @@ __all__ = [
     "__version__",
     "analyze",
     "check",
+    "class_activation",
     "compare",
     "features",
     "inspect",
     "load_model",
+    "report",
     "save_features",
     "save_weights",
     "snapshot",

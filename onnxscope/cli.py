@@ -20,8 +20,9 @@ from onnxscope._version import __version__
 from onnxscope.diff_command import diff
 from onnxscope.errors import OnnxscopeError
 from onnxscope.gate_commands import check, snapshot
-from onnxscope.options import common, fail, input_options, model_argument, note, select_option, show
+from onnxscope.options import channel_options, common, fail, input_options, model_argument, note, select_option, show
 from onnxscope.outputs import dump_json, printable
+from onnxscope.report_command import report
 from onnxscope.stats_command import stats
 
 if TYPE_CHECKING:
@@ -127,18 +128,11 @@ def weights(
 
 @cli.command()
 @model_argument
-@input_options
+@input_options(required=True)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder of the results."
 )
-@click.option("--channels", type=click.IntRange(1), default=12, show_default=True, help="Channels in a picture.")
-@click.option(
-    "--rank",
-    type=click.Choice(["index", "std", "max", "mean"]),
-    default="index",
-    show_default=True,
-    help="Which channels: the first, or those with the largest value of this.",
-)
+@channel_options
 @click.option("--sample", type=click.IntRange(0), default=0, show_default=True, help="Which sample a picture shows.")
 @click.option("--cmap", default="viridis", show_default=True, help="A colour map of matplotlib's.")
 @click.option("--arrays", is_flag=True, help="Also write features.npz, keyed by value.")
@@ -199,6 +193,7 @@ cli.add_command(stats)
 cli.add_command(diff)
 cli.add_command(snapshot)
 cli.add_command(check)
+cli.add_command(report)
 
 
 @cli.command()

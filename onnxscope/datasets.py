@@ -18,7 +18,7 @@ from onnxscope.layouts import ImageLayout, find_layout, image_layout
 from onnxscope.model import InputSpec
 from onnxscope.npy import map_npy, map_npz
 from onnxscope.outputs import printable
-from onnxscope.presets import PRESETS, Preset, load_preset
+from onnxscope.presets import Preset, load_preset
 from onnxscope.sources import Kind, gather, open_regular, suffix_of
 from onnxscope.synthetic import random_feeds
 
@@ -170,12 +170,11 @@ def _image_dataset(
         raise InputError(f"no image fits: input {spec.name!r} {spec_text(spec)}")
     fixed = 1 if axes.batch_axis is None else shape[axes.batch_axis]
     names = [printable(os.path.basename(entry)) for entry in entries if isinstance(entry, str)]
-    recipe = preset.name if preset == PRESETS.get(preset.name) else preset.to_dict()
     return Dataset(
         specs=tuple(specs),
         kind="images",
         count=len(entries),
-        record=_record("images", len(entries), names, specs, preset=recipe, layout=axes.name),
+        record=_record("images", len(entries), names, specs, preset=preset.record, layout=axes.name),
         notes=tuple(notes),
         batch_axes={spec.name: axes.batch_axis},
         channel_axes={spec.name: axes.channel_axis},

@@ -12,10 +12,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from onnxscope.channels import default_axis
-from onnxscope.embeddings import index_bounds
 from onnxscope.errors import InputError, OutputError
 from onnxscope.graph import Unreachable
-from onnxscope.inputs import Feeds, cut, prepare
+from onnxscope.inputs import Feeds, cut, prepare_for
 from onnxscope.model import Model, load_model
 from onnxscope.names import Names
 from onnxscope.outputs import printable
@@ -242,14 +241,7 @@ def features(
     loaded = load_model(model)
     infer = cache(partial(infer_types, loaded))
     taps = select_taps(Names(loaded), _as_list(select), at=at, ranks=lambda: infer_ranks(infer()))
-    feeds = prepare(
-        inputs,
-        loaded.inputs,
-        preset=preprocess,
-        recorded_preset=loaded.provenance.preprocess if loaded.provenance else None,
-        layout=layout,
-        bounds=index_bounds(loaded),
-    )
+    feeds = prepare_for(loaded, inputs, preprocess=preprocess, layout=layout)
     if feeds.samples is not None and not 0 <= sample < feeds.samples:
         raise InputError(f"no sample {sample} among {feeds.samples}: {loaded.name}", hint="samples count from 0")
     answers, tapped = run_tapped(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "coarsened",
     "colour_table",
     "encode_png",
     "feature_figure",
@@ -36,7 +37,11 @@ __all__ = [
     "histogram_svg",
     "kernels",
     "mosaic",
+    "picture_figure",
     "quantile_figure",
+    "reduced",
+    "scale_maps",
+    "strips",
 ]
 
 _CLEAR = 255  # the palette index of gaps and NaN
@@ -80,7 +85,12 @@ def encode_png(image: Image.Image, *, level: int = 6) -> bytes:
 
 
 def mosaic(
-    maps: npt.NDArray[Any], *, columns: int | None = None, cmap: str = "viridis", cell_px: int = 112
+    maps: npt.NDArray[Any],
+    *,
+    columns: int | None = None,
+    cmap: str = "viridis",
+    cell_px: int = 112,
+    gap_px: int = _GAP_PX,
 ) -> Image.Image:
     """Lay feature maps out in a grid, each scaled to its own finite range as `imshow` does.
 
@@ -92,6 +102,7 @@ def mosaic(
         cmap: A colour map of matplotlib.
         cell_px: Maps are enlarged by the largest integer that keeps their longer side within this, and thinned to
             every n-th row and column beyond 1024 pixels.
+        gap_px: Between two maps.
 
     Returns:
         An image of mode `P`, whose palette is the colour map and whose index 255 is transparent.
@@ -103,11 +114,62 @@ def mosaic(
     if maps.ndim != 3 or not maps.size:
         raise InputError(f"not (channels, height, width) with at least one element: an array of shape {maps.shape}")
     columns = columns or (4 if len(maps) <= 16 else _columns(len(maps)))
-    scaled = _scaled(_thinned(maps))
+    scaled = scale_maps(_thinned(maps))
     levels = np.where(np.isnan(scaled), _CLEAR, np.minimum(scaled * 256, _TOP)).astype(np.uint8)
-    image = Image.fromarray(_tiled(levels, columns, cell_px, _CLEAR))
+    image = Image.fromarray(_tiled(levels, columns, cell_px, _CLEAR, gap_px))
     image.putpalette(table.tobytes())
     image.info["transparency"] = _CLEAR
+    return image
+
+
+def reduced(maps: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """Shrink maps by averaging squares of whole pixels, until neither side is longer than `side`.
+
+    Args:
+        maps: Shape (channels, height, width). Rows and columns that fill no square are left out.
+        side: At least 1.
+
+    Returns:
+        The maps themselves where they are small enough, else float64; a square with NaN in it is NaN.
+    """
+    count, height, width = maps.shape
+    step = -(-max(height, width) // side)
+    if step == 1:
+        return maps
+    down, across = min(step, height), min(step, width)
+    rows, columns = height // down, width // across
+    squares = maps[:, : rows * down, : columns * across].reshape(count, rows, down, columns, across)
+    means: npt.NDArray[np.float64] = squares.mean(axis=(2, 4), dtype=np.float64)
+    return means
+
+
+def coarsened(picture: Image.Image) -> Image.Image:
+    """Return a mosaic in fifteen colours instead of 255: less than half the bytes as PNG, for many small maps."""
+    levels = np.minimum(np.asarray(picture) // 17, 14)
+    levels[np.asarray(picture) == _CLEAR] = 15
+    image = Image.fromarray(levels)
+    image.putpalette(np.asarray(picture.getpalette(), np.uint8).reshape(-1, 3)[[*range(8, 255, 17), 255]].tobytes())
+    image.info["transparency"] = 15
+    return image
+
+
+def strips(rows: Sequence[tuple[npt.NDArray[np.float64], float, float]]) -> Image.Image:
+    """Draw numbers as strips of colour, a strip a row and a pixel a number.
+
+    Args:
+        rows: For each strip its numbers, and the values of the first and of the last colour; NaN is transparent.
+
+    Returns:
+        An image of mode `P` with 32 colours, to be stretched without smoothing.
+    """
+    levels = np.full((len(rows), len(rows[0][0])), 32, np.uint8)
+    for place, (numbers, low, high) in enumerate(rows):
+        known = ~np.isnan(numbers)
+        share = (numbers[known] - low) / (high - low) if high > low else np.zeros(int(known.sum()))
+        levels[place, known] = np.minimum(np.clip(share, 0, 1) * 32, 31).astype(np.uint8)
+    image = Image.fromarray(levels)
+    image.putpalette(colour_table("viridis")[4::8].tobytes())
+    image.info["transparency"] = 32
     return image
 
 
@@ -131,15 +193,22 @@ def kernels(weights: npt.NDArray[Any], *, cmap: str = "viridis", cell_px: int = 
     columns = _columns(len(weights))
     if weights.shape[1] == 1:
         return mosaic(weights[:, 0], columns=columns, cmap=cmap, cell_px=cell_px)
-    scaled = np.moveaxis(_scaled(_thinned(weights)), 1, -1)
+    scaled = np.moveaxis(scale_maps(_thinned(weights)), 1, -1)
     colours = np.zeros((*scaled.shape[:-1], 4), np.uint8)
     visible = ~np.isnan(scaled).any(axis=-1)
     colours[visible, :3] = np.rint(scaled[visible] * 255)
     colours[visible, 3] = 255
-    return Image.fromarray(_tiled(colours, columns, cell_px, 0))
+    return Image.fromarray(_tiled(colours, columns, cell_px, 0, _GAP_PX))
 
 
-def histogram_svg(title: str, edges: Sequence[float], counts: Sequence[int], *, caption: str | None = None) -> str:
+def histogram_svg(
+    title: str,
+    edges: Sequence[float],
+    counts: Sequence[int],
+    *,
+    caption: str | None = None,
+    standalone: bool = True,
+) -> str:
     """Draw a histogram as SVG, about 1.3 kB for 50 bins, without style sheets or scripts from elsewhere.
 
     It follows the reader's light or dark mode, is valid XML whatever the title holds, and shows the whole title as
@@ -150,6 +219,8 @@ def histogram_svg(title: str, edges: Sequence[float], counts: Sequence[int], *, 
         edges: Increasing and finite, one more than counts.
         counts: Not negative; a bar that is not empty is at least one pixel high.
         caption: A second line, such as the statistics in words.
+        standalone: False for a page, which has headings, colours and a style sheet of its own: the title is then a
+            tool tip alone.
     """
     low, high = float(edges[0]), float(edges[-1])
     peak = max(*counts, 1)
@@ -166,15 +237,18 @@ def histogram_svg(title: str, edges: Sequence[float], counts: Sequence[int], *, 
     marks += "</g>"
     if caption:
         marks += f'<text x="{_MARGIN}" y="{_BOTTOM + 34}" font-size="10">{_escaped(_shortened(caption, 62))}</text>'
-    height = _BOTTOM + (42 if caption else 24)
+    top = 0 if standalone else _BOTTOM - _PLOT_HEIGHT - 8
+    height = _BOTTOM + (42 if caption else 24) - top
+    heading = f'<text x="{_MARGIN}" y="18" font-size="12" font-weight="600">{_escaped(_shortened(title))}</text>'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="onnxscope" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" '
-        f'height="{height}" role="img" font-family="system-ui,sans-serif" font-size="11" fill="currentColor">'
-        f"<title>{_escaped(title)}</title><style>{_STYLE}</style>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="onnxscope" viewBox="0 {top} {_WIDTH} {height}" '
+        f'width="{_WIDTH}" height="{height}" role="img" font-family="system-ui,sans-serif" font-size="11" '
+        'fill="currentColor">'
+        f"<title>{_escaped(title)}</title>{f'<style>{_STYLE}</style>' if standalone else ''}"
         f'<path d="{lines}" stroke="currentColor" opacity=".15"/>'
         f'<path d="{bars}" transform="{place}" stroke="{_BLUE}" stroke-width="{thickness:.2g}"/>'
         f'<g opacity=".75">{marks}</g>'
-        f'<text x="{_MARGIN}" y="18" font-size="12" font-weight="600">{_escaped(_shortened(title))}</text></svg>\n'
+        f"{heading if standalone else ''}</svg>\n"
     )
 
 
@@ -234,9 +308,21 @@ def feature_figure(
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, values, number in zip(grid.flat, _scaled(_thinned(maps)), channel_numbers, strict=False):
+    for axes, values, number in zip(grid.flat, scale_maps(_thinned(maps)), channel_numbers, strict=False):
         axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, interpolation="nearest")
         axes.set_title(f"channel {number}", fontsize="small")
+    return figure
+
+
+def picture_figure(picture: Image.Image, title: str) -> Figure:
+    """Draw a picture under a title as a matplotlib Figure of its own."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 0.5 + 4.8 * picture.height / picture.width), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(np.asarray(picture))
+    axes.set_axis_off()
+    axes.set_title(_shortened(title), parse_math=False)
     return figure
 
 
@@ -288,7 +374,7 @@ def quantile_figure(rows: Sequence[tuple[str, Sequence[float], float | None]], t
     return figure
 
 
-def _scaled(maps: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def scale_maps(maps: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Scale each map to 0..1 over its finite elements; infinities go to the ends, NaN stays, a constant becomes 0."""
     values = maps.astype(np.float64) * 0.25  # exact, and no difference of two of them overflows
     others = tuple(range(1, values.ndim))
@@ -309,7 +395,7 @@ def _thinned(maps: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return maps[..., ::step, ::step]
 
 
-def _tiled(cells: npt.NDArray[np.uint8], columns: int, cell_px: int, blank: int) -> npt.NDArray[np.uint8]:
+def _tiled(cells: npt.NDArray[np.uint8], columns: int, cell_px: int, blank: int, gap_px: int) -> npt.NDArray[np.uint8]:
     """Enlarge cells of shape (count, height, width, ...) and lay them out in rows, with gaps of the value `blank`."""
     count, height, width, *rest = cells.shape
     columns = min(columns, count)
@@ -318,11 +404,11 @@ def _tiled(cells: npt.NDArray[np.uint8], columns: int, cell_px: int, blank: int)
     down, across = max(scale, -(-_MIN_SIDE_PX // height)), max(scale, -(-_MIN_SIDE_PX // width))
     cells = cells.repeat(down, axis=1).repeat(across, axis=2)
     height, width = height * down, width * across
-    canvas = np.full((rows * columns, height + _GAP_PX, width + _GAP_PX, *rest), blank, np.uint8)
+    canvas = np.full((rows * columns, height + gap_px, width + gap_px, *rest), blank, np.uint8)
     canvas[:count, :height, :width] = cells
-    canvas = canvas.reshape(rows, columns, height + _GAP_PX, width + _GAP_PX, *rest).swapaxes(1, 2)
-    canvas = canvas.reshape(rows * (height + _GAP_PX), columns * (width + _GAP_PX), *rest)
-    return np.ascontiguousarray(canvas[:-_GAP_PX, :-_GAP_PX])
+    canvas = canvas.reshape(rows, columns, height + gap_px, width + gap_px, *rest).swapaxes(1, 2)
+    canvas = canvas.reshape(rows * (height + gap_px), columns * (width + gap_px), *rest)
+    return np.ascontiguousarray(canvas[: canvas.shape[0] - gap_px, : canvas.shape[1] - gap_px])
 
 
 def _columns(count: int) -> int:

@@ -19,6 +19,7 @@ from onnxscope.arrays import (
     spec_text,
     to_array,
 )
+from onnxscope.embeddings import index_bounds
 from onnxscope.errors import InputError
 from onnxscope.images import MAX_IMAGE_BYTES, Colour, normalize_image, read_image
 from onnxscope.layouts import ImageLayout, Layout, find_layout, image_layout, shape_text
@@ -29,7 +30,7 @@ from onnxscope.sources import Kind, gather, open_regular, suffix_of
 from onnxscope.synthetic import random_feeds
 
 if TYPE_CHECKING:
-    from onnxscope.model import InputSpec
+    from onnxscope.model import InputSpec, Model
 
 __all__ = [
     "PRESETS",
@@ -42,6 +43,7 @@ __all__ = [
     "load_preset",
     "only_input",
     "prepare",
+    "prepare_for",
     "preset_of_model",
     "random_feeds",
 ]
@@ -63,6 +65,8 @@ class Feeds:
             and for each input its name, shape, type, and the mean, sample deviation, least and largest number of
             every channel (of all numbers where it is no image), over the finite numbers of the real samples.
         notes: Remarks for people.
+        layouts: Where the axes of an input are, by its name, for those that are images by their shape.
+        preset: The recipe that made images into numbers, None for arrays and random numbers.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -70,6 +74,8 @@ class Feeds:
     kind: Kind
     record: dict[str, Any]
     notes: tuple[str, ...]
+    layouts: Mapping[str, ImageLayout]
+    preset: Preset | None
 
 
 def prepare(
@@ -110,6 +116,30 @@ def prepare(
     arrays, names = _read_arrays(entries[0], specs, notes)
     _check_runs(arrays, specs)
     return _feeds(arrays, specs, kind, notes, files=names)
+
+
+def prepare_for(
+    model: Model, sources: Any, *, preprocess: str | os.PathLike[str] | Preset | None = None, layout: str = "auto"
+) -> Feeds:
+    """Prepare what the user gave for a model: with its inputs, its recorded preset, and whole numbers that it can take.
+
+    Args:
+        model: Who is fed.
+        sources: As for `prepare`.
+        preprocess: For images: a preset's name, a recipe's path or JSON, or None for the recorded one.
+        layout: Of an image input: `auto`, `nchw` or `nhwc`.
+
+    Raises:
+        InputError: As `prepare`.
+    """
+    return prepare(
+        sources,
+        model.inputs,
+        preset=preprocess,
+        recorded_preset=model.provenance.preprocess if model.provenance else None,
+        layout=layout,
+        bounds=index_bounds(model),
+    )
 
 
 def cut(feeds: Feeds, specs: Sequence[InputSpec]) -> Iterator[dict[str, NDArray[Any]]]:
@@ -208,8 +238,7 @@ def _image_feeds(
     assert batch is not None  # there is at least one image
     batch[len(entries) :] = batch[len(entries) - 1]
     arrays = {spec.name: batch[0] if axes.batch_axis is None else batch}
-    record = preset.name if preset == PRESETS.get(preset.name) else preset.to_dict()
-    return _feeds(arrays, specs, "images", notes, files=names, preset=record, axes=axes, samples=len(entries))
+    return _feeds(arrays, specs, "images", notes, files=names, preset=preset, axes=axes, samples=len(entries))
 
 
 def image_pixels(
@@ -302,13 +331,14 @@ def _feeds(
     notes: Sequence[str],
     *,
     files: Sequence[str] = (),
-    preset: str | dict[str, Any] | None = None,
+    preset: Preset | None = None,
     axes: ImageLayout | None = None,
     seed: int | None = None,
     samples: int | None = None,
 ) -> Feeds:
     count = _sample_count(arrays) if samples is None else samples
     inputs = []
+    layouts: dict[str, ImageLayout] = {}
     for spec in specs:
         array = arrays[spec.name]
         if axes is not None and axes.batch_axis is not None:
@@ -316,16 +346,18 @@ def _feeds(
         layout = axes
         if layout is None and array.ndim == 4:  # with three axes it is more likely a sequence
             layout = find_layout(spec.shape) or find_layout(array.shape)
+        if layout is not None:
+            layouts[spec.name] = layout
         inputs.append(describe_array(spec.name, array, layout.channel_axis if layout else None))
     record = {
         "kind": kind,
         "files": list(files),
-        "preset": preset,
+        "preset": preset.record if preset is not None else None,
         "layout": axes.name if axes else None,
         "random_seed": seed,
         "inputs": inputs,
     }
-    return Feeds(arrays, count, kind, record, tuple(notes))
+    return Feeds(arrays, count, kind, record, tuple(notes), layouts, preset)
 
 
 def _sample_count(arrays: Mapping[str, NDArray[Any]]) -> int | None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from onnxscope.channels import weight_axis
+from onnxscope.costs import multiply_accumulates
 from onnxscope.model import InputSpec, Model, load_model
 from onnxscope.names import Names
 from onnxscope.selectors import select_taps
 from onnxscope.shapes import infer_types
-from onnxscope.structure import Graph, Node
+from onnxscope.structure import Graph, Node, Step, ValueType
 from onnxscope.tables import Table
 
 __all__ = ["LayerRecord", "ModelSummary", "inspect"]
@@ -29,6 +31,8 @@ class LayerRecord:
         shape: As declared, else as inferred; None where neither tells.
         parameters: Numbers in the tensors that its node uses.
         size_bytes: What they take in the file.
+        multiply_accumulates: For one sample; None for operators that are no convolution or matrix product, and where
+            a shape is not known.
     """
 
     layer: str
@@ -37,6 +41,7 @@ class LayerRecord:
     shape: tuple[int | str | None, ...] | None
     parameters: int
     size_bytes: int
+    multiply_accumulates: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,12 @@ class ModelSummary:
 
     def table(self) -> Table:
         """One row per layer."""
-        columns = ("layer", "operator", "output shape", "parameters", "bytes", "value")
+        columns = ("layer", "operator", "output shape", "parameters", "bytes", "multiply-adds", "value")
         rows = tuple(
-            (each.layer, each.op_type, _shown_shape(each.shape), each.parameters, each.size_bytes, each.value)
+            (
+                *(each.layer, each.op_type, _shown_shape(each.shape), each.parameters, each.size_bytes),
+                *(each.multiply_accumulates, each.value),
+            )
             for each in self.layers
         )
         return Table(f"{len(rows)} layers", columns, rows)
@@ -121,16 +129,18 @@ def inspect(model: Any, *, select: str | Sequence[str] = ()) -> ModelSummary:
     loaded = load_model(model)
     names = Names(loaded)
     selectors = [select] if isinstance(select, str) else list(select)
-    layers = _selected(loaded, names, selectors) if selectors else _weighted(loaded, names)
-    if any(layer.shape is None for _, layer in layers):
-        layers = _with_inferred_shapes(loaded, layers)
+    found = _selected(loaded, names, selectors) if selectors else _weighted(loaded, names)
+    types: _Types = {graph.path: graph.types for graph in loaded.graphs.values()}
+    if any(layer.shape is None for _, layer in found):
+        types = infer_types(loaded)
+    layers = [_completed(loaded, names, node, layer, types) for node, layer in found]
     nodes = [node for graph in loaded.graphs.values() for node in graph.nodes]
     tensors = [tensor for graph in loaded.graphs.values() for tensor in graph.initializers.values()]
     return ModelSummary(
         model=loaded.to_dict(),
         inputs=loaded.inputs,
         outputs=loaded.outputs,
-        layers=tuple(layer for _, layer in layers),
+        layers=tuple(layers),
         operators=dict(sorted(Counter(node.op_type for node in nodes).items(), key=lambda item: (-item[1], item[0]))),
         nodes=len(nodes),
         bodies=len(loaded.graphs) - 1,
@@ -140,28 +150,40 @@ def inspect(model: Any, *, select: str | Sequence[str] = ()) -> ModelSummary:
     )
 
 
-def _with_inferred_shapes(model: Model, layers: Sequence[tuple[Graph, LayerRecord]]) -> list[tuple[Graph, LayerRecord]]:
-    inferred = infer_types(model)
-    completed = []
-    for graph, layer in layers:
-        known = inferred.get(graph.path, {}).get(layer.value)
-        shape = known.shape if layer.shape is None and known is not None else layer.shape
-        completed.append((graph, replace(layer, shape=shape)))
-    return completed
+_Types = Mapping[tuple[Step, ...], Mapping[str, ValueType]]
 
 
-def _weighted(model: Model, names: Names) -> list[tuple[Graph, LayerRecord]]:
-    layers = []
+def _completed(model: Model, names: Names, node: Node | None, layer: LayerRecord, types: _Types) -> LayerRecord:
+    """The record with the shape that was inferred and the cost that follows from it."""
+    known = types.get(node.path, {}) if node is not None else {}
+
+    def shape_of(value: str) -> tuple[int | str | None, ...] | None:
+        return known[value].shape if value in known else None
+
+    made = layer.shape or shape_of(layer.value)
+    cost = None
+    for operand in names.operands(node) if node is not None else ():
+        if node is not None and operand.role == "weight" and operand.origin is not None and node.outputs:
+            tensor = model.graphs[node.path].stored(operand.origin.value)
+            if tensor is not None:
+                axis, _ = weight_axis(operand, len(tensor.dims))
+                shapes = shape_of(node.inputs[0]), shape_of(node.outputs[0]) or made
+                cost = multiply_accumulates(operand, tuple(tensor.dims), axis, *shapes)
+    return replace(layer, shape=made, multiply_accumulates=cost)
+
+
+def _weighted(model: Model, names: Names) -> list[tuple[Node | None, LayerRecord]]:
+    layers: list[tuple[Node | None, LayerRecord]] = []
     for graph in model.graphs.values():
         for node in graph.nodes:
             if names.owns_weights(node):
                 value = next(filter(None, node.outputs), "")
-                layers.append((graph, _layer(model, names, names.layers[node], node.op_type, value, graph, node)))
+                layers.append((node, _layer(model, names, names.layers[node], node.op_type, value, graph, node)))
     return layers
 
 
-def _selected(model: Model, names: Names, selectors: Sequence[str]) -> list[tuple[Graph, LayerRecord]]:
-    layers = []
+def _selected(model: Model, names: Names, selectors: Sequence[str]) -> list[tuple[Node | None, LayerRecord]]:
+    layers: list[tuple[Node | None, LayerRecord]] = []
     for tap in select_taps(names, selectors):
         graph = model.graphs[tap.path]
         owner = next(
@@ -172,7 +194,7 @@ def _selected(model: Model, names: Names, selectors: Sequence[str]) -> list[tupl
             ),
             graph.producers.get(tap.value),
         )
-        layers.append((graph, _layer(model, names, tap.layer, tap.op_type, tap.value, graph, owner)))
+        layers.append((owner, _layer(model, names, tap.layer, tap.op_type, tap.value, graph, owner)))
     return layers
 
 

@@ -88,7 +88,7 @@ def observe_array(
     """
     rows = sample_rows(array, batch_axis, channel_axis, samples)
     accumulator = Accumulator(rows.shape[0] * rows.shape[1])
-    accumulator.update(rows.reshape(-1, rows.shape[2]), 0)
+    accumulator.update(rows.reshape(accumulator.mean.size, rows.shape[2]), 0)
     state = {key: values.reshape(rows.shape[:2]) for key, values in vars(accumulator).items()}
     if steps is not None and max(steps, default=1) > 1:
         places = tuple(slice(None, None, step) for step in steps)

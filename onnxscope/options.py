@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "batch_options",
+    "channel_options",
     "common",
     "fail",
     "image_options",
@@ -95,19 +96,41 @@ def batch_options(command: _Command) -> _Command:
     return command
 
 
-def input_options(command: _Command) -> _Command:
+def input_options(*, required: bool) -> Callable[[_Command], _Command]:
     """What is fed, and which values are looked at."""
+
+    def add(command: _Command) -> _Command:
+        for option in (
+            image_options,
+            click.option(
+                "--at",
+                type=click.Choice(["post", "pre"]),
+                default="post",
+                show_default=True,
+                help="After or before the activation.",
+            ),
+            select_option,
+            input_option(required=required),
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
+def channel_options(command: _Command) -> _Command:
+    """Which channels a picture shows."""
     for option in (
-        image_options,
         click.option(
-            "--at",
-            type=click.Choice(["post", "pre"]),
-            default="post",
+            "--rank",
+            type=click.Choice(["index", "std", "max", "mean"]),
+            default="index",
             show_default=True,
-            help="After or before the activation.",
+            help="Which channels: the first, or those with the largest value of this.",
         ),
-        select_option,
-        input_option(required=True),
+        click.option(
+            "--channels", type=click.IntRange(1), default=12, show_default=True, help="Channels in a picture."
+        ),
     ):
         command = option(command)
     return command

@@ -79,6 +79,11 @@ class Preset:
         """Whether the numbers stay 0..255, so that an integer input can take them."""
         return self.divisor == 1 and not any(self.mean) and all(value == 1 for value in self.std)
 
+    @property
+    def record(self) -> str | dict[str, Any]:
+        """What results record: the name of one of ours, else the whole recipe."""
+        return self.name if self == PRESETS.get(self.name) else self.to_dict()
+
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as `load_preset` reads it."""
         record: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -117,6 +122,23 @@ class Preset:
         values -= np.asarray(self.mean, work)
         values /= np.asarray(self.std, work)
         return values.astype(dtype)
+
+    def restore(self, values: NDArray[Any]) -> Image:
+        """Turn numbers that `apply` made back into the picture that the model sees: resized and cropped.
+
+        Args:
+            values: Shape (height, width, channels), with 1 or 3 channels; not changed.
+
+        Returns:
+            An image in mode `L` or `RGB`, exact for float32, the nearest for half precision.
+        """
+        from PIL import Image
+
+        pixels = (values.astype(np.float64) * np.asarray(self.std) + np.asarray(self.mean)) * self.divisor
+        levels = np.rint(np.clip(np.nan_to_num(pixels), 0, 255)).astype(np.uint8)
+        if levels.shape[2] == 1:
+            return Image.fromarray(levels[:, :, 0])
+        return Image.fromarray(np.ascontiguousarray(levels[:, :, ::-1] if self.order == "BGR" else levels))
 
     def _check(self, channels: int, dtype: np.dtype[Any]) -> None:
         numbers = max(len(self.mean), len(self.std))

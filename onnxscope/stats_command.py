@@ -24,7 +24,7 @@ _SHOWN_EVERY_S = 0.2
 
 @click.command()
 @model_argument
-@input_options
+@input_options(required=True)
 @click.option(
     "-o",
     "--output",

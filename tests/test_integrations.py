@@ -16,6 +16,7 @@ import yaml
 from planting import scaled
 
 from onnxscope.cli import run
+from onnxscope.settings import read_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS, INPUT = str(ROOT / "fixtures" / "digits.onnx"), str(ROOT / "fixtures" / "digits.npz")
@@ -188,6 +189,21 @@ def test_the_action_installs_what_belongs_to_it(tmp_path):
     keys.append(bash(SCRIPTS["key"], tmp_path, **given)[1]["key"])
     assert all(re.fullmatch("[0-9a-f]{64}", key) for key in keys)
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_guide_names_what_there_is(tmp_path):
+    text = (ROOT / "docs" / "howto" / "ci.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z-]+)`", text, re.MULTILINE) == list(ACTION["inputs"])
+    blocks = {language: re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) for language in ("yaml", "toml")}
+    workflow, hooks, gitlab = map(yaml.safe_load, blocks["yaml"])
+    (used,) = (step for step in workflow["jobs"]["models"]["steps"] if "/onnxscope@" in step.get("uses", ""))
+    assert set(used["with"]) <= set(ACTION["inputs"])
+    assert hooks["repos"][0]["hooks"] == [{"id": HOOK["id"]}]
+    (command,) = (line for line in gitlab["models"]["script"] if line.startswith("onnxscope "))
+    assert f"$ {command}" in text  # and test_docs.py runs it
+    (table,) = blocks["toml"]
+    (tmp_path / "pyproject.toml").write_text(table)
+    assert read_settings(tmp_path / "pyproject.toml").tolerance_of("layer4.0") == 1e-3
 
 
 def test_the_hook_is_what_pre_commit_takes():

@@ -52,6 +52,14 @@ def test_what_is_not_finite_is_counted_apart():
     np.testing.assert_array_equal(found.mean, [[2, 0]])
 
 
+@pytest.mark.parametrize(("shape", "channel"), [((0,), None), ((0, 3), 1), ((3, 0), 0), ((2, 0, 3), 1)])
+def test_a_value_without_elements_has_nothing_to_count(shape, channel):
+    found = observe_array(np.zeros(shape, np.float32), None, channel)
+    assert found.count.shape == (1, 1 if channel is None else shape[channel])
+    assert not found.count.any()
+    assert found.values.size == 0
+
+
 @pytest.mark.parametrize(
     ("shape", "channel"),
     [((1, 64, 112, 112), 1), ((1, 2048, 7, 7), 1), ((1, 3, 100_000), 1), ((1, 9000, 4), 1), ((1, 10), None)],

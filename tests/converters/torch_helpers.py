@@ -125,6 +125,21 @@ class OneSize(nn.Module):
         return self.fc(x.reshape(2, 4))
 
 
+class Classifier(nn.Module):
+    """Two convolutions, the first with a stride, for wide pictures; five classes, given as probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 5, stride=2)
+        self.second = nn.Conv2d(6, 10, 3, padding=1)
+        self.act = nn.GELU()
+        self.fc = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.act(self.second(torch.relu(self.first(x))))
+        return torch.softmax(self.fc(hidden.amax((2, 3))), 1)
+
+
 class Branching(nn.Module):
     """Decides by its data, which dynamo cannot export."""
 

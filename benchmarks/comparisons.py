@@ -1,0 +1,161 @@
+"""Comparing two models, and running both: each way in a process of its own.
+
+python -m benchmarks.comparisons [--pairs 3]    the table
+python -m benchmarks.comparisons run WAY A B    one way, printing the seconds of a run and its peak memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxscope.tables import Table
+
+BATCH = 4
+RUNS = 7
+NOISE = 1e-4
+WAYS = {"plain": "two plain sessions", "entire": "merged, entire errors", "own": "merged, own errors too"}
+AIMS = {"plain": "", "entire": "1.15x, 1.5x", "own": "1.8x, 1.5x"}
+
+
+def plain(a: str, b: str, images: np.ndarray[Any, Any]) -> Callable[[], Any]:
+    """Two ordinary sessions, one after the other."""
+    import onnxruntime
+
+    sessions = [onnxruntime.InferenceSession(path) for path in (a, b)]
+    name = sessions[0].get_inputs()[0].name
+    return lambda: [session.run(None, {name: images}) for session in sessions]
+
+
+def merged(a: str, b: str, images: np.ndarray[Any, Any], *, own: bool) -> Callable[[], Any]:
+    """The graph that `compare()` runs on every batch, with or without its own errors."""
+    from onnxscope.channels import default_axis
+    from onnxscope.counterparts import match_inputs, match_values
+    from onnxscope.graph import expose
+    from onnxscope.layer_graph import find_layers
+    from onnxscope.merged import merge_models
+    from onnxscope.model import load_model
+    from onnxscope.names import Names
+    from onnxscope.selectors import Tap
+    from onnxscope.session import Session
+    from onnxscope.tapping import tap_shapes
+
+    models = [load_model(path) for path in (a, b)]
+    values = [layer.value for layer in find_layers(Names(models[0]))]
+    taps = [Tap(value, value, (), value, "", None, None, (0,)) for value in values]
+    shapes = tap_shapes(models[0], taps, {models[0].inputs[0].name: images}, dict)
+    counterparts = []
+    for value in values:
+        shape = shapes[value]
+        axes = (default_axis(len(shape), 1),) * 2
+        each = match_values(value, value, (shape, shape), ("float32", "float32"), axes, replaced=True)
+        assert each is not None
+        counterparts.append(each)
+    protos = [expose(model, taps, infer=dict).proto for model in models]
+    fed, _ = match_inputs(models[0].inputs, models[1].inputs)
+    made = merge_models(models[0], protos[0], models[1], protos[1], counterparts, fed, tolerance=None)
+    if not own:
+        _cut(made.proto.graph, {output for each in made.outputs for key, output in each.items() if "own" not in key})
+    session = Session(made.proto, folder=made.folder, where="merged")
+    return lambda: session.run({f"a:{models[0].inputs[0].name}": images})
+
+
+def _cut(graph: Any, wanted: set[str]) -> None:
+    """Leave only these outputs, and the nodes that they need."""
+    outputs = [value for value in graph.output if value.name in wanted]
+    nodes = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            nodes.append(node)
+            wanted.update(node.input)
+    for field, kept in ((graph.output, outputs), (graph.node, nodes[::-1])):
+        copies = [type(each).FromString(each.SerializeToString()) for each in kept]
+        del field[:]
+        field.extend(copies)
+
+
+def run_way(way: str, a: str, b: str) -> None:
+    """Run one way here and print what it took."""
+    images = np.random.default_rng(0).standard_normal((BATCH, 3, 224, 224), np.float32)
+    run = plain(a, b, images) if way == "plain" else merged(a, b, images, own=way == "own")
+    run()
+    seconds = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": statistics.median(seconds), "peak_mib": peak}))
+
+
+def measured(way: str, a: Path, b: Path) -> tuple[float, float]:
+    """Seconds of a run and peak memory of one way in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.comparisons", "run", way, str(a), str(b)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{way}: {done.stderr[-2000:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found["seconds"], found["peak_mib"]
+
+
+def models(folder: Path) -> tuple[Path, Path]:
+    """ResNet50 as deployed, and a copy with noise in every weight."""
+    import onnx
+
+    from onnxscope.conversion import ConversionRequest
+    from onnxscope.plugins import load_converter
+
+    first, second = folder / "resnet50.onnx", folder / "noisy.onnx"
+    load_converter("torch").convert(ConversionRequest(source="resnet50", output=str(first), mode="deployed"))
+    model, rng = onnx.load(first), np.random.default_rng(1)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor)
+            noise = 1 + NOISE * rng.standard_normal(values.shape)
+            tensor.CopyFrom(onnx.numpy_helper.from_array((values * noise).astype(np.float32), tensor.name))
+    onnx.save(model, second)
+    return first, second
+
+
+def table(a: Path, b: Path, pairs: int) -> Table:
+    """Medians, and ratios to the two plain sessions, taken in turn."""
+    seen: dict[str, list[tuple[float, float, float, float]]] = {way: [] for way in WAYS}
+    for _ in range(pairs):
+        found = {way: measured(way, a, b) for way in WAYS}
+        base = found["plain"]
+        for way, (seconds, peak) in found.items():
+            seen[way].append((seconds, peak, seconds / base[0], peak / base[1]))
+            print(f"{WAYS[way]}: {seconds:.3f} s, {peak:.0f} MiB", file=sys.stderr)
+    rows = tuple(
+        (WAYS[way], *(statistics.median(column) for column in zip(*taken, strict=True)), AIMS[way])
+        for way, taken in seen.items()
+    )
+    title = f"ResNet50 as deployed against a copy with noise of {NOISE:g} in every weight, batches of {BATCH}"
+    return Table(title, ("way", "seconds", "peak MiB", "time / plain", "memory / plain", "aim"), rows)
+
+
+def main() -> None:
+    """Print the table, or run one way."""
+    if sys.argv[1:2] == ["run"]:
+        run_way(*sys.argv[2:5])
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    pairs = parser.parse_args().pairs
+    with tempfile.TemporaryDirectory(prefix="onnxscope-bench-") as name:
+        print(table(*models(Path(name)), pairs).text())
+
+
+if __name__ == "__main__":
+    main()

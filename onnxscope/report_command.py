@@ -1,0 +1,118 @@
+"""The command `report`: one page about a model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from onnxscope.options import channel_options, common, input_options, model_argument, note, show
+
+if TYPE_CHECKING:
+    from onnxscope.tables import Format
+
+__all__ = ["report"]
+
+
+@click.command()
+@model_argument
+@input_options(required=False)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="REPORT.html",
+    required=True,
+    help="The page.",
+)
+@click.option(
+    "--profile", type=click.Path(path_type=Path), metavar="PROFILE.json", help="Show the statistics that `stats` wrote."
+)
+@click.option("--against", type=click.Path(path_type=Path), metavar="OTHER", help="Show another model beside this one.")
+@channel_options
+@click.option(
+    "--cam",
+    type=click.Choice(["eigen", "ablation", "score", "none"]),
+    default="eigen",
+    show_default=True,
+    help="How the class activation map over the input is made.",
+)
+@click.option("--cam-layer", metavar="SELECTOR", help="The convolution that it looks at; the last one by default.")
+@click.option("--target", type=click.IntRange(0), metavar="CLASS", help="The class that ablation and score look for.")
+@click.option(
+    "--max-size",
+    type=click.FloatRange(0.1),
+    default=12,
+    show_default=True,
+    metavar="MB",
+    help="Leave pictures out of a larger page.",
+)
+@common
+def report(
+    model: Path,
+    inputs: tuple[str, ...],
+    select: tuple[str, ...],
+    output: Path,
+    profile: Path | None,
+    against: Path | None,
+    at: Literal["post", "pre"],
+    channels: int,
+    rank: Literal["index", "std", "max", "mean"],
+    cam: Literal["eigen", "ablation", "score", "none"],
+    cam_layer: str | None,
+    target: int | None,
+    max_size: float,
+    preprocess: str | None,
+    layout: Literal["auto", "nchw", "nhwc"],
+    form: Format,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Write one self-contained page about MODEL: what deserves attention, its layers, their pictures and numbers."""
+    from onnxscope.reporting import report as make
+
+    progress = _Line() if sys.stderr.isatty() and not quiet else None
+    try:
+        made = make(
+            model,
+            list(inputs) or None,
+            profile=profile,
+            against=against,
+            select=select,
+            at=at,
+            channels=channels,
+            rank=rank,
+            cam=None if cam == "none" else cam,
+            cam_layer=cam_layer,
+            target=target,
+            preprocess=preprocess,
+            layout=layout,
+            max_bytes=int(max_size * 1_000_000),
+            progress=progress,
+        )
+    finally:
+        if progress is not None:
+            progress.clear()
+    made.save(output)
+    show(made, form)
+    for remark in (*made.content.notes, *made.page.left_out):
+        note(remark, quiet)
+    note(f"the page is in {output}, {output.stat().st_size:,} bytes", quiet)
+
+
+class _Line:
+    """A line on stderr that is written over: what is being done."""
+
+    def __call__(self, text: str) -> None:
+        try:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+        except OSError:
+            width = 80
+        click.echo(f"\r{text[: width - 1]}\x1b[K", nl=False, err=True)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        click.echo("\r\x1b[K", nl=False, err=True)

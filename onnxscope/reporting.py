@@ -1,0 +1,303 @@
+"""One page about one model: `report()`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxscope.activation_maps import Method, class_activation
+from onnxscope.analysis import analyze
+from onnxscope.comparison import compare
+from onnxscope.counterparts import match_values
+from onnxscope.dataset_statistics import DatasetStatistics
+from onnxscope.differences import Comparison
+from onnxscope.errors import InputError, ProfileError, RunError
+from onnxscope.feature_maps import FeatureMap, FeatureMaps, Rank, features
+from onnxscope.findings import Finding
+from onnxscope.inputs import prepare_for
+from onnxscope.inspection import inspect
+from onnxscope.model import Model, load_model
+from onnxscope.outputs import printable, write_whole
+from onnxscope.page import Attention, Content, Page, Sight, render_page
+from onnxscope.pictures import prepared_pictures
+from onnxscope.profile import Profile
+from onnxscope.selectors import At
+from onnxscope.sources import gather
+from onnxscope.tables import Table
+from onnxscope.weight_statistics import weights
+
+__all__ = ["Report", "report"]
+
+_MAX_COLUMNS = 6  # inputs that have pictures; statistics are over all of them
+_LISTED = 6  # channels that a sentence names
+_ENOUGH = 16  # samples from which on a channel that is always zero is more than a remark
+_BAD = frozenset({"non_finite", "non_finite_spread"})
+_MINOR = frozenset({"duplicate_channel", "constant_channel"})
+_PLURAL = {
+    "dead_channel": "are zero everywhere {seen}",
+    "constant_channel": "hold one value everywhere {seen}",
+    "duplicate_channel": "hold the same as another one {seen}",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A page about a model.
+
+    Attributes:
+        content: The records that it shows.
+        page: The page, and what it leaves out.
+    """
+
+    content: Content
+    page: Page
+
+    @property
+    def html(self) -> str:
+        """The whole page: no other file, no network."""
+        return self.page.html
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page, whole or not at all.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        write_whole(path, self.html)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`onnxscope.report/1`, ready for JSON."""
+        maps = self.content.maps
+        return {
+            "schema": "onnxscope.report/1",
+            "model": self.content.summary.model,
+            "input": None if maps is None else maps.input,
+            "layers": self.page.layers,
+            "attention": [each.to_dict() for each in self.content.attention],
+            "unreachable": [{"name": name, "reason": reason} for name, reason in self.content.unreachable],
+            "left_out": list(self.page.left_out),
+            "size_bytes": len(self.html.encode()),
+        }
+
+    def table(self) -> Table:
+        """One row for whatever deserves attention."""
+        rows = tuple((each.weight, each.layer or "", each.message) for each in self.content.attention)
+        title = f"{self.content.summary.model['name']}: {self.page.layers:,} layers, {len(rows):,} remarks"
+        return Table(title, ("", "layer", "remark"), rows)
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
+
+def report(
+    model: Any,
+    inputs: Any = None,
+    *,
+    profile: str | os.PathLike[str] | Profile | None = None,
+    against: Any = None,
+    select: str | Sequence[str] = (),
+    at: At = "post",
+    channels: int = 12,
+    rank: Rank = "index",
+    cam: Method | None = "eigen",
+    cam_layer: str | None = None,
+    target: int | None = None,
+    preprocess: str | None = None,
+    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    max_bytes: int = 12_000_000,
+    threads: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Make one self-contained page about a model: what deserves attention, its layers, what they compute and hold.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        inputs: What it is run on, as for `features`; None shows structure and weights alone. The first six images
+            have pictures, statistics are over all of them.
+        profile: Statistics of a dataset, from `analyze` or a file that `onnxscope stats` wrote, in place of those of
+            `inputs`.
+        against: Another model, compared with this one layer by layer and shown beside it.
+        select: Selectors; none shows every layer that owns weights, and feature maps of every convolution.
+        at: After (`post`) or before (`pre`) the activation function that follows a layer.
+        channels: How many channels a mosaic shows.
+        rank: Which ones: the first, or those with the largest standard deviation, maximum or mean.
+        cam: How the class activation map over the input is made; None for none.
+        cam_layer: The convolution that it looks at, the last one by default.
+        target: The class it is about, for `ablation` and `score`.
+        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
+        layout: Of the model's image input.
+        max_bytes: Pictures are left out where the page would be larger, and the page says so.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        progress: Called with what is being done.
+
+    Raises:
+        ModelError: A model cannot be read.
+        SelectorError: A selector matches nothing.
+        InputError: The inputs do not fit the model.
+        RunError: onnxruntime fails.
+        ProfileError: The profile cannot be read, or is another model's.
+    """
+    say = progress or (lambda text: None)
+    loaded = load_model(model)
+    options: dict[str, Any] = {"preprocess": preprocess, "layout": layout, "threads": threads}
+    summary = inspect(loaded, select=select)
+    say("reading the weights")
+    stored = weights(loaded)
+    notes: list[str] = []
+    maps: FeatureMaps | None = None
+    statistics = None if profile is None else _dataset(profile, loaded)
+    comparison: Comparison | None = None
+    others: dict[str, tuple[FeatureMap, FeatureMap]] = {}
+    sights: list[Sight] = []
+    if inputs is not None:
+        entries, remarks = _entries(inputs)
+        shown = entries[:_MAX_COLUMNS] if isinstance(entries, list) else entries
+        say("running the model")
+        maps = features(loaded, shown, select=select, at=at, channels=channels, rank=rank, **options)
+        notes += [*remarks, *maps.notes]
+        if isinstance(entries, list) and len(entries) > len(shown):
+            notes.append(f"pictures show the first {len(shown)} of {len(entries):,} inputs, statistics all of them")
+        if statistics is None:
+            statistics = analyze(
+                loaded,
+                entries,
+                select=select,
+                at=at,
+                progress=lambda done, total: say(f"running the model: {done:,} of {total:,} samples"),
+                **options,
+            )
+        say("looking for what the model looks at")
+        sights, remarks = _sights(loaded, shown, cam, cam_layer, target, options)
+        notes += remarks
+    if against is not None:
+        say("comparing the two models")
+        second = load_model(against)
+        comparison = compare(loaded, second, None if inputs is None else shown, select=select, **options)
+        notes += comparison.notes
+        if maps is not None:
+            others, remarks = _others((loaded, second), shown, channels, comparison, options)
+            notes += remarks
+    say("drawing the page")
+    content = Content(
+        summary,
+        stored,
+        maps,
+        statistics,
+        tuple(sights),
+        tuple(_attention(statistics.findings if statistics is not None else (), statistics)),
+        comparison,
+        others,
+        tuple((each.name, each.reason) for each in maps.unreachable) if maps is not None else (),
+        tuple(dict.fromkeys(notes)),
+    )
+    return Report(content, render_page(content, max_bytes=max_bytes))
+
+
+def _dataset(profile: str | os.PathLike[str] | Profile, model: Model) -> DatasetStatistics:
+    found = profile if isinstance(profile, Profile) else Profile.load(profile)
+    if found.digest != model.digest:
+        raise ProfileError(
+            f"the profile is of another model, {printable(found.model['name'])}: {model.name}",
+            hint="take it of this file with `onnxscope stats`",
+        )
+    return DatasetStatistics(found)
+
+
+def _entries(inputs: Any) -> tuple[Any, list[str]]:
+    """Images as a list, so that the first can be shown; anything else as it was given."""
+    kind, entries, notes = gather(inputs)
+    return (entries, notes) if kind == "images" else (inputs, [])
+
+
+def _sights(
+    model: Model, inputs: Any, method: Method | None, layer: str | None, target: int | None, options: dict[str, Any]
+) -> tuple[list[Sight], list[str]]:
+    """What the inputs look like, and where the model looks; no map where the model has no place for one."""
+    feeds = prepare_for(model, inputs, preprocess=options["preprocess"], layout=options["layout"])
+    sights: list[Sight] = []
+    notes: list[str] = []
+    for sample, photograph in enumerate(prepared_pictures(feeds)[:_MAX_COLUMNS]):
+        name = feeds.record["files"][sample] if feeds.kind == "images" else f"sample {sample}"
+        overlay, caption = None, ""
+        if method is not None and not notes:
+            try:
+                found = class_activation(
+                    model, inputs, layer=layer, method=method, target=target, sample=sample, **options
+                )
+                overlay, caption = found.overlay(), found.title
+            except InputError as error:
+                if layer is not None or target is not None:
+                    raise
+                notes.append(f"no class activation map: {error}")
+        sights.append(Sight(name, photograph, overlay, caption))
+    return sights, notes
+
+
+def _others(
+    models: tuple[Model, Model], inputs: Any, channels: int, comparison: Comparison, options: dict[str, Any]
+) -> tuple[dict[str, tuple[FeatureMap, FeatureMap]], list[str]]:
+    """What both models hold at aligned layers, with the first one's axes, by the name of the first one's value."""
+    rows = [row for row in comparison.layers if row.entire is not None]
+    held: list[dict[str, FeatureMap]] = []
+    for model, names in zip(models, ([row.a.name for row in rows], [row.b.name for row in rows]), strict=True):
+        select = [f"value:{name}" for name in dict.fromkeys(names)]
+        try:
+            found = features(model, inputs, select=select, channels=channels, **options) if select else ()
+        except (InputError, RunError) as error:
+            return {}, [f"feature maps are not shown side by side: {error}"]
+        held.append({tap.tap.name: tap for tap in found})
+    pairs = {}
+    for row in rows:
+        first, second = held[0].get(row.a.name), held[1].get(row.b.name)
+        if first is None or second is None:
+            continue
+        counterpart = match_values(
+            *(row.a.name, row.b.name),
+            (first.data.shape, second.data.shape),
+            (first.data.dtype.name, second.data.dtype.name),
+            (first.channel_axis, second.channel_axis),
+            replaced=False,
+        )
+        if counterpart is not None:
+            data = counterpart.to_a(np.asarray(second.data))
+            pairs[row.a.name] = first, replace(second, data=data, channel_axis=first.channel_axis)
+    return pairs, []
+
+
+def _attention(findings: Iterable[Finding], statistics: DatasetStatistics | None) -> list[Attention]:
+    """Findings as sentences: one for each kind in each layer, the gravest first."""
+    taps = {tap.layer: tap for tap in statistics or ()}
+    samples = statistics.profile.samples if statistics is not None else 0
+    seen = "on this input" if samples == 1 else f"in all {samples:,} samples"
+    found = []
+    for (kind, layer), group in groupby(findings, key=lambda finding: (finding.kind, finding.layer)):
+        listed = list(group)
+        channels = [finding.channel for finding in listed if finding.channel is not None]
+        tap = taps.get(layer)
+        total = f" of {len(tap.state.count):,}" if tap is not None and tap.channel_axis is not None else ""
+        what = _PLURAL.get(kind)
+        if what is not None and channels:
+            many = "channels" if len(channels) > 1 or total else "channel"
+            message = f"{len(channels):,}{total} {many} {what.format(seen=seen)}: {_numbers(channels)}"
+        else:
+            more = f", and {len(listed) - 1:,} more channels" if len(listed) > 1 else ""
+            message = f"{listed[0].message}{more}"
+        grave = "bad" if kind in _BAD else "warn"
+        if kind in _MINOR or (kind == "dead_channel" and samples < _ENOUGH):
+            grave = "note"
+        found.append(Attention(kind, grave, layer or None, message))
+    order = ("bad", "warn", "note")
+    return sorted(found, key=lambda each: order.index(each.weight))
+
+
+def _numbers(channels: Sequence[int]) -> str:
+    more = f" and {len(channels) - _LISTED:,} more" if len(channels) > _LISTED else ""
+    return ", ".join(map(str, channels[:_LISTED])) + more

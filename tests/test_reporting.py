@@ -1,0 +1,220 @@
+"""The page says what the model computes, the same bytes each time, and nothing in a name does harm."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+from pages import Parsed, network
+from planting import scaled
+
+from onnxscope import analyze, report
+from onnxscope.cli import run
+from onnxscope.errors import InputError, ProfileError
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+DIGITS, SAMPLES = FIXTURES / "digits.onnx", FIXTURES / "digits.npz"
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    "javascript:alert(1)",
+    "\x1b[31mred\x1b]0;title\x07",
+    '" onmouseover="alert(1)',
+    "{{ 7 * 7 }}{% raw %}",
+    "../../etc/passwd",
+    "n" * 100_000,
+]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return report(DIGITS, SAMPLES)
+
+
+def rows(html):
+    """The cells of the table of layers, by the layer's name."""
+    body = html.split('<table id="table">')[1].split("</table>")[0]
+    found = {}
+    for row in re.findall(r"<tr data-name=.*?</tr>", body, re.DOTALL):
+        cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
+        texts = [re.sub(r"<[^>]+>", "", cell).strip().replace("−", "-") for cell in cells]
+        found[texts[0]] = texts
+    return found
+
+
+def test_the_table_shows_what_an_independent_evaluator_computes(digits):
+    images = np.load(SAMPLES)
+    model = onnx.load(DIGITS)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    readers = {name: node for node in model.graph.node for name in node.input}
+    values = {}
+    for node in convolutions:
+        value = node.output[0]
+        while value in readers and readers[value].op_type in ("BatchNormalization", "Relu"):
+            value = readers[value].output[0]
+        values[node.output[0]] = value
+    for value in values.values():
+        model.graph.output.append(onnx.ValueInfoProto(name=value))
+    held = ReferenceEvaluator(model).run([*values.values()], {name: images[name] for name in images.files})
+    found = [row for row in rows(digits.html).values() if row[1] == "Conv"]
+    assert len(found) == len(convolutions) > 2
+    for row, array in zip(found, held, strict=True):
+        wide = array.astype(np.float64)
+        for text, expected in zip(row[5:9], (wide.mean(), wide.std(ddof=1), wide.min(), wide.max()), strict=True):
+            assert float(text) == pytest.approx(expected, rel=2e-3, abs=1e-6)
+        assert float(row[9].removesuffix(" %")) == pytest.approx(100 * (wide == 0).mean(), abs=0.3)
+
+
+def test_it_is_one_page_that_its_own_policy_allows(digits):
+    page = Parsed(digits.html)
+    (policy,) = [meta["content"] for meta in page.named("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    for tag, directive in (("style", "style-src"), ("script", "script-src")):
+        (text,) = [data for name, data in page.texts if name == tag]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in policy
+    assert not page.named("link")
+    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.named("img"))
+    assert not [
+        name for _, attributes in page.elements for name in attributes if name.startswith("on") or name == "style"
+    ]
+    assert all(link["href"].startswith("#") for link in page.named("a"))
+
+
+def test_the_same_input_gives_the_same_bytes(digits):
+    assert report(DIGITS, SAMPLES).html == digits.html
+
+
+def test_every_layer_has_a_row_a_card_and_its_weights(digits):
+    page = Parsed(digits.html)
+    cards = [
+        attributes["id"]
+        for tag, attributes in page.elements
+        if tag == "section" and "card" in attributes.get("class", "")
+    ]
+    table = rows(digits.html)
+    assert len(cards) == len(table) == digits.page.layers
+    targets = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert {link["href"][1:] for link in page.named("a")} <= targets
+    for row in digits.content.weights:
+        assert row.parameter.name in page.text
+
+
+def test_without_inputs_it_shows_weights_and_costs_alone():
+    made = report(DIGITS)
+    assert rows(made.html)["stem.0" if "stem.0" in rows(made.html) else next(iter(rows(made.html)))][1] == "Conv"
+    assert "What it was fed" not in made.html
+    assert made.to_dict()["input"] is None
+    assert "Histogram of weight" in made.html
+
+
+def test_another_model_stands_beside_it_and_the_guilty_layer_is_named(tmp_path):
+    name = next(tensor.name for tensor in onnx.load(DIGITS).graph.initializer if len(tensor.dims) == 4)
+    onnx.save(scaled(DIGITS, name, 1.5), tmp_path / "other.onnx")
+    made = report(DIGITS, SAMPLES, against=tmp_path / "other.onnx")
+    verdicts = {row[0]: row[2] for row in rows(made.html).values() if row[1] == "Conv"}
+    layer = name.removesuffix(".weight")
+    assert verdicts.pop(layer) == "own error"
+    assert set(verdicts.values()) == {"inherited"}
+    text = Parsed(made.html).text
+    assert f"the difference comes from {layer}" in text
+    assert text.count("difference, at most") >= 3
+
+
+def test_a_dataset_s_profile_takes_the_place_of_the_input_s_statistics(tmp_path):
+    stats = analyze(DIGITS, SAMPLES, limit=16)
+    stats.profile.save(tmp_path / "p.json")
+    made = report(DIGITS, profile=tmp_path / "p.json")
+    assert "16 samples" in Parsed(made.html).text
+    first = stats[0]
+    assert float(rows(made.html)[first.layer][5]) == pytest.approx(first.overall.mean, rel=1e-3)
+
+
+def test_the_profile_of_another_model_is_refused():
+    stats = analyze(FIXTURES / "digits_deployed.onnx", SAMPLES, limit=2)
+    with pytest.raises(
+        ProfileError, match=r"the profile is of another model, digits_deployed.onnx: digits.onnx"
+    ) as caught:
+        report(DIGITS, profile=stats.profile)
+    assert "onnxscope stats" in caught.value.hint
+
+
+def test_dead_and_duplicate_channels_are_said_in_plain_words(tmp_path):
+    model = network(["first", "second"])
+    tensor = model.graph.initializer[0]
+    values = numpy_helper.to_array(tensor).copy()
+    values[2] = 0
+    values[5] = values[4]
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, tmp_path / "m.onnx")
+    made = report(tmp_path / "m.onnx", np.random.default_rng(0).normal(size=(20, 3, 6, 6)).astype(np.float32))
+    told = {(each.layer, each.kind): each for each in made.content.attention}
+    assert told["first", "dead_channel"].message == "1 of 8 channels are zero everywhere in all 20 samples: 2"
+    assert told["first", "dead_channel"].weight == "warn"
+    assert told["first", "duplicate_channel"].message.startswith("1 of 8 channels hold the same as another one")
+    place = next(
+        attributes["id"]
+        for tag, attributes in Parsed(made.html).elements
+        if tag == "section" and attributes.get("id", "").startswith("l")
+    )
+    assert f'<a href="#{place}">first</a>' in made.html
+
+
+def test_a_large_page_says_what_it_leaves_out(tmp_path):
+    model = network([f"block{n // 10}.layer{n}" for n in range(60)], side=32)
+    inputs = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
+    whole = report(model, inputs)
+    assert whole.page.left_out == ()
+    size = len(whole.html.encode())
+    smaller = report(model, inputs, max_bytes=size // 2)
+    assert len(smaller.html.encode()) <= size // 2
+    assert "feature maps of" in smaller.page.left_out[0]
+    assert "The feature maps are left out" in smaller.html
+    assert len(rows(smaller.html)) == 60
+    smallest = report(model, inputs, max_bytes=150_000)
+    assert len(smallest.html.encode()) <= 150_000
+    assert re.match(r"the page shows the first \d+ of 60 layers", smallest.page.left_out[0])
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_names_do_no_harm(name, tmp_path, capsys):
+    onnx.save(network([name, f"{name} again"]), tmp_path / "m.onnx")
+    path = tmp_path / "m.html"
+    code = run(
+        ["report", str(tmp_path / "m.onnx"), "-i", "random", "-o", str(path), "--against", str(tmp_path / "m.onnx")]
+    )
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    assert "\x1b" not in captured.out + captured.err
+    html = path.read_text(encoding="utf-8")
+    page = Parsed(html)
+    assert len(page.named("script")) == 1
+    assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
+    assert all(link["href"].startswith("#") for link in page.named("a"))
+    assert all(image["src"].startswith("data:image/png") for image in page.named("img"))
+    assert not set("\x1b\x07") & set(html)
+    assert len(html) < 600_000
+    assert "49" not in page.text.split("Layers")[0] or "{{ 7" in page.text
+
+
+def test_a_wish_that_cannot_be_met_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="EigenCAM knows no classes"):
+        report(DIGITS, SAMPLES, target=3)
+
+
+def test_the_command_shows_what_deserves_attention(tmp_path, capsys):
+    path = tmp_path / "r.html"
+    assert run(["report", str(DIGITS), "-i", str(SAMPLES), "-o", str(path), "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    assert '"schema": "onnxscope.report/1"' in captured.out
+    assert f"the page is in {path}" in captured.err
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert run(["report", str(DIGITS), "-o", str(tmp_path / "missing" / "r.html")]) == 2
+    assert "cannot write (No such file or directory)" in capsys.readouterr().err
