@@ -7,10 +7,8 @@ score       channels weighted by how probable the class is where only they let t
 
 from __future__ import annotations
 
-import base64
-import html
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -31,10 +29,12 @@ from onnxscope.model import Model, load_model
 from onnxscope.names import Names
 from onnxscope.outputs import printable
 from onnxscope.pictures import lay_over, prepared_pictures
+from onnxscope.records import Record, picture
 from onnxscope.selectors import Tap, select_taps
 from onnxscope.session import Session
 from onnxscope.shapes import infer_ranks, infer_types
 from onnxscope.structure import Graph
+from onnxscope.tables import Table
 from onnxscope.tapping import reason_without_statistics, run_tapped, tap_shapes
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ _CHOOSE = "choose the layer of a convolution; `onnxscope inspect` lists them"
 
 
 @dataclass(frozen=True, eq=False)
-class ClassActivation:
+class ClassActivation(Record):
     """Where in the input a layer, or the score of a class, takes its values from.
 
     Attributes:
@@ -126,11 +126,15 @@ class ClassActivation:
         height, width = self.map.shape
         return f"<{self.title}, {height} x {width}: {self.model['name']}>"
 
-    def _repr_html_(self) -> str:
-        title = html.escape(self.title)
-        content = base64.b64encode(encode_png(self.overlay())).decode("ascii")
-        picture = f'<img alt="{title}" src="data:image/png;base64,{content}">'
-        return f"<figure>{picture}<figcaption>{title}</figcaption></figure>"
+    def table(self) -> Table:
+        """One row."""
+        columns = ("layer", "operator", "map", "output", "class", "score", "explained")
+        numbers = (self.output or "", self.target, self.score, self.explained)
+        return Table(self.title, columns, ((self.tap.layer, self.tap.op_type, self.map.shape, *numbers),))
+
+    def html_parts(self) -> Iterable[str]:
+        """The overlay, and the table."""
+        return picture(encode_png(self.overlay()), self.title), self.table().html()
 
 
 def class_activation(

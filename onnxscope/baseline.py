@@ -28,6 +28,7 @@ from onnxscope.names import Names
 from onnxscope.outputs import dump_json, printable, write_whole
 from onnxscope.pairing import LayerKey, layer_keys
 from onnxscope.parameters import read_parameter
+from onnxscope.records import Record
 from onnxscope.session import runtime_version
 from onnxscope.sources import open_regular
 from onnxscope.tables import Table
@@ -65,7 +66,7 @@ _WEIGHT_FIELDS: Mapping[str, tuple[type, ...]] = {
 
 
 @dataclass(frozen=True)
-class Baseline:
+class Baseline(Record):
     """What a model was when the baseline was taken.
 
     Attributes:
@@ -82,6 +83,8 @@ class Baseline:
     layers: tuple[dict[str, Any], ...]
     weights: tuple[dict[str, Any], ...]
     versions: dict[str, str]
+
+    frame_keys = ("layers",)
 
     def to_dict(self) -> dict[str, Any]:
         """The file's content."""
@@ -153,9 +156,6 @@ class Baseline:
 
     def __repr__(self) -> str:
         return self.table().text()
-
-    def _repr_html_(self) -> str:
-        return self.table().html()
 
 
 def snapshot(

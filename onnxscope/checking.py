@@ -12,6 +12,7 @@ from onnxscope.errors import InputError
 from onnxscope.model import load_model
 from onnxscope.outputs import printable
 from onnxscope.pairing import align_layers
+from onnxscope.records import Record, paragraph, remarks
 from onnxscope.settings import Settings
 from onnxscope.tables import Table, format_number
 
@@ -57,7 +58,7 @@ class Deviation:
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Record):
     """What a check found.
 
     Attributes:
@@ -75,6 +76,8 @@ class Check:
     findings: tuple[Deviation, ...]
     layers: tuple[str, ...]
     notes: tuple[str, ...]
+
+    frame_keys = ("findings",)
 
     @property
     def ok(self) -> bool:
@@ -127,8 +130,11 @@ class Check:
     def __repr__(self) -> str:
         return self.table().text() if self.findings else f"{self.name}: {self.verdict()}\n"
 
-    def _repr_html_(self) -> str:
-        return self.table().html()
+    def html_parts(self) -> list[str]:
+        """The verdict, findings and remarks."""
+        verdict = paragraph(f"{self.name}: {self.verdict()}", "good" if self.ok else "bad")
+        found = [replace(self.table(), title="").html()] if self.findings else []
+        return [verdict, *found, *remarks(self.notes)]
 
 
 def check(

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from onnxscope.errors import ConversionError
 from onnxscope.provenance import Mode
+from onnxscope.records import Record, paragraph, remarks
 from onnxscope.tables import Table
 
 __all__ = ["ConversionReport", "ConversionRequest", "Converter", "run_child", "serve_child"]
@@ -61,7 +62,7 @@ class ConversionRequest:
 
 
 @dataclass(frozen=True)
-class ConversionReport:
+class ConversionReport(Record):
     """What the child has to say about a conversion that worked.
 
     Attributes:
@@ -98,6 +99,13 @@ class ConversionReport:
         columns = ("model", "framework", "opset", "parameters", "not in the file", "verified")
         row = (self.output, self.framework, self.opset, self.parameters, self.absent, self.verified)
         return Table("", columns, (row,))
+
+    def html_parts(self) -> list[str]:
+        """The row, the verdict of a verification, and remarks."""
+        parts = [self.table().html()]
+        if self.verification is not None:
+            parts.append(paragraph(self.verification, "good" if self.verified else "bad"))
+        return parts + remarks(self.notes)
 
 
 class Converter(Protocol):

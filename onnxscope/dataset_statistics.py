@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 from onnxscope.buckets import RELATIVE_ERROR
 from onnxscope.findings import Finding, find, saturated_fraction
 from onnxscope.profile import Profile
+from onnxscope.records import Record, remarks
 from onnxscope.tables import Table
 from onnxscope.tap_profile import TapProfile
 
@@ -20,16 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["DatasetStatistics"]
 
 _DRAWN = ("0.01", "0.25", "0.5", "0.75", "0.99")
+_MAX_DRAWN = 200  # rows of a figure: a thousand would be higher than matplotlib can draw
 _LISTED = 5  # channels that a line of the findings names
 
 
-class DatasetStatistics(Sequence[TapProfile]):
+class DatasetStatistics(Record, Sequence[TapProfile]):
     """Statistics of every tap over a dataset; a sequence of the taps that were reached, in execution order.
 
     Attributes:
         profile: The mergeable state that everything here is derived from.
         notes: Remarks on the inputs, for people.
     """
+
+    frame_keys = ("taps",)
 
     def __init__(self, profile: Profile, notes: Sequence[str] = ()) -> None:
         self.profile = profile
@@ -128,15 +132,20 @@ class DatasetStatistics(Sequence[TapProfile]):
             known = [float(value) for value in values if value is not None]
             if len(known) == len(values):
                 rows.append((tap.layer, known, tap.overall.zero_fraction))
-        return quantile_figure(rows, f"{self.profile.model['name']} over {self._counted()}")
+        title = f"{self.profile.model['name']} over {self._counted()}"
+        if len(rows) > _MAX_DRAWN:
+            title += f", the first {_MAX_DRAWN} of {len(rows):,} taps"
+        return quantile_figure(rows[:_MAX_DRAWN], title)
 
     def __repr__(self) -> str:
-        tables = [self.table(), self.findings_table()] if self.findings else [self.table()]
-        return "\n".join(table.text() for table in tables)
+        return "\n".join(table.text() for table in self._tables())
 
-    def _repr_html_(self) -> str:
-        tables = [self.table(), self.findings_table()] if self.findings else [self.table()]
-        return "".join(table.html() for table in tables)
+    def html_parts(self) -> list[str]:
+        """Statistics, findings and remarks."""
+        return [*(table.html() for table in self._tables()), *remarks(self.notes)]
+
+    def _tables(self) -> list[Table]:
+        return [self.table(), self.findings_table()] if self.findings else [self.table()]
 
     def _counted(self) -> str:
         return f"{self.profile.samples:,} sample{'' if self.profile.samples == 1 else 's'}"

@@ -10,12 +10,18 @@ from typing import Any, overload
 from onnxscope.discrepancies import Discrepancy
 from onnxscope.layer_weights import WeightChange
 from onnxscope.outputs import printable
+from onnxscope.records import Record, paragraph, remarks
 from onnxscope.tables import Cell, Table, format_number
 
 __all__ = ["NOISE_FACTOR", "Comparison", "LayerDifference", "Side", "StructureChange", "floor_of"]
 
 NOISE_FACTOR = 10.0
 """A difference counts from so many times the noise floor on."""
+
+_COLUMNS = (
+    *("layer", "in the second", "operator", "differs", "max abs", "relative", "own", "noise", "SQNR dB"),
+    *("cosine", "beyond", "worst channel", "reason"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Side:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerDifference:
+class LayerDifference(Record):
     """How far one layer, or one output, of the second model is from its counterpart.
 
     Attributes:
@@ -95,6 +101,27 @@ class LayerDifference:
             "reason": self.reason,
         }
 
+    def table(self) -> Table:
+        """One row."""
+        return Table("", _COLUMNS, (self._cells(),))
+
+    def _cells(self, *, judged: bool = True) -> tuple[Cell, ...]:
+        record = self.to_dict()
+        other = "" if self.a.layer == self.b.layer else self.b.layer
+        numbers = [record[key] for key in ("max_abs", "relative_l2", "own_relative_l2", "noise_relative_l2")]
+        worst = self.entire.worst_channel if self.entire else None
+        mismatched = self.entire.mismatched if self.entire else 0
+        reason = self.reason or (f"{mismatched:,} numbers finite in one model only" if mismatched else "")
+        shown = f"{worst[0]}: {format_number(worst[1])}" if worst and self.differs else ""
+        verdict = ("own" if self.is_guilty else "inherited") if judged and self.differs else ""
+        return (
+            *(self.a.layer, other, self.op_type, verdict, *numbers, record["sqnr_db"]),
+            *(record["cosine"], record["beyond_fraction"], shown, reason),
+        )
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
 
 @dataclass(frozen=True)
 class StructureChange:
@@ -114,7 +141,7 @@ class StructureChange:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison(Sequence[LayerDifference]):
+class Comparison(Record, Sequence[LayerDifference]):
     """Two models compared layer by layer; a sequence of the aligned layers, in the first model's execution order.
 
     Attributes:
@@ -142,6 +169,8 @@ class Comparison(Sequence[LayerDifference]):
     weights: tuple[WeightChange, ...]
     structure: tuple[StructureChange, ...]
     notes: tuple[str, ...]
+
+    frame_keys = ("layers", "outputs")
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -212,28 +241,9 @@ class Comparison(Sequence[LayerDifference]):
 
     def table(self) -> Table:
         """One row per aligned layer and output."""
-        columns = (
-            *("layer", "in the second", "operator", "differs", "max abs", "relative", "own", "noise", "SQNR dB"),
-            *("cosine", "beyond", "worst channel", "reason"),
-        )
-        rows: list[tuple[Cell, ...]] = []
-        for row in (*self.layers, *self.outputs):
-            record = row.to_dict()
-            other = "" if row.a.layer == row.b.layer else row.b.layer
-            numbers = [record[key] for key in ("max_abs", "relative_l2", "own_relative_l2", "noise_relative_l2")]
-            worst = row.entire.worst_channel if row.entire else None
-            mismatched = row.entire.mismatched if row.entire else 0
-            reason = row.reason or (f"{mismatched:,} numbers finite in one model only" if mismatched else "")
-            shown = f"{worst[0]}: {format_number(worst[1])}" if worst and row.differs else ""
-            verdict = ("own" if row.is_guilty else "inherited") if row.differs else ""
-            rows.append(
-                (
-                    *(row.a.layer, other, row.op_type, verdict if self.was_run else "", *numbers, record["sqnr_db"]),
-                    *(record["cosine"], record["beyond_fraction"], shown, reason),
-                )
-            )
+        rows = tuple(row._cells(judged=self.was_run) for row in (*self.layers, *self.outputs))
         title = f"{self.a['name']} against {self.b['name']}: {len(self.layers)} layers aligned"
-        return Table(title, columns, tuple(rows))
+        return Table(title, _COLUMNS, rows)
 
     def changes_table(self) -> Table:
         """One row for whatever is not the same about weights, structure and alignment."""
@@ -271,8 +281,18 @@ class Comparison(Sequence[LayerDifference]):
     def __repr__(self) -> str:
         return f"{self.table().text()}{self.verdict()}\n"
 
-    def _repr_html_(self) -> str:
-        return self.table().html()
+    def html_parts(self) -> list[str]:
+        """The verdict, the layers to blame, all layers, changes of weights and structure, and remarks."""
+        parts = [paragraph(self.verdict(), "good" if self.equal else "bad")]
+        blamed = [row for row in self.guilty if row.entire is not None]
+        if blamed and not self.equal:
+            title = f"where the difference comes from: {_counted(len(blamed), 'layer')}"
+            parts.append(Table(title, _COLUMNS, tuple(row._cells() for row in blamed)).html(max_rows=5))
+        parts.append(self.table().html())
+        changes = self.changes_table()
+        if changes.rows:
+            parts.append(changes.html())
+        return parts + remarks(self.notes)
 
 
 def floor_of(noise: Discrepancy, dtype: str) -> float:

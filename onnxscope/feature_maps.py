@@ -18,11 +18,12 @@ from onnxscope.inputs import Feeds, cut, prepare_for
 from onnxscope.model import Model, load_model
 from onnxscope.names import Names
 from onnxscope.outputs import printable
+from onnxscope.records import Record, paragraph, picture, remarks, within
 from onnxscope.selectors import At, Tap, select_taps
 from onnxscope.session import Session
 from onnxscope.shapes import infer_ranks, infer_types
 from onnxscope.stats import Accumulator
-from onnxscope.tables import Table
+from onnxscope.tables import Cell, Table
 from onnxscope.tapping import reason_without_statistics, run_tapped
 
 if TYPE_CHECKING:
@@ -33,11 +34,14 @@ __all__ = ["FeatureMap", "FeatureMaps", "Rank", "features"]
 
 Array = np.ndarray[Any, Any]
 _MAX_MEMBER_BYTES = 65_000
+_CELL_PX = 40  # of maps in a notebook's table
+_MAX_THUMBNAILS = 12
+_COLUMNS = ("layer", "operator", "at", "shape", "mean", "std", "min", "max", "zeros", "zero channels", "value")
 Rank = Literal["index", "std", "max", "mean"]
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureMap:
+class FeatureMap(Record):
     """What one tap held.
 
     Attributes:
@@ -100,9 +104,37 @@ class FeatureMap:
             **self.statistics,
         }
 
+    def table(self) -> Table:
+        """One row."""
+        return Table("", _COLUMNS, (self._cells(),))
+
+    def _cells(self) -> tuple[Cell, ...]:
+        numbers = [self.statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")]
+        zero_channels = None if self.channel_axis is None else len(self.statistics["zero_channels"])
+        tap = self.tap
+        return (tap.layer, tap.op_type, tap.at or "", self.data.shape, *numbers, zero_channels, tap.name)
+
+    def _thumbnail(self) -> str:
+        from onnxscope.figures import encode_png, mosaic, reduced
+
+        maps = self.maps()
+        if maps is None:
+            return ""
+        shown = maps[:_MAX_THUMBNAILS]
+        return picture(
+            encode_png(mosaic(reduced(shown, _CELL_PX), cell_px=_CELL_PX)), f"{len(shown)} channels of {self.tap.layer}"
+        )
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def html_parts(self) -> list[str]:
+        """The picture and the row."""
+        return [*within([self._thumbnail()]), self.table().html()]
+
 
 @dataclass(frozen=True, eq=False)
-class FeatureMaps(Sequence[FeatureMap]):
+class FeatureMaps(Record, Sequence[FeatureMap]):
     """The feature maps of one run; a sequence of taps in execution order.
 
     Attributes:
@@ -121,6 +153,8 @@ class FeatureMaps(Sequence[FeatureMap]):
     unreachable: tuple[Unreachable, ...]
     tapping: dict[str, float] | None
     notes: tuple[str, ...]
+
+    frame_keys = ("taps",)
 
     def __len__(self) -> int:
         return len(self.taps)
@@ -185,22 +219,21 @@ class FeatureMaps(Sequence[FeatureMap]):
 
     def table(self) -> Table:
         """One row per tap."""
-        columns = ("layer", "operator", "at", "shape", "mean", "std", "min", "max", "zeros", "zero channels", "value")
-        rows = []
-        for tap in self.taps:
-            numbers = [tap.statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")]
-            dead = f"{len(tap.statistics['zero_channels'])}" if tap.channel_axis is not None else ""
-            rows.append(
-                (tap.tap.layer, tap.tap.op_type, tap.tap.at or "", tap.data.shape, *numbers, dead, tap.tap.name)
-            )
         shown = "random numbers" if self.input["kind"] == "random" else ", ".join(self.input["files"]) or "arrays"
-        return Table(f"{self.model['name']} on {shown}: {len(rows)} taps", columns, tuple(rows))
+        title = f"{self.model['name']} on {shown}: {len(self.taps)} taps"
+        return Table(title, _COLUMNS, tuple(tap._cells() for tap in self.taps))
 
     def __repr__(self) -> str:
         return self.table().text()
 
-    def _repr_html_(self) -> str:
-        return self.table().html()
+    def html_parts(self) -> list[str]:
+        """The table, with pictures in the rows of the first taps, and what was not reached."""
+        parts = [self.table().html(pictures=within(tap._thumbnail() for tap in self.taps))]
+        if self.unreachable:
+            first = self.unreachable[0]
+            count = f"{len(self.unreachable):,} of the taps could not be reached"
+            parts.append(paragraph(f"{count}, the first: {first.name} ({first.reason})", "muted"))
+        return parts + remarks(self.notes)
 
 
 def features(

@@ -12,6 +12,7 @@ from onnxscope.channels import weight_axis
 from onnxscope.costs import multiply_accumulates
 from onnxscope.model import InputSpec, Model, load_model
 from onnxscope.names import Names
+from onnxscope.records import Record, facts
 from onnxscope.selectors import select_taps
 from onnxscope.shapes import infer_types
 from onnxscope.structure import Graph, Node, Step, ValueType
@@ -45,7 +46,7 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
-class ModelSummary:
+class ModelSummary(Record):
     """A model's inputs, outputs, layers and size.
 
     Attributes:
@@ -72,6 +73,8 @@ class ModelSummary:
     parameters: int
     parameter_bytes: int
 
+    frame_keys = ("layers",)
+
     def to_dict(self) -> dict[str, Any]:
         """`onnxscope.inspect/1`, ready for JSON."""
         return {"schema": "onnxscope.inspect/1", **_plain(asdict(self))}
@@ -88,31 +91,40 @@ class ModelSummary:
         )
         return Table(f"{len(rows)} layers", columns, rows)
 
-    def header(self) -> str:
-        """The lines above the table."""
+    def facts(self) -> list[tuple[str, str]]:
+        """What there is to say above the table, as pairs of a word and a line."""
         model = self.model
         opsets = ", ".join(f"{domain} {version}" for domain, version in model["opsets"].items())
-        lines = [
-            f"{model['name']}: {model['size_bytes']:,} bytes, {self.nodes:,} nodes, "
-            f"{self.parameters:,} numbers stored in {self.parameter_bytes:,} bytes",
-            f"producer  {model['producer'] or 'unknown'}; IR version {model['ir_version']}; opset {opsets}",
-        ]
+        size = (
+            f"{model['size_bytes']:,} bytes, {self.nodes:,} nodes, "
+            f"{self.parameters:,} numbers stored in {self.parameter_bytes:,} bytes"
+        )
+        producer = f"{model['producer'] or 'unknown'}; IR version {model['ir_version']}; opset {opsets}"
+        found = [(model["name"], size), ("producer", producer)]
         if model["framework"]:
             preset = model["preprocess"] or "none recorded"
-            lines.append(f"source    {model['framework']}, {model['source']}, {model['mode']}; pre-processing {preset}")
+            source = f"{model['framework']}, {model['source']}, {model['mode']}; pre-processing {preset}"
+            found.append(("source", source))
         for kind, specs in (("input", self.inputs), ("output", self.outputs)):
-            lines += [f"{kind:<9} {spec.name}  {spec.dtype} {_shown_shape(spec.shape)}" for spec in specs]
+            found += [(kind, f"{spec.name}  {spec.dtype} {_shown_shape(spec.shape)}") for spec in specs]
         if self.bodies:
-            lines.append(f"bodies    {self.bodies} nested graphs (If, Loop, Scan)")
+            found.append(("bodies", f"{self.bodies} nested graphs (If, Loop, Scan)"))
         if self.inlined_functions:
-            lines.append(f"functions {self.inlined_functions}, inlined")
-        return "\n".join(lines) + "\n"
+            found.append(("functions", f"{self.inlined_functions}, inlined"))
+        return found
+
+    def header(self) -> str:
+        """The lines above the table."""
+        (name, size), *others = self.facts()
+        return "\n".join([f"{name}: {size}", *(f"{word:<9} {line}" for word, line in others)]) + "\n"
+
+    def html_parts(self) -> tuple[str, ...]:
+        """What there is to say of the model as a whole, and its layers."""
+        (name, size), *others = self.facts()
+        return facts(name, [("size", size), *others]), self.table().html()
 
     def __repr__(self) -> str:
         return self.header() + self.table().text()
-
-    def _repr_html_(self) -> str:
-        return self.table().html()
 
 
 def inspect(model: Any, *, select: str | Sequence[str] = ()) -> ModelSummary:

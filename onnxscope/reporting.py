@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from onnxscope.outputs import printable, write_whole
 from onnxscope.page import Attention, Content, Page, Sight, render_page
 from onnxscope.pictures import prepared_pictures
 from onnxscope.profile import Profile
+from onnxscope.records import Record
 from onnxscope.selectors import At
 from onnxscope.sources import gather
 from onnxscope.tables import Table
@@ -46,13 +47,15 @@ _PLURAL = {
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class Report(Record):
     """A page about a model.
 
     Attributes:
         content: The records that it shows.
         page: The page, and what it leaves out.
     """
+
+    frame_keys: ClassVar[tuple[str, ...]] = ("attention",)
 
     content: Content
     page: Page
@@ -92,9 +95,6 @@ class Report:
 
     def __repr__(self) -> str:
         return self.table().text()
-
-    def _repr_html_(self) -> str:
-        return self.table().html()
 
 
 def report(

@@ -11,9 +11,10 @@ from typing import Any, Literal, Protocol
 
 from onnxscope.outputs import dump_json, printable
 
-__all__ = ["Cell", "Format", "Result", "Table", "format_number", "render", "show_table"]
+__all__ = ["Cell", "Format", "Result", "Table", "format_number", "render", "shortened", "show_table"]
 
 Format = Literal["table", "json", "csv", "md"]
+_HTML_CELL = 200
 Cell = str | int | float | bool | Sequence[int] | None
 
 
@@ -61,7 +62,7 @@ class Table:
 
     def shown_rows(self, *, max_cell: int = 60) -> list[list[str]]:
         """Return the cells as people see them: numbers shortened, names without control characters."""
-        return [[_shorten(_shown(cell), max_cell) for cell in row] for row in self.rows]
+        return [[shortened(_shown(cell), max_cell) for cell in row] for row in self.rows]
 
     def numeric_columns(self) -> list[bool]:
         """Whether each column holds numbers."""
@@ -82,17 +83,33 @@ class Table:
         lines += ["| " + " | ".join(_markdown_cell(_shown(cell)) for cell in row) + " |" for row in self.rows]
         return "\n".join(lines) + "\n"
 
-    def html(self, *, max_rows: int = 200) -> str:
-        """Return a plain HTML table without script or style; past `max_rows` it says how many rows are left out."""
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_shown(cell))}</td>" for cell in row) + "</tr>"
-            for row in self.rows[:max_rows]
-        )
-        left_out = len(self.rows) - max_rows
-        more = f"<p>{left_out} more rows: see to_dict().</p>" if left_out > 0 else ""
-        title = f"<caption>{html.escape(printable(self.title))}</caption>" if self.title else ""
-        return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+    def html(self, *, pictures: Sequence[str] = (), max_rows: int = 100, max_bytes: int = 45_000) -> str:
+        """Return an HTML table without script or style; what there is no room for is counted below it.
+
+        Args:
+            pictures: Markup for the first rows, shown beside their first cell; it must be safe as it is.
+            max_rows: Rows beyond these are left out.
+            max_bytes: So are rows from the one on with which the table, pictures apart, would become longer.
+        """
+        table = self.filled()
+        numeric = table.numeric_columns()
+        has_head, has_pictures = any(table.columns), any(pictures)
+        title = shortened(printable(table.title), _HTML_CELL)
+        caption = f"<caption>{html.escape(title)}</caption>" if title else ""
+        head = _html_row(table.columns, numeric, ("th", "th"), "" if has_pictures else None) if has_head else ""
+        body: list[str] = []
+        first = Table("", table.columns, table.rows[:max_rows])
+        for index, cells in enumerate(first.shown_rows(max_cell=_HTML_CELL)):
+            beside = (pictures[index] if index < len(pictures) else "") if has_pictures else None
+            row = _html_row(cells, numeric, ("td" if has_head else "th", "td"), beside)
+            max_bytes -= len(row.encode()) - len(beside or "")
+            if max_bytes < 0:
+                break
+            body.append(row)
+        left_out = len(table.rows) - len(body)
+        more = f'<p class="muted">… and {left_out:,} more rows: see to_dict().</p>' if left_out > 0 else ""
+        thead = f"<thead>{head}</thead>" if head else ""
+        return f"<table>{caption}{thead}<tbody>{''.join(body)}</tbody></table>{more}"
 
 
 class Result(Protocol):
@@ -142,6 +159,14 @@ def format_number(number: float) -> str:
     return f"{number:.5g}"
 
 
+def shortened(text: str, limit: int) -> str:
+    """Cut the middle out of a text of more than `limit` characters: names of layers differ at their ends."""
+    if len(text) <= limit:
+        return text
+    kept = limit - 1
+    return f"{text[: kept - kept // 2 - kept % 2]}…{text[-(kept // 2 + kept % 2) :]}"
+
+
 def _is_number(cell: Cell) -> bool:
     return isinstance(cell, (int, float)) and not isinstance(cell, bool)
 
@@ -160,12 +185,17 @@ def _shown(cell: Cell) -> str:
     return "x".join(map(str, cell)) or "scalar"
 
 
-def _shorten(text: str, limit: int) -> str:
-    """Cut the middle out of a long text: names of layers differ at their ends."""
-    if len(text) <= limit:
-        return text
-    kept = limit - 1
-    return f"{text[: kept - kept // 2 - kept % 2]}…{text[-(kept // 2 + kept % 2) :]}"
+def _html_row(cells: Sequence[str], numeric: Sequence[bool], kinds: tuple[str, str], beside: str | None) -> str:
+    """One row of HTML; `kinds` are the elements of the first and of other cells, `beside` is markup for one more."""
+    # The attribute is old, but it is all that aligns numbers where a viewer drops the style.
+    marks = ['class="n" align="right"' if right else "" for right in numeric]
+    parts = [
+        f"<{kind}{' ' + mark if mark else ''}>{html.escape(cell)}</{kind}>"
+        for kind, mark, cell in zip((kinds[0], *kinds[1:] * len(cells)), marks, cells, strict=False)
+    ]
+    if beside is not None:
+        parts.insert(1, f"<{kinds[1]}>{beside}</{kinds[1]}>")
+    return f"<tr>{''.join(parts)}</tr>"
 
 
 def _csv_cell(cell: Cell) -> str | int | float:

@@ -35,6 +35,7 @@ _EXTRAS = {
     "torch": ("torch", "onnxscript", "safetensors"),
     "tensorflow": ("tensorflow-cpu", "tf2onnx", "safetensors"),
     "ray": ("ray",),
+    "frames": ("pandas",),
 }
 _CORE = ("numpy", "onnx", "pillow", "matplotlib", "click", "rich", "jinja2")
 

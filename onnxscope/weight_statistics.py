@@ -12,9 +12,10 @@ from onnxscope.errors import InputError
 from onnxscope.model import Model, load_model
 from onnxscope.outputs import printable
 from onnxscope.parameters import Parameter, find_parameters, read_parameter
+from onnxscope.records import Record, within
 from onnxscope.selectors import select_names
 from onnxscope.summaries import Summary, describe_all
-from onnxscope.tables import Table
+from onnxscope.tables import Cell, Table, format_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["WeightRecord", "WeightStatistics", "weights"]
 
 Array = np.ndarray[Any, Any]
+_COLUMNS = ("parameter", "shape", "dtype", "mean", "std", "min", "max", "zeros", "folded", "initializer")
+_MAX_DRAWN_BINS = 2000  # in a notebook
+_MAX_TITLE = 200
 
 
 @dataclass(frozen=True)
-class WeightRecord:
+class WeightRecord(Record):
     """One parameter and its statistics.
 
     Attributes:
@@ -64,11 +68,43 @@ class WeightRecord:
         histogram = self.summary.histogram
         if histogram is None:
             raise InputError(f"no histogram of {printable(self.parameter.name)}: no finite range of values")
-        return histogram_figure(self.parameter.name, histogram.edges, histogram.counts)
+        return histogram_figure(self.parameter.name, histogram.edges, histogram.counts, caption=self.caption())
+
+    def caption(self) -> str:
+        """The statistics in one line."""
+        overall = self.summary.overall
+        numbers = {key: getattr(overall, key) for key in ("mean", "std", "min", "max")}
+        numbers["zeros"] = overall.zero_fraction
+        words = [f"{word} {format_number(value)}" for word, value in numbers.items() if value is not None]
+        return "   ".join([f"{overall.count:,} elements", *words])
+
+    def table(self) -> Table:
+        """One row."""
+        return Table("", _COLUMNS, (self._cells(),))
+
+    def _cells(self) -> tuple[Cell, ...]:
+        overall, parameter = self.summary.overall, self.parameter
+        numbers = (overall.mean, overall.std, overall.min, overall.max, overall.zero_fraction)
+        initializer = "" if parameter.initializer == parameter.name else parameter.initializer
+        folded = "yes" if parameter.folded else ""
+        return (parameter.name, parameter.shape, parameter.dtype, *numbers, folded, initializer)
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def html_parts(self) -> list[str]:
+        """The row, and the histogram where there is one."""
+        from onnxscope.figures import histogram_svg
+
+        histogram = self.summary.histogram
+        parts = [self.table().html()]
+        if histogram is not None and len(histogram.counts) <= _MAX_DRAWN_BINS:
+            parts.append(histogram_svg(self.parameter.name[:_MAX_TITLE], histogram.edges, histogram.counts))
+        return parts
 
 
 @dataclass(frozen=True)
-class WeightStatistics(Sequence[WeightRecord]):
+class WeightStatistics(Record, Sequence[WeightRecord]):
     """Statistics of the parameters of one model; a sequence of rows in the framework's order.
 
     Attributes:
@@ -82,6 +118,8 @@ class WeightStatistics(Sequence[WeightRecord]):
     rows: tuple[WeightRecord, ...]
     absent: tuple[tuple[str, str], ...]
     bins: int
+
+    frame_keys = ("weights",)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -104,22 +142,20 @@ class WeightStatistics(Sequence[WeightRecord]):
 
     def table(self) -> Table:
         """One row per parameter."""
-        columns = ("parameter", "shape", "dtype", "mean", "std", "min", "max", "zeros", "folded", "initializer")
-        rows = []
-        for row in self.rows:
-            overall, parameter = row.summary.overall, row.parameter
-            numbers = (overall.mean, overall.std, overall.min, overall.max, overall.zero_fraction)
-            initializer = "" if parameter.initializer == parameter.name else parameter.initializer
-            folded = "yes" if parameter.folded else ""
-            rows.append((parameter.name, parameter.shape, parameter.dtype, *numbers, folded, initializer))
         count = sum(row.summary.overall.count for row in self.rows)
-        return Table(f"{self.model['name']}: {len(rows)} parameters, {count:,} numbers", columns, tuple(rows))
+        title = f"{self.model['name']}: {len(self.rows)} parameters, {count:,} numbers"
+        return Table(title, _COLUMNS, tuple(row._cells() for row in self.rows))
 
     def __repr__(self) -> str:
         return self.table().text()
 
-    def _repr_html_(self) -> str:
-        return self.table().html()
+    def html_parts(self) -> tuple[str, ...]:
+        """The table, with the histogram of each of the first parameters in its row."""
+        from onnxscope.figures import sparkline_svg
+
+        histograms = (row.summary.histogram for row in self.rows)
+        drawn = within(sparkline_svg(each.counts) if each is not None else "" for each in histograms)
+        return (self.table().html(pictures=drawn),)
 
 
 def weights(

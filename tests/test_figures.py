@@ -18,6 +18,7 @@ from PIL import Image
 
 from onnxscope.errors import InputError
 from onnxscope.figures import (
+    coarsened,
     colour_table,
     encode_png,
     feature_figure,
@@ -26,6 +27,9 @@ from onnxscope.figures import (
     histogram_svg,
     kernels,
     mosaic,
+    reduced,
+    sparkline_svg,
+    strips,
 )
 from onnxscope.summaries import describe
 
@@ -302,3 +306,51 @@ def test_a_feature_figure_shows_scaled_maps_under_their_numbers():
     expected = (maps[5] - maps[5].min()) / (maps[5].max() - maps[5].min())
     np.testing.assert_allclose(shown, expected, atol=1e-6)
     figure.savefig(io.BytesIO(), format="png")
+
+
+def test_a_map_keeps_its_own_pixels_in_a_pdf():
+    stream = io.BytesIO()
+    feature_figure(np.random.default_rng(10).random((1, 13, 17)), [0], "conv").savefig(stream, format="pdf")
+    assert b"/Width 17" in stream.getvalue()
+    assert b"/Height 13" in stream.getvalue()
+
+
+@pytest.mark.parametrize(("shape", "size"), [((3, 9, 9), (9, 9)), ((2, 112, 56), (37, 18)), ((1, 5, 400), (1, 40))])
+def test_large_maps_are_averaged_over_squares(shape, size):
+    maps = np.random.default_rng(11).random(shape)
+    small = reduced(maps, 40)
+    assert small.shape == (shape[0], *size)
+    down, across = shape[1] // size[0], shape[2] // size[1]
+    assert small[0, -1, -1] == pytest.approx(
+        maps[0, (size[0] - 1) * down : size[0] * down, (size[1] - 1) * across : size[1] * across].mean()
+    )
+
+
+def test_a_coarse_mosaic_has_fifteen_colours_and_clear_gaps():
+    maps = np.linspace(0, 1, 2 * 16 * 16).reshape(2, 16, 16)
+    fine = mosaic(maps, cell_px=16, gap_px=1)
+    coarse = coarsened(fine)
+    assert coarse.size == fine.size == (33, 16)
+    assert len(encode_png(coarse)) < len(encode_png(fine)) / 2
+    there, here = (np.asarray(image.convert("RGBA")) for image in (coarse, fine))
+    assert (there[:, 16, 3] == 0).all()
+    assert len(np.unique(there[:, :16, :3].reshape(-1, 3), axis=0)) == 15
+    assert np.abs(there[..., :3].astype(int) - here[..., :3])[:, :16].max() < 24
+
+
+def test_strips_have_a_row_each_and_a_pixel_a_number():
+    numbers = np.array([0.0, 0.5, 1.0, np.nan])
+    image = strips([(numbers, 0.0, 1.0), (numbers, 0.0, 2.0)])
+    assert image.size == (4, 2)
+    assert np.asarray(image).tolist() == [[0, 16, 31, 32], [0, 8, 16, 32]]
+    assert np.asarray(image.convert("RGBA"))[:, 3, 3].tolist() == [0, 0]
+
+
+def test_a_sparkline_shows_every_bin_that_is_not_empty():
+    root = ET.fromstring(sparkline_svg([1, 0, 1000, 500]))
+    assert root.get("viewBox") == "0 0 4 24"
+    assert root[0].get("d") == "M0.5 24v-1M2.5 24v-24M3.5 24v-12"
+    many = sparkline_svg([1] * 10_000)
+    assert len(many) < 1000
+    assert ET.fromstring(many)[0].get("d").count("M") == 60
+    assert ET.fromstring(sparkline_svg([0, 0]))[0].get("d") == ""

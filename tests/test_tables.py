@@ -60,6 +60,23 @@ def test_html_escapes_and_says_what_it_leaves_out():
     assert "3 more rows" in text
 
 
+def test_html_aligns_numbers_also_without_style_and_puts_pictures_beside_the_first_cell():
+    table = Table("", ("name", "n"), (("a", 1), ("b", 2)))
+    assert table.html(pictures=["<img>"]) == (
+        '<table><thead><tr><th>name</th><th></th><th class="n" align="right">n</th></tr></thead><tbody>'
+        '<tr><td>a</td><td><img></td><td class="n" align="right">1</td></tr>'
+        '<tr><td>b</td><td></td><td class="n" align="right">2</td></tr></tbody></table>'
+    )
+    assert table.html(pictures=["", ""]) == table.html()
+
+
+def test_html_stops_before_it_becomes_too_long():
+    table = Table("", ("name",), tuple((f"{index}" + "&" * 500,) for index in range(90)))
+    text = table.html(max_bytes=10_000)
+    assert 8_000 < len(text.encode()) < 10_200
+    assert f"… and {90 - text.count('<td>')} more rows" in text
+
+
 def test_control_characters_never_reach_a_terminal():
     text = Table("\x1b[31m", ("name",), (("\x1b]0;title\x07\n",),)).text()
     assert "\x1b" not in text
