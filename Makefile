@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+JUNIT_SCHEMA := $(VENV)/junit-10.xsd
+PYTEST := $(shell grep '^pytest==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 DEMO_DIR ?= demo-output
 PYTEST_WORKERS ?= 2
@@ -22,6 +24,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) --no-deps ai-edge-model-explorer model-explorer-onnx
 	touch $@
 
+# What the JUnit reports are validated against; of pytest's distributions only the source holds it.
+$(JUNIT_SCHEMA): | $(INSTALLED)
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --no-binary pytest -d $(VENV)/sdist $(PYTEST)
+	tar -xzf $(VENV)/sdist/$(subst ==,-,$(PYTEST)).tar.gz -C $(VENV)/sdist
+	cp $(VENV)/sdist/$(subst ==,-,$(PYTEST))/testing/example_scripts/junit-10.xsd $@
+	rm -r $(VENV)/sdist
+
 demo: $(INSTALLED)  ## convert the tutorial's networks and look inside them
 	$(BIN)/onnxscope demo -o $(DEMO_DIR)
 
@@ -39,14 +48,14 @@ browser:
 	test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null || \
 	{ echo "the tests need a browser: install Debian's package chromium, as root" >&2; exit 1; }
 
-unit: $(INSTALLED) browser  ## pytest with coverage
+unit: $(INSTALLED) $(JUNIT_SCHEMA) browser  ## pytest with coverage
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not acceptance" --cov --cov-report=term:skip-covered
 
 docs: $(INSTALLED)  ## build the documentation into site/, with warnings as errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open site/index.html"
 
-acceptance: $(INSTALLED) browser  ## the long proofs: large models, every case in the onnx wheel
+acceptance: $(INSTALLED) $(JUNIT_SCHEMA) browser  ## the long proofs: large models, every case in the onnx wheel
 	$(BIN)/python -m pytest -m acceptance -s
 
 bench: $(INSTALLED) browser  ## measure speed and memory against what a user would otherwise do

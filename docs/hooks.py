@@ -24,7 +24,20 @@ from onnxscope.cli import cli
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "onnxscope" / "schemas"
 SHARED_OPTIONS = ("form", "quiet", "debug")  # of every command
-ORDER = ("inspect", "weights", "features", "stats", "profile", "diff", "baseline", "check", "convert", "demo", "doctor")
+ORDER = (
+    "inspect",
+    "weights",
+    "features",
+    "stats",
+    "profile",
+    "diff",
+    "baseline",
+    "check",
+    "checks",
+    "convert",
+    "demo",
+    "doctor",
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

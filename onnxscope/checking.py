@@ -16,8 +16,9 @@ from onnxscope.records import Record, paragraph, remarks
 from onnxscope.settings import Settings
 from onnxscope.tables import Table, format_number
 
-__all__ = ["Check", "Deviation", "check"]
+__all__ = ["FINDING_COLUMNS", "Check", "Deviation", "check"]
 
+FINDING_COLUMNS = ("layer", "statistic", "expected", "found", "tolerance", "what it means")
 _EXTREMES = 100.0  # a single element moves further than a mean
 _MOMENTS = 10.0  # how many times the noise floor a number may move
 _SHARE = 1e-3  # by how much the share of zeros may move
@@ -94,12 +95,11 @@ class Check(Record):
 
     def table(self) -> Table:
         """One row per finding."""
-        columns = ("layer", "statistic", "expected", "found", "tolerance", "what it means")
         rows = tuple(
             (each.layer, each.statistic, _shown(each.expected), _shown(each.found), each.tolerance, each.message)
             for each in self.findings
         )
-        return Table(f"{self.name}: {self.verdict()}", columns, rows)
+        return Table(f"{self.name}: {self.verdict()}", FINDING_COLUMNS, rows)
 
     def verdict(self) -> str:
         """One line."""

@@ -20,7 +20,7 @@ from onnxscope._version import __version__
 from onnxscope.diff_command import diff
 from onnxscope.errors import OnnxscopeError
 from onnxscope.gate_commands import check, snapshot
-from onnxscope.options import channel_options, common, input_options, model_argument, note, select_option, show
+from onnxscope.options import channel_options, common, fail, input_options, model_argument, note, select_option, show
 from onnxscope.outputs import dump_json, printable
 from onnxscope.report_command import report
 from onnxscope.stats_command import stats
@@ -48,32 +48,25 @@ def run(arguments: list[str]) -> int:
         return done.exit_code
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "onnxscope"
-        return _fail(error.format_message().rstrip("."), f"`{command} --help` shows how it is used")
+        return fail(error.format_message().rstrip("."), f"`{command} --help` shows how it is used")
     except OnnxscopeError as error:
         if debug:
             raise
-        return _fail(str(error), error.hint)
+        return fail(str(error), error.hint)
     except BrokenPipeError:
         # The reader went away (`| head`); python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", None)
+        return fail("interrupted", None)
     except MemoryError:
-        return _fail("not enough memory", "choose fewer taps with --select")
+        return fail("not enough memory", "choose fewer taps with --select")
     except Exception as error:
         if debug:
             raise
         text = f"{type(error).__name__}: {error}".splitlines()[0]
-        return _fail(f"unexpected {text[:300]}", "this is a fault of onnxscope; --debug shows where")
+        return fail(f"unexpected {text[:300]}", "this is a fault of onnxscope; --debug shows where")
     return code if isinstance(code, int) else 0  # what a command's context exited with
-
-
-def _fail(message: str, hint: str | None) -> int:
-    click.echo(f"onnxscope: error: {printable(message)}", err=True)
-    if hint:
-        click.echo(f"hint: {printable(hint)}", err=True)
-    return 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

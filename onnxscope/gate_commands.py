@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.errors import BaselineError
-from onnxscope.options import batch_options, common, image_options, input_option, model_argument, note, show
+from onnxscope.errors import BaselineError, InputError, OnnxscopeError
+from onnxscope.options import batch_options, common, fail, image_options, input_option, model_argument, note, show
 from onnxscope.outputs import printable, write_whole
 
 if TYPE_CHECKING:
+    from onnxscope.baseline import Baseline
     from onnxscope.tables import Format
 
 __all__ = ["check", "snapshot"]
@@ -63,9 +68,12 @@ def snapshot(
 
 
 @click.command()
-@model_argument
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--baseline", type=click.Path(path_type=Path), metavar="BASELINE.json", required=True, help="What `snapshot` wrote."
+    "--baseline",
+    type=click.Path(path_type=Path),
+    metavar="BASELINE.json",
+    help="What `snapshot` wrote; else NAME.onnxscope.json beside NAME.onnx.",
 )
 @input_option(required=False)
 @image_options
@@ -84,8 +92,8 @@ def snapshot(
 @click.pass_context
 def check(
     context: click.Context,
-    model: Path,
-    baseline: Path,
+    models: tuple[Path, ...],
+    baseline: Path | None,
     inputs: tuple[str, ...],
     preprocess: str | None,
     layout: Literal["auto", "nchw", "nhwc"],
@@ -100,49 +108,102 @@ def check(
     quiet: bool,
     debug: bool,
 ) -> None:
-    """Hold MODEL to a baseline of it. Exit code 1 where something is not within its tolerance."""
-    from onnxscope.baseline import Baseline
+    """Hold each MODEL to a baseline of it. Exit code 1 where something is not within its tolerance."""
+    from onnxscope.checking import Check
     from onnxscope.checking import check as compare
-    from onnxscope.gate_formats import github_annotations, junit, markdown
+    from onnxscope.gate_formats import Outcome, Outcomes, github_annotations, junit, markdown
+    from onnxscope.model import load_model
     from onnxscope.settings import read_settings
 
-    if not baseline.exists():
-        given = "".join(f" -i {each}" for each in inputs)
-        raise BaselineError(
-            f"no such baseline: {printable(str(baseline))}", hint=f"`onnxscope snapshot {model}{given} -o {baseline}`"
-        )
+    if baseline is not None and len(models) > 1:
+        raise click.UsageError("--baseline is of one MODEL; several have theirs beside them")
     settings = read_settings(config)
-    result = compare(
-        model,
-        Baseline.load(baseline),
-        list(inputs) or None,
-        settings=settings,
-        preprocess=preprocess,
-        layout=layout,
-        batch_size=batch_size,
-        limit=limit,
-        renew=update,
-    )
-    for remark in result.notes:
-        note(remark, quiet)
+    outcomes = []
+    with _no_workflow_commands(github, to_stderr=form == "json"):
+        for model, name in zip(models, _names(models), strict=True):
+            place = baseline or model.parent / f"{model.stem}.onnxscope.json"
+            result: Check | OnnxscopeError
+            try:
+                loaded = load_model(model)
+                result = compare(
+                    loaded,
+                    _expected(model, place, inputs, update=update),
+                    list(inputs) or None,
+                    settings=settings,
+                    preprocess=preprocess,
+                    layout=layout,
+                    batch_size=batch_size,
+                    limit=limit,
+                    renew=update,
+                )
+                result = replace(result, name=name)
+                for remark in result.notes:
+                    note(remark if len(models) == 1 else f"{name}: {remark}", quiet)
+                if form == "table" and result.ok:
+                    click.echo(f"{printable(name)}: {result.verdict()}")
+                elif form == "table" or len(models) == 1:
+                    show(result, form)
+                if update:
+                    result.merged().save(place)
+                    note(f"the baseline is rewritten: {place}", quiet)
+            except OnnxscopeError as error:
+                if debug:
+                    raise
+                fail(str(error), error.hint)
+                result = error
+            outcomes.append(Outcome(name, str(place), result))
+        if form != "table" and len(models) > 1:
+            show(Outcomes(tuple(outcomes)), form)
     if junit_file is not None:
-        write_whole(junit_file, junit(result))
+        write_whole(junit_file, junit(outcomes))
     if markdown_file is not None:
-        write_whole(markdown_file, markdown(result))
-    if form == "table" and result.ok:
-        click.echo(f"{result.name}: {result.verdict()}")
-    else:
-        show(result, form)
+        write_whole(markdown_file, markdown(outcomes))
     if github:
-        for line in github_annotations(result, str(baseline)):
+        for line in github_annotations(outcomes):
             click.echo(line, err=form == "json")
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
             with open(summary, "a", encoding="utf-8") as stream:
-                stream.write(markdown(result))
-    if update:
-        result.merged().save(baseline)
-        note(f"the baseline is rewritten: {baseline}", quiet)
-    elif not result.ok:
+                stream.write(markdown(outcomes))
+    failed = any(isinstance(each.result, OnnxscopeError) for each in outcomes)
+    differs = any(isinstance(each.result, Check) and not each.result.ok for each in outcomes)
+    if differs and not update:
         note("if this is intended, the same command with `--update` accepts it", quiet)
-    context.exit(0 if result.ok or update else 1)
+    context.exit(2 if failed else int(differs and not update))
+
+
+def _names(models: Sequence[Path]) -> list[str]:
+    """The models' paths below the folder that holds them all: models of one file name are told apart."""
+    paths = [os.path.abspath(model) for model in models]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [Path(os.path.relpath(path, folder)).as_posix() for path in paths]
+
+
+def _expected(model: Path, place: Path, inputs: Sequence[str], *, update: bool) -> Baseline:
+    """Read a baseline that must be there and, to be rewritten, must not lose what it says of activations."""
+    from onnxscope.baseline import Baseline
+
+    given = "".join(f" -i {each}" for each in inputs)
+    if not place.exists():
+        raise BaselineError(
+            f"no such baseline: {printable(str(place))}", hint=f"`onnxscope snapshot {model}{given} -o {place}`"
+        )
+    expected = Baseline.load(place)
+    if update and not inputs and expected.input is not None:
+        raise InputError(
+            f"an update without inputs would drop what the baseline says of activations: {printable(str(place))}",
+            hint=f"name them: `onnxscope check {model} --baseline {place} -i INPUT --update`",
+        )
+    return expected
+
+
+@contextlib.contextmanager
+def _no_workflow_commands(github: bool, *, to_stderr: bool) -> Iterator[None]:
+    """Keep GitHub from obeying what a model's names look like: a layer may be called `::add-mask::`."""
+    if not github:
+        yield
+        return
+    token = secrets.token_hex(16)  # a model must not be able to guess it
+    click.echo(f"::stop-commands::{token}", err=to_stderr)
+    yield
+    click.echo(f"::{token}::", err=to_stderr)

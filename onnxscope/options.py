@@ -18,6 +18,7 @@ __all__ = [
     "batch_options",
     "channel_options",
     "common",
+    "fail",
     "image_options",
     "input_option",
     "input_options",
@@ -149,3 +150,11 @@ def note(text: str, quiet: bool) -> None:
     """Print a remark on stderr."""
     if not quiet:
         click.echo(printable(text), err=True)
+
+
+def fail(message: str, hint: str | None) -> int:
+    """Print an error on stderr, and return the exit code of work that could not be done."""
+    click.echo(f"onnxscope: error: {printable(message)}", err=True)
+    if hint:
+        click.echo(f"hint: {printable(hint)}", err=True)
+    return 2

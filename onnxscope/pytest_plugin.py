@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +56,25 @@ class OnnxSnapshot:
             options: `preprocess`, `layout`, `batch_size`, `limit` and `threads`, as for `onnxscope.check`.
 
         Returns:
-            The `Check`, or None where the baseline was written for the first time.
+            The `Check`, or None where the baseline was written because there was none that can be read.
         """
         import onnxscope
+        from onnxscope.baseline import Baseline
         from onnxscope.settings import read_settings
 
         path = self.path(name)
-        if not path.exists():
+        try:
+            expected = Baseline.load(path)
+        except onnxscope.BaselineError as error:
             if not self._update:
-                pytest.fail(f"no baseline {path}; `pytest --onnxscope-update` writes it", pytrace=False)
+                pytest.fail(f"no baseline ({error}); `pytest --onnxscope-update` writes it", pytrace=False)
             path.parent.mkdir(parents=True, exist_ok=True)
             onnxscope.snapshot(model, inputs, **options).save(path)
             return None
         chosen = read_settings() if settings is None else settings
-        result = onnxscope.check(model, path, inputs, settings=chosen, renew=self._update, **options)
+        result = onnxscope.check(model, expected, inputs, settings=chosen, renew=self._update, **options)
+        for remark in () if self._update else result.notes:
+            warnings.warn(f"{path.name}: {remark}", stacklevel=2)
         if self._update:
             result.merged().save(path)
         elif not result.ok:
@@ -80,4 +86,6 @@ class OnnxSnapshot:
 @pytest.fixture
 def onnx_snapshot(request: pytest.FixtureRequest) -> OnnxSnapshot:
     """Hold ONNX models to baselines beside the test."""
-    return OnnxSnapshot(request.path, request.node.name, update=bool(request.config.getoption("--onnxscope-update")))
+    classes = [node.name for node in request.node.listchain() if isinstance(node, pytest.Class)]
+    name = ".".join([*classes, request.node.name])
+    return OnnxSnapshot(request.path, name, update=bool(request.config.getoption("--onnxscope-update")))

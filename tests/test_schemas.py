@@ -178,6 +178,18 @@ def test_what_commands_print_and_write(workplace, monkeypatch, capsys, command, 
         conform(strict(Path(name).read_text(encoding="utf-8")))
 
 
+def test_what_a_check_of_several_models_prints(workplace, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", "changed", "new"):
+        Path(f"{name}.onnx").write_bytes((workplace / f"{name.replace('new', 'digits')}.onnx").read_bytes())
+        if name != "new":
+            Path(f"{name}.onnxscope.json").write_bytes(Path(baseline(workplace, "digits.onnx")).read_bytes())
+    assert run(["check", "digits.onnx", "changed.onnx", "new.onnx", "--format", "json", "-q"]) == 2
+    record = conform(strict(capsys.readouterr().out))
+    assert [len(record[key]) for key in ("checks", "errors")] == [2, 1]
+    assert record["checks"][1]["findings"]
+
+
 def test_the_edges_are_there(workplace, monkeypatch, capsys):
     """Otherwise the schemas would be held to nothing but plain cases."""
     monkeypatch.chdir(workplace)
@@ -257,6 +269,7 @@ def test_what_several_schemas_define_is_the_same_in_all():
             if key in ("model", "spec", "recipe", "input", "dataset", "fed", "unreachable", "channels"):
                 assert first.setdefault(key, part) == part, f"{key} in {name}"
     assert len(first) == 8
+    assert SCHEMAS["checks"]["$defs"]["finding"] == SCHEMAS["check"]["$defs"]["finding"]
 
 
 def test_every_record_that_the_code_makes_has_a_schema():
