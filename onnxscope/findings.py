@@ -1,41 +1,48 @@
-"""What a profile gives reason to look at: dead channels, duplicates, non-finite values, trouble in half precision."""
+"""What gives reason to look: kinds of findings and their order, and those of a profile.
+
+A profile tells dead channels, duplicates, non-finite values, and trouble in half precision; `model_findings` looks at
+weights, inputs and taps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from onnxscope.profile import Profile
 from onnxscope.tap_profile import TapProfile
 
-__all__ = ["GRAVITY", "Finding", "FindingKind", "find", "saturated_fraction"]
+__all__ = ["FLOAT16_LARGEST", "GRAVITY", "Finding", "FindingKind", "count_odd", "find", "saturated_fraction"]
 
 FindingKind = Literal[
+    "non_finite_weight",
     "non_finite",
     "non_finite_spread",
+    "input_range",
+    "input_order",
+    "untrained_weights",
+    "constant_weight",
+    "float16_weight",
     "float16_overflow",
+    "clipped_weight",
+    "zero_kernel",
     "dead_channel",
+    "duplicate_kernel",
     "duplicate_channel",
     "constant_channel",
     "saturation",
     "float16_underflow",
+    "unfused",
 ]
-GRAVITY: tuple[FindingKind, ...] = (
-    "non_finite",
-    "non_finite_spread",
-    "float16_overflow",
-    "dead_channel",
-    "duplicate_channel",
-    "constant_channel",
-    "saturation",
-    "float16_underflow",
-)
+GRAVITY: tuple[FindingKind, ...] = get_args(FindingKind)
 """Kinds of findings, the gravest first."""
 
-_FLOAT16_LARGEST = 65504.0
+FLOAT16_LARGEST = 65504.0
+"""The largest finite number in half precision."""
+
 _FLOAT16_SMALLEST = 2.0**-24  # its smallest subnormal number
 _UNDERFLOW_SHARE = 0.01
 _SATURATED_SHARE = 0.5
@@ -103,13 +110,13 @@ def _non_finite(profile: Profile) -> Iterator[Finding]:
             maker = tap
             for channel in channels.tolist():
                 sample = profile.sample_name(int(state.nonfinite_sample[channel]))
-                what = _counted(int(state.nan[channel]), int(state.inf[channel]))
+                what = count_odd(int(state.nan[channel]), int(state.inf[channel]))
                 where = "the input holds" if tap in profile.inputs else "makes"
                 message = f"{where} {what}, first in {sample}; nothing observed before it does"
                 yield Finding("non_finite", tap.layer or tap.name, _channel(tap, channel), message)
         elif maker.layer != tap.layer or maker.name != tap.name:
             sample = profile.sample_name(int(state.nonfinite_sample[channels].min()))
-            what = _counted(int(state.nan.sum()), int(state.inf.sum()))
+            what = count_odd(int(state.nan.sum()), int(state.inf.sum()))
             message = f"holds {what} in {channels.size} of {state.count.size} channels, first in {sample}; "
             message += f"they appear first in {maker.layer or maker.name}"
             yield Finding("non_finite_spread", tap.layer, None, message)
@@ -146,12 +153,12 @@ def _overflow(profile: Profile, tap: TapProfile) -> Iterator[Finding]:
     state = tap.state
     if tap.dtype == "float16":
         return
-    beyond = (state.count > 0) & ((state.max > _FLOAT16_LARGEST) | (state.min < -_FLOAT16_LARGEST))
+    beyond = (state.count > 0) & ((state.max > FLOAT16_LARGEST) | (state.min < -FLOAT16_LARGEST))
     for channel in np.flatnonzero(beyond).tolist():
         low, high = float(state.min[channel]), float(state.max[channel])
         value, samples = (high, state.max_sample) if high >= -low else (low, state.min_sample)
         sample = profile.sample_name(int(samples[channel]))
-        message = f"reaches {value:.6g} in {sample}, beyond float16's {_FLOAT16_LARGEST:,.0f}"
+        message = f"reaches {value:.6g} in {sample}, beyond float16's {FLOAT16_LARGEST:,.0f}"
         yield Finding("float16_overflow", tap.layer, _channel(tap, channel), message)
 
 
@@ -175,7 +182,8 @@ def _samples(tap: TapProfile) -> str:
     return "1 sample seen" if tap.samples == 1 else f"{tap.samples:,} samples"
 
 
-def _counted(nan: int, inf: int) -> str:
+def count_odd(nan: int, inf: int) -> str:
+    """Say how many numbers are not finite: `2 NaN and 1 infinity`."""
     parts = [f"{nan:,} NaN"] * (nan > 0) + [f"{inf:,} {'infinity' if inf == 1 else 'infinities'}"] * (inf > 0)
     return " and ".join(parts)
 
