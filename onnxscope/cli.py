@@ -280,8 +280,8 @@ def demo(output: Path, form: Format, quiet: bool, debug: bool) -> None:
     made = tour(output, say=lambda text: note(text, quiet))
     show(made, form)
     note(
-        f"In {made.folder}, a folder a model: pictures in features/*.png and weights/*.svg, "
-        "tables in layers.txt, features.txt and weights.txt, records in features/ and weights/*.json",
+        f"In {made.folder}, a folder a model: everything on one page in report.html, pictures in features/*.png and "
+        "weights/*.svg, tables in layers.txt, features.txt and weights.txt, records in features/ and weights/*.json",
         quiet,
     )
 

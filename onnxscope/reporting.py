@@ -18,10 +18,11 @@ from onnxscope.dataset_statistics import DatasetStatistics
 from onnxscope.differences import Comparison
 from onnxscope.errors import InputError, ProfileError, RunError
 from onnxscope.feature_maps import FeatureMap, FeatureMaps, Rank, features
-from onnxscope.findings import Finding
+from onnxscope.findings import GRAVITY, Finding
 from onnxscope.inputs import prepare_for
 from onnxscope.inspection import inspect
 from onnxscope.model import Model, load_model
+from onnxscope.model_findings import find_in_input, find_in_weights, find_unfused
 from onnxscope.outputs import printable, write_whole
 from onnxscope.page import Attention, Content, Page, Sight, render_page
 from onnxscope.pictures import prepared_pictures
@@ -30,16 +31,18 @@ from onnxscope.records import Record
 from onnxscope.selectors import At
 from onnxscope.sources import gather
 from onnxscope.tables import Table
-from onnxscope.weight_statistics import weights
+from onnxscope.weight_statistics import WeightStatistics, weights
 
 __all__ = ["Report", "report"]
 
 _MAX_COLUMNS = 6  # inputs that have pictures; statistics are over all of them
 _LISTED = 6  # channels that a sentence names
 _ENOUGH = 16  # samples from which on a channel that is always zero is more than a remark
-_BAD = frozenset({"non_finite", "non_finite_spread"})
-_MINOR = frozenset({"duplicate_channel", "constant_channel"})
+_BAD = frozenset({"non_finite_weight", "non_finite", "non_finite_spread"})
+_MINOR = frozenset({"duplicate_channel", "constant_channel", "duplicate_kernel", "float16_underflow", "unfused"})
 _PLURAL = {
+    "zero_kernel": "have kernels of nothing but zeros",
+    "duplicate_kernel": "have the same kernel as another one",
     "dead_channel": "are zero everywhere {seen}",
     "constant_channel": "hold one value everywhere {seen}",
     "duplicate_channel": "hold the same as another one {seen}",
@@ -194,7 +197,7 @@ def report(
         maps,
         statistics,
         tuple(sights),
-        tuple(_attention(statistics.findings if statistics is not None else (), statistics)),
+        tuple(_attention(_findings(loaded, stored, maps, statistics), statistics, maps)),
         comparison,
         others,
         tuple((each.name, each.reason) for each in maps.unreachable) if maps is not None else (),
@@ -226,8 +229,9 @@ def _sights(
     feeds = prepare_for(model, inputs, preprocess=options["preprocess"], layout=options["layout"])
     sights: list[Sight] = []
     notes: list[str] = []
+    files = feeds.record["files"] if feeds.kind == "images" else []
     for sample, photograph in enumerate(prepared_pictures(feeds)[:_MAX_COLUMNS]):
-        name = feeds.record["files"][sample] if feeds.kind == "images" else f"sample {sample}"
+        name = files[sample] if len(files) == feeds.samples else f"sample {sample}"
         overlay, caption = None, ""
         if method is not None and not notes:
             try:
@@ -274,7 +278,19 @@ def _others(
     return pairs, []
 
 
-def _attention(findings: Iterable[Finding], statistics: DatasetStatistics | None) -> list[Attention]:
+def _findings(
+    model: Model, stored: WeightStatistics, maps: FeatureMaps | None, statistics: DatasetStatistics | None
+) -> list[Finding]:
+    """Everything that there is reason to look at, the gravest first."""
+    found = [*find_in_weights(stored, model), *(statistics.findings if statistics is not None else ())]
+    if maps is not None:
+        found += [*find_in_input(maps.input, model), *find_unfused((each.tap for each in maps), model)]
+    return sorted(found, key=lambda finding: GRAVITY.index(finding.kind))
+
+
+def _attention(
+    findings: Iterable[Finding], statistics: DatasetStatistics | None, maps: FeatureMaps | None
+) -> list[Attention]:
     """Findings as sentences: one for each kind in each layer, the gravest first."""
     taps = {tap.layer: tap for tap in statistics or ()}
     samples = statistics.profile.samples if statistics is not None else 0
@@ -296,6 +312,10 @@ def _attention(findings: Iterable[Finding], statistics: DatasetStatistics | None
         if kind in _MINOR or (kind == "dead_channel" and samples < _ENOUGH):
             grave = "note"
         found.append(Attention(kind, grave, layer or None, message))
+    if maps is not None and maps.unreachable:
+        count = len(maps.unreachable)
+        message = f"{count:,} value{'s' if count > 1 else ''} could not be observed, listed below with the reason"
+        found.append(Attention("unreachable", "warn", None, message))
     order = ("bad", "warn", "note")
     return sorted(found, key=lambda each: order.index(each.weight))
 

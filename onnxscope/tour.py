@@ -19,6 +19,7 @@ from onnxscope.model import load_model
 from onnxscope.outputs import make_folder, write_whole
 from onnxscope.plugins import load_converter
 from onnxscope.rendering import save_features, save_weights
+from onnxscope.reporting import report
 from onnxscope.session import providers, runtime_version
 from onnxscope.tables import Table
 from onnxscope.weight_statistics import weights
@@ -144,6 +145,7 @@ def _look(model: Path, inputs: Path, place: Path, say: Callable[[str], None]) ->
     write_whole(place / "layers.txt", repr(inspect(loaded)))
     write_whole(place / "features.txt", maps.table().text())
     write_whole(place / "weights.txt", statistics.table().text())
+    report(loaded, str(inputs)).save(place / "report.html")
     return place.name, len(maps), len(pictures), len(statistics), len(histograms)
 
 

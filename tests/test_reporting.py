@@ -10,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from pages import Parsed, network
+from PIL import Image
 from planting import scaled
 
 from onnxscope import analyze, report
 from onnxscope.cli import run
+from onnxscope.conversion import ConversionRequest
 from onnxscope.errors import InputError, ProfileError
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
@@ -166,6 +169,28 @@ def test_dead_and_duplicate_channels_are_said_in_plain_words(tmp_path):
         if tag == "section" and attributes.get("id", "").startswith("l")
     )
     assert f'<a href="#{place}">first</a>' in made.html
+
+
+def test_an_input_prepared_otherwise_and_taps_that_stop_fusing_are_said(tmp_path):
+    converter = pytest.importorskip("onnxscope_torch")
+    path = str(tmp_path / "alexnet.onnx")
+    converter.convert(ConversionRequest(source="alexnet", output=path))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8))
+    made = report(path, image, preprocess="caffe", at="pre", select="features.*")
+    told = {each.kind: each for each in made.content.attention}
+    assert told["input_order"].message.startswith("prepared as BGR with the preset 'caffe'")
+    assert told["untrained_weights"].weight == "warn"
+    assert told["unfused"].weight == "note"
+    assert "observed where onnxruntime would fuse" in told["unfused"].message
+
+
+def test_what_cannot_be_observed_is_said_first(tmp_path):
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 2] x) => (seq(float[N, 2]) y) { h = Relu(x)  y = SequenceConstruct(h, h) }""")
+    made = report(model, "random", select="value:*")
+    assert made.content.attention[0].message == "1 value could not be observed, listed below with the reason"
+    assert "a sequence, not a tensor" in Parsed(made.html).text
 
 
 def test_a_large_page_says_what_it_leaves_out(tmp_path):
