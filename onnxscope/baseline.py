@@ -19,7 +19,7 @@ import onnx
 
 from onnxscope._version import __version__
 from onnxscope.analysis import analyze
-from onnxscope.comparison import compare
+from onnxscope.comparison import noise_floors
 from onnxscope.errors import BaselineError, InputError
 from onnxscope.layer_graph import Layer, attributes_of, find_layers
 from onnxscope.layer_weights import LayerWeights
@@ -194,10 +194,7 @@ def snapshot(
         select = [f"value:{layer.value}" for layer in layers] + [f"value:{name}" for name in loaded.main.outputs]
         found = analyze(loaded, inputs, select=select, batch_size=batch_size, limit=limit, **options)
         record = _input_record(found.profile)
-        noise = compare(
-            loaded, loaded, inputs, batch_size=batch_size, limit=min(limit or batch_size, batch_size), **options
-        )
-        floors = {row.a.name: row.floor for row in (*noise.layers, *noise.outputs)}
+        floors = noise_floors(loaded, inputs, batch_size=batch_size, limit=limit, **options)
         statistics = {tap.name: tap for tap in found}
         for layer, row in zip(layers, rows, strict=True):
             if layer.value in statistics:

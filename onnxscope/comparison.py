@@ -1,11 +1,10 @@
-"""Compare two models layer by layer: `compare()`."""
+"""Compare two models layer by layer, `compare()`; and one with itself, `noise_floors()`."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,29 +12,25 @@ from numpy.typing import NDArray
 
 from onnxscope.channels import activation_axes, default_axis
 from onnxscope.counterparts import Counterpart, match_inputs, match_values, pair_outputs, with_batch_of
-from onnxscope.datasets import Dataset, open_dataset
+from onnxscope.datasets import open_dataset
 from onnxscope.differences import Comparison, LayerDifference, Side, StructureChange, floor_of
 from onnxscope.discrepancies import Discrepancy, Tolerance
 from onnxscope.embeddings import index_bounds
 from onnxscope.errors import InputError
-from onnxscope.feeding import Fed, read_batches
-from onnxscope.graph import TappedModel, expose, was_not_executed
+from onnxscope.feeding import Batch, Fed, read_batches
+from onnxscope.graph import TappedModel
 from onnxscope.layer_graph import Layer, attributes_of, find_layers
 from onnxscope.layer_weights import LayerWeights, WeightChange, compare_weights, one_sided
 from onnxscope.model import Model, load_model
 from onnxscope.names import Names
 from onnxscope.pairing import Align, Alignment, align_layers, layer_keys
 from onnxscope.selectors import Tap, select_names
-from onnxscope.shapes import infer_types
-from onnxscope.tapping import output_types, tap_shapes
+from onnxscope.tapping import reach
 from onnxscope.value_pairs import Comparer, Measured
 
-__all__ = ["compare"]
+__all__ = ["compare", "noise_floors"]
 
 Array = NDArray[Any]
-_NUMBERS = frozenset(
-    {"float32", "float64", "float16", "bfloat16", "bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
-)
 
 
 def compare(
@@ -98,7 +93,7 @@ def compare(
     run = _Run(sides, pairs, _tolerance(rtol, atol), memory_budget_bytes, threads)
     notes: tuple[str, ...] = ()
     if inputs is not None:
-        run.measure(inputs, preprocess, layout, batch_size, limit)
+        run.measure(_Feed((first, second), inputs, preprocess, layout, batch_size, limit))
         notes = tuple(run.notes)
     rows, outputs = run.rows()
     if run.record is not None:
@@ -120,6 +115,42 @@ def compare(
         tuple(structure),
         notes,
     )
+
+
+def noise_floors(
+    model: Any,
+    inputs: Any,
+    *,
+    preprocess: str | None = None,
+    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    batch_size: int = 8,
+    limit: int | None = None,
+    memory_budget_bytes: int = 512 << 20,
+    threads: int = 0,
+) -> dict[str, float]:
+    """Measure how far a model is from itself under other session options, on the first batch.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        inputs: As for `compare`.
+        preprocess: As for `compare`.
+        layout: As for `compare`.
+        batch_size: Samples of the batch, where the model does not fix it.
+        limit: Only the first so many samples.
+        memory_budget_bytes: What values may take that leave onnxruntime.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Returns:
+        The floor of each layer, by the name of the value that leaves it, and of each output.
+
+    Raises:
+        ModelError: The model cannot be read.
+        InputError: The inputs do not fit.
+        RunError: onnxruntime fails.
+    """
+    side = _Layers(load_model(model))
+    run = _Run((side, side), [(layer, layer) for layer in side.layers], None, memory_budget_bytes, threads)
+    return run.floors(_Feed((side.model, side.model), inputs, preprocess, layout, batch_size, limit))
 
 
 class _Layers:
@@ -213,6 +244,57 @@ def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else f"{value}"
 
 
+class _Feed:
+    """What both models are fed.
+
+    Attributes:
+        inputs: What each input of the second model is made of.
+        record: The `input` record.
+        notes: Remarks for people.
+    """
+
+    def __init__(
+        self,
+        models: tuple[Model, Model],
+        inputs: Any,
+        preprocess: str | None,
+        layout: Literal["auto", "nchw", "nhwc"],
+        batch_size: int,
+        limit: int | None,
+    ) -> None:
+        a, b = models
+        self.inputs, self.notes = match_inputs(a.inputs, b.inputs)
+        recorded = [model.provenance.preprocess if model.provenance else None for model in models]
+        if None not in recorded and recorded[0] != recorded[1]:
+            self.notes.append(f"the models record two presets, {recorded[0]} and {recorded[1]}: the first is used")
+        self._dataset = open_dataset(
+            inputs,
+            tuple(with_batch_of(x, y) for x, y in zip(a.inputs, b.inputs, strict=True)),
+            preset=preprocess,
+            recorded_preset=recorded[0] or recorded[1],
+            layout=layout,
+            bounds=index_bounds(a),
+            limit=limit,
+        )
+        self._batch_size = batch_size
+        self.notes += self._dataset.notes
+        self.record = self._dataset.record
+
+    def batches(self, seen: Fed) -> Generator[Batch]:
+        """Yield all batches, as the first model takes them."""
+        return read_batches(self._dataset, 0, self._dataset.count, seen, batch_size=self._batch_size)
+
+    def first(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return what both models are fed in the first batch."""
+        with contextlib.closing(self.batches(Fed())) as batches:
+            feeds = next(batches).feeds
+        return feeds, self.of_second(feeds)
+
+    def of_second(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """What the second model is fed where the first is fed `feeds`."""
+        return {each.b: each.apply(feeds[each.a]) for each in self.inputs}
+
+
 class _Run:
     """Feeds both models and collects what is measured."""
 
@@ -231,44 +313,27 @@ class _Run:
         self._budget = memory_budget_bytes
         self._threads = threads
         self._found: dict[int, tuple[Counterpart, Measured, Discrepancy]] = {}
-        self._reasons: tuple[dict[int, str], dict[int, str]] = ({}, {})
+        self._reasons: dict[int, tuple[str | None, str | None]] = {}
         self._outputs = pair_outputs(*self._models)
         self.record: dict[str, Any] | None = None
         self.samples = 0
         self.notes: list[str] = []
 
-    def measure(
-        self,
-        inputs: Any,
-        preprocess: str | None,
-        layout: Literal["auto", "nchw", "nhwc"],
-        batch_size: int,
-        limit: int | None,
-    ) -> None:
+    def measure(self, feed: _Feed) -> None:
         """Run both models over the inputs."""
-        a, b = self._models
-        fed, notes = match_inputs(a.inputs, b.inputs)
-        dataset = self._dataset(inputs, preprocess, layout, limit)
-        self.notes += [*notes, *dataset.notes]
-        self.record = dataset.record
+        self.notes += feed.notes
+        self.record = feed.record
         comparer: Comparer | None = None
         noise: list[Discrepancy] = []
         totals: list[Measured] = []
         places: list[int] = []
         counterparts: list[Counterpart] = []
         seen = Fed()
-        with contextlib.closing(read_batches(dataset, 0, dataset.count, seen, batch_size=batch_size)) as batches:
+        with contextlib.closing(feed.batches(seen)) as batches:
             for batch in batches:
                 self.samples += len(batch.positions)
                 if comparer is None:
-                    feeds_b = {each.b: each.apply(batch.feeds[each.a]) for each in fed}
-                    tapped, counterparts, places = self._counterparts(batch.feeds, feeds_b)
-                    comparer = Comparer(
-                        *(a, tapped[0], b, tapped[1], counterparts, fed),
-                        tolerance=self._tolerance,
-                        memory_budget_bytes=self._budget,
-                        threads=self._threads,
-                    )
+                    comparer, counterparts, places = self._prepared(feed, batch.feeds)
                     noise = comparer.noise(batch.feeds)
                 found = comparer.run(batch.feeds)
                 totals = [x + y for x, y in zip(totals, found, strict=True)] if totals else found
@@ -277,6 +342,17 @@ class _Run:
             self.notes.append(f"compared in two sessions, not in one graph: {comparer.fallback}")
         for place, each, measured, floor in zip(places, counterparts, totals, noise, strict=True):
             self._found[place] = each, measured, floor
+
+    def floors(self, feed: _Feed) -> dict[str, float]:
+        """Measure the first model's noise alone, on the first batch: the floor by the value's name."""
+        feeds, _ = feed.first()
+        comparer, counterparts, places = self._prepared(feed, feeds)
+        values = [layer.value for layer, _ in self._pairs] + [name for name, _ in self._outputs]
+        noise = comparer.noise(feeds)
+        return {
+            values[place]: floor_of(found, each.dtype_a)
+            for place, each, found in zip(places, counterparts, noise, strict=True)
+        }
 
     def rows(self) -> tuple[list[LayerDifference], list[LayerDifference]]:
         """One for every pair of layers, and one for every output."""
@@ -292,9 +368,8 @@ class _Run:
 
     def _row(self, place: int, a: Side, b: Side, op_type: str) -> LayerDifference:
         if place not in self._found:
-            reasons = [side.get(place) for side in self._reasons]
-            reason = reasons[0] or reasons[1]
-            return LayerDifference(a, b, op_type, None, None, None, 0.0, reason, reasons[0] != reasons[1])
+            left, right = self._reasons.get(place, (None, None))
+            return LayerDifference(a, b, op_type, None, None, None, 0.0, left or right, left != right)
         each, measured, noise = self._found[place]
         name_a, name_b = (each.a if op_type == "Output" else a.name), (each.b if op_type == "Output" else b.name)
         floor = floor_of(noise, each.dtype_a)
@@ -310,23 +385,17 @@ class _Run:
             False,
         )
 
-    def _dataset(
-        self, inputs: Any, preprocess: str | None, layout: Literal["auto", "nchw", "nhwc"], limit: int | None
-    ) -> Dataset:
-        a, b = self._models
-        recorded = [model.provenance.preprocess if model.provenance else None for model in (a, b)]
-        if None not in recorded and recorded[0] != recorded[1]:
-            self.notes.append(f"the models record two presets, {recorded[0]} and {recorded[1]}: the first is used")
-        specs = tuple(with_batch_of(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))
-        return open_dataset(
-            inputs,
-            specs,
-            preset=preprocess,
-            recorded_preset=recorded[0] or recorded[1],
-            layout=layout,
-            bounds=index_bounds(a),
-            limit=limit,
+    def _prepared(self, feed: _Feed, feeds: dict[str, Array]) -> tuple[Comparer, list[Counterpart], list[int]]:
+        """What compares the batches, made from the first one."""
+        tapped, counterparts, places = self._counterparts(feeds, feed.of_second(feeds))
+        (a, b), (tapped_a, tapped_b) = self._models, tapped
+        comparer = Comparer(
+            *(a, tapped_a, b, tapped_b, counterparts, feed.inputs),
+            tolerance=self._tolerance,
+            memory_budget_bytes=self._budget,
+            threads=self._threads,
         )
+        return comparer, counterparts, places
 
     def _counterparts(
         self, feeds_a: dict[str, Array], feeds_b: dict[str, Array]
@@ -342,44 +411,27 @@ class _Run:
             for side, name in enumerate(names):
                 axis = self._sides[side].axis((), name)
                 taps[side].append(Tap(f"{place}", name, (), name, "Output", None, axis, (0,)))
-        exposed, shapes, types = [], [], []
-        for side, (model, feeds) in enumerate(zip(self._models, (feeds_a, feeds_b), strict=True)):
-            infer = cache(partial(infer_types, model))
-            tapped = expose(model, taps[side], infer=infer)
-            exposed.append(tapped)
-            reasons = self._reasons[side]
-            reasons |= {int(each.name): each.reason for each in tapped.unreachable}
-            reached = [tap for tap in taps[side] if tap.name in tapped.outputs]
-            types.append(output_types(model, tapped.proto, list(tapped.outputs.values())))
-            fits: list[Tap] = []
-            others: list[Tap] = []
-            for tap in reached:
-                (fits if types[side].get(tapped.outputs[tap.name]) in _NUMBERS else others).append(tap)
-            reasons |= {int(tap.name): "not a tensor of numbers" for tap in others}
-            found = tap_shapes(model, fits, feeds, infer, self._threads)
-            idle = [tap for tap in fits if tap.name not in found or (tap.path and was_not_executed(found[tap.name]))]
-            reasons |= {int(tap.name): "not executed on this input" for tap in idle}
-            shapes.append(found)
+        first = reach(self._models[0], taps[0], feeds_a, self._threads)
+        same = self._sides[0] is self._sides[1]
+        second = first if same else reach(self._models[1], taps[1], feeds_b, self._threads)
         counterparts, places = [], []
         for place, (left, right) in enumerate(zip(*taps, strict=True)):
             key = f"{place}"
-            if place in self._reasons[0] or place in self._reasons[1]:
+            reasons = first.reasons.get(key), second.reasons.get(key)
+            if reasons != (None, None):
+                self._reasons[place] = reasons
                 continue
-            both = shapes[0][key], shapes[1][key]
-            names = exposed[0].outputs[key], exposed[1].outputs[key]
-            axes = tuple(
-                default_axis(len(shape), tap.channel_axis) for shape, tap in zip(both, (left, right), strict=True)
-            )
+            both = first.shapes[key], second.shapes[key]
             each = match_values(
-                *names,
+                *(first.tapped.outputs[key], second.tapped.outputs[key]),
                 both,
-                (types[0][names[0]], types[1][names[1]]),
-                (axes[0], axes[1]),
+                (first.dtypes[key], second.dtypes[key]),
+                (default_axis(len(both[0]), left.channel_axis), default_axis(len(both[1]), right.channel_axis)),
                 replaced=place < len(self._pairs) and not right.path and not left.path,
             )
             if each is None:
-                self._reasons[0][place] = f"shape {list(both[0])} against {list(both[1])}"
+                self._reasons[place] = f"shape {list(both[0])} against {list(both[1])}", None
                 continue
             counterparts.append(each)
             places.append(place)
-        return (exposed[0], exposed[1]), counterparts, places
+        return (first.tapped, second.tapped), counterparts, places

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,12 +17,53 @@ from onnxscope.graph import TappedModel, Unreachable, expose, unused_prefix, was
 from onnxscope.model import Model
 from onnxscope.selectors import Tap
 from onnxscope.session import Session
+from onnxscope.shapes import infer_types
 from onnxscope.structure import Step, ValueType
 
-__all__ = ["output_types", "reason_without_statistics", "run_tapped", "tap_shapes", "within_budget"]
+__all__ = ["Reached", "output_types", "reach", "reason_without_statistics", "run_tapped", "tap_shapes", "within_budget"]
 
 Array = NDArray[Any]
 _Item = TypeVar("_Item")
+_NUMBERS = frozenset(
+    {"float32", "float64", "float16", "bfloat16", "bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
+)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What taps look like in one run.
+
+    Attributes:
+        tapped: The tapped model.
+        shapes: Of the taps that hold numbers, by name.
+        dtypes: numpy's names of their element types.
+        reasons: Why the other taps hold none, by name.
+    """
+
+    tapped: TappedModel
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    reasons: Mapping[str, str]
+
+
+def reach(model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], threads: int = 0) -> Reached:
+    """Expose taps and run once, to learn what they look like without their values leaving onnxruntime.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
+    infer = cache(partial(infer_types, model))
+    tapped = expose(model, taps, infer=infer)
+    reasons = {each.name: each.reason for each in tapped.unreachable}
+    types = output_types(model, tapped.proto, list(tapped.outputs.values()))
+    dtypes = {name: types[output] for name, output in tapped.outputs.items() if types[output] in _NUMBERS}
+    reasons |= {name: "not a tensor of numbers" for name in tapped.outputs if name not in dtypes}
+    shapes = tap_shapes(model, [tap for tap in taps if tap.name in dtypes], feeds, infer, threads)
+    for tap in taps:
+        if tap.name in dtypes and (tap.name not in shapes or (tap.path and was_not_executed(shapes[tap.name]))):
+            reasons[tap.name] = "not executed on this input"
+            shapes.pop(tap.name, None)
+    return Reached(tapped, shapes, dtypes, reasons)
 
 
 def run_tapped(

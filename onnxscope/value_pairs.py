@@ -91,14 +91,8 @@ class Comparer:
         self._merged: tuple[Session, Merged] | None = None
         self._sessions: dict[str, Session] = {}
         self._own: dict[int, tuple[Session, dict[str, Counterpart]]] = {}
+        self._mergeable = a is not None and bool(counterparts)
         self.fallback: str | None = None
-        if a is not None and tapped_a is not None and counterparts:
-            try:
-                merged = merge_models(a, tapped_a.proto, b, tapped_b.proto, counterparts, inputs, tolerance=tolerance)
-                where = f"{a.name} and {b.name}"
-                self._merged = Session(merged.proto, folder=merged.folder, where=where, threads=threads), merged
-            except RunError as error:
-                self.fallback = str(error)
 
     def run(self, feeds: Mapping[str, Array], fetch: Fetch | None = None) -> list[Measured]:
         """Measure one batch.
@@ -114,11 +108,11 @@ class Comparer:
             RunError: onnxruntime cannot run one of the models.
         """
         found: dict[int, Measured] = {}
-        if self._merged is not None:
+        if self._mergeable:
             try:
                 found = self._run_merged(feeds)
             except RunError as error:
-                self._merged, self.fallback = None, str(error)
+                self._mergeable, self._merged, self.fallback = False, None, str(error)
         missing = [place for place in range(len(self._counterparts)) if place not in found]
         if missing:
             found |= self._run_apart(set(missing), feeds, fetch)
@@ -142,9 +136,16 @@ class Comparer:
                 found.append(measure(left[name], right[name], axis, None))
         return found
 
+    def _merge(self) -> tuple[Session, Merged]:
+        (a, tapped_a), (b, tapped_b) = self._side("a"), self._side("b")
+        merged = merge_models(
+            *(a, tapped_a.proto, b, tapped_b.proto, self._counterparts, self._inputs), tolerance=self._tolerance
+        )
+        where = f"{a.name} and {b.name}"
+        return Session(merged.proto, folder=merged.folder, where=where, threads=self._threads), merged
+
     def _run_merged(self, feeds: Mapping[str, Array]) -> dict[int, Measured]:
-        assert self._merged is not None
-        session, merged = self._merged
+        session, merged = self._merged = self._merged or self._merge()
         answers = session.run({f"a:{name}": array for name, array in feeds.items()})
         found = {}
         for place, outputs in enumerate(merged.outputs):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,10 @@ from onnxscope.arrays import describe_array
 from onnxscope.channels import activation_axes, default_axis
 from onnxscope.counterparts import Counterpart, FedInput, match_values
 from onnxscope.differences import Comparison, LayerDifference, Side, floor_of
-from onnxscope.graph import expose
 from onnxscope.model import load_model
 from onnxscope.names import Names
 from onnxscope.selectors import Tap
-from onnxscope.shapes import infer_types
-from onnxscope.tapping import output_types, tap_shapes
+from onnxscope.tapping import reach
 from onnxscope.value_pairs import Comparer
 
 __all__ = ["Activation", "compare_with_framework"]
@@ -80,23 +77,20 @@ def compare_with_framework(
     named += [(f"output {place}", name) for place, name in enumerate(declared)]
     axes = activation_axes(loaded.main)
     taps = [Tap(name, value, (), value, "", None, axes.get(value), (0,)) for name, value in named]
-    infer = cache(partial(infer_types, loaded))
-    tapped = expose(loaded, taps, infer=infer)
-    types = output_types(loaded, tapped.proto, list(tapped.outputs.values()))
-    shapes = tap_shapes(loaded, [tap for tap in taps if tap.name in tapped.outputs], feeds, infer, threads)
+    reached = reach(loaded, taps, feeds, threads)
     counterparts: list[Counterpart] = []
     found: dict[str, int] = {}
-    reasons: dict[str, str] = {each.name: each.reason for each in tapped.unreachable}
+    reasons = dict(reached.reasons)
     for tap in taps:
         if tap.name in reasons:
             continue
-        left, right = values[tap.name], shapes[tap.name]
+        left, right = values[tap.name], reached.shapes[tap.name]
         last = left.ndim - 1 if channels_last else None
         each = match_values(
             tap.name,
-            tapped.outputs[tap.name],
+            reached.tapped.outputs[tap.name],
             (left.shape, right),
-            (left.dtype.name, types[tapped.outputs[tap.name]]),
+            (left.dtype.name, reached.dtypes[tap.name]),
             (default_axis(left.ndim, last), default_axis(len(right), tap.channel_axis)),
             replaced=not tap.name.startswith("output"),
         )
@@ -107,7 +101,7 @@ def compare_with_framework(
             counterparts.append(each)
     inputs = [FedInput(spec.name, spec.name, (), 0) for spec in loaded.inputs]
     comparer = Comparer(
-        *(None, None, loaded, tapped, counterparts, inputs),
+        *(None, None, loaded, reached.tapped, counterparts, inputs),
         tolerance=None,
         memory_budget_bytes=512 << 20,
         threads=threads,

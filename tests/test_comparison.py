@@ -22,6 +22,7 @@ from onnxruntime.quantization.qdq_loss_debug import (
 )
 
 from onnxscope import compare
+from onnxscope.comparison import noise_floors
 from onnxscope.errors import InputError, RunError, SelectorError
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
@@ -237,6 +238,13 @@ def test_the_noise_is_the_first_models_own_and_a_tolerance_can_only_forgive():
     assert not compare(a, tiny, X, atol=0)[1].differs
     with pytest.raises(InputError, match="not a tolerance: rtol nan, atol None"):
         compare(a, b, X, rtol=math.nan)
+
+
+def test_the_noise_alone_is_that_of_a_comparison_with_itself():
+    result = compare(DIGITS, DIGITS, INPUT, limit=20)
+    floors = noise_floors(DIGITS, INPUT, limit=20)
+    assert floors == {row.a.name: row.floor for row in (*result.layers, *result.outputs)}
+    assert noise_floors(DIGITS, INPUT, batch_size=1) != floors
 
 
 def test_what_is_not_finite_differs_even_where_sums_could_not_tell():
