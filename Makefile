@@ -65,7 +65,7 @@ bench: $(INSTALLED) browser  ## measure speed and memory against what a user wou
 	$(BIN)/python -m benchmarks.comparisons
 	$(BIN)/python -m benchmarks.pages
 
-fixtures: $(INSTALLED)  ## make the binary fixtures and the figures of the documentation again
+fixtures: $(INSTALLED) browser  ## make the binary fixtures and the figures of the documentation again
 	$(BIN)/python fixtures/make_digits.py
 	$(BIN)/python docs/make_figures.py
 

@@ -7,6 +7,7 @@ matplotlib ships, and from the trained network of the fixtures. It needs both fr
 from __future__ import annotations
 
 import io
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def main() -> None:
                 save(maps.layer(layer).plot(), f"{model.stem}-{layer}")
         model = Path(folder, "torch-alexnet.onnx")
         save(onnxscope.weights(model, select="features.0.weight")[0].plot(), "torch-alexnet-histogram")
+        onnxscope.report(Path(folder, "torch-resnet34.onnx"), PHOTO).save(Path(folder, "report.html"))
+        save_page(Path(folder, "report.html"), "report")
     trained = IMAGES.parent.parent / "fixtures" / "digits.onnx"
     save(onnxscope.weights(trained, select="block.0.weight")[0].plot(), "digits-histogram")
 
@@ -51,6 +54,21 @@ def save(figure: Figure, name: str) -> None:
     figure.savefig(stream, dpi=80)
     image = Image.open(stream).convert("RGB").quantize(64, dither=Image.Dither.NONE)
     image.save(IMAGES / f"{name}.png", optimize=True)
+
+
+def save_page(page: Path, name: str) -> None:
+    """Write what a browser shows of a page first."""
+    from playwright.sync_api import sync_playwright
+
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=flags)
+        shown = browser.new_page(viewport={"width": 1200, "height": 1180}, device_scale_factor=1)
+        shown.goto(page.as_uri())
+        picture = Image.open(io.BytesIO(shown.screenshot())).convert("RGB")
+        picture.save(IMAGES / f"{name}.webp", quality=82, method=6)  # photographs do not fit into 64 colours
+        browser.close()
 
 
 if __name__ == "__main__":
