@@ -23,14 +23,15 @@ from onnxscope.layer_graph import Layer, attributes_of, find_layers
 from onnxscope.layer_weights import LayerWeights, WeightChange, compare_weights, one_sided
 from onnxscope.model import Model, load_model
 from onnxscope.names import Names
-from onnxscope.pairing import Align, Alignment, align_layers, layer_keys
-from onnxscope.selectors import Tap, select_names
+from onnxscope.pairing import Align, Alignment, align_layers, layer_keys, pair_by_values
+from onnxscope.selectors import At, Tap, select_names
 from onnxscope.tapping import reach
-from onnxscope.value_pairs import Comparer, Measured
+from onnxscope.value_pairs import Comparer, Measured, near_values
 
 __all__ = ["compare", "noise_floors"]
 
 Array = NDArray[Any]
+_MOST_LEFT_OVER = 1_000  # of layers whose values are compared each with each
 
 
 def compare(
@@ -56,7 +57,8 @@ def compare(
         b: The model to compare with it.
         inputs: What `a` is fed; `b` is fed the same, with its own names, layout and element types. None compares
             structure and weights alone.
-        align: Which evidence pairs layers: names, weights, structure, or all of it.
+        align: Which evidence pairs layers: names, weights, structure, or all of it. What weights leave over, or all
+            of it, is paired by its values on the first batch, where they are nearly the same numbers.
         rtol: Relative tolerance of an element, as in `numpy.isclose`; a difference beyond the noise counts only where
             some element is beyond it. None together with `atol` judges by the noise alone.
         atol: Absolute tolerance of an element.
@@ -81,6 +83,19 @@ def compare(
     sides = _Layers(first), _Layers(second)
     keys = [layer_keys(side.layers, side.weights.content) for side in sides]
     alignment = align_layers(keys[0], keys[1], align)
+    notes: list[str] = []
+    feed = None
+    if inputs is not None:
+        feed = _Feed((first, second), inputs, preprocess, layout, batch_size, limit)
+        if align in ("auto", "content") and alignment.only_a and alignment.only_b:
+            left_over = max(len(alignment.only_a), len(alignment.only_b))
+            if left_over > _MOST_LEFT_OVER:
+                notes.append(f"layers left over, too many to pair them by their values: {left_over:,}")
+            else:
+                before = len(alignment.pairs)
+                alignment = _by_values(sides, alignment, feed, memory_budget_bytes, threads)
+                paired = len(alignment.pairs) - before
+                notes += [f"layers paired by their values: {paired:,}"] if paired else []
     kept = _selected(sides[0], [select] if isinstance(select, str) else list(select))
     pairs = [
         (sides[0].layers[left], sides[1].layers[right])
@@ -91,10 +106,9 @@ def compare(
     structure = [change for pair in pairs for change in _structure_changes(*pair)]
     only_a, only_b = _unaligned(sides, alignment, kept)
     run = _Run(sides, pairs, _tolerance(rtol, atol), memory_budget_bytes, threads)
-    notes: tuple[str, ...] = ()
-    if inputs is not None:
-        run.measure(_Feed((first, second), inputs, preprocess, layout, batch_size, limit))
-        notes = tuple(run.notes)
+    if feed is not None:
+        run.measure(feed)
+        notes += run.notes
     rows, outputs = run.rows()
     if run.record is not None:
         acquitted = {row.a.layer for row in rows if not row.is_guilty and row.entire is not None}
@@ -113,7 +127,7 @@ def compare(
         only_b,
         tuple(weights),
         tuple(structure),
-        notes,
+        tuple(notes),
     )
 
 
@@ -163,9 +177,9 @@ class _Layers:
         self.weights = LayerWeights(self.names)
         self._axes: dict[Any, Any] = {}
 
-    def tap(self, layer: Layer, value: str, name: str) -> Tap:
+    def tap(self, layer: Layer, value: str, name: str, at: At | None = None) -> Tap:
         """A tap at a layer's value."""
-        return Tap(name, value, layer.path, layer.name, layer.node.op_type, None, self.axis(layer.path, value), (0,))
+        return Tap(name, value, layer.path, layer.name, layer.node.op_type, at, self.axis(layer.path, value), (0,))
 
     def axis(self, path: Any, value: str) -> int | None:
         """The channel axis, as far as operators tell it."""
@@ -173,6 +187,36 @@ class _Layers:
             self._axes[path] = activation_axes(self.model.graphs[path])
         found: int | None = self._axes[path].get(value)
         return found
+
+
+def _by_values(
+    sides: tuple[_Layers, _Layers], alignment: Alignment, feed: _Feed, memory_budget_bytes: int, threads: int
+) -> Alignment:
+    """Pair layers left over that give nearly the same numbers on the first batch.
+
+    Where only one of them has an activation function, what is before it is compared, as it will be later.
+    """
+    taps: tuple[dict[Tap, int], dict[Tap, int]] = ({}, {})
+    for side, only, found in zip(sides, (alignment.only_a, alignment.only_b), taps, strict=True):
+        for index in only:
+            layer = side.layers[index]
+            if not layer.path:
+                found[side.tap(layer, layer.value, f"{index} post", "post")] = index
+                found[side.tap(layer, layer.inner, f"{index} pre", "pre")] = index
+    near = near_values(
+        (sides[0].model, sides[1].model),
+        (list(taps[0]), list(taps[1])),
+        (feed.first(samples) for samples in (None, 1)),
+        memory_budget_bytes=memory_budget_bytes,
+        threads=threads,
+    )
+    pairs = []
+    for x, y in near:
+        left, right = taps[0][x], taps[1][y]
+        alike = sides[0].layers[left].activated == sides[1].layers[right].activated
+        if (x.at == "post") == alike:
+            pairs.append((left, right))
+    return pair_by_values(alignment, pairs)
 
 
 def _selected(side: _Layers, selectors: list[str]) -> set[int] | None:
@@ -284,9 +328,10 @@ class _Feed:
         """Yield all batches, as the first model takes them."""
         return read_batches(self._dataset, 0, self._dataset.count, seen, batch_size=self._batch_size)
 
-    def first(self) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return what both models are fed in the first batch."""
-        with contextlib.closing(self.batches(Fed())) as batches:
+    def first(self, samples: int | None = None) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return what both models are fed in the first batch, or in one of so many samples where no model fixes it."""
+        size = samples or self._batch_size
+        with contextlib.closing(read_batches(self._dataset, 0, self._dataset.count, Fed(), batch_size=size)) as batches:
             feeds = next(batches).feeds
         return feeds, self.of_second(feeds)
 

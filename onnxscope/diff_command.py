@@ -28,7 +28,7 @@ __all__ = ["diff"]
     type=click.Choice(["auto", "name", "structure", "content"]),
     default="auto",
     show_default=True,
-    help="By what layers are paired.",
+    help="By what layers are paired; content is weights, then values.",
 )
 @click.option("--rtol", type=click.FloatRange(0), help="Relative tolerance of an element, as in numpy.isclose.")
 @click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance of an element.")

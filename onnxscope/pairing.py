@@ -2,14 +2,16 @@
 
 By name, where the frameworks' own names agree; by content, where the weights are the same numbers in any order; by
 structure, where what lies before a layer or behind it has the same kinds and shapes; in order, for what is left
-between two pairs. Evidence that is ambiguous is not used.
+between two pairs; by values, where what is still left gives nearly the same numbers. Evidence that is ambiguous is not
+used.
 """
 
 from __future__ import annotations
 
 import difflib
 from bisect import bisect_left, insort
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -17,7 +19,7 @@ from typing import Literal
 from onnxscope.layer_graph import Layer, signatures
 from onnxscope.names import is_anonymous
 
-__all__ = ["Align", "Alignment", "LayerKey", "align_layers", "layer_keys"]
+__all__ = ["Align", "Alignment", "LayerKey", "align_layers", "layer_keys", "pair_by_values"]
 
 Align = Literal["auto", "name", "structure", "content"]
 
@@ -89,6 +91,29 @@ def align_layers(a: Sequence[LayerKey], b: Sequence[LayerKey], by: Align = "auto
     return pairing.result()
 
 
+def pair_by_values(alignment: Alignment, near: Iterable[tuple[int, int]]) -> Alignment:
+    """Pair layers that other evidence has left over, by what leaves them.
+
+    Args:
+        alignment: Of all layers.
+        near: Layers left over of the first and the second model that give nearly the same numbers. One that is near two
+            others is paired with none.
+
+    Returns:
+        A new alignment, which has the pairs of the old one.
+    """
+    found = set(near)
+    counts = [Counter(pair[side] for pair in found) for side in (0, 1)]
+    alone = sorted(pair for pair in found if counts[0][pair[0]] == counts[1][pair[1]] == 1)
+    pairs = (*alignment.pairs, *_mostly_in_order(alignment.pairs, alone))
+    paired = [{pair[side] for pair in pairs} for side in (0, 1)]
+    return Alignment(
+        tuple(sorted(pairs)),
+        tuple(index for index in alignment.only_a if index not in paired[0]),
+        tuple(index for index in alignment.only_b if index not in paired[1]),
+    )
+
+
 _Key = Callable[[LayerKey], Hashable | None]
 
 
@@ -113,7 +138,8 @@ class _Pairing:
 
     def by_content(self) -> None:
         """Pair layers whose weights are the same numbers; one that crosses most others is left to other evidence."""
-        self._pair_mostly_in_order(self._unique(_content_key))
+        for left, right in _mostly_in_order(self._of_a.items(), self._unique(_content_key)):
+            self._pair(left, right)
 
     def by_structure(self) -> None:
         """Pair layers with the same surroundings: on both sides, then before them, then behind them."""
@@ -134,19 +160,6 @@ class _Pairing:
         for start_a, start_b, size in matcher.get_matching_blocks():
             for step in range(size):
                 self._pair(left[start_a + step], right[start_b + step])
-
-    def _pair_mostly_in_order(self, candidates: Sequence[tuple[int, int]]) -> None:
-        """Pair the candidates that cross fewer than half of all pairs, those among the candidates included."""
-        pairs = sorted([*self._of_a.items(), *candidates])
-        wanted = set(candidates)
-        before: list[int] = []  # the second model's places of the pairs before this one in the first model
-        behind = sorted(right for _, right in pairs)
-        for left, right in pairs:
-            del behind[bisect_left(behind, right)]
-            crossing = len(before) - bisect_left(before, right) + bisect_left(behind, right)
-            insort(before, right)
-            if (left, right) in wanted and 2 * crossing < len(pairs):
-                self._pair(left, right)
 
     @staticmethod
     def _agree(left: LayerKey, right: LayerKey) -> bool:
@@ -190,6 +203,22 @@ class _Pairing:
         if left not in self._of_a and right not in self._of_b:
             self._of_a[left] = right
             self._of_b[right] = left
+
+
+def _mostly_in_order(paired: Iterable[tuple[int, int]], candidates: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the candidates that cross fewer than half of all pairs, those among the candidates included."""
+    pairs = sorted([*paired, *candidates])
+    wanted = set(candidates)
+    found = []
+    before: list[int] = []  # the second model's places of the pairs before this one in the first model
+    behind = sorted(right for _, right in pairs)
+    for left, right in pairs:
+        del behind[bisect_left(behind, right)]
+        crossing = len(before) - bisect_left(before, right) + bisect_left(behind, right)
+        insort(before, right)
+        if (left, right) in wanted and 2 * crossing < len(pairs):
+            found.append((left, right))
+    return found
 
 
 def _name_of(layer: Layer) -> str | None:

@@ -1,33 +1,38 @@
 """Run two models on the same batches and measure how far apart their values are.
 
 Both go into one merged graph where that is possible. Where it is not, and for values that are not finite, two sessions
-return the values themselves, in groups under a memory budget, and numpy gives the same numbers.
+return the values themselves, in groups under a memory budget, and numpy gives the same numbers. Which values belong
+together at all, `near_values()` finds out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.counterparts import Counterpart, FedInput
+from onnxscope.channels import default_axis
+from onnxscope.counterparts import Counterpart, FedInput, match_values
 from onnxscope.discrepancies import Discrepancy, Tolerance, from_sums, measure
 from onnxscope.errors import RunError
 from onnxscope.graph import TappedModel
 from onnxscope.merged import Merged, merge_models, own_model
 from onnxscope.model import Model
+from onnxscope.selectors import Tap
 from onnxscope.session import Session
-from onnxscope.tapping import within_budget
+from onnxscope.tapping import reach, within_budget
 
-__all__ = ["Comparer", "Fetch", "Measured"]
+__all__ = ["Comparer", "Fetch", "Measured", "near_values"]
 
 Array = NDArray[Any]
 Fetch = Callable[[Sequence[str]], Mapping[str, Any]]
 """Returns values of the reference for the current batch by name."""
+_NEAR = 0.1  # a layer quantized to eight bits, with all that is quantized before it, is nearer
+_FEWEST_NUMBERS = 8  # fewer are near each other by chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +91,7 @@ class Comparer:
         self._tolerance = tolerance
         self._threads = threads
         self._groups = within_budget(
-            range(len(counterparts)), lambda place: 8 * math.prod(counterparts[place].shape_a), memory_budget_bytes // 2
+            range(len(counterparts)), lambda place: _bytes(counterparts[place].shape_a), memory_budget_bytes // 2
         )
         self._merged: tuple[Session, Merged] | None = None
         self._sessions: dict[str, Session] = {}
@@ -207,3 +212,93 @@ class Comparer:
             model, tapped = self._side(side)
             self._sessions[side] = Session(tapped.proto, folder=model.folder, where=model.name, threads=self._threads)
         return self._sessions[side]
+
+
+def near_values(
+    models: tuple[Model, Model],
+    taps: tuple[Sequence[Tap], Sequence[Tap]],
+    feeds: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
+    *,
+    memory_budget_bytes: int,
+    threads: int,
+) -> list[tuple[Tap, Tap]]:
+    """Find values of two models that are nearly the same numbers, also with the channels along another axis.
+
+    Args:
+        models: Both.
+        taps: Values of the main graphs, named uniquely within each model. Those with the same `at` are compared.
+        feeds: What the models are fed: the same, as each takes it. The first whose values fit the budget are taken, or
+            the last, in several runs.
+        memory_budget_bytes: What values may take that leave onnxruntime.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Returns:
+        Every pair whose distance is at most a tenth of the first value's norm. Values that are constant, not finite, or
+        of very few numbers are near nothing.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
+    for fed in feeds:
+        reached = [reach(*each, threads) for each in zip(models, taps, fed, strict=True)]
+        if sum(_bytes(shape) for each in reached for shape in each.shapes.values()) <= memory_budget_bytes:
+            break
+    sessions = [
+        Session(each.tapped.proto, folder=model.folder, where=model.name, threads=threads)
+        for model, each in zip(models, reached, strict=True)
+    ]
+    groups = [
+        within_budget(
+            [tap for tap in taps[side] if math.prod(shapes.get(tap.name, ())) >= _FEWEST_NUMBERS],
+            lambda tap, shapes=shapes: _bytes(shapes[tap.name]),  # type: ignore[misc]
+            memory_budget_bytes // 2,
+        )
+        for side, shapes in enumerate(each.shapes for each in reached)
+    ]
+
+    def held(side: int, group: Sequence[Tap]) -> list[tuple[Tap, Array, tuple[float, float, float]]]:
+        outputs = reached[side].tapped.outputs
+        values = sessions[side].run(fed[side], dict.fromkeys(outputs[tap.name] for tap in group))
+        found = [(tap, values[outputs[tap.name]]) for tap in group]
+        return [(tap, value, sums) for tap, value in found if (sums := _sums(value)) is not None]
+
+    near = []
+    for some in groups[0]:
+        left = held(0, some)
+        for others in groups[1]:
+            right = held(1, others)
+            sums = np.array([each for _, _, each in right]).reshape(-1, 3)
+            for x, value, (size, total, norm) in left:
+                # Whatever the order of the axes, sums and norms are no further apart than the values themselves.
+                allowed = (0.0, _NEAR * norm * math.sqrt(size), _NEAR * norm)
+                for place in np.flatnonzero((np.abs(sums - (size, total, norm)) <= allowed).all(axis=1)):
+                    y, other, _ = right[place]
+                    if x.at == y.at and _is_near(value, other, norm, (x, y)):
+                        near.append((x, y))
+    return near
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    return 8 * math.prod(shape)
+
+
+def _sums(value: Array) -> tuple[float, float, float] | None:
+    """Size, sum and norm of a value, None where it is no evidence."""
+    if value.dtype.kind != "f" or not np.isfinite(value).all() or value.min() == value.max():
+        return None
+    return value.size, float(value.sum(dtype=np.float64)), math.sqrt(np.square(value, dtype=np.float64).sum())
+
+
+def _is_near(x: Array, y: Array, norm: float, taps: tuple[Tap, Tap]) -> bool:
+    axes = default_axis(x.ndim, taps[0].channel_axis), default_axis(y.ndim, taps[1].channel_axis)
+    each = match_values("", "", (x.shape, y.shape), (x.dtype.name, y.dtype.name), axes, replaced=False)
+    if each is None:
+        return False
+    longest = int(np.argmax(x.shape))
+    left, right = (np.moveaxis(array, longest, 0) for array in (x, each.to_a(y)))
+    allowed = (_NEAR * norm) ** 2
+    for one, other in zip(left, right, strict=True):  # most are told apart by the first few
+        allowed -= float(np.square(one.astype(np.float64) - other.astype(np.float64)).sum())
+        if allowed < 0:
+            return False
+    return True

@@ -339,6 +339,80 @@ def test_the_order_behind_a_flatten_is_explained_by_the_other_layout():
         assert "in the order of the other layout (4 channels)" in change.message
 
 
+def noisy(array, scale=1e-3):
+    """The same weight as after another training, or another rounding: no number is the same."""
+    return array * (1 + scale * np.random.default_rng(3).standard_normal(array.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e-2])
+def test_layers_whose_weights_have_changed_are_paired_by_their_values(scale):
+    a = parsed(TWO, **WEIGHTS)
+    plain = parsed(TWO, **{name: noisy(array, scale) for name, array in WEIGHTS.items()})
+    last = parsed(
+        CHANNELS_LAST,
+        kernel=noisy(np.ascontiguousarray(WEIGHTS["w1"].transpose(2, 3, 1, 0)), scale),
+        dense=noisy(np.ascontiguousarray(WEIGHTS["w2"].T), scale),
+        bias=WEIGHTS["b2"],
+        axes=np.array([1, 2]),
+    )
+    for b in (plain, last):
+        assert len(compare(a, b, align="content")) == 0
+        result = compare(a, b, X, align="content")
+        assert [(row.a.name, row.b.name) for row in result] == [("r", "r"), ("y", b.graph.output[0].name)]
+        assert (result.only_a, result.only_b) == ((), ())
+        assert "layers paired by their values: 2" in result.notes
+        assert all(0 < row.entire.relative_l2 < 3 * scale for row in result)
+        # One sample of the last layer is five numbers, and no evidence.
+        short = compare(a, b, X, align="content", memory_budget_bytes=1)
+        assert [row.a for row in short] == [result[0].a]
+
+
+ONE_BY_ONE = """
+    <ir_version: 9, opset_import: ["": 18]>
+    net (float[batch, 3, 6, 6] x) => (float[batch, 4, 6, 6] y) {
+        c = Conv<kernel_shape = [1, 1]>(x, v1)
+        r = Relu(c)
+        y = Conv<kernel_shape = [1, 1]>(r, v2)
+    }"""
+AS_MATRICES = """
+    <ir_version: 9, opset_import: ["": 18]>
+    net (float[batch, 3, 6, 6] x) => (float[batch, 6, 6, 4] z) {
+        t = Transpose<perm = [0, 2, 3, 1]>(x)
+        m = MatMul(t, d1)
+        q = Relu(m)
+        z = MatMul(q, d2)
+    }"""
+
+
+def test_convolutions_are_found_in_matrix_products_by_their_values():
+    v1, v2 = RNG.standard_normal((5, 3, 1, 1), np.float32), RNG.standard_normal((4, 5, 1, 1), np.float32)
+    b = parsed(AS_MATRICES, d1=noisy(v1[:, :, 0, 0].T), d2=noisy(v2[:, :, 0, 0].T))
+    a = parsed(ONE_BY_ONE, v1=v1, v2=v2)
+    assert len(compare(a, b)) == 0
+    result = compare(a, b, X)
+    assert [(row.a.name, row.b.name) for row in result] == [("r", "q"), ("y", "z")]
+    assert [row.own.relative_l2 for row in result] == pytest.approx([1e-3, 1e-3], rel=1)
+    for align in ("name", "structure"):
+        assert len(compare(a, b, X, align=align)) == 0
+
+
+def test_values_that_say_nothing_pair_nothing(monkeypatch):
+    twins = """
+        <ir_version: 9, opset_import: ["": 18]>
+        net (float[batch, 12] x) => (float[batch, 4] y) { h = MatMul(x, w)  k = MatMul(x, v)  y = Add(h, k) }"""
+    w = RNG.standard_normal((12, 4), np.float32)
+    x = RNG.standard_normal((5, 12), np.float32)
+    same = parsed(twins, w=w, v=noisy(w, 1e-6)), parsed(twins, w=noisy(w), v=noisy(w, 1e-4))
+    assert len(compare(*same, x, align="content")) == 0  # each is near two
+    tiny = np.full_like(w, 1e-30)
+    zero = parsed(twins, w=tiny, v=w), parsed(twins, w=np.zeros_like(w), v=noisy(w))
+    assert [row.a.name for row in compare(*zero, x, align="content")] == ["k"]
+    assert len(compare(*zero, 0 * x, align="content")) == 0  # all values are zeros
+    assert len(compare(*zero, x[:1], align="content")) == 0  # four numbers
+    monkeypatch.setattr("onnxscope.comparison._MOST_LEFT_OVER", 1)
+    assert "layers left over, too many to pair them by their values: 2" in compare(*same, x, align="content").notes
+
+
 def test_nothing_aligned_is_a_failure_and_every_unaligned_layer_is_listed():
     a = parsed(TWO, **WEIGHTS)
     b = parsed(

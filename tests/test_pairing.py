@@ -14,7 +14,7 @@ from onnxscope.layer_graph import find_layers
 from onnxscope.layer_weights import LayerWeights
 from onnxscope.model import load_model
 from onnxscope.names import Names
-from onnxscope.pairing import LayerKey, align_layers, layer_keys
+from onnxscope.pairing import Alignment, LayerKey, align_layers, layer_keys, pair_by_values
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 RNG = np.random.default_rng(7)
@@ -114,3 +114,12 @@ def test_a_layer_that_crosses_most_of_the_others_is_not_paired_by_content():
         crossed = [sum((x - y) * (places[x] - places[y]) < 0 for y in range(9)) for x in range(9)]
         expected = tuple((index, places[index]) for index in range(9) if crossed[index] < 4.5)
         assert align_layers(a[:9], [a[index] for index in order], "content").pairs == expected
+
+
+def test_values_pair_what_is_left_over_where_they_are_unambiguous_and_mostly_in_order():
+    left = Alignment(((1, 1), (2, 2)), (0, 3, 4, 5), (0, 3, 4, 5))
+    assert pair_by_values(left, []) == left
+    found = pair_by_values(left, [(0, 0), (3, 4), (4, 3), (4, 5), (5, 3)])
+    assert found == Alignment(((0, 0), (1, 1), (2, 2), (3, 4)), (4, 5), (3, 5))
+    assert pair_by_values(left, [(0, 5), (5, 5)]) == left  # one value of the second, two of the first
+    assert pair_by_values(left, [(5, 0)]) == left  # it would cross both pairs
