@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.options import batch_options, common, image_options, input_option, note, select_option, show
+from onnxscope.options import batch_options, common, image_options, input_option, note, select_option, show, show_more
 
 if TYPE_CHECKING:
     from onnxscope.pairing import Align
@@ -83,12 +82,8 @@ def diff(
             click.echo()
         changes = result.changes_table()
         if changes.rows:
-            from onnxscope.tables import show_table
-
-            if sys.stdout.isatty():
-                show_table(changes)
-            else:
-                click.echo(changes.text(max_cell=200))
+            show_more(changes)
+            click.echo()
         click.echo(result.verdict())
     else:
         show(result, form)

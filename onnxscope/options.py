@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ import click
 from onnxscope.outputs import printable
 
 if TYPE_CHECKING:
-    from onnxscope.tables import Format, Result
+    from onnxscope.tables import Format, Result, Table
 
 __all__ = [
+    "StatusLine",
     "batch_options",
     "channel_options",
     "common",
@@ -26,6 +28,7 @@ __all__ = [
     "note",
     "select_option",
     "show",
+    "show_more",
 ]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -138,12 +141,38 @@ def channel_options(command: _Command) -> _Command:
 
 def show(result: Result, form: Format) -> None:
     """Print a result on stdout."""
-    from onnxscope.tables import render, show_table
+    from onnxscope.tables import render
 
-    if form == "table" and sys.stdout.isatty():
-        show_table(result.table())
+    if form == "table":
+        show_more(result.table())
     else:
         click.echo(render(result, form), nl=False)
+
+
+def show_more(table: Table) -> None:
+    """Print a table on stdout, for a person or for a pipe."""
+    from onnxscope.tables import show_table
+
+    if sys.stdout.isatty():
+        show_table(table)
+    else:
+        click.echo(table.text(), nl=False)
+
+
+class StatusLine:
+    """A line on stderr that is written over: what is being done."""
+
+    def __call__(self, text: str) -> None:
+        """Show a text in place of the one before."""
+        try:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+        except OSError:
+            width = 0
+        click.echo(f"\r{printable(text)[: (width or 80) - 1]}\x1b[K", nl=False, err=True)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        click.echo("\r\x1b[K", nl=False, err=True)
 
 
 def note(text: str, quiet: bool) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.options import channel_options, common, input_options, model_argument, note, show
+from onnxscope.options import StatusLine, channel_options, common, input_options, model_argument, note, show
 
 if TYPE_CHECKING:
     from onnxscope.reporting import Report
@@ -82,7 +81,7 @@ def report(
     """Write one self-contained page about MODEL: what deserves attention, its layers, their pictures and numbers."""
     from onnxscope.reporting import report as make
 
-    progress = _Line() if sys.stderr.isatty() and not quiet else None
+    progress = StatusLine() if sys.stderr.isatty() and not quiet else None
     try:
         made = make(
             model,
@@ -131,18 +130,3 @@ def _write_overlays(report: Report, folder: Path, quiet: bool) -> None:
     if len(missing) > 3:
         note(f"nor are {len(missing) - 3:,} more", quiet)
     note(f"{len(written)} overlays for Model Explorer are in {folder}", quiet)
-
-
-class _Line:
-    """A line on stderr that is written over: what is being done."""
-
-    def __call__(self, text: str) -> None:
-        try:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns
-        except OSError:
-            width = 80
-        click.echo(f"\r{text[: width - 1]}\x1b[K", nl=False, err=True)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        click.echo("\r\x1b[K", nl=False, err=True)

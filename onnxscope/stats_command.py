@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxscope.errors import OnnxscopeError, RunError
-from onnxscope.options import batch_options, common, input_options, model_argument, note, show
+from onnxscope.options import StatusLine, batch_options, common, input_options, model_argument, note, show, show_more
 
 if TYPE_CHECKING:
     from onnxscope.dataset_statistics import DatasetStatistics
@@ -98,7 +97,7 @@ def stats(
             address=ray_address,
             output=output,
             resume=resume,
-            progress=progress,
+            progress=None if progress is None else progress.reach,
         )
     except KeyboardInterrupt as stop:
         kept = partial_path(output)
@@ -117,17 +116,8 @@ def stats(
     show(result, form)
     if form == "table" and result.findings:
         click.echo()
-        _show_findings(result)
+        show_more(result.findings_table())
     _say(result, output, quiet)
-
-
-def _show_findings(result: DatasetStatistics) -> None:
-    from onnxscope.tables import show_table
-
-    if sys.stdout.isatty():
-        show_table(result.findings_table())
-    else:
-        click.echo(result.findings_table().text(), nl=False)
 
 
 def _say(result: DatasetStatistics, output: Path, quiet: bool) -> None:
@@ -160,15 +150,16 @@ def _peak_mib() -> float:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-class _Progress:
-    """A line on stderr that is written over: samples done, samples a second, time left."""
+class _Progress(StatusLine):
+    """How many samples are done, how many a second, and the time left."""
 
     def __init__(self) -> None:
         self._start_s = time.monotonic()
         self._first: int | None = None
         self._shown_s = 0.0
 
-    def __call__(self, done: int, total: int) -> None:
+    def reach(self, done: int, total: int) -> None:
+        """Show that so many of all samples are done."""
         now = time.monotonic()
         if self._first is None:
             self._first, self._start_s = done, now
@@ -177,19 +168,7 @@ class _Progress:
         self._shown_s = now
         rate = (done - self._first) / max(now - self._start_s, 1e-9)
         left = f", {_duration(round((total - done) / rate))} left" if rate else ""
-        text = f"{done:,} of {total:,} samples, {rate:,.1f} a second{left}"
-        click.echo(f"\r{text[: _width() - 1]}\x1b[K", nl=False, err=True)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        click.echo("\r\x1b[K", nl=False, err=True)
-
-
-def _width() -> int:
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
-    except OSError:
-        return 80
+        self(f"{done:,} of {total:,} samples, {rate:,.1f} a second{left}")
 
 
 def _duration(seconds: int) -> str:

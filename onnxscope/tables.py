@@ -14,7 +14,7 @@ from onnxscope.outputs import dump_json, printable
 __all__ = ["Cell", "Format", "Result", "Table", "format_number", "render", "shortened", "show_table"]
 
 Format = Literal["table", "json", "csv", "md"]
-_HTML_CELL = 200
+_CELL, _HTML_CELL, _SENTENCE = 60, 200, 400  # characters of a name in a terminal and in HTML, of a sentence
 Cell = str | int | float | bool | Sequence[int] | None
 
 
@@ -40,12 +40,12 @@ class Table:
         rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
         return Table(self.title, tuple(self.columns[place] for place in kept), rows)
 
-    def text(self, *, max_cell: int = 60) -> str:
+    def text(self) -> str:
         """Return the table for people, in columns of equal width: names to the left, numbers to the right."""
-        return self.filled()._text(max_cell)
+        return self.filled()._text()
 
-    def _text(self, max_cell: int) -> str:
-        cells = self.shown_rows(max_cell=max_cell)
+    def _text(self) -> str:
+        cells = self.shown_rows()
         numeric = self.numeric_columns()
         widths = [max(map(len, (self.columns[i], *(row[i] for row in cells)))) for i in range(len(self.columns))]
 
@@ -60,9 +60,13 @@ class Table:
         title = [printable(self.title)] if self.title else []
         return "\n".join([*title, line(self.columns), rule, *map(line, cells)]) + "\n"
 
-    def shown_rows(self, *, max_cell: int = 60) -> list[list[str]]:
-        """Return the cells as people see them: numbers shortened, names without control characters."""
-        return [[shortened(_shown(cell), max_cell) for cell in row] for row in self.rows]
+    def shown_rows(self, *, max_cell: int = _CELL) -> list[list[str]]:
+        """Return the cells as people see them: numbers shortened, names without control characters.
+
+        Names are cut to `max_cell` characters; what has words is a sentence, which is of no use without its middle.
+        """
+        cells = [[_shown(cell) for cell in row] for row in self.rows]
+        return [[shortened(text, _SENTENCE if " " in text else max_cell) for text in row] for row in cells]
 
     def numeric_columns(self) -> list[bool]:
         """Whether each column holds numbers."""

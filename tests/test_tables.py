@@ -24,7 +24,7 @@ def test_text_aligns_names_left_and_numbers_right():
 
 def test_a_long_name_keeps_both_ends():
     table = Table("", ("name",), (("first/" + "m" * 200 + "/last",),))
-    line = table.text(max_cell=20).splitlines()[-1]
+    (line,) = table.shown_rows(max_cell=20)[0]
     assert line.startswith("first/")
     assert line.endswith("/last")
     assert "…" in line
@@ -93,3 +93,10 @@ def test_columns_that_are_empty_throughout_are_not_shown_to_people_but_kept_for_
     table = Table("", ("name", "note", "n"), (("a", "", 0), ("b", None, 1)))
     assert table.text().splitlines()[0] == "name  n"
     assert table.csv().splitlines()[0] == "name,note,n"
+
+
+def test_a_sentence_is_shown_whole():
+    sentence = "weights look untrained, as an initializer leaves them, in 37 of 37 layers that can be judged"
+    assert sentence in Table("", ("remark",), ((sentence,),)).text()
+    (shown,) = Table("", ("remark",), (("word " * 1000,),)).shown_rows()[0]
+    assert len(shown) == 400
