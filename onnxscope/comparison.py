@@ -31,6 +31,7 @@ from onnxscope.value_pairs import Comparer, Measured, near_values
 __all__ = ["compare", "noise_floors"]
 
 Array = NDArray[Any]
+_HARMLESS = frozenset({"permuted", "rounded"})  # unless a layer's own error says otherwise
 _MOST_LEFT_OVER = 1_000  # of layers whose values are compared each with each
 
 
@@ -113,7 +114,7 @@ def compare(
     if run.record is not None:
         acquitted = {row.a.layer for row in rows if not row.is_guilty and row.entire is not None}
         weights = [
-            replace(change, counts=False) if change.change == "permuted" and change.layer in acquitted else change
+            replace(change, counts=False) if change.change in _HARMLESS and change.layer in acquitted else change
             for change in weights
         ]
     return Comparison(
@@ -394,30 +395,49 @@ class _Run:
         comparer, counterparts, places = self._prepared(feed, feeds)
         values = [layer.value for layer, _ in self._pairs] + [name for name, _ in self._outputs]
         noise = comparer.noise(feeds)
-        return {
-            values[place]: floor_of(found, each.dtype_a)
-            for place, each, found in zip(places, counterparts, noise, strict=True)
-        }
+        types = self._types(dict(zip(places, counterparts, strict=True)))
+        return {values[place]: floor_of(found, types[place]) for place, found in zip(places, noise, strict=True)}
 
     def rows(self) -> tuple[list[LayerDifference], list[LayerDifference]]:
         """One for every pair of layers, and one for every output."""
+        types = self._types({place: each for place, (each, _, _) in self._found.items()})
         layers = [
-            self._row(place, Side(x.name, x.value), Side(y.name, y.value), x.node.op_type)
+            self._row(place, Side(x.name, x.value), Side(y.name, y.value), x.node.op_type, types[place])
             for place, (x, y) in enumerate(self._pairs)
         ]
         start = len(self._pairs)
         outputs = [
-            self._row(start + place, Side(x, x), Side(y, y), "Output") for place, (x, y) in enumerate(self._outputs)
+            self._row(start + place, Side(x, x), Side(y, y), "Output", types[start + place])
+            for place, (x, y) in enumerate(self._outputs)
         ]
         return layers, outputs
 
-    def _row(self, place: int, a: Side, b: Side, op_type: str) -> LayerDifference:
+    def _types(self, counterparts: Mapping[int, Counterpart]) -> list[frozenset[str]]:
+        """For every row the element types of its values, and of those of the layers that reach it."""
+        held = [
+            frozenset((counterparts[place].dtype_a, counterparts[place].dtype_b))
+            if place in counterparts
+            else frozenset()
+            for place in range(len(self._pairs) + len(self._outputs))
+        ]
+        reaching: dict[Layer, frozenset[str]] = {}
+        for place, pair in enumerate(self._pairs):
+            before = [
+                side.layers[index] for side, layer in zip(self._sides, pair, strict=True) for index in layer.before
+            ]
+            held[place] = held[place].union(*(reaching.get(layer, ()) for layer in before))
+            reaching |= dict.fromkeys(pair, held[place])
+        start = len(self._pairs)
+        everything = frozenset().union(*held[:start])
+        return [*held[:start], *(types | everything for types in held[start:])]
+
+    def _row(self, place: int, a: Side, b: Side, op_type: str, types: frozenset[str]) -> LayerDifference:
         if place not in self._found:
             left, right = self._reasons.get(place, (None, None))
             return LayerDifference(a, b, op_type, None, None, None, 0.0, left or right, left != right)
         each, measured, noise = self._found[place]
         name_a, name_b = (each.a if op_type == "Output" else a.name), (each.b if op_type == "Output" else b.name)
-        floor = floor_of(noise, each.dtype_a)
+        floor = floor_of(noise, types)
         return LayerDifference(
             Side(a.layer, name_a),
             Side(b.layer, name_b),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -15,6 +15,7 @@ from onnxscope.tables import Cell, Table, format_number
 
 __all__ = ["NOISE_FACTOR", "Comparison", "LayerDifference", "Side", "StructureChange", "floor_of"]
 
+_RESOLUTIONS: Mapping[str, float] = {"float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 NOISE_FACTOR = 10.0
 """A difference counts from so many times the noise floor on."""
 
@@ -52,7 +53,7 @@ class LayerDifference(Record):
         entire: With all that has accumulated since the input; None where it could not be measured.
         own: With the layer fed with the first model's values; None where that is unknown.
         noise: The first model against itself, on the first batch.
-        floor: What a relative difference is compared with: the noise, or the element type's resolution if that is more.
+        floor: What a relative difference is compared with: the noise, or the element types' resolution if that is more.
         reason: Why there are no numbers, or None.
         incomparable: Whether that is a difference itself: two shapes, or a value that one model alone has computed.
     """
@@ -295,10 +296,14 @@ class Comparison(Record, Sequence[LayerDifference]):
         return parts + remarks(self.notes)
 
 
-def floor_of(noise: Discrepancy, dtype: str) -> float:
-    """Return what a relative difference is judged by: the noise, or what rounding alone may do if that is more."""
-    resolution = {"float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(dtype, 2.0**-23)
-    return max(noise.relative_l2 or 0.0, resolution)
+def floor_of(noise: Discrepancy, dtypes: Iterable[str]) -> float:
+    """Return what a relative difference is judged by: the noise, or what rounding alone may do if that is more.
+
+    Args:
+        noise: The first model against itself.
+        dtypes: Element types of both values, and of those that they are computed from: rounding is never undone.
+    """
+    return max(noise.relative_l2 or 0.0, *(_RESOLUTIONS.get(dtype, 2.0**-23) for dtype in dtypes))
 
 
 def _is_beyond(found: Discrepancy | None, floor: float) -> bool:

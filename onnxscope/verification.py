@@ -114,7 +114,7 @@ def compare_with_framework(
                 Side(side, side), Side(side, value), kind, None, None, None, 0.0, reasons[name], True
             )
         place = found[name]
-        floor = floor_of(noise[place], counterparts[place].dtype_b)
+        floor = floor_of(noise[place], (counterparts[place].dtype_a, counterparts[place].dtype_b))
         here = Side(_layer_of(names, value), value)
         one = measured[place]
         return LayerDifference(Side(side, side), here, kind, one.entire, one.own, noise[place], floor, None, False)

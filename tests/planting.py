@@ -32,6 +32,39 @@ def train_norms(path, seed):
     onnx.save(model, path)
 
 
+def in_half(source, single=()):
+    """A stored model computed in half precision, but for the nodes that give `single`; its inputs and outputs stay."""
+    model = onnx.load(source)
+    graph, nodes = model.graph, list(model.graph.node)
+    arrays = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    kept = {name for node in nodes if node.output[0] in single for name in node.input}
+    for name in arrays.keys() - kept:
+        arrays[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(arrays[name]).astype(np.float16), name))
+    del graph.node[:], graph.value_info[:]
+
+    def cast(name, to, result):
+        graph.node.append(helper.make_node("Cast", [name], [result], to=to))
+
+    for value in graph.input:
+        cast(value.name, TensorProto.FLOAT16, f"{value.name}_half")
+    for node in nodes:
+        is_single = node.output[0] in single
+        for i, name in enumerate(node.input):
+            if name and name not in {tensor.name for tensor in graph.initializer}:
+                node.input[i] = f"{name}_half"
+                if is_single:
+                    cast(f"{name}_half", TensorProto.FLOAT, f"{name}_single")
+                    node.input[i] = f"{name}_single"
+        (output,) = node.output
+        node.output[0] = f"{output}_full" if is_single else f"{output}_half"
+        graph.node.append(node)
+        if is_single:
+            cast(f"{output}_full", TensorProto.FLOAT16, f"{output}_half")
+    for value in graph.output:
+        cast(f"{value.name}_half", TensorProto.FLOAT, value.name)
+    return model
+
+
 class Plot:
     """A copy of a model, and its layers."""
 

@@ -20,6 +20,7 @@ from onnxruntime.quantization.qdq_loss_debug import (
     create_activation_matching,
     modify_model_output_intermediate_tensors,
 )
+from planting import in_half
 
 from onnxscope import compare
 from onnxscope.comparison import noise_floors
@@ -281,6 +282,47 @@ def test_an_overflow_in_half_precision_is_named():
     assert result[1].entire.mismatched == 4
     assert not result[0].differs
     assert {change.change for change in result.weights} <= {"rounded"}
+
+
+def test_half_precision_alone_is_no_difference():
+    half = in_half(DIGITS)
+    for pair in ((DIGITS, half), (half, DIGITS), (half, half)):
+        result = compare(*pair, INPUT)
+        assert result.equal, repr(result)
+        assert result.guilty == ()
+        assert all(row.floor == 2**-10 for row in (*result, *result.outputs))
+        assert result.notes == ("compared in two sessions, not in one graph: values in half precision",)
+    result = compare(DIGITS, half, INPUT)
+    assert {change.change for change in result.weights} == {"rounded"}
+    assert all(1e-5 < row.own.relative_l2 < 2**-10 for row in result)
+    assert not compare(DIGITS, half).equal  # nothing has acquitted the weights
+
+
+def test_a_layer_in_single_precision_behind_others_in_half_is_innocent():
+    mixed = in_half(DIGITS, single={onnx.load(DIGITS).graph.node[-1].output[0]})
+    result = compare(DIGITS, mixed, INPUT)
+    assert result.equal, repr(result)
+    assert [row.floor for row in result] == [2**-10] * 4
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_fault_in_half_precision_is_named(layer, tmp_path):
+    half = in_half(DIGITS)
+    onnx.save(half, tmp_path / "half.onnx")
+    result = compare(DIGITS, planted(f"{layer}.weight", one_weight, tmp_path / "half.onnx"), INPUT)
+    assert not result.equal
+    assert [row.a.layer for row in result.guilty] == [layer]
+    assert {change.layer for change in result.weights if change.counts} == {layer}
+    assert [change.a for change in result.weights if change.change == "changed"] == [f"{layer}.weight"]
+
+
+def test_weights_rounded_to_half_precision_count_where_values_are_not():
+    a = parsed(SINGLE, w1=WEIGHTS["w1"][:, :, 0, 0].T.copy(), w2=WEIGHTS["w2"][:2].T.copy())
+    text = SINGLE.replace("MatMul(h, w1)", "MatMul(h, s)").replace("h = Cast", "s = Cast<to = 1>(w1) h = Cast")
+    b = parsed(text, w1=WEIGHTS["w1"][:, :, 0, 0].T.astype(np.float16), w2=WEIGHTS["w2"][:2].T.copy())
+    result = compare(a, b, X[:, :, 0, 0].copy())
+    assert [row.a.name for row in result.guilty] == ["g"]
+    assert [(change.change, change.counts) for change in result.weights] == [("rounded", True)]
 
 
 CHANNELS_LAST = """
