@@ -26,7 +26,7 @@ from onnxscope.names import Names
 from onnxscope.pairing import Align, Alignment, align_layers, layer_keys, pair_by_values
 from onnxscope.selectors import At, Tap, select_names
 from onnxscope.tapping import reach
-from onnxscope.value_pairs import Comparer, Measured, near_values
+from onnxscope.value_pairs import Comparer, Measured, held_by, near_values
 
 __all__ = ["compare", "noise_floors"]
 
@@ -204,15 +204,16 @@ def _by_values(
             if not layer.path:
                 found[side.tap(layer, layer.value, f"{index} post", "post")] = index
                 found[side.tap(layer, layer.inner, f"{index} pre", "pre")] = index
-    near = near_values(
-        (sides[0].model, sides[1].model),
-        (list(taps[0]), list(taps[1])),
-        (feed.first(samples) for samples in (None, 1)),
-        memory_budget_bytes=memory_budget_bytes,
-        threads=threads,
-    )
+    for samples in (None, 1):  # a whole batch, or one sample where that would take too much memory
+        fed = feed.first(samples)
+        held = [
+            held_by(side.model, list(found), feeds, threads)
+            for side, found, feeds in zip(sides, taps, fed, strict=True)
+        ]
+        if sum(each.size_bytes for each in held) <= memory_budget_bytes:
+            break
     pairs = []
-    for x, y in near:
+    for x, y in near_values(held[0], held[1], memory_budget_bytes):
         left, right = taps[0][x], taps[1][y]
         alike = sides[0].layers[left].activated == sides[1].layers[right].activated
         if (x.at == "post") == alike:

@@ -8,8 +8,9 @@ together at all, `near_values()` finds out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from onnxscope.selectors import Tap
 from onnxscope.session import Session
 from onnxscope.tapping import reach, within_budget
 
-__all__ = ["Comparer", "Fetch", "Measured", "near_values"]
+__all__ = ["Comparer", "Fetch", "Held", "Measured", "held_by", "near_values"]
 
 Array = NDArray[Any]
 Fetch = Callable[[Sequence[str]], Mapping[str, Any]]
@@ -214,23 +215,53 @@ class Comparer:
         return self._sessions[side]
 
 
-def near_values(
-    models: tuple[Model, Model],
-    taps: tuple[Sequence[Tap], Sequence[Tap]],
-    feeds: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
-    *,
-    memory_budget_bytes: int,
-    threads: int,
-) -> list[tuple[Tap, Tap]]:
-    """Find values of two models that are nearly the same numbers, also with the channels along another axis.
+@dataclass(frozen=True)
+class Held:
+    """Values of one side, whose partners are looked for.
+
+    Attributes:
+        taps: Named uniquely; those with the same `at` are compared.
+        shapes: Of the taps that hold numbers, by name.
+        fetch: Returns values by name.
+    """
+
+    taps: Sequence[Tap]
+    shapes: Mapping[str, tuple[int, ...]]
+    fetch: Fetch
+
+    @property
+    def size_bytes(self) -> int:
+        """What all values take at most."""
+        return sum(map(_bytes, self.shapes.values()))
+
+
+def held_by(model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], threads: int) -> Held:
+    """Return what a model holds at taps of its main graph; the values are computed when they are fetched.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
+    reached = reach(model, taps, feeds, threads)
+    outputs = reached.tapped.outputs
+
+    @cache
+    def session() -> Session:
+        return Session(reached.tapped.proto, folder=model.folder, where=model.name, threads=threads)
+
+    def fetch(names: Sequence[str]) -> Mapping[str, Any]:
+        values = session().run(feeds, dict.fromkeys(outputs[name] for name in names))
+        return {name: values[outputs[name]] for name in names}
+
+    return Held(taps, reached.shapes, fetch)
+
+
+def near_values(a: Held, b: Held, memory_budget_bytes: int) -> list[tuple[Tap, Tap]]:
+    """Find values that are nearly the same numbers, also with the channels along another axis.
 
     Args:
-        models: Both.
-        taps: Values of the main graphs, named uniquely within each model. Those with the same `at` are compared.
-        feeds: What the models are fed: the same, as each takes it. The first whose values fit the budget are taken, or
-            the last, in several runs.
-        memory_budget_bytes: What values may take that leave onnxruntime.
-        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        a: One side.
+        b: The other.
+        memory_budget_bytes: What values may take that are held at a time.
 
     Returns:
         Every pair whose distance is at most a tenth of the first value's norm. Values that are constant, not finite, or
@@ -239,34 +270,25 @@ def near_values(
     Raises:
         RunError: onnxruntime fails.
     """
-    for fed in feeds:
-        reached = [reach(*each, threads) for each in zip(models, taps, fed, strict=True)]
-        if sum(_bytes(shape) for each in reached for shape in each.shapes.values()) <= memory_budget_bytes:
-            break
-    sessions = [
-        Session(each.tapped.proto, folder=model.folder, where=model.name, threads=threads)
-        for model, each in zip(models, reached, strict=True)
-    ]
     groups = [
         within_budget(
-            [tap for tap in taps[side] if math.prod(shapes.get(tap.name, ())) >= _FEWEST_NUMBERS],
-            lambda tap, shapes=shapes: _bytes(shapes[tap.name]),  # type: ignore[misc]
+            [tap for tap in side.taps if math.prod(side.shapes.get(tap.name, ())) >= _FEWEST_NUMBERS],
+            lambda tap, shapes=side.shapes: _bytes(shapes[tap.name]),  # type: ignore[misc]
             memory_budget_bytes // 2,
         )
-        for side, shapes in enumerate(each.shapes for each in reached)
+        for side in (a, b)
     ]
 
-    def held(side: int, group: Sequence[Tap]) -> list[tuple[Tap, Array, tuple[float, float, float]]]:
-        outputs = reached[side].tapped.outputs
-        values = sessions[side].run(fed[side], dict.fromkeys(outputs[tap.name] for tap in group))
-        found = [(tap, values[outputs[tap.name]]) for tap in group]
+    def held(side: Held, group: Sequence[Tap]) -> list[tuple[Tap, Array, tuple[float, float, float]]]:
+        values = side.fetch([tap.name for tap in group])
+        found = [(tap, values[tap.name]) for tap in group]
         return [(tap, value, sums) for tap, value in found if (sums := _sums(value)) is not None]
 
     near = []
     for some in groups[0]:
-        left = held(0, some)
+        left = held(a, some)
         for others in groups[1]:
-            right = held(1, others)
+            right = held(b, others)
             sums = np.array([each for _, _, each in right]).reshape(-1, 3)
             for x, value, (size, total, norm) in left:
                 # Whatever the order of the axes, sums and norms are no further apart than the values themselves.

@@ -15,15 +15,17 @@ from onnxscope.arrays import describe_array
 from onnxscope.channels import activation_axes, default_axis
 from onnxscope.counterparts import Counterpart, FedInput, match_values
 from onnxscope.differences import Comparison, LayerDifference, Side, floor_of
+from onnxscope.layer_graph import find_layers
 from onnxscope.model import load_model
 from onnxscope.names import Names
 from onnxscope.selectors import Tap
 from onnxscope.tapping import reach
-from onnxscope.value_pairs import Comparer
+from onnxscope.value_pairs import Comparer, Held, held_by, near_values
 
 __all__ = ["Activation", "compare_with_framework"]
 
 Array = NDArray[Any]
+_BUDGET_BYTES = 512 << 20
 _FOLDED = re.compile(r"folded into (.+?)[./](?:weight|kernel)\b")
 
 
@@ -35,11 +37,13 @@ class Activation:
         layer: Its name, as the model's provenance has it.
         kind: Its class.
         values: Owned by us.
+        source: The layer whose returned value it read, where that came to it as it was.
     """
 
     layer: str
     kind: str
     values: Array
+    source: str | None = None
 
 
 def compare_with_framework(
@@ -69,7 +73,10 @@ def compare_with_framework(
     """
     loaded = load_model(model)
     names = Names(loaded)
-    pairs, only = _pairs(names, activations)
+    pairs = _pair_by_values(
+        names, activations, _pairs(names, activations), feeds, channels_last=channels_last, threads=threads
+    )
+    only = _without_value(names, activations, pairs)
     values = {f"{place}": activations[place].values for place, _ in pairs}
     values |= {f"output {place}": output for place, output in enumerate(outputs)}
     declared = loaded.main.outputs[: len(outputs)]
@@ -103,7 +110,7 @@ def compare_with_framework(
     comparer = Comparer(
         *(None, None, loaded, reached.tapped, counterparts, inputs),
         tolerance=None,
-        memory_budget_bytes=512 << 20,
+        memory_budget_bytes=_BUDGET_BYTES,
         threads=threads,
     )
     measured, noise = comparer.run(feeds, lambda wanted: values), comparer.noise(feeds)
@@ -134,17 +141,11 @@ def compare_with_framework(
     )
 
 
-def _pairs(names: Names, activations: Sequence[Activation]) -> tuple[list[tuple[int, str]], list[Activation]]:
-    """Each call's place with the value that holds the same, and the calls without one."""
-    provenance = names.model.provenance
-    folded: dict[str, str] = {}
-    for record in provenance.parameters if provenance else ():
-        target = _FOLDED.match(record.reason or "")
-        if target is not None:
-            folded[record.layer] = target[1]
-    holding, main = set(folded.values()), names.model.main
+def _pairs(names: Names, activations: Sequence[Activation]) -> list[tuple[int, str]]:
+    """Each call's place with the value that holds the same, as far as names tell."""
+    folded, main = _folded(names, activations), names.model.main
+    holding = set(folded.values())
     pairs: list[tuple[int, str]] = []
-    only = []
     for layer in dict.fromkeys(each.layer for each in activations):
         calls = [place for place, each in enumerate(activations) if each.layer == layer]
         if layer in holding:
@@ -154,9 +155,88 @@ def _pairs(names: Names, activations: Sequence[Activation]) -> tuple[list[tuple[
             values = [own_output(main, node) for node in names.modules.get(layer, ()) if names.owns_weights(node)]
         if len(values) == len(calls):
             pairs += zip(calls, values, strict=True)
-        else:
-            only += [activations[place] for place in calls]
-    return sorted(pairs), only
+    return sorted(pairs)
+
+
+def _folded(names: Names, activations: Sequence[Activation]) -> dict[str, str]:
+    """BatchNorms that were folded away, with the layer whose value holds what each returned."""
+    provenance = names.model.provenance
+    folded: dict[str, str] = {}
+    for record in provenance.parameters if provenance else ():
+        target = _FOLDED.match(record.reason or "")
+        if target is not None:
+            folded[record.layer] = target[1]
+    for each in activations:  # an export that recorded nothing: its BatchNorm is gone, and the layer before it is not
+        is_norm = each.kind.startswith("BatchNorm") and each.layer not in folded
+        if is_norm and each.source and _leaving(names, each.source) and not _leaving(names, each.layer):
+            folded[each.layer] = each.source
+    return folded
+
+
+def _without_value(
+    names: Names, activations: Sequence[Activation], pairs: Sequence[tuple[int, str]]
+) -> list[Activation]:
+    """Calls that are in the graph nowhere, neither themselves nor within a BatchNorm that was folded into them."""
+    paired = {place for place, _ in pairs}
+    inside: set[str | None] = set(_folded(names, activations).values())
+    inside |= {activations[place].source for place in paired if activations[place].kind.startswith("BatchNorm")}
+    return [each for place, each in enumerate(activations) if place not in paired and each.layer not in inside]
+
+
+def _pair_by_values(
+    names: Names,
+    activations: Sequence[Activation],
+    pairs: list[tuple[int, str]],
+    feeds: Mapping[str, Array],
+    *,
+    channels_last: bool,
+    threads: int,
+) -> list[tuple[int, str]]:
+    """Pair the calls that names leave over with values of layers that hold nearly the same numbers.
+
+    Where several are alike, as a convolution and a BatchNorm that was never trained, they are paired in order; a
+    convolution whose BatchNorm was folded into it stays out, for the value has the BatchNorm in it.
+    """
+    main, taken = names.model.main, {value for _, value in pairs}
+    done = {place for place, _ in pairs}
+    left = {}
+    for place, each in enumerate(activations):
+        if place not in done:
+            axis = default_axis(each.values.ndim, each.values.ndim - 1 if channels_last else None)
+            left[Tap(f"{place}", each.layer, (), each.layer, each.kind, None, axis, (place,))] = place
+    axes = activation_axes(main)
+    values = dict.fromkeys(
+        value
+        for layer in find_layers(names)
+        if not layer.path
+        for value in (own_output(main, layer.node), layer.inner, layer.value)
+        if value not in taken
+    )
+    right = [Tap(value, value, (), value, "", None, axes.get(value), (0,)) for value in values]
+    if not left or not right:
+        return pairs
+    shapes = {tap.name: activations[place].values.shape for tap, place in left.items()}
+    reference = Held(list(left), shapes, lambda wanted: {name: activations[int(name)].values for name in wanted})
+    near = near_values(reference, held_by(names.model, right, feeds, threads), _BUDGET_BYTES)
+    found = list(pairs)
+    order = {value: place for place, value in enumerate(values)}
+    for places, alike in _groups([(left[x], y.name) for x, y in near]):
+        inside = {activations[place].source for place in places if activations[place].kind.startswith("BatchNorm")}
+        if len(places) > len(alike):
+            places = [place for place in places if activations[place].layer not in inside]
+        if len(places) == len(alike):
+            found += zip(sorted(places), sorted(alike, key=order.__getitem__), strict=True)
+    return sorted(found)
+
+
+def _groups(near: Sequence[tuple[int, str]]) -> list[tuple[list[int], list[str]]]:
+    """Calls and values that are near each other, directly or by way of others, together."""
+    groups: list[tuple[set[int], set[str]]] = []
+    for place, value in near:
+        joined = [each for each in groups if place in each[0] or value in each[1]]
+        groups = [each for each in groups if each not in joined]
+        groups.append(({place}.union(*(each[0] for each in joined)), {value}.union(*(each[1] for each in joined))))
+    return [(list(places), list(values)) for places, values in groups]
 
 
 def _leaving(names: Names, layer: str) -> list[str]:

@@ -53,12 +53,15 @@ def _recording(model: Any, activations: list[Activation]) -> Iterator[None]:
     owners = own_layers(model, lambda variable: layer_of_path(variable.path, model.name))
     layers = {id(layer): layer for layer in model._flatten_layers() if id(layer) in owners}
     plain = {key: layer.call for key, layer in layers.items()}
+    returned: dict[int, tuple[str, Any]] = {}  # with the tensor, so that no other gets its id
 
     def wrap(layer: Any, call: Any, name: str) -> Any:
         def recorded(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
             if tf.is_tensor(output):
-                activations.append(Activation(name, type(layer).__name__, np.array(output)))
+                source, _ = returned.get(id(args[0]), (None, None)) if args else (None, None)
+                activations.append(Activation(name, type(layer).__name__, np.array(output), source))
+                returned[id(output)] = name, output
             return output
 
         return recorded

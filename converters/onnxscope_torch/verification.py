@@ -57,6 +57,7 @@ def _run(
 ) -> tuple[list[Activation], Any]:
     """Call the module once in inference mode, and put it back as it was."""
     activations: list[Activation] = []
+    returned: dict[int, tuple[str, Tensor]] = {}  # with the tensor, so that no other gets its id
     hooks = []
     for name, child in module.named_modules():
         if name and next(child.parameters(recurse=False), None) is not None:
@@ -64,7 +65,9 @@ def _run(
             def record(child: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
                 if isinstance(output, Tensor):  # what works in place behind it must not reach the copy
                     values = output.detach().cpu().clone().numpy()
-                    activations.append(Activation(name, type(child).__name__, values))
+                    source, _ = returned.get(id(inputs[0]), (None, None)) if inputs else (None, None)
+                    activations.append(Activation(name, type(child).__name__, values, source))
+                    returned[id(output)] = name, output
 
             hooks.append(child.register_forward_hook(record))
     training = {child: child.training for child in module.modules()}

@@ -59,6 +59,36 @@ def test_a_module_and_its_export_are_equal_until_a_weight_changes(tmp_path, mode
     assert changed.first_divergence.b.layer == "layer1.1.conv1"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_an_export_by_pytorch_itself_is_seen_through_its_folded_batch_norms(tmp_path, dynamo):
+    module = residual().eval()
+    images = torch.from_numpy(IMAGES)
+    torch.onnx.export(module, (images,), tmp_path / "own.onnx", dynamo=dynamo, **({"verbose": False} if dynamo else {}))
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(tmp_path / "own.onnx").graph.node}
+    result = onnxscope_torch.verify(module, tmp_path / "own.onnx", images)
+    assert result.equal, repr(result)
+    assert not result.only_a
+    assert "layer1.0.bn1" in [row.a.layer for row in result]
+    with torch.no_grad():
+        module.layer1[0].bn2.weight[2] *= 1.5
+    changed = onnxscope_torch.verify(module, tmp_path / "own.onnx", images)
+    assert [row.a.layer for row in changed.guilty] == ["layer1.0.bn2"]
+    assert changed.first_divergence.b.layer == "layer1.0.conv2"
+
+
+def test_a_keras_export_that_recorded_nothing_is_seen_through_too(tmp_path):
+    helpers = tensorflow_helpers
+    converted = helpers.convert("resnet34", tmp_path, input_shapes=(("", (1, 64, 64, 3)),), mode="deployed")
+    model = onnx.load(converted.path)
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    network = helpers.make(onnxscope_tensorflow.networks.resnet34, 1000, (64, 64, 3))
+    result = helpers.quiet(onnxscope_tensorflow.verify, network, model, helpers.random(1, 64, 64, 3))
+    assert result.equal, repr(result)
+
+
 def test_the_recorded_values_are_those_of_hooks(tmp_path):
     path = exported(tmp_path, "faithful", "dynamo")
     module = residual().eval()
