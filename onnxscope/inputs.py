@@ -19,7 +19,6 @@ from onnxscope.arrays import (
     spec_text,
     to_array,
 )
-from onnxscope.embeddings import index_bounds
 from onnxscope.errors import InputError
 from onnxscope.images import MAX_IMAGE_BYTES, Colour, normalize_image, read_image
 from onnxscope.layouts import ImageLayout, Layout, find_layout, image_layout, shape_text
@@ -132,6 +131,8 @@ def prepare_for(
     Raises:
         InputError: As `prepare`.
     """
+    from onnxscope.embeddings import index_bounds  # it loads onnx, which a worker that only reads arrays does without
+
     return prepare(
         sources,
         model.inputs,
