@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +66,8 @@ class Check(Record):
         name: The model's name.
         baseline: What was expected.
         found: What the model is now.
-        findings: What is not within its tolerance, the model itself first, then layers in execution order.
+        findings: What is not within its tolerance: the model itself first, then layers in execution order, each with
+            its weights, then other weights.
         layers: The layers that were checked.
         notes: Remarks for people.
     """
@@ -208,8 +210,10 @@ def _compare(expected: Baseline, found: Baseline, settings: Settings) -> tuple[l
     ]
     keys = keys_of(expected), keys_of(found)
     alignment = align_layers(keys[0], keys[1])
-    weights = _weight_findings(expected.weights, found.weights, settings)
-    changed = {each.layer for each in weights}
+    weights: dict[str, list[Deviation]] = {}
+    for finding in _weight_findings(expected.weights, found.weights, settings):
+        weights.setdefault(finding.layer, []).append(finding)
+    changed = set(weights)
     layers: list[str] = []
     first: str | None = None
     for left, right in alignment.pairs:
@@ -222,6 +226,8 @@ def _compare(expected: Baseline, found: Baseline, settings: Settings) -> tuple[l
         if moved:
             cause = _cause(old["layer"], mine, changed, first)
             mine += [replace(each, message=f"{each.message}; {cause}") for each in moved]
+        mine += weights.pop(old["layer"], [])
+        if mine:
             first = first or old["layer"]
         findings += mine
     ran = expected.input is not None and found.input is not None
@@ -231,7 +237,7 @@ def _compare(expected: Baseline, found: Baseline, settings: Settings) -> tuple[l
             if not settings.ignores(row["layer"]) and (ran or row["op_type"] != "Output"):
                 before, after = (row["op_type"], None) if word == "gone" else (None, row["op_type"])
                 findings.append(Deviation(row["layer"], "layer", before, after, None, f"the layer is {word}"))
-    return findings + weights, layers
+    return [*findings, *itertools.chain(*weights.values())], layers
 
 
 def _structure_findings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Deviation]:

@@ -326,14 +326,14 @@ class _Feed:
         self.notes += self._dataset.notes
         self.record = self._dataset.record
 
-    def batches(self, seen: Fed) -> Generator[Batch]:
-        """Yield all batches, as the first model takes them."""
-        return read_batches(self._dataset, 0, self._dataset.count, seen, batch_size=self._batch_size)
+    def batches(self, seen: Fed, samples: int | None = None) -> Generator[Batch]:
+        """Yield all batches, as the first model takes them; `samples` is another size where no model fixes it."""
+        size = samples or self._batch_size
+        return read_batches(self._dataset, 0, self._dataset.count, seen, batch_size=size)
 
     def first(self, samples: int | None = None) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return what both models are fed in the first batch, or in one of so many samples where no model fixes it."""
-        size = samples or self._batch_size
-        with contextlib.closing(read_batches(self._dataset, 0, self._dataset.count, Fed(), batch_size=size)) as batches:
+        """Return what both models are fed in the first batch."""
+        with contextlib.closing(self.batches(Fed(), samples)) as batches:
             feeds = next(batches).feeds
         return feeds, self.of_second(feeds)
 

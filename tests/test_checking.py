@@ -112,6 +112,23 @@ def test_findings_say_how_much_and_what_it_means(baseline):
     assert "std 0.068815 became 0.075696" in weight.message
 
 
+def test_weights_in_another_order_are_told_before_what_follows_from_them(baseline):
+    model = onnx.load(DIGITS)
+    tensor = next(each for each in model.graph.initializer if each.name == "stem.0.weight")
+    values = numpy_helper.to_array(tensor)[::-1]  # the layer's own statistics stay as they are
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
+    bias = next(each for each in model.graph.initializer if each.name == "stem.0.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias)[::-1].copy(), bias.name))
+    findings = check(model, baseline, INPUT).findings
+    assert [(each.layer, each.statistic) for each in findings[:2]] == [
+        ("stem.0", "weight stem.0.bias"),
+        ("stem.0", "weight stem.0.weight"),
+    ]
+    assert findings[0].message == "the same statistics: single numbers, or their order"
+    assert findings[2].layer == "block.0"
+    assert findings[2].message.endswith("probably follows from stem.0")
+
+
 def test_moved_padding_is_told_by_its_attribute(baseline):
     model = onnx.load(DIGITS)
     conv = [node for node in model.graph.node if node.op_type == "Conv"][1]
