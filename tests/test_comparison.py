@@ -409,6 +409,12 @@ def test_layers_whose_weights_have_changed_are_paired_by_their_values(scale):
         assert [row.a for row in short] == [result[0].a]
 
 
+def test_a_quantized_network_is_paired_with_the_original_by_its_values():
+    assert len(compare(DIGITS, QDQ, align="content")) == 0
+    result = compare(DIGITS, QDQ, INPUT, align="content")
+    assert [(row.a.layer, row.b.layer) for row in result] == [(layer, layer) for layer in LAYERS]
+
+
 ONE_BY_ONE = """
     <ir_version: 9, opset_import: ["": 18]>
     net (float[batch, 3, 6, 6] x) => (float[batch, 4, 6, 6] y) {

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from onnxscope import compare
+from onnxscope import check, compare, snapshot
 from onnxscope.conversion import ConversionRequest
 from onnxscope.plugins import load_converter
 
@@ -27,9 +27,13 @@ WAYS = [
 ]
 
 
-def exports(source, folder, **options):
+SMALL = {"input_shapes": (("", (1, 3, 12, 12)),)}
+IMAGES = np.random.default_rng(2).standard_normal((3, 3, 12, 12), np.float32)
+
+
+def exports(source, folder, ways=WAYS, **options):
     made = {}
-    for exporter, mode, opset in WAYS:
+    for exporter, mode, opset in ways:
         path = folder / f"{exporter}_{mode}_{opset}.onnx"
         request = ConversionRequest(
             source=source, output=str(path), exporter=exporter, mode=mode, opset=opset, **options
@@ -49,10 +53,26 @@ def assert_equal(made, inputs, **options):
     return compared
 
 
-def test_a_residual_network_exported_in_every_way(tmp_path):
-    made = exports(f"{HELPERS}:Residual", tmp_path, input_shapes=(("", (1, 3, 12, 12)),))
-    images = np.random.default_rng(2).standard_normal((3, 3, 12, 12), np.float32)
-    assert assert_equal(made, images) == 30
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory):
+    return exports(f"{HELPERS}:Residual", tmp_path_factory.mktemp("residual"), **SMALL)
+
+
+def test_a_residual_network_exported_in_every_way(residual):
+    assert assert_equal(residual, IMAGES) == 30
+
+
+def test_a_baseline_of_one_export_accepts_another(residual, tmp_path):
+    faithful = [path for name, path in residual.items() if "faithful" in name]
+    assert len(faithful) == 4
+    baseline = snapshot(faithful[0], IMAGES)
+    for path in faithful:
+        for threads in (1, 2):
+            result = check(path, baseline, IMAGES, threads=threads)
+            assert result.ok, f"{path.name}: {result!r}"
+    for name, path in exports(f"{HELPERS}:Residual", tmp_path, ways=WAYS[1:2], **SMALL).items():
+        assert check(path, snapshot(residual[name], IMAGES), IMAGES).ok, name
+    assert not check(residual["dynamo_deployed_None"], baseline, IMAGES).ok  # folded: another structure
 
 
 @pytest.mark.acceptance
