@@ -65,6 +65,26 @@ def in_half(source, single=()):
     return model
 
 
+def insert_norms(source, target):
+    """Store a copy of a model without BatchNorms that has one behind every convolution, each of which has a bias."""
+    model = onnx.load(source)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    channels = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer}
+    for number, node in enumerate(nodes):
+        if node.op_type != "Conv":
+            model.graph.node.append(node)
+            continue
+        names = [f"inserted_{number}.{role}" for role in ("weight", "bias", "running_mean", "running_var")]
+        for name, value in zip(names, (1, 0, 0, 1), strict=True):
+            array = np.full(channels[node.input[2]], value, np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(array, name))
+        output, node.output[0] = node.output[0], f"{node.output[0]}_plain"
+        norm = helper.make_node("BatchNormalization", [node.output[0], *names], [output])
+        model.graph.node.extend([node, norm])
+    onnx.save(model, target)
+
+
 class Plot:
     """A copy of a model, and its layers."""
 
@@ -163,9 +183,11 @@ def other_epsilon(plot, layer, rng):
     scale = gamma / np.sqrt(variance + 1e-3)
     normalisation_skipped(plot, layer, rng)
     plot.change(layer, lambda values: values * scale.reshape(-1, *[1] * (values.ndim - 1)))
-    bias = numpy_helper.from_array((beta - mean * scale).astype(np.float32), "planted_bias")
-    plot.model.graph.initializer.append(bias)
-    plot.node(layer).input.append("planted_bias")
+    node = plot.node(layer)
+    bias = arrays[node.input[2]] if len(node.input) > 2 else 0.0
+    folded = (beta + (bias - mean) * scale).astype(np.float32)
+    plot.model.graph.initializer.append(numpy_helper.from_array(folded, "planted_bias"))
+    node.input[2:] = ["planted_bias"]
 
 
 def half_overflow(plot, layer, rng):
@@ -185,6 +207,7 @@ def possible(kind, layer):
     return True
 
 
+NORM_KINDS = (normalisation_skipped, other_epsilon)
 KINDS = (
     one_weight,
     two_channels_swapped,
