@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 from onnxscope.channels import weight_axis
@@ -13,12 +14,14 @@ from onnxscope.costs import multiply_accumulates
 from onnxscope.model import InputSpec, Model, load_model
 from onnxscope.names import Names
 from onnxscope.records import Record, facts
-from onnxscope.selectors import select_taps
-from onnxscope.shapes import infer_types
+from onnxscope.selectors import At, select_layers
+from onnxscope.shapes import infer_ranks, infer_types
 from onnxscope.structure import Graph, Node, Step, ValueType
 from onnxscope.tables import Table
 
 __all__ = ["LayerRecord", "ModelSummary", "inspect"]
+
+_Types = Mapping[tuple[Step, ...], Mapping[str, ValueType]]
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,13 @@ class ModelSummary(Record):
         return self.header() + self.table().text()
 
 
-def inspect(model: Any, *, select: str | Sequence[str] = ()) -> ModelSummary:
+def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") -> ModelSummary:
     """Describe a model without running it; its weights are not read.
 
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.
         select: Selectors; none lists every layer that owns weights.
+        at: Whether the value of a selected layer is the one after (`post`) or before (`pre`) its activation function.
 
     Raises:
         ModelError: The model cannot be read.
@@ -141,10 +145,19 @@ def inspect(model: Any, *, select: str | Sequence[str] = ()) -> ModelSummary:
     loaded = load_model(model)
     names = Names(loaded)
     selectors = [select] if isinstance(select, str) else list(select)
-    found = _selected(loaded, names, selectors) if selectors else _weighted(loaded, names)
+    infer = cache(partial(infer_types, loaded))
+    found = []
+    for node, taps in select_layers(names, selectors, at=at, ranks=lambda: infer_ranks(infer())):
+        if selectors or node is None:
+            (tap,) = taps
+            said = tap.layer, tap.op_type, tap.value, loaded.graphs[tap.path]
+        else:
+            value = next(filter(None, node.outputs), "")
+            said = names.layers[node], node.op_type, value, loaded.graphs[node.path]
+        found.append((node, _layer(loaded, names, *said, node)))
     types: _Types = {graph.path: graph.types for graph in loaded.graphs.values()}
     if any(layer.shape is None for _, layer in found):
-        types = infer_types(loaded)
+        types = infer()
     layers = [_completed(loaded, names, node, layer, types) for node, layer in found]
     nodes = [node for graph in loaded.graphs.values() for node in graph.nodes]
     tensors = [tensor for graph in loaded.graphs.values() for tensor in graph.initializers.values()]
@@ -160,9 +173,6 @@ def inspect(model: Any, *, select: str | Sequence[str] = ()) -> ModelSummary:
         parameters=sum(math.prod(tensor.dims) for tensor in tensors),
         parameter_bytes=sum(loaded.storage.stored_bytes(tensor) for tensor in tensors),
     )
-
-
-_Types = Mapping[tuple[Step, ...], Mapping[str, ValueType]]
 
 
 def _completed(model: Model, names: Names, node: Node | None, layer: LayerRecord, types: _Types) -> LayerRecord:
@@ -182,32 +192,6 @@ def _completed(model: Model, names: Names, node: Node | None, layer: LayerRecord
                 shapes = shape_of(node.inputs[0]), shape_of(node.outputs[0]) or made
                 cost = multiply_accumulates(operand, tuple(tensor.dims), axis, *shapes)
     return replace(layer, shape=made, multiply_accumulates=cost)
-
-
-def _weighted(model: Model, names: Names) -> list[tuple[Node | None, LayerRecord]]:
-    layers: list[tuple[Node | None, LayerRecord]] = []
-    for graph in model.graphs.values():
-        for node in graph.nodes:
-            if names.owns_weights(node):
-                value = next(filter(None, node.outputs), "")
-                layers.append((node, _layer(model, names, names.layers[node], node.op_type, value, graph, node)))
-    return layers
-
-
-def _selected(model: Model, names: Names, selectors: Sequence[str]) -> list[tuple[Node | None, LayerRecord]]:
-    layers: list[tuple[Node | None, LayerRecord]] = []
-    for tap in select_taps(names, selectors):
-        graph = model.graphs[tap.path]
-        owner = next(
-            (
-                node
-                for node in names.modules.get(tap.layer, ())
-                if names.owns_weights(node) and node.op_type == tap.op_type
-            ),
-            graph.producers.get(tap.value),
-        )
-        layers.append((owner, _layer(model, names, tap.layer, tap.op_type, tap.value, graph, owner)))
-    return layers
 
 
 def _layer(

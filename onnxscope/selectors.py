@@ -33,7 +33,7 @@ from onnxscope.names import Names
 from onnxscope.outputs import printable
 from onnxscope.structure import Graph, Node, Step
 
-__all__ = ["At", "Matcher", "Tap", "matcher", "select_names", "select_taps"]
+__all__ = ["At", "Matcher", "Tap", "matcher", "select_layers", "select_names", "select_taps"]
 
 At = Literal["post", "pre"]
 Matcher = Callable[[str], bool]
@@ -158,6 +158,37 @@ def select_taps(
     return list(unique.values())
 
 
+def select_layers(
+    names: Names, selectors: Sequence[str], *, at: At = "post", ranks: Callable[[], Mapping[str, int]] | None = None
+) -> list[tuple[Node | None, tuple[Tap, ...]]]:
+    """Return what there is to say something about: the node of each layer, and its taps.
+
+    Args:
+        names: The model's layers and modules.
+        selectors: None at all choose every layer that owns weights, in the order of the graphs and of the nodes in
+            each; its taps are those before and after its activation function.
+        at: As for `select_taps`.
+        ranks: As for `select_taps`.
+
+    Returns:
+        With selectors, a pair for each of `select_taps`: the layer's node, or the node that produces a value, None for
+        a value that no node does.
+
+    Raises:
+        SelectorError: As `select_taps`.
+    """
+    pre, post = _Resolver(names, "pre", None), _Resolver(names, "post", None)
+    nodes = [node for graph in names.model.graphs.values() for node in graph.nodes if names.owns_weights(node)]
+    layers = {node: (*pre.node_taps(node), *post.node_taps(node)) for node in nodes}
+    if not selectors:
+        return list(layers.items())
+    owners = {(tap.name, tap.layer): node for node, taps in layers.items() for tap in taps}
+    return [
+        (owners.get((tap.name, tap.layer)) or names.model.graphs[tap.path].producers.get(tap.value), (tap,))
+        for tap in select_taps(names, selectors, at=at, ranks=ranks)
+    ]
+
+
 class _Resolver:
     def __init__(self, names: Names, at: At, ranks: Callable[[], Mapping[str, int]] | None) -> None:
         self._names = names
@@ -173,7 +204,7 @@ class _Resolver:
         nodes = [node for node in self._nodes() if node.op_type in _CONVOLUTIONS]
         nodes = nodes or [node for node in self._nodes() if self._names.owns_weights(node)]
         nodes = nodes or list(self._model.main.nodes)
-        return [tap for node in nodes for tap in self._node_taps(node)]
+        return [tap for node in nodes for tap in self.node_taps(node)]
 
     def resolve(self, selector: str, *, inside: bool = False) -> list[Tap]:
         """The taps that a selector chooses; `inside` adds everything within the modules that it names."""
@@ -207,7 +238,7 @@ class _Resolver:
 
     def _by_node(self, pattern: str, name_of: Callable[[Node], str]) -> list[Tap]:
         matches = matcher(pattern)
-        return [tap for node in self._nodes() if matches(name_of(node)) for tap in self._node_taps(node)]
+        return [tap for node in self._nodes() if matches(name_of(node)) for tap in self.node_taps(node)]
 
     def _by_scope(self, matches: Matcher, *, inside: bool) -> list[Tap]:
         taps = []
@@ -219,13 +250,13 @@ class _Resolver:
         for graph in self._model.graphs.values():
             if graph.path:
                 layered = [node for node in graph.nodes if matches(self._names.layers[node])]
-                taps += [tap for node in layered for tap in self._node_taps(node)]
+                taps += [tap for node in layered for tap in self.node_taps(node)]
         return taps
 
     def _within(self, node: Node) -> list[Tap]:
         """Everything that a node of an excluded module could be tapped as."""
         values = [self._value_tap(self._model.main, output) for output in node.outputs if output]
-        return [*values, *(self._node_taps(node) if self._names.owns_weights(node) else ())]
+        return [*values, *(self.node_taps(node) if self._names.owns_weights(node) else ())]
 
     def _scope_taps(self, scope: str) -> list[Tap]:
         main = self._model.main
@@ -233,7 +264,7 @@ class _Resolver:
         if not self._names.is_module(scope):
             weighted = [node for node in nodes if self._names.owns_weights(node)]
             if weighted:
-                return [tap for node in weighted for tap in self._node_taps(node)]
+                return [tap for node in weighted for tap in self.node_taps(node)]
         is_module = self._names.is_module(scope)
         taps = []
         for value in self._names.leaving(scope):
@@ -268,7 +299,7 @@ class _Resolver:
             known = {**self._ranks(), **known}
         return [self._value_tap(main, value) for value in values if known.get(value) == int(text)]
 
-    def _node_taps(self, node: Node) -> list[Tap]:
+    def node_taps(self, node: Node) -> list[Tap]:
         graph = self._model.graphs[node.path]
         layer = self._names.layers[node]
         outputs = [output for output in node.outputs if output]

@@ -75,3 +75,34 @@ def test_the_record_is_json(model):
 def test_an_unknown_selector_is_an_error(model):
     with pytest.raises(SelectorError, match="nothing matches the selector 'conv9'"):
         inspect(model, select="conv9")
+
+
+def test_a_module_that_ends_with_a_convolution_shows_that_one():
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 3, 4, 4] x) => (float[N, 2, 4, 4] z) <float[5, 3, 1, 1] v, float[2, 5, 1, 1] w> {
+            y = Conv(x, v)  z = Conv(y, w) }""")
+    for node, name in zip(model.graph.node, ("/body/first/Conv", "/body/last/Conv"), strict=True):
+        node.name = name
+    for name, dims in (("v", (5, 3, 1, 1)), ("w", (2, 5, 1, 1))):
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(dims, np.float32), name))
+    (layer,) = inspect(model, select="body").layers
+    assert (layer.value, layer.parameters, layer.multiply_accumulates) == ("z", 10, 160)
+
+
+def test_rank_selects_values_whose_shape_is_inferred_alone():
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 3] x) => (float[N, 3] y) { h = Unsqueeze(x, axes)  y = Squeeze(h, axes) }""")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2]), "axes"))
+    assert [layer.value for layer in inspect(model, select="rank:3").layers] == ["h"]
+
+
+def test_a_layer_is_shown_before_its_activation_function_on_demand():
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 3, 4, 4] x) => (float[N, 2, 4, 4] z) <float[2, 3, 1, 1] w = {1, 1, 1, 1, 1, 1}> {
+            y = Conv(x, w)  z = Relu(y) }""")
+    found = [inspect(model, select="op:Conv", at=at).layers[0] for at in ("pre", "post")]
+    assert [layer.value for layer in found] == ["y", "z"]
+    assert [layer.parameters for layer in found] == [6, 6]
