@@ -114,7 +114,7 @@ def _non_finite(profile: Profile) -> Iterator[Finding]:
                 where = "the input holds" if tap in profile.inputs else "makes"
                 message = f"{where} {what}, first in {sample}; nothing observed before it does"
                 yield Finding("non_finite", tap.layer or tap.name, _channel(tap, channel), message)
-        elif maker.layer != tap.layer or maker.name != tap.name:
+        elif maker.name != tap.name:
             sample = profile.sample_name(int(state.nonfinite_sample[channels].min()))
             what = count_odd(int(state.nan.sum()), int(state.inf.sum()))
             message = f"holds {what} in {channels.size} of {state.count.size} channels, first in {sample}; "

@@ -6,8 +6,10 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import onnx.parser
 import pytest
 
+from onnxscope.analysis import analyze
 from onnxscope.buckets import LogHistogram
 from onnxscope.findings import find, saturated_fraction
 from onnxscope.observations import observe_array
@@ -113,4 +115,15 @@ def test_a_tap_without_a_sample_and_one_without_channels():
     flat = tap_of("a", np.full((3, 1, 4), 1e6, np.float32), channel_axis=None)
     assert found(unseen, flat) == [
         ("float16_overflow", "layer a", None, "reaches 1e+06 in 0.png, beyond float16's 65,504")
+    ]
+
+
+def test_an_input_that_is_tapped_too_is_told_once():
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 2] x) => (float[N, 2] y) { y = Neg(x) }""")
+    found = analyze(model, np.array([[np.nan, 1.0]], np.float32), select=["value:x", "value:y"]).findings
+    assert [(each.kind, each.layer) for each in found if "non_finite" in each.kind] == [
+        ("non_finite", "x"),
+        ("non_finite_spread", "Neg_0"),
     ]
