@@ -140,7 +140,8 @@ def reduced(maps: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     down, across = min(step, height), min(step, width)
     rows, columns = height // down, width // across
     squares = maps[:, : rows * down, : columns * across].reshape(count, rows, down, columns, across)
-    means: npt.NDArray[np.float64] = squares.mean(axis=(2, 4), dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # infinities of both signs in one square
+        means: npt.NDArray[np.float64] = squares.mean(axis=(2, 4), dtype=np.float64)
     return means
 
 

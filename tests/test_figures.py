@@ -354,3 +354,11 @@ def test_a_sparkline_shows_every_bin_that_is_not_empty():
     assert len(many) < 1000
     assert ET.fromstring(many)[0].get("d").count("M") == 60
     assert ET.fromstring(sparkline_svg([0, 0]))[0].get("d") == ""
+
+
+def test_squares_with_infinities_of_both_signs_are_averaged_to_nan():
+    maps = np.ones((1, 4, 4), np.float32)
+    maps[0, 0, :2] = np.inf, -np.inf
+    means = reduced(maps, 2)
+    assert np.isnan(means[0, 0, 0])
+    assert (means.reshape(-1)[1:] == 1).all()
