@@ -46,7 +46,7 @@ class FedInput:
         if self.elem_type:
             with np.errstate(over="ignore"):
                 array = array.astype(onnx.helper.tensor_dtype_to_np_dtype(self.elem_type))
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Counterpart:
         if self.permutation:
             array = array.transpose(tuple(np.argsort(self.permutation)))
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(array.astype(self.dtype_b, copy=False))
+            return np.asarray(array.astype(self.dtype_b, copy=False), order="C")
 
 
 def match_inputs(a: Sequence[InputSpec], b: Sequence[InputSpec]) -> tuple[list[FedInput], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, overload
@@ -50,6 +50,9 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
 
     def __len__(self) -> int:
         return len(self.profile.reached)
+
+    def __iter__(self) -> Iterator[TapProfile]:
+        return iter(self.profile.reached)
 
     @overload
     def __getitem__(self, index: int) -> TapProfile: ...

@@ -10,13 +10,12 @@ import base64
 import hashlib
 import math
 import re
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from onnxscope.figures import coarsened, encode_png, histogram_svg, mosaic, reduced, strips
 from onnxscope.histograms import histogram_counts, histogram_edges
 from onnxscope.outputs import printable
-from onnxscope.tables import format_number
+from onnxscope.tables import format_number, shortened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from onnxscope.tap_profile import TapProfile
     from onnxscope.weight_statistics import WeightRecord, WeightStatistics
 
-__all__ = ["Attention", "Content", "Page", "Sight", "render_page"]
+__all__ = ["Attention", "Content", "Page", "Row", "Sight", "render_page"]
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _SEPARATOR = re.compile(r"[./]")
@@ -54,7 +53,6 @@ _REMARK_BYTES = 150  # of a remark on what is left out
 _SMOOTH_PX = 64  # smaller photographs show their pixels
 _SHOWN_NOTES = 6
 
-_Key = tuple[str, str]
 _Record = TypeVar("_Record")
 
 
@@ -96,12 +94,27 @@ class Sight:
     caption: str
 
 
+@dataclass(frozen=True)
+class Row:
+    """What belongs to a layer of the summary.
+
+    Attributes:
+        values: Names under which its value may have been observed.
+        initializers: Stored tensors that its node uses.
+    """
+
+    values: tuple[str, ...]
+    initializers: frozenset[str]
+
+
 @dataclass(frozen=True, eq=False)
 class Content:
     """What a page shows.
 
     Attributes:
-        summary: The model.
+        summary: The model, with the layers that were chosen.
+        rows: What belongs to each of these layers.
+        cost: Multiply-accumulates of all layers of the model, chosen or not.
         weights: Its parameters.
         maps: Feature maps, None where nothing was run.
         statistics: Statistics of activations: of the inputs, or of a dataset.
@@ -114,6 +127,8 @@ class Content:
     """
 
     summary: ModelSummary
+    rows: tuple[Row, ...]
+    cost: int
     weights: WeightStatistics
     maps: FeatureMaps | None
     statistics: DatasetStatistics | None
@@ -151,7 +166,7 @@ class _Layer:
     tap: FeatureMap | None = None
     profile: TapProfile | None = None
     difference: LayerDifference | None = None
-    weights: Sequence[WeightRecord] = ()
+    weights: list[WeightRecord] = field(default_factory=list)
     pair: tuple[FeatureMap, FeatureMap] | None = None
 
 
@@ -169,24 +184,46 @@ def render_page(content: Content, *, max_bytes: int) -> Page:
     total = len(layers)
     left_out: list[str] = []
     context = _page_context(content)
-    cards = [_card(place, layer, content) for place, layer in enumerate(layers, 1)]
-    size = len(_rendered(context, cards, layers, left_out).encode())
-    if size > max_bytes:
-        fixed = len(_rendered(context, [], [], left_out).encode())
-        kept = max(1, int(total * (max_bytes - fixed) / (size - fixed) * 0.9))
-        left_out.append(f"the page shows the first {kept:,} of {total:,} layers")
+    messages: dict[str | None, list[Attention]] = {}
+    for each in content.attention:
+        messages.setdefault(each.layer, []).append(each)
+    cards = [_card(place, layer, content, messages.get(layer.name, [])) for place, layer in enumerate(layers, 1)]
+    fixed = len(_rendered(context, [], [], content, left_out).encode())
+    size = len(_rendered(context, cards, layers, content, left_out).encode())
+    while size > max_bytes and len(layers) > 1:
+        kept = int(len(layers) * (max_bytes - fixed) / (size - fixed) * 0.9)
+        kept = max(1, min(kept, len(layers) - 1))
         layers, cards = layers[:kept], cards[:kept]
-        size = len(_rendered(context, cards, layers, left_out).encode())
-    left_out += _add_pictures(layers, cards, content, max_bytes - size)
-    return Page(_rendered(context, cards, layers, left_out), len(layers), tuple(left_out))
+        left_out = [f"the page shows the first {kept:,} of {total:,} layers"]
+        size = len(_rendered(context, cards, layers, content, left_out).encode())
+    free = max_bytes - size
+    context["sights"], taken = _fitting_sights(content.sights, free // 2)
+    if len(context["sights"]) < len(content.sights):
+        missing = len(content.sights) - len(context["sights"])
+        left_out.append(
+            f"the pictures of {missing} of {len(content.sights)} inputs are left out: the page would be too large"
+        )
+    left_out += _add_pictures(layers, cards, content, free - taken)
+    return Page(_rendered(context, cards, layers, content, left_out), len(layers), tuple(left_out))
 
 
 def _rendered(
-    context: Mapping[str, Any], cards: Sequence[dict[str, Any]], layers: Sequence[_Layer], left_out: Sequence[str]
+    context: Mapping[str, Any],
+    cards: Sequence[dict[str, Any]],
+    layers: Sequence[_Layer],
+    content: Content,
+    left_out: Sequence[str],
 ) -> str:
-    operators = sorted({layer.op_type for layer in layers})
+    first: dict[str, int] = {}
+    for place, layer in enumerate(layers, 1):
+        first.setdefault(layer.name, place)
     page: str = _template().render(
-        **context, cards=cards, modules=_modules(layers), operators=operators, left_out=left_out
+        **context,
+        attention=_listed(content.attention, first),
+        cards=cards,
+        modules=_modules(layers),
+        operators=sorted({layer.op_type for layer in layers}),
+        left_out=left_out,
     )
     return page
 
@@ -202,39 +239,31 @@ def _template() -> Any:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": _number, "count": _count, "label": _label, "tip": _tip}
+    environment.filters |= {"number": _number, "count": _count, "label": _label, "sentence": _sentence, "tip": _tip}
     return environment.get_template("report.html")
-
-
-class _Named(Protocol):
-    @property
-    def layer(self) -> str: ...
-    @property
-    def op_type(self) -> str: ...
 
 
 def _layers(content: Content) -> list[_Layer]:
     """A row for every layer that owns weights, or that was chosen; then one for whatever else was observed."""
-    weights: dict[str, list[WeightRecord]] = {}
-    for row in content.weights:
-        weights.setdefault(row.parameter.layer, []).append(row)
-    taps = _queues((each.tap.layer, each.tap.op_type, each) for each in content.maps or ())
-    profiles = _queues((each.layer, each.op_type, each) for each in content.statistics or ())
+    layers = [_Layer(record.layer, record.op_type, record.value, record) for record in content.summary.layers]
+    taps = {each.tap.name: each for each in content.maps or ()}
+    profiles = {each.name: each for each in content.statistics or ()}
     compared = content.comparison.layers if content.comparison is not None else ()
-    differences = _queues((each.a.layer, each.op_type, each) for each in compared)
-    layers = []
-    for record in content.summary.layers:
-        key = record.layer, record.op_type
-        layer = _Layer(record.layer, record.op_type, record.value, record)
-        layer.tap, layer.profile = _next(taps, key), _next(profiles, key)
-        layer.difference = _next(differences, key)
-        layer.weights = weights.get(record.layer, ())
-        layers.append(layer)
+    found = (
+        _assigned(content.rows, layers, taps, lambda each: (each.tap.layer, each.tap.op_type)),
+        _assigned(content.rows, layers, profiles, lambda each: (each.layer, each.op_type)),
+        _assigned(
+            content.rows, layers, {each.a.name: each for each in compared}, lambda each: (each.a.layer, each.op_type)
+        ),
+    )
+    for layer, tap, profile, difference in zip(layers, *found, strict=True):
+        layer.tap, layer.profile, layer.difference = tap, profile, difference
+    _distribute(content, layers)
     by_name = {}
-    for tap in (each for queue in taps.values() for each in queue):
-        by_name[tap.tap.name] = _Layer(tap.tap.layer, tap.tap.op_type, tap.tap.name, tap=tap)
-    for profile in (each for queue in profiles.values() for each in queue):
-        by_name.setdefault(profile.name, _Layer(profile.layer, profile.op_type, profile.name)).profile = profile
+    for name, tap in taps.items():
+        by_name[name] = _Layer(tap.tap.layer, tap.tap.op_type, name, tap=tap)
+    for name, profile in profiles.items():
+        by_name.setdefault(name, _Layer(profile.layer, profile.op_type, name)).profile = profile
     layers += by_name.values()
     for layer in layers:
         if layer.difference is not None:
@@ -242,23 +271,46 @@ def _layers(content: Content) -> list[_Layer]:
     return layers
 
 
-def _queues(records: Iterable[tuple[str, str, _Record]]) -> dict[_Key, deque[_Record]]:
-    queues: dict[_Key, deque[_Record]] = {}
-    for layer, op_type, record in records:
-        queues.setdefault((layer, op_type), deque()).append(record)
-    return queues
+def _assigned(
+    rows: Sequence[Row],
+    layers: Sequence[_Layer],
+    held: dict[str, _Record],
+    key_of: Callable[[_Record], tuple[str, str]],
+) -> list[_Record | None]:
+    """Take for each layer the record of its value; then, by name and operator, where as many of both are left.
+
+    The second is for values that a comparison takes further on, such as behind what quantizes them.
+    """
+    found = [next((held.pop(name) for name in row.values if name in held), None) for row in rows]
+    without: dict[tuple[str, str], list[int]] = {}
+    for place, layer in enumerate(layers):
+        if found[place] is None:
+            without.setdefault((layer.name, layer.op_type), []).append(place)
+    left: dict[tuple[str, str], list[str]] = {}
+    for name, record in held.items():
+        left.setdefault(key_of(record), []).append(name)
+    for key, names in left.items():
+        places = without.get(key, [])
+        if len(places) == len(names):
+            for place, name in zip(places, names, strict=True):
+                found[place] = held.pop(name)
+    return found
 
 
-def _next(queues: Mapping[_Key, deque[_Record]], key: _Key) -> _Record | None:
-    queue = queues.get(key)
-    return queue.popleft() if queue else None
+def _distribute(content: Content, layers: Sequence[_Layer]) -> None:
+    """Give each layer the parameters that its node uses; the first of a name gets what no node of that name does."""
+    by_layer: dict[str, list[tuple[_Layer, Row]]] = {}
+    for layer, row in zip(layers, content.rows, strict=True):
+        by_layer.setdefault(layer.name, []).append((layer, row))
+    for weight in content.weights:
+        rows = by_layer.get(weight.parameter.layer, [])
+        users = [layer for layer, row in rows if weight.parameter.initializer in row.initializers]
+        for layer in users or [layer for layer, _ in rows[:1]]:
+            layer.weights.append(weight)
 
 
 def _page_context(content: Content) -> dict[str, Any]:
     css, script = (_TEMPLATES.joinpath(f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    first: dict[str, int] = {}
-    for place, layer in enumerate(_layers(content), 1):
-        first.setdefault(layer.name, place)
     return {
         "css": css,
         "script": script,
@@ -272,9 +324,8 @@ def _page_context(content: Content) -> dict[str, Any]:
             for kind, specs in (("input", content.summary.inputs), ("output", content.summary.outputs))
             for spec in specs
         ],
-        "attention": _listed(content.attention, first),
         "inputs": _inputs(content),
-        "sights": [_sight(each) for each in content.sights],
+        "sights": [],
         "was_run": content.maps is not None or content.statistics is not None,
         "comparison": content.comparison,
         "changes": content.comparison.changes_table() if content.comparison is not None else None,
@@ -294,12 +345,11 @@ def _listed(attention: Sequence[Attention], first: Mapping[str, int]) -> list[tu
 
 def _facts(content: Content) -> list[tuple[str, str]]:
     summary, model = content.summary, content.summary.model
-    cost = sum(layer.multiply_accumulates or 0 for layer in summary.layers)
     opsets = ", ".join(f"{domain} {version}" for domain, version in model["opsets"].items())
     facts = [
         ("Parameters", f"{summary.parameters:,}"),
         ("Size", _bytes(model["size_bytes"])),
-        ("Multiply-adds", f"{_count(cost)} per sample" if cost else ""),
+        ("Multiply-adds", f"{_count(content.cost)} per sample" if content.cost else ""),
         ("Nodes", f"{summary.nodes:,}"),
         ("Opset", opsets),
         ("Producer", model["producer"]),
@@ -313,7 +363,7 @@ def _facts(content: Content) -> list[tuple[str, str]]:
 
 
 def _inputs(content: Content) -> list[dict[str, Any]]:
-    """Mean, spread and range per channel of what was fed."""
+    """Mean, spread and range of what was fed: per channel of an image, else of all numbers."""
     if content.maps is None:
         return []
     return [
@@ -321,8 +371,10 @@ def _inputs(content: Content) -> list[dict[str, Any]]:
             "name": each["name"],
             "shape": _shape(each["shape"]),
             "channels": [
-                tuple(map(_number, numbers))
-                for numbers in zip(*(each[key][:8] for key in ("mean", "std", "min", "max")), strict=True)
+                (str(channel) if each["channel_axis"] is not None else "all", *map(_number, numbers))
+                for channel, numbers in enumerate(
+                    zip(*(each[key] for key in ("mean", "std", "min", "max")), strict=True)
+                )
             ],
         }
         for each in content.maps.input["inputs"]
@@ -330,14 +382,27 @@ def _inputs(content: Content) -> list[dict[str, Any]]:
     ]
 
 
+def _fitting_sights(sights: Sequence[Sight], free: int) -> tuple[list[dict[str, Any]], int]:
+    """The first inputs, as many as there is room for, and what their pictures take."""
+    fitting, taken = [], 0
+    for sight in sights:
+        drawn = _sight(sight)
+        size = sum(len(picture["src"]) + 300 for picture in drawn["pictures"])
+        if taken + size > free:
+            break
+        taken += size
+        fitting.append(drawn)
+    return fitting, taken
+
+
 def _sight(sight: Sight) -> dict[str, Any]:
     pictures = []
-    for image, caption in ((sight.photograph, "as the model sees it"), (sight.overlay, sight.caption)):
+    for image, caption in ((sight.photograph, "as the model sees it"), (sight.overlay, _label(sight.caption))):
         if image is not None:
             shown = image.convert("RGB")
             smooth = min(image.size) >= _SMOOTH_PX
             pictures.append(
-                {**_picture(shown, f"{printable(sight.name)}, {caption}"), "caption": caption, "smooth": smooth}
+                {**_picture(shown, f"{_label(sight.name)}, {caption}"), "caption": caption, "smooth": smooth}
             )
     return {"name": sight.name, "pictures": pictures}
 
@@ -365,7 +430,7 @@ def _modules(layers: Sequence[_Layer]) -> list[tuple[int, str, str, int, int]]:
     ]
 
 
-def _card(place: int, layer: _Layer, content: Content) -> dict[str, Any]:
+def _card(place: int, layer: _Layer, content: Content, messages: Sequence[Attention]) -> dict[str, Any]:
     record, tap = layer.record, layer.tap
     shape = None
     if tap is not None:
@@ -373,7 +438,6 @@ def _card(place: int, layer: _Layer, content: Content) -> dict[str, Any]:
     elif record is not None:
         shape = record.shape
     activation = _activation(layer)
-    messages = [each for each in content.attention if each.layer == layer.name]
     return {
         "place": place,
         "name": layer.name,
@@ -384,7 +448,7 @@ def _card(place: int, layer: _Layer, content: Content) -> dict[str, Any]:
         "cost": record.multiply_accumulates if record is not None else None,
         "size": _bytes(record.size_bytes) if record is not None else "",
         "activation": activation,
-        "histogram": _activation_histogram(tap) if tap is not None else "",
+        "histogram": _activation_histogram(layer, tap, content.statistics) if tap is not None else "",
         "strip": _strip(layer.profile.channels, len(layer.profile.dead_channels)) if layer.profile else None,
         "quantiles": _quantiles(layer.profile) if layer.profile is not None else [],
         "weights": [_weight(row) for row in layer.weights],
@@ -410,21 +474,24 @@ def _quantiles(profile: TapProfile) -> list[tuple[str, float]]:
     return [(names[key], value) for key, value in profile.quantiles.items() if key in names and value is not None]
 
 
-def _activation_histogram(tap: FeatureMap) -> str:
+def _activation_histogram(layer: _Layer, tap: FeatureMap, statistics: DatasetStatistics | None) -> str:
+    """Of what is shown; where the numbers beside it are of other samples, it says so."""
     low, high = tap.statistics["min"], tap.statistics["max"]
     edges = None if low is None or high is None else histogram_edges(low, high, _BINS)
     if edges is None:
         return ""
-    return histogram_svg(
-        "Histogram of the activation", edges.tolist(), histogram_counts(tap.data, edges).tolist(), standalone=False
-    )
+    caption = None
+    if layer.profile is not None and statistics is not None and layer.profile.overall.count != tap.data.size:
+        caption = f"of the input shown; the numbers are of {_samples(statistics.profile.samples)}"
+    counts = histogram_counts(tap.data, edges).tolist()
+    return histogram_svg("Histogram of the activation", edges.tolist(), counts, caption=caption, standalone=False)
 
 
 def _weight(row: WeightRecord) -> dict[str, Any]:
     parameter, summary = row.parameter, row.summary
     overall = summary.overall
     histogram = summary.histogram
-    title = parameter.name.removeprefix(parameter.layer).lstrip("./") or parameter.name
+    title = _label(parameter.name.removeprefix(parameter.layer).lstrip("./") or parameter.name)
     drawn = ""
     if histogram is not None and overall.count > 1:
         drawn = histogram_svg(f"Histogram of {title}", histogram.edges, histogram.counts, standalone=False)
@@ -467,8 +534,12 @@ def _difference(row: LayerDifference | None) -> dict[str, Any] | None:
     if row is None:
         return None
     record = row.to_dict()
+    if row.differs:
+        verdict = "own error" if row.is_guilty else "inherited"
+    else:
+        verdict = "equal" if row.entire is not None else "not measured"
     return {
-        "verdict": ("own error" if row.is_guilty else "inherited") if row.differs else "equal",
+        "verdict": verdict,
         "other": row.b.layer if row.b.layer != row.a.layer else "",
         "own": record["own_relative_l2"],
         "entire": record["relative_l2"],
@@ -487,23 +558,26 @@ def _add_pictures(
         (layer, card) for layer, card in zip(layers, cards, strict=True) if layer.tap and layer.tap.maps() is not None
     ]
     free -= _REMARK_BYTES * (len(drawn) + 3)
-    missing: list[str] = []
+    shown = 0
     with ThreadPoolExecutor() as pool:
-        for (layer, card), columns in zip(drawn, pool.map(lambda each: _columns(each[0], content), drawn), strict=True):
+        for (_, card), columns in zip(drawn, pool.map(lambda each: _columns(each[0], content), drawn), strict=True):
             size = sum(len(picture["src"]) + 300 for column in columns for picture in column["pictures"])
-            if size > free or missing:
-                missing.append(layer.name)
-                card["left_out"] = True
-            else:
-                free -= size
-                card["columns"] = columns
-        if missing:
-            yield (
-                f"the feature maps of {len(missing):,} of {len(drawn):,} layers are left out, from "
-                f"{_label(missing[0])} on: the page would be too large; `--select` chooses layers, `--max-size` allows "
-                "more"
-            )
-            return
+            if size > free:
+                pool.shutdown(cancel_futures=True)
+                break
+            free -= size
+            card["columns"] = columns
+            shown += 1
+    missing = drawn[shown:]
+    for _, card in missing:
+        card["left_out"] = True
+    if missing:
+        yield (
+            f"the feature maps of {len(missing):,} of {len(drawn):,} layers are left out, from "
+            f"{_label(missing[0][0].name)} on: the page would be too large; `--select` chooses layers, `--max-size` "
+            "allows more"
+        )
+    else:
         yield from _add_sheets(drawn, min(free, _SHEETS_BYTES))
 
 
@@ -663,6 +737,11 @@ def _label(name: str) -> str:
         return text
     half = _MAX_NAME // 2
     return f"{text[: half - 1]}…{printable(name[-half:])[-half:]}"
+
+
+def _sentence(text: str) -> str:
+    """Some lines of text: printable, and with the middle cut out where names in it are long."""
+    return shortened(printable(text), _MAX_TIP)
 
 
 def _tip(name: str) -> str:

@@ -13,22 +13,25 @@ import numpy as np
 from onnxscope.activation_maps import Method, class_activation
 from onnxscope.analysis import analyze
 from onnxscope.comparison import compare
-from onnxscope.counterparts import match_values
+from onnxscope.counterparts import match_inputs, match_values
 from onnxscope.dataset_statistics import DatasetStatistics
+from onnxscope.datasets import open_dataset
 from onnxscope.differences import Comparison
 from onnxscope.errors import InputError, ProfileError, RunError
 from onnxscope.feature_maps import FeatureMap, FeatureMaps, Rank, features
 from onnxscope.findings import GRAVITY, Finding
-from onnxscope.inputs import prepare_for
+from onnxscope.inputs import Feeds, prepare_for
 from onnxscope.inspection import inspect
 from onnxscope.model import Model, load_model
 from onnxscope.model_findings import find_in_input, find_in_weights, find_unfused
+from onnxscope.names import Names
 from onnxscope.outputs import printable, write_whole
-from onnxscope.page import Attention, Content, Page, Sight, render_page
+from onnxscope.page import Attention, Content, Page, Row, Sight, render_page
 from onnxscope.pictures import prepared_pictures
 from onnxscope.profile import Profile
 from onnxscope.records import Record
-from onnxscope.selectors import At
+from onnxscope.selectors import At, select_layers
+from onnxscope.shapes import infer_ranks, infer_types
 from onnxscope.sources import gather
 from onnxscope.tables import Table
 from onnxscope.weight_statistics import WeightStatistics, weights
@@ -40,6 +43,7 @@ _LISTED = 6  # channels that a sentence names
 _ENOUGH = 16  # samples from which on a channel that is always zero is more than a remark
 _BAD = frozenset({"non_finite_weight", "non_finite", "non_finite_spread"})
 _MINOR = frozenset({"duplicate_channel", "constant_channel", "duplicate_kernel", "float16_underflow", "unfused"})
+_OF_KERNELS = frozenset({"zero_kernel", "duplicate_kernel"})
 _PLURAL = {
     "zero_kernel": "have kernels of nothing but zeros",
     "duplicate_kernel": "have the same kernel as another one",
@@ -125,8 +129,8 @@ def report(
 
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.
-        inputs: What it is run on, as for `features`; None shows structure and weights alone. The first six images
-            have pictures, statistics are over all of them.
+        inputs: What it is run on, as for `features`; None shows structure and weights alone. The first six samples
+            have pictures; statistics, and the comparison, are over all of them.
         profile: Statistics of a dataset, from `analyze` or a file that `onnxscope stats` wrote, in place of those of
             `inputs`.
         against: Another model, compared with this one layer by layer and shown beside it.
@@ -153,7 +157,7 @@ def report(
     say = progress or (lambda text: None)
     loaded = load_model(model)
     options: dict[str, Any] = {"preprocess": preprocess, "layout": layout, "threads": threads}
-    summary = inspect(loaded, select=select)
+    summary = inspect(loaded, select=select, at=at)
     say("reading the weights")
     stored = weights(loaded)
     notes: list[str] = []
@@ -163,13 +167,12 @@ def report(
     others: dict[str, tuple[FeatureMap, FeatureMap]] = {}
     sights: list[Sight] = []
     if inputs is not None:
-        entries, remarks = _entries(inputs)
-        shown = entries[:_MAX_COLUMNS] if isinstance(entries, list) else entries
+        entries, shown, count, remarks = _entries(inputs, loaded)
         say("running the model")
         maps = features(loaded, shown, select=select, at=at, channels=channels, rank=rank, **options)
         notes += [*remarks, *maps.notes]
-        if isinstance(entries, list) and len(entries) > len(shown):
-            notes.append(f"pictures show the first {len(shown)} of {len(entries):,} inputs, statistics all of them")
+        if count > _MAX_COLUMNS:
+            notes.append(f"pictures show the first {_MAX_COLUMNS} of {count:,} samples, statistics all of them")
         if statistics is None:
             statistics = analyze(
                 loaded,
@@ -185,22 +188,29 @@ def report(
     if against is not None:
         say("comparing the two models")
         second = load_model(against)
-        comparison = compare(loaded, second, None if inputs is None else shown, select=select, **options)
+        comparison = compare(loaded, second, None if inputs is None else entries, select=select, **options)
         notes += comparison.notes
         if maps is not None:
             others, remarks = _others((loaded, second), shown, channels, comparison, options)
             notes += remarks
     say("drawing the page")
+    unreachable: tuple[tuple[str, str], ...] = ()
+    if maps is not None:
+        unreachable = tuple((each.name, each.reason) for each in maps.unreachable)
+    elif statistics is not None:
+        unreachable = statistics.profile.unreachable
     content = Content(
         summary,
+        _rows(loaded, select, at),
+        sum(layer.multiply_accumulates or 0 for layer in (inspect(loaded) if select else summary).layers),
         stored,
         maps,
         statistics,
         tuple(sights),
-        tuple(_attention(_findings(loaded, stored, maps, statistics), statistics, maps)),
+        tuple(_attention(_findings(loaded, stored, maps, statistics), stored, statistics, unreachable)),
         comparison,
         others,
-        tuple((each.name, each.reason) for each in maps.unreachable) if maps is not None else (),
+        unreachable,
         tuple(dict.fromkeys(notes)),
     )
     return Report(loaded, content, render_page(content, max_bytes=max_bytes))
@@ -216,24 +226,51 @@ def _dataset(profile: str | os.PathLike[str] | Profile, model: Model) -> Dataset
     return DatasetStatistics(found)
 
 
-def _entries(inputs: Any) -> tuple[Any, list[str]]:
-    """Images as a list, so that the first can be shown; anything else as it was given."""
+def _rows(model: Model, select: str | Sequence[str], at: At) -> tuple[Row, ...]:
+    """What belongs to each layer of the summary."""
+    names = Names(model)
+    chosen = [select] if isinstance(select, str) else select
+    found = select_layers(names, chosen, at=at, ranks=lambda: infer_ranks(infer_types(model)))
+    return tuple(
+        Row(
+            tuple(dict.fromkeys([*(tap.name for tap in taps), *(tap.value for tap in taps)])),
+            frozenset(
+                operand.origin.value for operand in (names.operands(node) if node else ()) if operand.origin is not None
+            ),
+        )
+        for node, taps in found
+    )
+
+
+def _entries(inputs: Any, model: Model) -> tuple[Any, Any, int, list[str]]:
+    """All samples and the first ones, which have pictures, each as `features` takes it; how many there are; remarks."""
     kind, entries, notes = gather(inputs)
-    return (entries, notes) if kind == "images" else (inputs, [])
+    if kind == "images":
+        return entries, entries[:_MAX_COLUMNS], len(entries), notes
+    if kind == "random":
+        return inputs, inputs, 1, []
+    dataset = open_dataset(entries[0], model.inputs)
+    size = dataset.fixed_batch or 1
+    count = -(-_MAX_COLUMNS // size) * size
+    if dataset.count <= count:
+        return entries[0], entries[0], dataset.count, []
+    samples = [dataset.load(position)[0] for position in range(count)]
+    shown = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+    return entries[0], shown, dataset.count, []
 
 
 def _sights(
     model: Model, inputs: Any, method: Method | None, layer: str | None, target: int | None, options: dict[str, Any]
 ) -> tuple[list[Sight], list[str]]:
     """What the inputs look like, and where the model looks; no map where the model has no place for one."""
-    feeds = prepare_for(model, inputs, preprocess=options["preprocess"], layout=options["layout"])
+    feeds = _prepared(model, inputs, options)
     sights: list[Sight] = []
     notes: list[str] = []
     files = feeds.record["files"] if feeds.kind == "images" else []
     for sample, photograph in enumerate(prepared_pictures(feeds)[:_MAX_COLUMNS]):
         name = files[sample] if len(files) == feeds.samples else f"sample {sample}"
         overlay, caption = None, ""
-        if method is not None and not notes:
+        if method is not None and not notes and (sample == 0 or feeds.samples is not None):
             try:
                 found = class_activation(
                     model, inputs, layer=layer, method=method, target=target, sample=sample, **options
@@ -247,16 +284,29 @@ def _sights(
     return sights, notes
 
 
+def _prepared(model: Model, inputs: Any, options: dict[str, Any]) -> Feeds:
+    return prepare_for(model, inputs, preprocess=options["preprocess"], layout=options["layout"])
+
+
 def _others(
     models: tuple[Model, Model], inputs: Any, channels: int, comparison: Comparison, options: dict[str, Any]
 ) -> tuple[dict[str, tuple[FeatureMap, FeatureMap]], list[str]]:
-    """What both models hold at aligned layers, with the first one's axes, by the name of the first one's value."""
+    """What both models hold at aligned layers, with the first one's axes, by the name of the first one's value.
+
+    The second one is fed what the first one is, as `compare` does: prepared by the first one's preset.
+    """
     rows = [row for row in comparison.layers if row.entire is not None]
+    if not rows:
+        return {}, []
+    arrays = _prepared(models[0], inputs, options).arrays
+    fed, _ = match_inputs(models[0].inputs, models[1].inputs)
+    feeds = arrays, {each.b: each.apply(arrays[each.a]) for each in fed}
+    names = [row.a.name for row in rows], [row.b.name for row in rows]
     held: list[dict[str, FeatureMap]] = []
-    for model, names in zip(models, ([row.a.name for row in rows], [row.b.name for row in rows]), strict=True):
-        select = [f"value:{name}" for name in dict.fromkeys(names)]
+    for model, given, chosen in zip(models, feeds, names, strict=True):
+        select = [f"value:{name}" for name in dict.fromkeys(chosen)]
         try:
-            found = features(model, inputs, select=select, channels=channels, **options) if select else ()
+            found = features(model, given, select=select, channels=channels, threads=options["threads"])
         except (InputError, RunError) as error:
             return {}, [f"feature maps are not shown side by side: {error}"]
         held.append({tap.tap.name: tap for tap in found})
@@ -289,35 +339,55 @@ def _findings(
 
 
 def _attention(
-    findings: Iterable[Finding], statistics: DatasetStatistics | None, maps: FeatureMaps | None
+    findings: Iterable[Finding],
+    stored: WeightStatistics,
+    statistics: DatasetStatistics | None,
+    unreachable: Sequence[tuple[str, str]],
 ) -> list[Attention]:
     """Findings as sentences: one for each kind in each layer, the gravest first."""
-    taps = {tap.layer: tap for tap in statistics or ()}
+    kernels, maps = _channel_counts(stored, statistics)
     samples = statistics.profile.samples if statistics is not None else 0
     seen = "on this input" if samples == 1 else f"in all {samples:,} samples"
     found = []
     for (kind, layer), group in groupby(findings, key=lambda finding: (finding.kind, finding.layer)):
         listed = list(group)
-        channels = [finding.channel for finding in listed if finding.channel is not None]
-        tap = taps.get(layer)
-        total = f" of {len(tap.state.count):,}" if tap is not None and tap.channel_axis is not None else ""
-        what = _PLURAL.get(kind)
-        if what is not None and channels:
-            many = "channels" if len(channels) > 1 or total else "channel"
-            message = f"{len(channels):,}{total} {many} {what.format(seen=seen)}: {_numbers(channels)}"
+        channels = sorted({finding.channel for finding in listed if finding.channel is not None})
+        counts = (kernels if kind in _OF_KERNELS else maps).get(layer, set())
+        what = _PLURAL.get(kind, "").format(seen=seen)
+        if what and channels:
+            subject = f"{len(channels):,} of {min(counts):,} channels" if len(counts) == 1 else "channels that"
+            message = f"{subject} {what}: {_numbers(channels)}"
         else:
-            more = f" (and so {len(listed) - 1:,} more channels)" if len(listed) > 1 else ""
-            message = f"{listed[0].message}{more}"
+            message = listed[0].message
+            if len(listed) > 1:
+                noun = "finding like it" if len(channels) < 2 else "channel"
+                message += f" (and {len(listed) - 1:,} more {noun}{'s' if len(listed) > 2 else ''})"
         grave = "bad" if kind in _BAD else "warn"
         if kind in _MINOR or (kind == "dead_channel" and samples < _ENOUGH):
             grave = "note"
         found.append(Attention(kind, grave, layer or None, message))
-    if maps is not None and maps.unreachable:
-        count = len(maps.unreachable)
+    if unreachable:
+        count = len(unreachable)
         message = f"{count:,} value{'s' if count > 1 else ''} could not be observed, listed below with the reason"
         found.append(Attention("unreachable", "warn", None, message))
     order = ("bad", "warn", "note")
     return sorted(found, key=lambda each: order.index(each.weight))
+
+
+def _channel_counts(
+    stored: WeightStatistics, statistics: DatasetStatistics | None
+) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+    """How many channels a layer's kernels have, and its activations; several numbers where they do not agree."""
+    kernels: dict[str, set[int]] = {}
+    for row in stored:
+        if row.summary.channels is not None:
+            name = row.parameter.layer or row.parameter.name
+            kernels.setdefault(name, set()).add(len(row.summary.channels.mean))
+    maps: dict[str, set[int]] = {}
+    for tap in statistics or ():
+        if tap.channel_axis is not None:
+            maps.setdefault(tap.layer, set()).add(len(tap.state.count))
+    return kernels, maps
 
 
 def _numbers(channels: Sequence[int]) -> str:

@@ -32,7 +32,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A page of the trained network against another, and one of a thousand layers."""
+    """A page of the trained network against another, one of a thousand layers, and one of three channels."""
     folder = tmp_path_factory.mktemp("pages")
     samples = FIXTURES / "digits.npz"
     report(FIXTURES / "digits.onnx", samples, against=FIXTURES / "digits_qdq.onnx").save(folder / "digits.html")
@@ -40,6 +40,7 @@ def pages(tmp_path_factory):
     inputs = np.random.default_rng(0).normal(size=(1, 3, 6, 6)).astype(np.float32)
     onnx.save(network(names), folder / "deep.onnx")
     report(folder / "deep.onnx", inputs, rank="std").save(folder / "deep.html")
+    report(network(["first"], channels=3), inputs).save(folder / "few.html")
     return folder
 
 
@@ -202,3 +203,23 @@ def test_print_shows_every_card(visit):
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()
     assert page.locator("section.card img").first.is_visible()
+
+
+def test_a_link_to_a_layer_that_is_filtered_away_brings_it_back(visit):
+    page = visit("deep.html")
+    page.fill("#search", "nothing of the kind")
+    link = page.locator(".attention a").first
+    link.click()
+    card = page.locator(link.get_attribute("href"))
+    assert card.is_visible()
+    assert -5 <= card.bounding_box()["y"] < page.viewport_size["height"]
+    assert page.input_value("#search") == ""
+    assert shown(page) == 1000
+
+
+def test_the_strips_of_few_channels_stand_beside_their_words(visit):
+    page = visit("few.html")
+    bands = page.locator(".bands").first
+    image, last = bands.locator("img").bounding_box(), bands.locator("li").last.bounding_box()
+    assert image["y"] + image["height"] == pytest.approx(last["y"] + last["height"], abs=1)
+    assert image["width"] > 100

@@ -22,6 +22,7 @@ from onnxscope import analyze, report
 from onnxscope.cli import run
 from onnxscope.conversion import ConversionRequest
 from onnxscope.errors import InputError, ProfileError
+from onnxscope.provenance import Provenance, write_provenance
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 DIGITS, SAMPLES = FIXTURES / "digits.onnx", FIXTURES / "digits.npz"
@@ -254,3 +255,174 @@ def test_the_command_shows_what_deserves_attention(tmp_path, capsys):
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert run(["report", str(DIGITS), "-o", str(tmp_path / "missing" / "r.html")]) == 2
     assert "cannot write (No such file or directory)" in capsys.readouterr().err
+
+
+def test_arrays_of_many_samples_are_held_for_the_first_six_alone():
+    model = network(["first", "second"])
+    inputs = np.random.default_rng(0).normal(size=(40, 3, 6, 6)).astype(np.float32)
+    made = report(model, inputs)
+    assert {tap.data.shape[0] for tap in made.content.maps} == {6}
+    assert made.content.statistics.profile.samples == 40
+    assert len(made.content.sights) == 6
+    text = Parsed(made.html).text
+    assert "pictures show the first 6 of 40 samples, statistics all of them" in text
+    assert "of the input shown; the numbers are of 40 samples" in text
+    again = report(model, inputs[:6])
+    assert np.array_equal(again.content.maps[1].data, made.content.maps[1].data)
+    assert "of the input shown" not in again.html
+
+
+def test_a_fixed_batch_is_cut_where_a_run_ends(tmp_path):
+    model = network(["first"])
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    np.savez(tmp_path / "many.npz", image=np.zeros((20, 3, 6, 6), np.float32))
+    made = report(model, tmp_path / "many.npz")
+    assert made.content.maps[0].data.shape[0] == 8
+    assert len(made.content.sights) == 6
+
+
+BRANCHES = """
+    <ir_version: 9, opset_import: ["": 17]>
+    g (float[N, 3, 4, 4] x, bool c) => (float[N, 2, M, K] y)
+    <float[2, 3, 1, 1] in_then = {1, 1, 1, 1, 1, 1}, float[2, 3, 1, 1] in_else = {2, 2, 2, 2, 2, 2}> {
+        y = If (c) <
+            then_branch = t () => (float[N, 2, M, K] a) { a = Conv(x, in_then) },
+            else_branch = e () => (float[N, 2, M, K] b) { b = Conv(x, in_else) }
+        >
+    }"""
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_branch_shows_its_own_numbers_and_the_other_one_none(taken):
+    model = onnx.parser.parse_model(BRANCHES)
+    for graph in (attribute.g for attribute in model.graph.node[0].attribute):
+        graph.node[0].name = "/branch/Conv"
+    inputs = {"x": np.ones((1, 3, 4, 4), np.float32), "c": np.array(taken)}
+    made = report(model, inputs, against=model)
+    cards = {}
+    for card in made.html.split('<section class="card"')[1:]:
+        cards[re.search(r'value <code title="([^"]*)"', card)[1]] = card
+    assert cards.keys() == {"a", "b"}
+    ran, idle = (cards["a"], cards["b"]) if taken else (cards["b"], cards["a"])
+    assert f"<dt>mean</dt><dd>{3 if taken else 6}</dd>" in ran
+    assert "Activation" not in idle
+    assert 'second model: <span class="v-equal">equal' in ran
+    assert 'second model: <span class="v-not-measured">not measured' in idle
+    for value, weight in (("a", "in_then"), ("b", "in_else")):
+        assert re.findall(r'<h4 title="([^"]*)"', cards[value]) == [weight]
+    assert not [note for note in made.content.notes if "side by side" in note]
+
+
+def test_a_layer_called_twice_shows_each_call_and_its_weights_in_both():
+    model = network(["first", "second"], channels=3)
+    first, second = (node for node in model.graph.node if node.op_type == "Conv")
+    second.input[1] = first.input[1]
+    first.name, second.name = "/first/Conv", "/first/Conv_1"
+    del model.graph.initializer[1]
+    made = report(model, np.random.default_rng(0).normal(size=(1, 3, 6, 6)).astype(np.float32), at="pre")
+    values = {tap.tap.name: tap.statistics["mean"] for tap in made.content.maps}
+    cards = made.html.split('<section class="card"')[1:]
+    assert len(cards) == len(values) == 2
+    for card, (name, mean) in zip(cards, values.items(), strict=True):
+        assert f'value <code title="{name}"' in card
+        assert f"<dd>{mean:.4g}</dd>".replace("-", "−") in card
+        assert "weight of first" in card
+
+
+def oriented(names, scale=1.0):
+    """The chain of `network`, fed and giving N, H, W, C."""
+    model = network(names)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(scale), tensor.name))
+    graph = model.graph
+    last = graph.output[0].name
+    for node in graph.node:
+        node.input[:] = ["turned" if name == "image" else name for name in node.input]
+    graph.node.insert(0, onnx.helper.make_node("Transpose", ["image"], ["turned"], perm=[0, 3, 1, 2]))
+    graph.node.append(onnx.helper.make_node("Transpose", [last], ["out"], perm=[0, 2, 3, 1]))
+    graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("image", 1, ["N", 6, 6, 3]))
+    graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("out", 1, ["N", 6, 6, 8]))
+    onnx.checker.check_model(model)
+    return model
+
+
+def test_a_model_of_the_other_layout_stands_beside_it():
+    inputs = np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)
+    made = report(network(["first", "second"]), inputs, against=oriented(["first", "second"], 1.5))
+    assert len(made.content.others) == 2
+    for mine, theirs in made.content.others.values():
+        assert mine.data.shape == theirs.data.shape
+    first = next(iter(made.content.others.values()))
+    assert np.allclose(first[1].data, 1.5 * first[0].data, atol=1e-5)
+    assert Parsed(made.html).text.count("difference, at most") == 4
+
+
+def test_the_second_model_is_shown_what_the_first_one_saw():
+    models = []
+    for preset in ("imagenet", "unit"):
+        model = network(["first"])
+        provenance = Provenance(framework="torch", version="", mode="faithful", source="m", preprocess=preset)
+        onnx.helper.set_model_props(model, write_provenance(provenance))
+        models.append(model)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
+    made = report(models[0], image, against=models[1])
+    assert "the models record two presets, imagenet and unit: the first is used" in made.content.notes
+    (pair,) = made.content.others.values()
+    assert np.array_equal(pair[0].data, pair[1].data)
+
+
+def test_layers_that_nothing_was_run_through_are_not_called_equal():
+    made = report(network(["first", "second"]), against=network(["first", "second"], seed=4))
+    assert {row[2] for row in rows(made.html).values()} == {"not measured"}
+    assert "Nothing stands out" not in made.html
+
+
+def test_chosen_layers_leave_the_cost_of_the_model_alone():
+    model = network(["first", "second"])
+    whole = Parsed(report(model).html).text
+    chosen = Parsed(report(model, select="second").html).text
+    (cost,) = re.findall(r"Multiply-adds\s+(\S+ k per sample)", whole)
+    assert cost == f"{(3 + 8) * 8 * 9 * 36 / 1000:.3g} k per sample"
+    assert cost in chosen
+
+
+def test_layers_that_a_page_leaves_out_are_not_linked():
+    model = network([f"layer{n}" for n in range(60)])
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        values[2] = 0
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    made = report(model, max_bytes=120_000)
+    assert len(made.html.encode()) <= 120_000
+    page = Parsed(made.html)
+    targets = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert {link["href"][1:] for link in page.named("a")} <= targets
+    assert "layer59" in page.text
+
+
+def test_a_small_page_rather_loses_photographs_than_layers():
+    inputs = np.random.default_rng(0).normal(size=(6, 3, 64, 64)).astype(np.float32)
+    made = report(network(["first", "second"], side=64), inputs, max_bytes=60_000)
+    assert len(made.html.encode()) <= 60_000
+    assert made.page.layers == 2
+    assert made.page.left_out[0] == "the pictures of 6 of 6 inputs are left out: the page would be too large"
+
+
+def test_infinities_of_both_signs_make_no_warning():
+    model = network(["first"], side=300)
+    inputs = np.zeros((1, 3, 300, 300), np.float32)
+    inputs[0, :, ::7, ::5], inputs[0, :, ::7, 1::5] = np.inf, -np.inf
+    made = report(model, inputs, select="value:image")
+    assert "infinite" in Parsed(made.html).text
+
+
+def test_long_names_are_cut_in_every_sentence():
+    name = "n" * 100_000
+    models = [network([name, f"{name} again"], seed=seed) for seed in (3, 4)]
+    for tensor in models[0].graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        values[:, 0, 0, 0] = np.nan
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    made = report(models[0], np.ones((2, 3, 6, 6), np.float32), against=models[1], cam_layer=None)
+    assert "non_finite_weight" in {each.kind for each in made.content.attention}
+    assert max(map(len, re.findall("n+", made.html))) <= 2000

@@ -70,14 +70,22 @@
     }
   }
 
+  function clear() {
+    search.value = operator.value = "";
+    scopes.forEach((link) => (link.dataset.scope ? link.removeAttribute("aria-current") : link.setAttribute("aria-current", "true")));
+    scope = "";
+    filter();
+  }
+
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#l"]:not([data-scope])');
+    if (link && document.querySelector(link.getAttribute("href")).hidden) clear();
+  });
+
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Escape") {
-      search.value = operator.value = "";
-      scopes.forEach((link) => (link.dataset.scope ? link.removeAttribute("aria-current") : link.setAttribute("aria-current", "true")));
-      scope = "";
-      filter();
-    } else if (!event.target.matches("input, select")) {
+    if (event.key === "Escape") clear();
+    else if (!event.target.matches("input, select")) {
       if (event.key === "/") {
         event.preventDefault();
         search.focus();
