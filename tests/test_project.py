@@ -88,9 +88,10 @@ def test_the_wheel_holds_everything_and_nothing_else(tmp_path, monkeypatch):
         ("onnxscope_tensorflow", ROOT / "converters" / "onnxscope_tensorflow"),
     ):
         assert {f"{package}/{path.name}" for path in folder.glob("*.*") if path.is_file()} <= names
-    schemas = {f"onnxscope/schemas/{path.name}" for path in (ROOT / "onnxscope" / "schemas").iterdir()}
-    assert len(schemas) > 10
-    assert schemas <= names
+    for folder, least in (("schemas", 10), ("templates", 3)):
+        files = {f"onnxscope/{folder}/{path.name}" for path in (ROOT / "onnxscope" / folder).iterdir()}
+        assert len(files) >= least
+        assert files <= names
     assert {"onnxscope/samples/digits.onnx", "onnxscope/samples/digits.npz", "onnxscope/viridis.bin"} <= names
     assert not [name for name in names if name.startswith(("tests/", "fixtures/", "benchmarks/"))]
 
