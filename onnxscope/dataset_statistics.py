@@ -8,12 +8,11 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, overload
 
-from onnxscope.buckets import RELATIVE_ERROR
 from onnxscope.findings import Finding, find, saturated_fraction
 from onnxscope.profile import Profile
 from onnxscope.records import Record, remarks
 from onnxscope.tables import Table
-from onnxscope.tap_profile import TapProfile
+from onnxscope.tap_profile import COLUMNS, TapProfile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,23 +95,10 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
 
     def table(self) -> Table:
         """One row per tap."""
-        columns = (
-            *("layer", "operator", "mean", "std", "min", "1 %", "median", "99 %", "max", "zeros", "dead", "remarks"),
-        )
-        rows = []
-        for tap in self:
-            overall, quantiles = tap.overall, tap.quantiles
-            dead = f"{len(tap.dead_channels)} of {tap.state.count.size}" if tap.channel_axis is not None else ""
-            rows.append(
-                (
-                    *(tap.layer, tap.op_type, overall.mean, overall.std, overall.min),
-                    *(quantiles["0.01"], quantiles["0.5"], quantiles["0.99"], overall.max, overall.zero_fraction),
-                    *(dead, ", ".join(self._remarks(tap))),
-                )
-            )
+        rows = tuple((*tap.cells(), ", ".join(self._remarks(tap))) for tap in self)
         skipped = f", {len(self.profile.skipped):,} skipped" if self.profile.skipped else ""
         title = f"{self.profile.model['name']} over {self._counted()}{skipped}: {len(rows)} taps"
-        return Table(title, columns, tuple(rows))
+        return Table(title, (*COLUMNS, "remarks"), rows)
 
     def findings_table(self) -> Table:
         """One row for each kind of finding in each layer, however many channels it is about."""
@@ -172,24 +158,9 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         return remarks
 
     def _tap_record(self, tap: TapProfile) -> dict[str, Any]:
-        overall = tap.overall.to_dict()
-        channels = tap.channels
         state = tap.state
         return {
-            "name": tap.name,
-            "layer": tap.layer,
-            "op_type": tap.op_type,
-            "at": tap.at,
-            "shape": None if tap.shape is None else list(tap.shape),
-            "channel_axis": tap.channel_axis,
-            **overall,
-            "quantiles": tap.quantiles,
-            "dead_channels": list(tap.dead_channels),
-            "channels": None if channels is None else channels.to_dict(),
-            "dtype": tap.dtype,
-            "samples": tap.samples,
-            "sampled": tap.sampled,
-            "quantile_error": RELATIVE_ERROR,
+            **tap.to_dict(),
             "saturated_fraction": saturated_fraction(tap),
             "min_sample": self._holder(state.min_sample, state.min == state.min.min(initial=float("inf"))),
             "max_sample": self._holder(state.max_sample, state.max == state.max.max(initial=float("-inf"))),

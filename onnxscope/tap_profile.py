@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.buckets import LogHistogram
+from onnxscope.buckets import RELATIVE_ERROR, LogHistogram
 from onnxscope.errors import MergeError
 from onnxscope.observations import Observation
 from onnxscope.outputs import printable
+from onnxscope.records import Record
 from onnxscope.stats import Accumulator, ChannelStatistics, Statistics
+from onnxscope.tables import Cell, Table
 
-__all__ = ["QUANTILES", "ChannelState", "TapProfile"]
+__all__ = ["COLUMNS", "QUANTILES", "ChannelState", "TapProfile"]
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+COLUMNS = ("layer", "operator", "mean", "std", "min", "1 %", "median", "99 %", "max", "zeros", "dead")
 _HASHED_VALUES = 16
 
 Shape = tuple[int | None, ...]
@@ -166,7 +169,7 @@ class ChannelState:
 
 
 @dataclass(frozen=True, eq=False)
-class TapProfile:
+class TapProfile(Record):
     """What is known of one tap, over all samples seen so far.
 
     Attributes:
@@ -289,6 +292,39 @@ class TapProfile:
     def dead_channels(self) -> tuple[int, ...]:
         """Numbers of the channels that were zero in every element of every sample."""
         return self._accumulator.zero_channels if self.channel_axis is not None else ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the tap's record in `onnxscope.stats/1` says of it without its dataset."""
+        channels = self.channels
+        return {
+            "name": self.name,
+            "layer": self.layer,
+            "op_type": self.op_type,
+            "at": self.at,
+            "shape": None if self.shape is None else list(self.shape),
+            "channel_axis": self.channel_axis,
+            **self.overall.to_dict(),
+            "quantiles": self.quantiles,
+            "dead_channels": list(self.dead_channels),
+            "channels": None if channels is None else channels.to_dict(),
+            "dtype": self.dtype,
+            "samples": self.samples,
+            "sampled": self.sampled,
+            "quantile_error": RELATIVE_ERROR,
+        }
+
+    def cells(self) -> tuple[Cell, ...]:
+        """A row of a table with `COLUMNS`."""
+        overall, quantiles = self.overall, self.quantiles
+        dead = f"{len(self.dead_channels)} of {self.state.count.size}" if self.channel_axis is not None else ""
+        return (
+            *(self.layer, self.op_type, overall.mean, overall.std, overall.min),
+            *(quantiles["0.01"], quantiles["0.5"], quantiles["0.99"], overall.max, overall.zero_fraction, dead),
+        )
+
+    def table(self) -> Table:
+        """One row."""
+        return Table("", COLUMNS, (self.cells(),))
 
 
 def _fingerprints(one: Observation, samples: NDArray[np.int64]) -> NDArray[np.uint64]:
