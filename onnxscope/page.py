@@ -588,6 +588,8 @@ def _add_sheets(drawn: Sequence[tuple[_Layer, dict[str, Any]]], free: int) -> It
     """
     wanting = [(count, layer, card) for layer, card in drawn if (count := _channels(layer)) is not None]
     wanting.sort(key=lambda each: each[0])
+    too_many = sum(count > _MAX_SHEET_CHANNELS for count, _, _ in wanting)
+    wanting = wanting[: len(wanting) - too_many]
     missing = 0
     for place, (count, layer, card) in enumerate(wanting):
         share = free // (len(wanting) - place)
@@ -597,8 +599,9 @@ def _add_sheets(drawn: Sequence[tuple[_Layer, dict[str, Any]]], free: int) -> It
         else:
             card["sheet"] = sheet
             free -= len(sheet["src"]) + 300
-    if missing:
-        yield f"sheets of all channels of {missing:,} layers are left out: the page would be too large"
+    for count, why in ((missing, "the page would be too large"), (too_many, f"more than {_MAX_SHEET_CHANNELS:,} each")):
+        if count:
+            yield f"sheets of all channels of {count:,} layer{'' if count == 1 else 's'} are left out: {why}"
 
 
 def _fitting_sheet(layer: _Layer, count: int, share: int, free: int) -> dict[str, Any] | None:
@@ -616,12 +619,12 @@ def _fitting_sheet(layer: _Layer, count: int, share: int, free: int) -> dict[str
 
 
 def _channels(layer: _Layer) -> int | None:
-    """How many channels a sheet would show, None where the mosaic shows all, or there are too many."""
+    """How many channels a sheet would show, None where the mosaic shows all."""
     tap = layer.tap
     assert tap is not None
     assert tap.channel_axis is not None
     count = tap.data.shape[tap.channel_axis]
-    return count if len(tap.channels) < count <= _MAX_SHEET_CHANNELS else None
+    return count if len(tap.channels) < count else None
 
 
 def _columns(layer: _Layer, content: Content) -> list[dict[str, Any]]:

@@ -99,7 +99,10 @@ class Report(Record):
     def table(self) -> Table:
         """One row for whatever deserves attention."""
         rows = tuple((each.weight, each.layer or "", each.message) for each in self.content.attention)
-        title = f"{self.content.summary.model['name']}: {self.page.layers:,} layers, {len(rows):,} remarks"
+        counts = [
+            f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in ((self.page.layers, "layer"), (len(rows), "remark"))
+        ]
+        title = f"{self.content.summary.model['name']}: {', '.join(counts)}"
         return Table(title, ("", "layer", "remark"), rows)
 
     def __repr__(self) -> str:
@@ -276,7 +279,7 @@ def _sights(
                     model, inputs, layer=layer, method=method, target=target, sample=sample, **options
                 )
                 overlay, caption = found.overlay(), found.title
-            except InputError as error:
+            except (InputError, RunError) as error:
                 if layer is not None or target is not None:
                     raise
                 notes.append(f"no class activation map: {error}")

@@ -426,3 +426,10 @@ def test_long_names_are_cut_in_every_sentence():
     made = report(models[0], np.ones((2, 3, 6, 6), np.float32), against=models[1], cam_layer=None)
     assert "non_finite_weight" in {each.kind for each in made.content.attention}
     assert max(map(len, re.findall("n+", made.html))) <= 2000
+
+
+def test_sheets_of_very_many_channels_are_said_to_be_left_out():
+    made = report(network(["first"], channels=4100), np.ones((1, 3, 6, 6), np.float32))
+    assert made.page.left_out == ("sheets of all channels of 1 layer are left out: more than 4,096 each",)
+    assert made.table().title == "chain: 1 layer, 1 remark"
+    assert ">1 layer</p>" in made.html

@@ -20,7 +20,7 @@
       row.hidden = cards[i].hidden = !kept;
       shown += kept;
     });
-    status.textContent = (shown === rows.length ? "" : shown + " of ") + rows.length + " layers";
+    status.textContent = (shown === rows.length ? "" : shown + " of ") + rows.length + (rows.length === 1 ? " layer" : " layers");
     $("none").hidden = shown > 0;
   }
 
