@@ -26,7 +26,8 @@ from onnxscope.model import Model, load_model
 from onnxscope.model_findings import find_in_input, find_in_weights, find_unfused
 from onnxscope.names import Names
 from onnxscope.outputs import printable, write_whole
-from onnxscope.page import Attention, Content, Page, Row, Sight, render_page
+from onnxscope.page import Page, render_page
+from onnxscope.page_content import Attention, Content, Row, Sight
 from onnxscope.pictures import prepared_pictures
 from onnxscope.profile import Profile
 from onnxscope.records import Record
