@@ -21,11 +21,12 @@ from PIL import Image
 from onnxscope.activations import activation_after
 from onnxscope.channels import activation_axes, default_axis
 from onnxscope.errors import InputError, RunError
-from onnxscope.figures import encode_png, picture_figure, scale_maps
+from onnxscope.figures import picture_figure
 from onnxscope.graph import unused_prefix
 from onnxscope.inputs import Feeds, prepare_for
 from onnxscope.layouts import find_layout, shape_text
 from onnxscope.model import Model, load_model
+from onnxscope.mosaics import encode_png, scale_maps
 from onnxscope.names import Names
 from onnxscope.outputs import printable
 from onnxscope.pictures import lay_over, prepared_pictures

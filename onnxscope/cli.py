@@ -158,7 +158,7 @@ def features(
 ) -> None:
     """Run MODEL on INPUT and draw what its layers compute."""
     from onnxscope.feature_maps import features as compute
-    from onnxscope.figures import colour_table
+    from onnxscope.mosaics import colour_table
     from onnxscope.rendering import save_features
 
     colour_table(cmap)  # a misspelt map should not cost a run

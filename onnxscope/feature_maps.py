@@ -71,7 +71,7 @@ class FeatureMap(Record):
 
     def image(self, *, cmap: str = "viridis") -> Image | None:
         """The shown channels as one picture, each scaled to its own range; None without two spatial axes."""
-        from onnxscope.figures import mosaic
+        from onnxscope.mosaics import mosaic
 
         maps = self.maps()
         return None if maps is None else mosaic(maps, cmap=cmap)
@@ -115,7 +115,7 @@ class FeatureMap(Record):
         return (tap.layer, tap.op_type, tap.at or "", self.data.shape, *numbers, zero_channels, tap.name)
 
     def _thumbnail(self) -> str:
-        from onnxscope.figures import encode_png, mosaic, reduced
+        from onnxscope.mosaics import encode_png, mosaic, reduced
 
         maps = self.maps()
         if maps is None:

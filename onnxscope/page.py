@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxscope.figures import histogram_svg
+from onnxscope.charts import histogram_svg
 from onnxscope.histograms import histogram_counts, histogram_edges
 from onnxscope.page_content import Attention, Content, LayerView, layer_views
 from onnxscope.page_pictures import add_pictures, fitting_sights, strip_of_channels

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.figures import coarsened, encode_png, mosaic, reduced, strips
+from onnxscope.mosaics import coarsened, encode_png, mosaic, reduced, strips
 from onnxscope.page_content import Content, LayerView, Sight
 from onnxscope.page_text import label, number_text, ranges_text
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnxscope.figures import colour_table, scale_maps
 from onnxscope.inputs import Feeds, Preset
+from onnxscope.mosaics import colour_table, scale_maps
 
 __all__ = ["lay_over", "prepared_pictures"]
 

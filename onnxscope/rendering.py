@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxscope.figures import encode_png, histogram_png, histogram_svg, kernels
+from onnxscope.charts import histogram_svg
+from onnxscope.figures import histogram_png
+from onnxscope.mosaics import encode_png, kernels
 from onnxscope.outputs import dump_json, make_folder, safe_stem, write_whole, writing_whole
 
 if TYPE_CHECKING:

@@ -94,7 +94,7 @@ class WeightRecord(Record):
 
     def html_parts(self) -> list[str]:
         """The row, and the histogram where there is one."""
-        from onnxscope.figures import histogram_svg
+        from onnxscope.charts import histogram_svg
 
         histogram = self.summary.histogram
         parts = [self.table().html()]
@@ -151,7 +151,7 @@ class WeightStatistics(Record, Sequence[WeightRecord]):
 
     def html_parts(self) -> tuple[str, ...]:
         """The table, with the histogram of each of the first parameters in its row."""
-        from onnxscope.figures import sparkline_svg
+        from onnxscope.charts import sparkline_svg
 
         histograms = (row.summary.histogram for row in self.rows)
         drawn = within(sparkline_svg(each.counts) if each is not None else "" for each in histograms)
