@@ -1,21 +1,32 @@
 """What gives reason to look: kinds of findings and their order, and those of a profile.
 
-A profile tells dead channels, duplicates, non-finite values, and trouble in half precision; `model_findings` looks at
-weights, inputs and taps.
+A profile tells dead channels, duplicates, non-finite values, and trouble in half precision; `weight_findings`,
+`input_findings` and `fusions` need none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from onnxscope.outputs import printable
 from onnxscope.profile import Profile
 from onnxscope.tap_profile import TapProfile
 
-__all__ = ["FLOAT16_LARGEST", "GRAVITY", "Finding", "FindingKind", "count_odd", "find", "saturated_fraction"]
+__all__ = [
+    "FLOAT16_LARGEST",
+    "GRAVITY",
+    "Finding",
+    "FindingKind",
+    "by_gravity",
+    "count_odd",
+    "find",
+    "listed",
+    "saturated_fraction",
+]
 
 FindingKind = Literal[
     "non_finite_weight",
@@ -79,7 +90,19 @@ def find(profile: Profile) -> tuple[Finding, ...]:
         found += _overflow(profile, tap)
         found += _underflow(tap)
         found += _saturation(tap)
+    return by_gravity(found)
+
+
+def by_gravity(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return findings in the order of their kinds' gravity, those of a kind as they came."""
     return tuple(sorted(found, key=lambda finding: GRAVITY.index(finding.kind)))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first three names, each once, and how many more there are."""
+    unique = [printable(name) for name in dict.fromkeys(names)]
+    rest = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
+    return ", ".join(unique[:3]) + rest
 
 
 def saturated_fraction(tap: TapProfile) -> float | None:

@@ -20,10 +20,11 @@ from onnxscope.differences import Comparison
 from onnxscope.errors import InputError, ProfileError, RunError
 from onnxscope.feature_maps import FeatureMap, FeatureMaps, Rank, features
 from onnxscope.findings import GRAVITY, Finding
+from onnxscope.fusions import find_unfused
+from onnxscope.input_findings import find_in_input
 from onnxscope.inputs import Feeds, prepare_for
 from onnxscope.inspection import inspect
 from onnxscope.model import Model, load_model
-from onnxscope.model_findings import find_in_input, find_in_weights, find_unfused
 from onnxscope.names import Names
 from onnxscope.outputs import printable, write_whole
 from onnxscope.page import Page, render_page
@@ -35,6 +36,7 @@ from onnxscope.selectors import At, select_layers
 from onnxscope.shapes import infer_ranks, infer_types
 from onnxscope.sources import gather
 from onnxscope.tables import Table
+from onnxscope.weight_findings import find_in_weights
 from onnxscope.weight_statistics import WeightStatistics, weights
 
 __all__ = ["Report", "report"]

@@ -11,7 +11,7 @@ pytest.importorskip("tensorflow")
 from converters.tensorflow_helpers import keras
 
 from onnxscope.model import load_model
-from onnxscope.model_findings import find_in_weights
+from onnxscope.weight_findings import find_in_weights
 from onnxscope.weight_statistics import weights
 
 

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from onnxscope.model import load_model  # noqa: E402
-from onnxscope.model_findings import find_in_weights  # noqa: E402
+from onnxscope.weight_findings import find_in_weights  # noqa: E402
 from onnxscope.weight_statistics import weights  # noqa: E402
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
