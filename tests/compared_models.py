@@ -1,0 +1,72 @@
+"""Models to compare: stored ones, written ones, and copies with one initializer changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+from onnx import numpy_helper
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+DIGITS, DEPLOYED, QDQ, INPUT = (
+    str(FIXTURES / name) for name in ("digits.onnx", "digits_deployed.onnx", "digits_qdq.onnx", "digits.npz")
+)
+RNG = np.random.default_rng(5)
+LAYERS = ["stem.0", "block.0", "down.0", "classifier.2"]
+
+
+def planted(name, change, source=DIGITS):
+    """A copy of a model with one initializer changed."""
+    model = onnx.load(source)
+    (tensor,) = (each for each in model.graph.initializer if each.name == name)
+    values = change(numpy_helper.to_array(tensor).copy())
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+    return model
+
+
+def one_weight(values):
+    values.flat[values.size // 2] += values.std()
+    return values
+
+
+def swapped(values):
+    values[[0, 2]] = values[[2, 0]]
+    return values
+
+
+def parsed(text, **initializers):
+    model = onnx.parser.parse_model(text)
+    for name, array in initializers.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
+TWO = """
+    <ir_version: 9, opset_import: ["": 18]>
+    net (float[batch, 3, 6, 6] x) => (float[batch, 5] y) {
+        c = Conv<pads = [1, 1, 1, 1]>(x, w1)
+        r = Relu(c)
+        p = GlobalAveragePool(r)
+        f = Flatten(p)
+        y = Gemm<transB = 1>(f, w2, b2)
+    }"""
+WEIGHTS = {
+    "w1": RNG.standard_normal((4, 3, 3, 3), np.float32),
+    "w2": RNG.standard_normal((5, 4), np.float32),
+    "b2": RNG.standard_normal(5, np.float32),
+}
+X = RNG.standard_normal((3, 3, 6, 6), np.float32)
+CHANNELS_LAST = """
+    <ir_version: 9, opset_import: ["": 18]>
+    net (float[batch, 6, 6, 3] image) => (float[batch, 5] scores) {
+        t = Transpose<perm = [0, 3, 1, 2]>(image)
+        k = Transpose<perm = [3, 2, 0, 1]>(kernel)
+        c = Conv<pads = [1, 1, 1, 1]>(t, k)
+        u = Transpose<perm = [0, 2, 3, 1]>(c)
+        r = Relu(u)
+        p = ReduceMean<keepdims = 0>(r, axes)
+        m = MatMul(p, dense)
+        scores = Add(m, bias)
+    }"""
