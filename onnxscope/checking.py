@@ -295,9 +295,12 @@ def _weight_findings(
     findings = []
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
-        layer = (before or after or {})["layer"]
+        present = before or after or {}
+        layer = present["layer"]
         statistic = f"weight {name}"
         if before is None or after is None:
+            if present["min"] == present["max"] == 0:
+                continue  # exporters leave out a bias of zeros
             word = "new" if before is None else "gone"
             shapes = [None if row is None else row["shape"] for row in (before, after)]
             findings.append(Deviation(layer, statistic, shapes[0], shapes[1], None, f"the weight is {word}"))
