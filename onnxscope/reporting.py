@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from onnxscope.activation_maps import Method, class_activation
 from onnxscope.analysis import analyze
+from onnxscope.attention import attention_of
 from onnxscope.comparison import compare
 from onnxscope.counterparts import match_inputs, match_values
 from onnxscope.dataset_statistics import DatasetStatistics
@@ -19,16 +19,13 @@ from onnxscope.datasets import open_dataset
 from onnxscope.differences import Comparison
 from onnxscope.errors import InputError, ProfileError, RunError
 from onnxscope.feature_maps import FeatureMap, FeatureMaps, Rank, features
-from onnxscope.findings import GRAVITY, Finding
-from onnxscope.fusions import find_unfused
-from onnxscope.input_findings import find_in_input
 from onnxscope.inputs import Feeds, prepare_for
 from onnxscope.inspection import inspect
 from onnxscope.model import Model, load_model
 from onnxscope.names import Names
 from onnxscope.outputs import printable, write_whole
 from onnxscope.page import Page, render_page
-from onnxscope.page_content import Attention, Content, Row, Sight
+from onnxscope.page_content import Content, Row, Sight
 from onnxscope.pictures import prepared_pictures
 from onnxscope.profile import Profile
 from onnxscope.records import Record
@@ -36,24 +33,11 @@ from onnxscope.selectors import At, select_layers
 from onnxscope.shapes import infer_ranks, infer_types
 from onnxscope.sources import gather
 from onnxscope.tables import Table
-from onnxscope.weight_findings import find_in_weights
-from onnxscope.weight_statistics import WeightStatistics, weights
+from onnxscope.weight_statistics import weights
 
 __all__ = ["Report", "report"]
 
 _MAX_COLUMNS = 6  # inputs that have pictures; statistics are over all of them
-_LISTED = 6  # channels that a sentence names
-_ENOUGH = 16  # samples from which on a channel that is always zero is more than a remark
-_BAD = frozenset({"non_finite_weight", "non_finite", "non_finite_spread"})
-_MINOR = frozenset({"duplicate_channel", "constant_channel", "duplicate_kernel", "float16_underflow", "unfused"})
-_OF_KERNELS = frozenset({"zero_kernel", "duplicate_kernel"})
-_PLURAL = {
-    "zero_kernel": "have kernels of nothing but zeros",
-    "duplicate_kernel": "have the same kernel as another one",
-    "dead_channel": "are zero everywhere {seen}",
-    "constant_channel": "hold one value everywhere {seen}",
-    "duplicate_channel": "hold the same as another one {seen}",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +197,7 @@ def report(
         maps,
         statistics,
         tuple(sights),
-        tuple(_attention(_findings(loaded, stored, maps, statistics), stored, statistics, unreachable)),
+        attention_of(loaded, stored, maps, statistics, comparison, unreachable),
         comparison,
         others,
         unreachable,
@@ -332,70 +316,3 @@ def _others(
             data = counterpart.to_a(np.asarray(second.data))
             pairs[row.a.name] = first, replace(second, data=data, channel_axis=first.channel_axis)
     return pairs, []
-
-
-def _findings(
-    model: Model, stored: WeightStatistics, maps: FeatureMaps | None, statistics: DatasetStatistics | None
-) -> list[Finding]:
-    """Everything that there is reason to look at, the gravest first."""
-    found = [*find_in_weights(stored, model), *(statistics.findings if statistics is not None else ())]
-    if maps is not None:
-        found += [*find_in_input(maps.input, model), *find_unfused((each.tap for each in maps), model)]
-    return sorted(found, key=lambda finding: GRAVITY.index(finding.kind))
-
-
-def _attention(
-    findings: Iterable[Finding],
-    stored: WeightStatistics,
-    statistics: DatasetStatistics | None,
-    unreachable: Sequence[tuple[str, str]],
-) -> list[Attention]:
-    """Findings as sentences: one for each kind in each layer, the gravest first."""
-    kernels, maps = _channel_counts(stored, statistics)
-    samples = statistics.profile.samples if statistics is not None else 0
-    seen = "on this input" if samples == 1 else f"in all {samples:,} samples"
-    found = []
-    for (kind, layer), group in groupby(findings, key=lambda finding: (finding.kind, finding.layer)):
-        listed = list(group)
-        channels = sorted({finding.channel for finding in listed if finding.channel is not None})
-        counts = (kernels if kind in _OF_KERNELS else maps).get(layer, set())
-        what = _PLURAL.get(kind, "").format(seen=seen)
-        if what and channels:
-            subject = f"{len(channels):,} of {min(counts):,} channels" if len(counts) == 1 else "channels that"
-            message = f"{subject} {what}: {_numbers(channels)}"
-        else:
-            message = listed[0].message
-            if len(listed) > 1:
-                noun = "finding like it" if len(channels) < 2 else "channel"
-                message += f" (and {len(listed) - 1:,} more {noun}{'s' if len(listed) > 2 else ''})"
-        grave = "bad" if kind in _BAD else "warn"
-        if kind in _MINOR or (kind == "dead_channel" and samples < _ENOUGH):
-            grave = "note"
-        found.append(Attention(kind, grave, layer or None, message))
-    if unreachable:
-        count = len(unreachable)
-        message = f"{count:,} value{'s' if count > 1 else ''} could not be observed, listed below with the reason"
-        found.append(Attention("unreachable", "warn", None, message))
-    order = ("bad", "warn", "note")
-    return sorted(found, key=lambda each: order.index(each.weight))
-
-
-def _channel_counts(
-    stored: WeightStatistics, statistics: DatasetStatistics | None
-) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
-    """How many channels a layer's kernels have, and its activations; several numbers where they do not agree."""
-    kernels: dict[str, set[int]] = {}
-    for row in stored:
-        if row.summary.channels is not None:
-            name = row.parameter.layer or row.parameter.name
-            kernels.setdefault(name, set()).add(len(row.summary.channels.mean))
-    maps: dict[str, set[int]] = {}
-    for tap in statistics or ():
-        if tap.channel_axis is not None:
-            maps.setdefault(tap.layer, set()).add(len(tap.state.count))
-    return kernels, maps
-
-
-def _numbers(channels: Sequence[int]) -> str:
-    more = f" and {len(channels) - _LISTED:,} more" if len(channels) > _LISTED else ""
-    return ", ".join(map(str, channels[:_LISTED])) + more
