@@ -107,15 +107,16 @@ def _blamed(comparison: Comparison) -> Iterator[Attention]:
     for row in comparison.guilty[:_LISTED]:
         relative = None if row.own is None else row.own.relative_l2
         if row.reason is not None:
-            message = f"cannot be compared with {other}: {row.reason}"
+            kind, message = "incomparable", f"cannot be compared with {other}: {row.reason}"
         elif row.is_guilty:
             size = "not finite" if relative is None else f"relative {relative:.3g}, its noise {row.floor:.2g}"
-            message = f"has an error of its own against {other}: {size}"
+            kind, message = "own_error", f"has an error of its own against {other}: {size}"
         elif row.differs:
-            message = f"is the first that differs from {other}"
+            kind, message = "divergence", f"is the first that differs from {other}"
         else:
-            message = f"holds other weights than {other}" + (", without effect here" if comparison.was_run else "")
-        yield Attention("own_error", "bad", row.a.layer, message)
+            effect = ", without effect here" if comparison.was_run else ""
+            kind, message = "changed_weights", f"holds other weights than {other}{effect}"
+        yield Attention(kind, "bad", row.a.layer, message)
 
 
 def _channel_counts(

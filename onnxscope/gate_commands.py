@@ -205,5 +205,7 @@ def _no_workflow_commands(github: bool, *, to_stderr: bool) -> Iterator[None]:
         return
     token = secrets.token_hex(16)  # a model must not be able to guess it
     click.echo(f"::stop-commands::{token}", err=to_stderr)
-    yield
-    click.echo(f"::{token}::", err=to_stderr)
+    try:
+        yield
+    finally:
+        click.echo(f"::{token}::", err=to_stderr)

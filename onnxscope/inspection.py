@@ -146,15 +146,16 @@ def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") ->
     names = Names(loaded)
     selectors = [select] if isinstance(select, str) else list(select)
     infer = cache(partial(infer_types, loaded))
-    found = []
-    for node, taps in select_layers(names, selectors, at=at, ranks=lambda: infer_ranks(infer())):
-        if selectors or node is None:
-            (tap,) = taps
+    found: list[tuple[Node | None, LayerRecord]] = []
+    if selectors:
+        for node, (tap,) in select_layers(names, selectors, at=at, ranks=lambda: infer_ranks(infer())):
             said = tap.layer, tap.op_type, tap.value, loaded.graphs[tap.path]
-        else:
+            found.append((node, _layer(loaded, names, *said, node)))
+    else:
+        for node in names.weighted:
             value = next(filter(None, node.outputs), "")
             said = names.layers[node], node.op_type, value, loaded.graphs[node.path]
-        found.append((node, _layer(loaded, names, *said, node)))
+            found.append((node, _layer(loaded, names, *said, node)))
     types: _Types = {graph.path: graph.types for graph in loaded.graphs.values()}
     if any(layer.shape is None for _, layer in found):
         types = infer()

@@ -168,6 +168,11 @@ class Names:
                 modules.setdefault(layer[:end], []).append(node)
         return {scope: tuple(nodes) for scope, nodes in modules.items()}
 
+    @cached_property
+    def weighted(self) -> tuple[Node, ...]:
+        """The nodes that own weights, those of bodies included, in the order of the graphs and of the nodes in each."""
+        return tuple(node for graph in self.model.graphs.values() for node in graph.nodes if self.owns_weights(node))
+
     def is_module(self, scope: str) -> bool:
         """Whether a scope holds other layers, rather than being one."""
         return any(self.layers[node] != scope for node in self.modules.get(scope, ()))

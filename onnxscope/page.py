@@ -80,8 +80,8 @@ def render_page(content: Content, *, max_bytes: int) -> Page:
     for each in content.attention:
         messages.setdefault(each.layer, []).append(each)
     cards = [_card(place, layer, content, messages.get(layer.name, [])) for place, layer in enumerate(layers, 1)]
-    fixed = len(_rendered(context, [], [], content, left_out).encode())
     size = len(_rendered(context, cards, layers, content, left_out).encode())
+    fixed = len(_rendered(context, [], [], content, left_out).encode()) if size > max_bytes else 0
     while size > max_bytes and len(layers) > 1:
         kept = int(len(layers) * (max_bytes - fixed) / (size - fixed) * 0.9)
         kept = max(1, min(kept, len(layers) - 1))

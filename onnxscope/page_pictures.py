@@ -29,6 +29,7 @@ _SHEET_PX = (56, 40, 28, 20, 14, 10, 7)  # sides of the maps on a sheet of all c
 _SHEETS_BYTES = 2_000_000
 _SHEET_BYTES_A_PIXEL = 0.42  # half a byte, compressed by a fifth or more, in base64
 _MAX_SHEET_CHANNELS = 4096
+_TAG_BYTES = 300  # of the markup around a picture
 _REMARK_BYTES = 150  # of a remark on what is left out
 _SMOOTH_PX = 64  # smaller photographs show their pixels
 
@@ -67,7 +68,7 @@ def fitting_sights(sights: Sequence[Sight], free: int) -> tuple[list[dict[str, A
     fitting, taken = [], 0
     for sight in sights:
         drawn = _sight(sight)
-        size = sum(len(picture["src"]) + 300 for picture in drawn["pictures"])
+        size = _size_bytes(drawn["pictures"])
         if taken + size > free:
             break
         taken += size
@@ -108,7 +109,7 @@ def add_pictures(
     shown = 0
     with ThreadPoolExecutor() as pool:
         for (_, card), columns in zip(drawn, pool.map(lambda each: _columns(each[0], content), drawn), strict=True):
-            size = sum(len(picture["src"]) + 300 for column in columns for picture in column["pictures"])
+            size = sum(_size_bytes(column["pictures"]) for column in columns)
             if size > free:
                 pool.shutdown(cancel_futures=True)
                 break
@@ -145,7 +146,7 @@ def _add_sheets(drawn: Sequence[tuple[LayerView, dict[str, Any]]], free: int) ->
             missing += 1
         else:
             card["sheet"] = sheet
-            free -= len(sheet["src"]) + 300
+            free -= _size_bytes([sheet])
     for count, why in ((missing, "the page would be too large"), (too_many, f"more than {_MAX_SHEET_CHANNELS:,} each")):
         if count:
             yield f"sheets of all channels of {count:,} layer{'' if count == 1 else 's'} are left out: {why}"
@@ -233,6 +234,10 @@ def _sheet(layer: LayerView, count: int, side: int) -> dict[str, Any]:
     image = coarsened(mosaic(small, columns=across, cell_px=side, gap_px=1))
     alt = f"{label(layer.name)}, all {count:,} channels"
     return {**_picture(image, alt), "count": count, "across": across, "reduced": small.shape != maps.shape}
+
+
+def _size_bytes(pictures: Iterable[dict[str, Any]]) -> int:
+    return sum(len(picture["src"]) + _TAG_BYTES for picture in pictures)
 
 
 def _picture(image: Image, alt: str) -> dict[str, Any]:

@@ -262,8 +262,10 @@ def _sights(
         overlay, caption = None, ""
         if method is not None and not notes and (sample == 0 or feeds.samples is not None):
             try:
+                # One image at a time: all of them would be decoded again for each.
+                looked_at, place = (inputs[sample], 0) if feeds.kind == "images" else (inputs, sample)
                 found = class_activation(
-                    model, inputs, layer=layer, method=method, target=target, sample=sample, **options
+                    model, looked_at, layer=layer, method=method, target=target, sample=place, **options
                 )
                 overlay, caption = found.overlay(), found.title
             except (InputError, RunError) as error:

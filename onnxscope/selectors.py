@@ -178,8 +178,7 @@ def select_layers(
         SelectorError: As `select_taps`.
     """
     pre, post = _Resolver(names, "pre", None), _Resolver(names, "post", None)
-    nodes = [node for graph in names.model.graphs.values() for node in graph.nodes if names.owns_weights(node)]
-    layers = {node: (*pre.node_taps(node), *post.node_taps(node)) for node in nodes}
+    layers = {node: (*pre.node_taps(node), *post.node_taps(node)) for node in names.weighted}
     if not selectors:
         return list(layers.items())
     owners = {(tap.name, tap.layer): node for node, taps in layers.items() for tap in taps}

@@ -73,10 +73,11 @@ def compare_with_framework(
     """
     loaded = load_model(model)
     names = Names(loaded)
+    folded = _folded(names, activations)
     pairs = _pair_by_values(
-        names, activations, _pairs(names, activations), feeds, channels_last=channels_last, threads=threads
+        names, activations, _pairs(names, activations, folded), feeds, channels_last=channels_last, threads=threads
     )
-    only = _without_value(names, activations, pairs)
+    only = _without_value(names, activations, pairs, folded)
     values = {f"{place}": activations[place].values for place, _ in pairs}
     values |= {f"output {place}": output for place, output in enumerate(outputs)}
     declared = loaded.main.outputs[: len(outputs)]
@@ -141,10 +142,9 @@ def compare_with_framework(
     )
 
 
-def _pairs(names: Names, activations: Sequence[Activation]) -> list[tuple[int, str]]:
+def _pairs(names: Names, activations: Sequence[Activation], folded: Mapping[str, str]) -> list[tuple[int, str]]:
     """Each call's place with the value that holds the same, as far as names tell."""
-    folded, main = _folded(names, activations), names.model.main
-    holding = set(folded.values())
+    holding, main = set(folded.values()), names.model.main
     pairs: list[tuple[int, str]] = []
     for layer in dict.fromkeys(each.layer for each in activations):
         calls = [place for place, each in enumerate(activations) if each.layer == layer]
@@ -174,12 +174,15 @@ def _folded(names: Names, activations: Sequence[Activation]) -> dict[str, str]:
 
 
 def _without_value(
-    names: Names, activations: Sequence[Activation], pairs: Sequence[tuple[int, str]]
+    names: Names, activations: Sequence[Activation], pairs: Sequence[tuple[int, str]], folded: Mapping[str, str]
 ) -> list[Activation]:
-    """Calls that are in the graph nowhere, neither themselves nor within a BatchNorm that was folded into them."""
+    """Calls that are in the graph nowhere, neither themselves nor with a BatchNorm that was folded into them."""
+    inside: set[str | None] = set(folded.values())
+    for place, value in pairs:
+        node = names.model.main.producers.get(value)
+        if activations[place].kind.startswith("BatchNorm") and (node is None or node.op_type != "BatchNormalization"):
+            inside.add(activations[place].source)
     paired = {place for place, _ in pairs}
-    inside: set[str | None] = set(_folded(names, activations).values())
-    inside |= {activations[place].source for place in paired if activations[place].kind.startswith("BatchNorm")}
     return [each for place, each in enumerate(activations) if place not in paired and each.layer not in inside]
 
 

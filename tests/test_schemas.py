@@ -236,7 +236,8 @@ def test_what_a_live_comparison_returns(workplace):
 
 @pytest.mark.parametrize("method", ["eigen", "score"])
 def test_what_a_class_activation_map_returns(workplace, method):
-    conform(onnxscope.class_activation(workplace / "digits.onnx", workplace / "digits.npz", method=method).to_dict())
+    found = onnxscope.class_activation(workplace / "digits.onnx", workplace / "digits.npz", method=method)
+    assert conform(found.to_dict())["method"] == method
 
 
 def test_what_the_demonstration_prints(monkeypatch, tmp_path, capsys):
