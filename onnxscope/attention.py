@@ -8,9 +8,9 @@ from itertools import groupby
 from onnxscope.dataset_statistics import DatasetStatistics
 from onnxscope.differences import Comparison
 from onnxscope.feature_maps import FeatureMaps
-from onnxscope.findings import Finding, by_gravity
 from onnxscope.fusions import find_unfused
 from onnxscope.input_findings import find_in_input
+from onnxscope.kinds import Finding, by_gravity
 from onnxscope.model import Model
 from onnxscope.outputs import printable
 from onnxscope.page_content import Attention

@@ -27,10 +27,10 @@ from onnxscope.model import InputSpec, Model, load_model
 from onnxscope.names import Names
 from onnxscope.outputs import dump_json, printable, write_whole
 from onnxscope.pairing import LayerKey, layer_keys
-from onnxscope.parameters import read_parameter
 from onnxscope.records import Record
 from onnxscope.session import runtime_version
 from onnxscope.sources import open_regular
+from onnxscope.stored_values import read_parameter
 from onnxscope.tables import Table
 from onnxscope.weight_statistics import weights
 

@@ -8,7 +8,8 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, overload
 
-from onnxscope.findings import Finding, find, saturated_fraction
+from onnxscope.findings import find, saturated_fraction
+from onnxscope.kinds import Finding
 from onnxscope.profile import Profile
 from onnxscope.records import Record, remarks
 from onnxscope.tables import Table

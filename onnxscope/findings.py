@@ -1,84 +1,21 @@
-"""What gives reason to look: kinds of findings and their order, and those of a profile.
-
-A profile tells dead channels, duplicates, non-finite values, and trouble in half precision; `weight_findings`,
-`input_findings` and `fusions` need none.
-"""
+"""What a profile gives reason to look at: dead channels, duplicates, non-finite values, trouble in half precision."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Iterator
 
 import numpy as np
 
-from onnxscope.outputs import printable
+from onnxscope.kinds import FLOAT16_LARGEST, Finding, by_gravity, count_odd
 from onnxscope.profile import Profile
 from onnxscope.tap_profile import TapProfile
 
-__all__ = [
-    "FLOAT16_LARGEST",
-    "GRAVITY",
-    "Finding",
-    "FindingKind",
-    "by_gravity",
-    "count_odd",
-    "find",
-    "listed",
-    "saturated_fraction",
-]
-
-FindingKind = Literal[
-    "non_finite_weight",
-    "non_finite",
-    "non_finite_spread",
-    "input_range",
-    "input_order",
-    "untrained_weights",
-    "constant_weight",
-    "float16_weight",
-    "float16_overflow",
-    "clipped_weight",
-    "zero_kernel",
-    "dead_channel",
-    "duplicate_kernel",
-    "duplicate_channel",
-    "constant_channel",
-    "saturation",
-    "float16_underflow",
-    "unfused",
-]
-GRAVITY: tuple[FindingKind, ...] = get_args(FindingKind)
-"""Kinds of findings, the gravest first."""
-
-FLOAT16_LARGEST = 65504.0
-"""The largest finite number in half precision."""
+__all__ = ["find", "saturated_fraction"]
 
 _FLOAT16_SMALLEST = 2.0**-24  # its smallest subnormal number
 _UNDERFLOW_SHARE = 0.01
 _SATURATED_SHARE = 0.5
 _MARGIN = 1 / 128  # of the distance between the limits
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing to look at.
-
-    Attributes:
-        kind: What it is.
-        layer: Where, as the source framework called it; an input's name for the model's inputs.
-        channel: Which channel, None for the layer as a whole.
-        message: A sentence with the numbers.
-    """
-
-    kind: FindingKind
-    layer: str
-    channel: int | None
-    message: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record that results carry."""
-        return asdict(self)
 
 
 def find(profile: Profile) -> tuple[Finding, ...]:
@@ -91,18 +28,6 @@ def find(profile: Profile) -> tuple[Finding, ...]:
         found += _underflow(tap)
         found += _saturation(tap)
     return by_gravity(found)
-
-
-def by_gravity(found: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return findings in the order of their kinds' gravity, those of a kind as they came."""
-    return tuple(sorted(found, key=lambda finding: GRAVITY.index(finding.kind)))
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return the first three names, each once, and how many more there are."""
-    unique = [printable(name) for name in dict.fromkeys(names)]
-    rest = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
-    return ", ".join(unique[:3]) + rest
 
 
 def saturated_fraction(tap: TapProfile) -> float | None:
@@ -203,12 +128,6 @@ def _saturation(tap: TapProfile) -> Iterator[Finding]:
 
 def _samples(tap: TapProfile) -> str:
     return "1 sample seen" if tap.samples == 1 else f"{tap.samples:,} samples"
-
-
-def count_odd(nan: int, inf: int) -> str:
-    """Say how many numbers are not finite: `2 NaN and 1 infinity`."""
-    parts = [f"{nan:,} NaN"] * (nan > 0) + [f"{inf:,} {'infinity' if inf == 1 else 'infinities'}"] * (inf > 0)
-    return " and ".join(parts)
 
 
 def _channel(tap: TapProfile, channel: int) -> int | None:

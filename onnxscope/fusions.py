@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from onnxscope.findings import Finding, listed
+from onnxscope.kinds import Finding, listed
 from onnxscope.model import Model
 from onnxscope.selectors import Tap
 from onnxscope.structure import Graph, Node

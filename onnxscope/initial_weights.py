@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxscope.findings import Finding, listed
+from onnxscope.kinds import Finding, listed
 from onnxscope.outputs import printable
 from onnxscope.weight_statistics import WeightRecord, WeightStatistics
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxscope.errors import InputError
-from onnxscope.findings import Finding, by_gravity
 from onnxscope.inputs import Preset, load_preset, preset_of_model
+from onnxscope.kinds import Finding, by_gravity
 from onnxscope.model import Model
 
 __all__ = ["find_in_input"]

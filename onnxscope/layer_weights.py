@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from onnxscope.layer_graph import Layer
 from onnxscope.names import Names, Operand
-from onnxscope.parameters import find_parameters, read_operand
+from onnxscope.parameters import find_parameters
+from onnxscope.stored_values import read_operand
 from onnxscope.structure import Node
 from onnxscope.weight_blocks import (
     Difference,

@@ -69,7 +69,7 @@ def save_weights(
     Raises:
         OutputError: The folder cannot be made or written to.
     """
-    from onnxscope.parameters import read_parameter
+    from onnxscope.stored_values import read_parameter
 
     target = make_folder(folder)
     pictures: dict[str, str] = {}

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxscope.findings import FLOAT16_LARGEST, Finding, FindingKind, by_gravity, count_odd
 from onnxscope.initial_weights import find_untrained, is_kernel
+from onnxscope.kinds import FLOAT16_LARGEST, Finding, FindingKind, by_gravity, count_odd
 from onnxscope.model import Model
 from onnxscope.outputs import printable
-from onnxscope.parameters import read_parameter
+from onnxscope.stored_values import read_parameter
 from onnxscope.weight_statistics import WeightRecord, WeightStatistics
 
 __all__ = ["find_in_weights"]

@@ -11,9 +11,10 @@ import numpy as np
 from onnxscope.errors import InputError
 from onnxscope.model import Model, load_model
 from onnxscope.outputs import printable
-from onnxscope.parameters import Parameter, find_parameters, read_parameter
+from onnxscope.parameters import Parameter, find_parameters
 from onnxscope.records import Record, within
 from onnxscope.selectors import select_names
+from onnxscope.stored_values import read_parameter
 from onnxscope.summaries import Summary, describe_all
 from onnxscope.tables import Cell, Table, format_number
 

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxscope
 from onnxscope.errors import SelectorError
 from onnxscope.outputs import dump_json
-from onnxscope.parameters import find_parameters, read_parameter
+from onnxscope.parameters import find_parameters
 from onnxscope.provenance import LAYER_KEY, ParameterRecord, Provenance, write_provenance
+from onnxscope.stored_values import read_parameter
 from onnxscope.weight_statistics import weights
 
 RNG = np.random.default_rng(7)

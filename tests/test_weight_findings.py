@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from weight_models import found, kinds, normal, rng, store, uniform
 
-from onnxscope.findings import GRAVITY
+from onnxscope.kinds import GRAVITY
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 
