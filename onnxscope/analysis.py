@@ -22,9 +22,10 @@ from onnxscope.errors import InputError, MergeError, OutputError
 from onnxscope.feeding import Batch, Fed, OnError, read_batches
 from onnxscope.model import Model, load_model
 from onnxscope.names import Names
-from onnxscope.outputs import printable, writing_whole
+from onnxscope.outputs import printable, refuse_inputs, writing_whole
 from onnxscope.planning import make_plan
 from onnxscope.plugins import load_engine
+from onnxscope.presets import recipe_file
 from onnxscope.profile import Profile
 from onnxscope.selectors import At, select_taps
 from onnxscope.session import runtime_version
@@ -86,7 +87,8 @@ def analyze(
         SelectorError: A selector matches nothing.
         InputError: The inputs do not fit the model, or a sample cannot be read.
         RunError: onnxruntime fails.
-        OutputError: The profile cannot be written, or an unfinished one is in the way.
+        OutputError: The profile cannot be written, would replace the model or an input, or an unfinished one is in the
+            way.
         MergeError: What is to be resumed belongs to another analysis.
     """
     loaded = load_model(model)
@@ -105,7 +107,11 @@ def analyze(
         bounds=index_bounds(loaded),
         limit=limit,
     )
-    kept = None if output is None else _Kept(Path(output), resume=resume)
+    kept = None
+    if output is not None:
+        read = (*loaded.storage.files, *dataset.files, recipe_file(preprocess))
+        refuse_inputs((output, partial_path(output)), read)
+        kept = _Kept(Path(output), resume=resume)
     size = dataset.fixed_batch or batch_size
     plan = make_plan(
         loaded,

@@ -21,7 +21,7 @@ from onnxscope.diff_command import diff
 from onnxscope.errors import OnnxscopeError
 from onnxscope.gate_commands import check, snapshot
 from onnxscope.options import channel_options, common, fail, input_options, model_argument, note, select_option, show
-from onnxscope.outputs import dump_json, printable
+from onnxscope.outputs import dump_json, printable, refuse_inputs
 from onnxscope.report_command import report
 from onnxscope.stats_command import stats
 
@@ -115,10 +115,12 @@ def weights(
     from onnxscope.weight_statistics import weights as compute
 
     loaded = load_model(model)
+    if output is not None:
+        from onnxscope.rendering import files_in_place, save_weights
+
+        refuse_inputs(files_in_place(output, "weights"), loaded.storage.files)
     statistics = compute(loaded, select=select, bins=bins)
     if output is not None:
-        from onnxscope.rendering import save_weights
-
         pictures = save_weights(statistics, loaded, output, picture=picture)
         note(f"{len(pictures)} histograms and weights.json are in {output}", quiet)
     show(statistics, form)
@@ -158,12 +160,16 @@ def features(
 ) -> None:
     """Run MODEL on INPUT and draw what its layers compute."""
     from onnxscope.feature_maps import features as compute
+    from onnxscope.inputs import files_of
+    from onnxscope.model import load_model
     from onnxscope.mosaics import colour_table
-    from onnxscope.rendering import save_features
+    from onnxscope.rendering import files_in_place, save_features
 
     colour_table(cmap)  # a misspelt map should not cost a run
+    loaded = load_model(model)
+    refuse_inputs(files_in_place(output, "features"), files_of(loaded, inputs=inputs, preprocess=preprocess))
     maps = compute(
-        model,
+        loaded,
         list(inputs),
         select=select,
         at=at,

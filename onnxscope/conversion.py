@@ -7,18 +7,18 @@ to `request.output` and answers with a `ConversionReport`. The analyzer's own pr
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from onnxscope.errors import ConversionError
+from onnxscope.outputs import refuse_inputs
 from onnxscope.provenance import Mode
 from onnxscope.records import Record, paragraph, remarks
 from onnxscope.tables import Table
@@ -26,6 +26,7 @@ from onnxscope.tables import Table
 __all__ = ["ConversionReport", "ConversionRequest", "Converter", "run_child", "serve_child"]
 
 _MAX_ANSWER_BYTES = 64 << 20
+_SAVED_MODEL = "saved_model.pb"  # beside it, the folder of a SavedModel has its variables and assets
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,9 @@ def run_child(module: str, request: ConversionRequest, *, environment: Mapping[s
 
     Raises:
         ConversionError: What the child reported, or that it died.
+        OutputError: The output is the source or another file that is read; nothing was started.
     """
+    refuse_inputs((request.output, f"{request.output}.data"), _files_read(request))
     with tempfile.TemporaryDirectory(prefix="onnxscope-") as folder:
         question, answer, log = (Path(folder, name) for name in ("request.json", "answer.json", "log.txt"))
         question.write_text(json.dumps(asdict(request)), encoding="utf-8")
@@ -179,8 +182,19 @@ def serve_child(export: Callable[[ConversionRequest], ConversionReport], argumen
     except (Exception, SystemExit) as error:  # the user's factory may raise anything
         text = " ".join(str(error).split()) or "no message"
         record = {"error": f"{type(error).__name__}: {text[:500]}: {request.source}", "hint": None}
-    if "error" in record:
-        with contextlib.suppress(OSError):
-            Path(request.output).with_name(Path(request.output).name + ".partial").unlink()
     answer.write_text(json.dumps(record), encoding="utf-8")
     return 1 if "error" in record else 0
+
+
+def _files_read(request: ConversionRequest) -> Iterator[str]:
+    """The files that a request names and that are there: checkpoint, recipe, saved model, or the factory's module."""
+    source = Path(request.source)
+    folder = source.parent if source.name == _SAVED_MODEL else source
+    place, colon, _ = request.source.rpartition(":")
+    named = [request.weights, request.preprocess, place, request.source if source.suffix else None]
+    if (folder / _SAVED_MODEL).is_file():
+        named += [str(path) for path in folder.rglob("*")]
+    if colon and not place.endswith(".py"):
+        module = place.replace(".", os.sep)
+        named += [os.path.join(entry, module + end) for entry in ("", *sys.path) for end in (".py", "/__init__.py")]
+    yield from (name for name in named if name and os.path.isfile(name))

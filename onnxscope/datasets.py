@@ -19,7 +19,7 @@ from onnxscope.model import InputSpec
 from onnxscope.npy import map_npy, map_npz
 from onnxscope.outputs import printable
 from onnxscope.presets import Preset, load_preset
-from onnxscope.sources import Kind, gather, open_regular, suffix_of
+from onnxscope.sources import Kind, files_behind, gather, open_regular, suffix_of
 from onnxscope.synthetic import random_feeds
 
 __all__ = ["Dataset", "open_dataset"]
@@ -62,6 +62,11 @@ class Dataset:
         if isinstance(self._entries[0], str):
             state["_arrays"] = None  # mapped again where they arrive
         return state
+
+    @property
+    def files(self) -> list[str]:
+        """The files that samples are read from."""
+        return files_behind(self._entries)
 
     def name(self, position: int) -> str:
         """What a sample is called: its file's name, or its position."""

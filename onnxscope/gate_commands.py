@@ -14,10 +14,11 @@ import click
 
 from onnxscope.errors import BaselineError, InputError, OnnxscopeError
 from onnxscope.options import batch_options, common, fail, image_options, input_option, model_argument, note, show
-from onnxscope.outputs import printable, write_whole
+from onnxscope.outputs import printable, refuse_inputs, write_whole
 
 if TYPE_CHECKING:
     from onnxscope.baseline import Baseline
+    from onnxscope.model import Model
     from onnxscope.tables import Format
 
 __all__ = ["check", "snapshot"]
@@ -51,9 +52,13 @@ def snapshot(
 ) -> None:
     """Write a baseline of MODEL: structure, weights, and what its layers compute on INPUT."""
     from onnxscope.baseline import snapshot as take
+    from onnxscope.inputs import files_of
+    from onnxscope.model import load_model
 
+    loaded = load_model(model)
+    refuse_inputs([output], files_of(loaded, inputs=inputs, preprocess=preprocess))
     baseline = take(
-        model,
+        loaded,
         list(inputs) or None,
         preprocess=preprocess,
         layout=layout,
@@ -112,19 +117,25 @@ def check(
     from onnxscope.checking import Check
     from onnxscope.checking import check as compare
     from onnxscope.gate_formats import Outcome, Outcomes, github_annotations, junit, markdown
-    from onnxscope.model import load_model
-    from onnxscope.settings import read_settings
+    from onnxscope.settings import find_settings, read_settings
 
     if baseline is not None and len(models) > 1:
         raise click.UsageError("--baseline is of one MODEL; several have theirs beside them")
     settings = read_settings(config)
+    places = [baseline or model.parent / f"{model.stem}.onnxscope.json" for model in models]
+    opened = [_opened(model) for model in models]
+    summary = os.environ.get("GITHUB_STEP_SUMMARY") if github else None
+    refuse_inputs(
+        [junit_file, markdown_file, summary or None, *(places if update else ())],
+        [*_files_read(models, opened, inputs, preprocess), find_settings(config), *(() if update else places)],
+    )
     outcomes = []
     with _no_workflow_commands(github, to_stderr=form == "json"):
-        for model, name in zip(models, _names(models), strict=True):
-            place = baseline or model.parent / f"{model.stem}.onnxscope.json"
+        for model, name, place, loaded in zip(models, _names(models), places, opened, strict=True):
             result: Check | OnnxscopeError
             try:
-                loaded = load_model(model)
+                if isinstance(loaded, OnnxscopeError):
+                    raise loaded
                 result = compare(
                     loaded,
                     _expected(model, place, inputs, update=update),
@@ -161,7 +172,6 @@ def check(
     if github:
         for line in github_annotations(outcomes):
             click.echo(line, err=form == "json")
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
             with open(summary, "a", encoding="utf-8") as stream:
                 stream.write(markdown(outcomes))
@@ -170,6 +180,28 @@ def check(
     if differs and not update:
         note("if this is intended, the same command with `--update` accepts it", quiet)
     context.exit(2 if failed else int(differs and not update))
+
+
+def _opened(model: Path) -> Model | OnnxscopeError:
+    """A model, or why it cannot be read: the others are checked all the same."""
+    from onnxscope.model import load_model
+
+    try:
+        return load_model(model)
+    except OnnxscopeError as error:
+        return error
+
+
+def _files_read(
+    models: Sequence[Path], opened: Sequence[Model | OnnxscopeError], inputs: Sequence[str], preprocess: str | None
+) -> list[str | os.PathLike[str]]:
+    from onnxscope.inputs import files_of
+
+    loaded = [each for each in opened if not isinstance(each, OnnxscopeError)]
+    try:
+        return [*models, *files_of(*loaded, inputs=inputs, preprocess=preprocess)]
+    except InputError:  # told of each model, and nothing is read then
+        return [*models, *files_of(*loaded, preprocess=preprocess)]
 
 
 def _names(models: Sequence[Path]) -> list[str]:

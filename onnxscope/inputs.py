@@ -24,8 +24,8 @@ from onnxscope.images import MAX_IMAGE_BYTES, Colour, normalize_image, read_imag
 from onnxscope.layouts import ImageLayout, Layout, find_layout, image_layout, shape_text
 from onnxscope.npy import read_npy, read_npz
 from onnxscope.outputs import printable
-from onnxscope.presets import PRESETS, Preset, load_preset
-from onnxscope.sources import Kind, gather, open_regular, suffix_of
+from onnxscope.presets import PRESETS, Preset, load_preset, recipe_file
+from onnxscope.sources import Kind, files_behind, gather, open_regular, suffix_of
 from onnxscope.synthetic import random_feeds
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = [
     "Layout",
     "Preset",
     "cut",
+    "files_of",
     "image_pixels",
     "load_preset",
     "only_input",
@@ -141,6 +142,26 @@ def prepare_for(
         layout=layout,
         bounds=index_bounds(model),
     )
+
+
+def files_of(
+    *models: Model, inputs: Any = None, preprocess: str | os.PathLike[str] | Preset | None = None
+) -> list[str | os.PathLike[str]]:
+    """Return the files that a run reads: those of its models with their external data, its inputs' and its recipe's.
+
+    Args:
+        models: Who is fed.
+        inputs: As for `prepare`; None or nothing feeds none. An iterator would be used up.
+        preprocess: As for `prepare_for`.
+
+    Raises:
+        InputError: What `gather` raises.
+    """
+    files: list[str | os.PathLike[str]] = [file for model in models for file in model.storage.files]
+    if inputs is not None and not (isinstance(inputs, list | tuple) and not inputs):
+        files += files_behind(gather(inputs)[1])
+    recipe = recipe_file(preprocess)
+    return files if recipe is None else [*files, recipe]
 
 
 def cut(feeds: Feeds, specs: Sequence[InputSpec]) -> Iterator[dict[str, NDArray[Any]]]:

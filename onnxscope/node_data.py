@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxscope.model import Model, load_model
-from onnxscope.outputs import dump_json, make_folder, write_whole
+from onnxscope.outputs import dump_json, make_folder, refuse_inputs, write_whole
 
 if TYPE_CHECKING:
     from onnxscope.dataset_statistics import DatasetStatistics
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnxscope.feature_maps import FeatureMaps
     from onnxscope.weight_statistics import WeightRecord, WeightStatistics
 
-__all__ = ["Overlay", "write_node_data"]
+__all__ = ["Overlay", "overlay_files", "write_node_data"]
 
 _Colours = Mapping[str, list[dict[str, Any]]]
 _UNNAMED_GRAPH = "<main>"  # what the adapter calls it
@@ -109,9 +109,11 @@ def write_node_data(
 
     Raises:
         ModelError: The model cannot be read.
-        OutputError: The folder cannot be made or written to.
+        OutputError: The folder cannot be made or written to, or the model has the name of an overlay.
     """
-    nodes = _Nodes(load_model(model))
+    loaded = load_model(model)
+    refuse_inputs(overlay_files(folder), loaded.storage.files)
+    nodes = _Nodes(loaded)
     target = make_folder(folder)
     rows: dict[str, list[_Row]] = {}
     if activations is not None:
@@ -123,12 +125,22 @@ def write_node_data(
     overlays = []
     for kind, quantities in _QUANTITIES.items():
         for quantity, colours in quantities.items():
-            path = target / f"onnxscope_{kind}_{quantity}.json"
+            path = target / _file_name(kind, quantity)
             if kind in rows:
                 overlays.append(_overlay(path, nodes.graph, kind, quantity, rows[kind], colours))
             if kind not in rows or overlays[-1].file is None:
                 path.unlink(missing_ok=True)
     return tuple(overlays)
+
+
+def overlay_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return what `write_node_data` may write or remove: the folder, and every overlay in it."""
+    names = [_file_name(kind, quantity) for kind, quantities in _QUANTITIES.items() for quantity in quantities]
+    return [Path(folder), *(Path(folder, name) for name in names)]
+
+
+def _file_name(kind: str, quantity: str) -> str:
+    return f"onnxscope_{kind}_{quantity}.json"
 
 
 class _Nodes:

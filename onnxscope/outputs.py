@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, names that are safe, and strict JSON."""
+"""Files that appear whole or not at all and in no input's place, names that are safe, and strict JSON."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from onnxscope.errors import OutputError
 
-__all__ = ["dump_json", "first_line", "make_folder", "printable", "safe_stem", "write_whole", "writing_whole"]
+__all__ = [
+    "dump_json",
+    "first_line",
+    "make_folder",
+    "printable",
+    "refuse_inputs",
+    "safe_stem",
+    "write_whole",
+    "writing_whole",
+]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
@@ -55,6 +64,50 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
     """
     with writing_whole(path) as stream:
         stream.write(content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content)
+
+
+def refuse_inputs(
+    outputs: Iterable[str | os.PathLike[str] | None], inputs: Iterable[str | os.PathLike[str] | None]
+) -> None:
+    """Refuse to write to what is read, or twice to one file. Files are told apart by what they are, not by their paths.
+
+    Args:
+        outputs: What will be written or replaced, there or not yet; None stands for nothing.
+        inputs: What is read; a file that is only brought up to date is not among them.
+
+    Raises:
+        OutputError: An output is an input or another output, also through links.
+    """
+    read = {_identity(path): path for path in inputs if path is not None}
+    written: dict[tuple[int | str, ...], str] = {}
+    for path in outputs:
+        if path is None:
+            continue
+        identity, shown = _identity(path), printable(os.fspath(path))
+        if identity in read:
+            name, other = os.path.basename(path), os.fspath(read[identity])
+            where = shown if os.path.basename(other) == name else f"{shown}, which is {printable(other)}"
+            raise OutputError(f"the output would replace an input: {where}", hint="write to another place")
+        if identity in written:
+            raise OutputError(
+                f"two outputs would be one file: {written[identity]} and {shown}", hint="write them to different places"
+            )
+        written[identity] = shown
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int | str, ...]:
+    """What tells a file from every other; for one that is not there yet, its folder's identity with its name."""
+    try:
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            return status.st_dev, status.st_ino
+        folder, name = os.path.split(os.path.realpath(path))
+        with contextlib.suppress(OSError):
+            status = os.stat(folder)
+            return status.st_dev, status.st_ino, name
+        return folder, name
+    except ValueError:  # a zero byte: no file has such a path
+        return (os.fspath(path),)
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

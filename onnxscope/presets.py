@@ -37,7 +37,7 @@ from onnxscope.sources import open_regular
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["PRESETS", "Preset", "load_preset"]
+__all__ = ["PRESETS", "Preset", "load_preset", "recipe_file"]
 
 Resize = Literal["straight", "crop"]
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -214,7 +214,7 @@ def load_preset(preset: str | os.PathLike[str] | Preset, *, files: bool = True) 
         return PRESETS[text]
     if text.lstrip().startswith("{"):
         return _parse(text, "the recipe", "custom")
-    if files and (text.lower().endswith(".json") or os.path.lexists(text)):
+    if files and recipe_file(preset) is not None:
         where = printable(text)
         with open_regular(text, limit_bytes=_MAX_RECIPE_BYTES) as stream:
             try:
@@ -226,6 +226,16 @@ def load_preset(preset: str | os.PathLike[str] | Preset, *, files: bool = True) 
         f"unknown preset {text[:60]!r}",
         hint=f"one of {', '.join(PRESETS)}, or a JSON file with a recipe",
     )
+
+
+def recipe_file(preset: str | os.PathLike[str] | Preset | None) -> str | None:
+    """Return the path of the file that `load_preset` reads, None where it reads none."""
+    if preset is None or isinstance(preset, Preset):
+        return None
+    text = os.fsdecode(preset)
+    if text in PRESETS or text.lstrip().startswith("{"):
+        return None
+    return text if text.lower().endswith(".json") or os.path.lexists(text) else None
 
 
 def _parse(text: str, where: str, name: str) -> Preset:

@@ -60,9 +60,13 @@ class OnnxSnapshot:
         """
         import onnxscope
         from onnxscope.baseline import Baseline
+        from onnxscope.outputs import refuse_inputs
         from onnxscope.settings import read_settings
 
         path = self.path(name)
+        if self._update:
+            model = onnxscope.load_model(model)
+            refuse_inputs([path], model.storage.files)
         try:
             expected = Baseline.load(path)
         except onnxscope.BaselineError as error:

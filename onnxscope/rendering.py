@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from onnxscope.charts import histogram_svg
 from onnxscope.figures import histogram_png
 from onnxscope.mosaics import encode_png, kernels
-from onnxscope.outputs import dump_json, make_folder, safe_stem, write_whole, writing_whole
+from onnxscope.outputs import dump_json, make_folder, refuse_inputs, safe_stem, write_whole, writing_whole
 
 if TYPE_CHECKING:
     from onnxscope.feature_maps import FeatureMap, FeatureMaps
     from onnxscope.model import Model
     from onnxscope.weight_statistics import WeightRecord, WeightStatistics
 
-__all__ = ["save_features", "save_weights"]
+__all__ = ["files_in_place", "save_features", "save_weights"]
 
 _OWN_PICTURE = re.compile(r"\d{3,}_[A-Za-z0-9._-]{1,60}\.(png|svg)")
 _MAX_MANIFEST_BYTES = 256 << 20
@@ -67,10 +69,11 @@ def save_weights(
         The picture's file name by parameter name.
 
     Raises:
-        OutputError: The folder cannot be made or written to.
+        OutputError: The folder cannot be made or written to, or the model has the name of one of these files.
     """
     from onnxscope.stored_values import read_parameter
 
+    refuse_inputs(files_in_place(folder, "weights"), model.storage.files)
     target = make_folder(folder)
     pictures: dict[str, str] = {}
     for index, row in enumerate(statistics, 1):
@@ -91,6 +94,17 @@ def save_weights(
         drawn.add(name)
     _finish(target, "weights.json", {**statistics.to_dict(), "pictures": sorted(drawn)}, drawn)
     return pictures
+
+
+def files_in_place(folder: str | Path, kind: Literal["features", "weights"]) -> list[str]:
+    """Return what `save_features` or `save_weights` may replace: the folder, its records, and pictures there by name.
+
+    Which pictures will be drawn is not known before a model has run, so every one with a name like ours counts.
+    """
+    pictures: dict[int, str] = {}  # by their inode: tools that save space link equal pictures to each other
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        pictures = {entry.inode(): entry.path for entry in entries if _OWN_PICTURE.fullmatch(entry.name)}
+    return [f"{folder}", *(os.path.join(folder, f"{kind}.{suffix}") for suffix in ("json", "npz")), *pictures.values()]
 
 
 def _drawn(tap: FeatureMap, cmap: str) -> bytes | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxscope.options import StatusLine, channel_options, common, input_options, model_argument, note, show
+from onnxscope.outputs import refuse_inputs
 
 if TYPE_CHECKING:
     from onnxscope.reporting import Report
@@ -79,15 +80,23 @@ def report(
     debug: bool,
 ) -> None:
     """Write one self-contained page about MODEL: what deserves attention, its layers, their pictures and numbers."""
+    from onnxscope.inputs import files_of
+    from onnxscope.model import load_model
+    from onnxscope.node_data import overlay_files
     from onnxscope.reporting import report as make
 
+    shown = [load_model(each) for each in (model, against) if each is not None]
+    refuse_inputs(
+        [output, *(overlay_files(node_data) if node_data is not None else ())],
+        [*files_of(*shown, inputs=inputs, preprocess=preprocess), profile],
+    )
     progress = StatusLine() if sys.stderr.isatty() and not quiet else None
     try:
         made = make(
-            model,
+            shown[0],
             list(inputs) or None,
             profile=profile,
-            against=against,
+            against=None if against is None else shown[1],
             select=select,
             at=at,
             channels=channels,

@@ -23,7 +23,7 @@ from onnxscope.inputs import Feeds, prepare_for
 from onnxscope.inspection import inspect
 from onnxscope.model import Model, load_model
 from onnxscope.names import Names
-from onnxscope.outputs import printable, write_whole
+from onnxscope.outputs import printable, refuse_inputs, write_whole
 from onnxscope.page import Page, render_page
 from onnxscope.page_content import Content, Row, Sight
 from onnxscope.pictures import prepared_pictures
@@ -65,8 +65,9 @@ class Report(Record):
         """Write the page, whole or not at all.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: It cannot be written, or would replace the model.
         """
+        refuse_inputs([path], self.model.storage.files)
         write_whole(path, self.html)
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from onnxscope.outputs import printable
 from onnxscope.selectors import matcher
 from onnxscope.sources import open_regular
 
-__all__ = ["Settings", "read_settings"]
+__all__ = ["Settings", "find_settings", "read_settings"]
 
 _MAX_BYTES = 1 << 20
 _KEYS = {"tolerance", "tolerances", "ignore"}
@@ -59,7 +59,7 @@ def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     Raises:
         InputError: The named file is missing, or a table is not what it should be.
     """
-    found = Path(path) if path is not None else _nearest()
+    found = find_settings(path)
     if found is None:
         return Settings()
     where = printable(str(found))
@@ -76,7 +76,10 @@ def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     return _settings(table, where)
 
 
-def _nearest() -> Path | None:
+def find_settings(path: str | os.PathLike[str] | None = None) -> Path | None:
+    """Return the file that `read_settings` reads, None where there is none."""
+    if path is not None:
+        return Path(path)
     folder = Path.cwd()
     return next(
         (each / "pyproject.toml" for each in (folder, *folder.parents) if (each / "pyproject.toml").is_file()), None

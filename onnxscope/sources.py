@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 from onnxscope.errors import InputError
 from onnxscope.outputs import printable
 
-__all__ = ["Kind", "gather", "open_regular", "suffix_of"]
+__all__ = ["Kind", "files_behind", "gather", "open_regular", "suffix_of"]
 
 Kind = Literal["images", "arrays", "random"]
 
@@ -65,6 +65,18 @@ def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
             hint="put the arrays into one .npz, one array per input; stack samples along axis 0",
         )
     return kinds[0], [entry for _, entry in found], notes
+
+
+def files_behind(entries: Iterable[Any]) -> list[str]:
+    """Return the files that entries of `gather` are or read from: mapped arrays and opened images know theirs."""
+    files = []
+    for entry in entries:
+        for each in entry.values() if isinstance(entry, dict) else (entry,):
+            # Of numpy.memmap, of Pillow's images, and of the archive that numpy.load leaves open.
+            name = each if isinstance(each, str) else getattr(getattr(each, "zip", each), "filename", None)
+            if name and isinstance(name, str | os.PathLike):
+                files.append(os.fspath(name))
+    return files
 
 
 def suffix_of(path: str) -> str:

@@ -16,9 +16,9 @@ from onnxscope.errors import MissingDependencyError
 from onnxscope.feature_maps import features
 from onnxscope.inspection import inspect
 from onnxscope.model import load_model
-from onnxscope.outputs import make_folder, write_whole
+from onnxscope.outputs import make_folder, refuse_inputs, write_whole
 from onnxscope.plugins import load_converter
-from onnxscope.rendering import save_features, save_weights
+from onnxscope.rendering import files_in_place, save_features, save_weights
 from onnxscope.reporting import report
 from onnxscope.session import providers, runtime_version
 from onnxscope.tables import Table
@@ -93,12 +93,15 @@ def tour(folder: str | Path, *, say: Callable[[str], None]) -> Tour:
         say: Called with one line of progress at a time.
 
     Raises:
-        OutputError: The folder cannot be written to.
+        OutputError: The folder cannot be written to, or links in it lead to what is read.
         ConversionError: A network cannot be converted.
     """
-    target = make_folder(folder)
-    stops = [_look(_sample("digits.onnx"), _sample("digits.npz"), target / "digits", say)]
-    photograph = _photograph()
+    target = Path(folder)
+    trained, digits, photograph = _sample("digits.onnx"), _sample("digits.npz"), _photograph()
+    for name in ("digits", *("-".join(each) for each in _NETWORKS)):
+        refuse_inputs(_files_in_place(target / name), (trained, digits, photograph))
+    make_folder(target)
+    stops = [_look(trained, digits, target / "digits", say)]
     for framework, network in _NETWORKS:
         place = target / f"{framework}-{network}"
         place.mkdir(exist_ok=True)
@@ -147,6 +150,16 @@ def _look(model: Path, inputs: Path, place: Path, say: Callable[[str], None]) ->
     write_whole(place / "weights.txt", statistics.table().text())
     report(loaded, str(inputs)).save(place / "report.html")
     return place.name, len(maps), len(pictures), len(statistics), len(histograms)
+
+
+def _files_in_place(place: Path) -> list[str | Path]:
+    """What `tour` and `_look` may replace in the folder of a model."""
+    names = ("model.onnx", "model.onnx.data", "layers.txt", "features.txt", "weights.txt", "report.html")
+    return [
+        *(place / name for name in names),
+        *files_in_place(place / "features", "features"),
+        *files_in_place(place / "weights", "weights"),
+    ]
 
 
 def _sample(name: str) -> Path:

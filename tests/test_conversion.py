@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import textwrap
+from dataclasses import asdict
 
 import pytest
 
-from onnxscope.conversion import ConversionReport, ConversionRequest, run_child
-from onnxscope.errors import ConversionError
+from onnxscope.conversion import ConversionReport, ConversionRequest, run_child, serve_child
+from onnxscope.errors import ConversionError, OutputError
 from onnxscope.outputs import dump_json
 
 
@@ -73,3 +74,47 @@ def test_a_report_names_no_folder():
     record = json.loads(dump_json(report.to_dict()))
     assert record["output"] == "m.onnx"
     assert "private" not in json.dumps(record)
+
+
+def test_a_conversion_that_fails_removes_nothing(tmp_path):
+    def refuse(_):
+        raise ConversionError("no")
+
+    request, answer, other = (tmp_path / name for name in ("request.json", "answer.json", "out.onnx.partial"))
+    request.write_text(json.dumps(asdict(ConversionRequest("net.py:make", str(tmp_path / "out.onnx")))))
+    other.write_text("someone's")
+    assert serve_child(refuse, [str(request), str(answer)]) == 1
+    assert json.loads(answer.read_text()) == {"error": "no", "hint": None}
+    assert other.read_text() == "someone's"
+
+
+@pytest.mark.parametrize(
+    ("source", "file"),
+    [
+        ("net.py:make", "net.py"),
+        ("net:make", "net.py"),
+        ("package.net:make", "package/net.py"),
+        ("package:make", "package/__init__.py"),
+        ("saved.h5", "saved.h5"),
+        ("saved", "saved/saved_model.pb"),
+        ("saved/saved_model.pb", "saved/assets/words.txt"),
+    ],
+)
+def test_a_model_never_takes_the_place_of_its_source(child, tmp_path, monkeypatch, source, file):
+    monkeypatch.chdir(tmp_path)
+    for name in ("net.py", "package/net.py", "package/__init__.py", "saved.h5", "saved/saved_model.pb", file):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("the source")
+    for output in (file, f"./{file}", str(tmp_path / file)):
+        with pytest.raises(OutputError, match=rf"^the output would replace an input: .*{file}$"):
+            child("raise AssertionError", source=source, output=output)
+    assert (tmp_path / file).read_text() == "the source"
+
+
+@pytest.mark.parametrize("place", ["resnet50/model.onnx", "resnet50.onnx", "resnet50"])
+def test_a_shipped_network_is_no_file(child, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("what an earlier conversion wrote")
+    answer = "return ConversionReport(request.output, 'made 1', 17, 4, 1)"
+    assert child(answer, source="resnet50", output=place).output == place

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from onnxscope.errors import OutputError
-from onnxscope.outputs import dump_json, first_line, printable, safe_stem, write_whole, writing_whole
+from onnxscope.outputs import dump_json, first_line, printable, refuse_inputs, safe_stem, write_whole, writing_whole
 
 
 def test_text_is_written_as_utf_8_and_bytes_as_they_are(tmp_path: Path) -> None:
@@ -149,3 +150,24 @@ def test_the_first_line_of_a_foreign_message_is_short_and_printable():
     assert first_line(ValueError("bad\x1b value\nand a page more")) == "bad\\x1b value"
     assert first_line(ValueError("")) == "ValueError"
     assert len(first_line("x" * 1000)) == 200
+
+
+def test_files_that_differ_are_not_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("the same")
+    refuse_inputs(
+        [tmp_path / "a", tmp_path / "new/a", tmp_path / "new/b", None, "a"], [tmp_path / "b", None, "b", "\0"]
+    )
+
+
+@pytest.mark.parametrize("path", ["there", "new", "new/new", "\0"])
+def test_a_file_is_recognized_whether_it_is_there_or_not(tmp_path: Path, path: str) -> None:
+    (tmp_path / "there").touch()
+    whole = f"{tmp_path}/{path}"
+    shown = re.escape(printable(whole))
+    with pytest.raises(OutputError, match=rf"^the output would replace an input: {shown}$") as caught:
+        refuse_inputs([f"{tmp_path}/other", whole], [whole])
+    assert caught.value.hint == "write to another place"
+    with pytest.raises(OutputError, match=rf"^two outputs would be one file: {shown} and {shown}$") as caught:
+        refuse_inputs([whole, f"{tmp_path}/other", whole], [])
+    assert caught.value.hint == "write them to different places"
