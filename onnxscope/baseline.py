@@ -19,9 +19,10 @@ import onnx
 
 from onnxscope._version import __version__
 from onnxscope.analysis import analyze
+from onnxscope.attributes import attributes_of
 from onnxscope.comparison import noise_floors
 from onnxscope.errors import BaselineError, InputError
-from onnxscope.layer_graph import Layer, attributes_of, find_layers
+from onnxscope.layer_graph import Layer, find_layers
 from onnxscope.layer_weights import LayerWeights
 from onnxscope.model import InputSpec, Model, load_model
 from onnxscope.names import Names
@@ -245,9 +246,10 @@ def _structure(model: Model, names: Names, layers: Sequence[Layer]) -> list[dict
         depths.append(1 + max((depths[index] for index in layer.before), default=0))
         graph = model.graphs[layer.path]
         bent = layer.value != layer.inner and not layer.quantized
-        attributes = dict(attributes_of(layer.node))
+        attributes = attributes_of(layer.node, model.storage)
         if layer.norm is not None:
-            attributes |= {f"{layer.norm.op_type}.{name}": each for name, each in attributes_of(layer.norm).items()}
+            of_norm = attributes_of(layer.norm, model.storage)
+            attributes |= {f"{layer.norm.op_type}.{name}": each for name, each in of_norm.items()}
         name = layer.name if key.name is not None else f"{layer.kind}#{key.before[:8]}"
         row = {
             "layer": name,
@@ -255,7 +257,7 @@ def _structure(model: Model, names: Names, layers: Sequence[Layer]) -> list[dict
             "op_type": layer.kind,
             "norm": None if layer.norm is None else layer.norm.op_type,
             "activation": graph.producers[layer.value].op_type if bent else None,
-            "attributes": {name: _plain(each) for name, each in sorted(attributes.items())},
+            "attributes": dict(sorted(attributes.items())),
             "weight_shape": list(layer.shape),
             "before": key.before[:16],
             "behind": key.behind[:16],
@@ -351,10 +353,6 @@ def _input_record(profile: Any) -> dict[str, Any]:
 
 def _spec(spec: InputSpec) -> dict[str, Any]:
     return {"name": spec.name, "dtype": spec.dtype, "shape": None if spec.shape is None else list(spec.shape)}
-
-
-def _plain(value: Any) -> Any:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _refuse_constant(name: str) -> float:

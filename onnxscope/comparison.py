@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.attributes import attributes_of
 from onnxscope.differences import Comparison, StructureChange
 from onnxscope.discrepancies import Tolerance
 from onnxscope.errors import InputError
-from onnxscope.layer_graph import Layer, attributes_of
+from onnxscope.layer_graph import Layer
 from onnxscope.layer_runs import CommonFeed, ModelLayers, PairedRun
 from onnxscope.layer_weights import WeightChange, compare_weights, one_sided
 from onnxscope.model import load_model
@@ -96,7 +97,7 @@ def compare(
         if kept is None or left in kept
     ]
     weights = _weight_changes(sides, alignment, kept)
-    structure = [change for pair in pairs for change in _structure_changes(*pair)]
+    structure = [change for pair in pairs for change in _structure_changes(sides, *pair)]
     only_a, only_b = _unaligned(sides, alignment, kept)
     run = PairedRun(sides, pairs, _tolerance(rtol, atol), memory_budget_bytes, threads)
     if feed is not None:
@@ -242,13 +243,15 @@ def _unaligned(
     return shown(sides[0], only_a), shown(sides[1], alignment.only_b if kept is None else ())
 
 
-def _structure_changes(x: Layer, y: Layer) -> list[StructureChange]:
+def _structure_changes(sides: tuple[ModelLayers, ModelLayers], x: Layer, y: Layer) -> list[StructureChange]:
     """Attributes of two aligned layers that are not the same."""
     changes = []
     for left, right in ((x.node, y.node), (x.norm, y.norm)):
         if left is None or right is None or left.op_type != right.op_type:
             continue
-        before, after = attributes_of(left), attributes_of(right)
+        before, after = (
+            attributes_of(node, side.model.storage) for node, side in zip((left, right), sides, strict=True)
+        )
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
                 message = f"{left.op_type}: {name} {_text(before.get(name))} became {_text(after.get(name))}"
@@ -261,6 +264,4 @@ def _structure_changes(x: Layer, y: Layer) -> list[StructureChange]:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return "by default"
-    return value.decode(errors="replace") if isinstance(value, bytes) else f"{value}"
+    return "by default" if value is None else f"{value}"

@@ -10,15 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from onnxscope.activations import activation_after, following
 from onnxscope.names import Names
 from onnxscope.structure import Graph, Node, Step
 
-__all__ = ["Layer", "attributes_of", "find_layers", "signatures"]
+__all__ = ["Layer", "find_layers", "signatures"]
 
 _KINDS: Mapping[str, str] = {
     **dict.fromkeys(("Conv", "FusedConv", "ConvInteger", "QLinearConv"), "Conv"),
@@ -26,10 +23,6 @@ _KINDS: Mapping[str, str] = {
     **dict.fromkeys(("LayerNormalization", "SkipLayerNormalization"), "LayerNormalization"),
     **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), "RMSNormalization"),
 }
-
-# Attributes that say how a result is computed or laid out, not what it is.
-_INDIFFERENT = frozenset({"auto_pad", "transA", "transB", "perm", "consumed_inputs", "is_test", "training_mode"})
-_DEFAULTS: dict[str, Any] = {"group": 1, "epsilon": 1e-5, "momentum": 0.9, "alpha": 1.0, "beta": 1.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,24 +100,6 @@ def signatures(layers: Sequence[Layer]) -> list[tuple[str, str]]:
     for place in range(len(layers) - 1, -1, -1):
         backward[place] = _digest(layers[place], (backward[index] for index in after[place]))
     return list(zip(forward, backward, strict=True))
-
-
-def attributes_of(node: Node) -> dict[str, Any]:
-    """Return a node's attributes without defaults, so that leaving one out and writing it down is the same."""
-    found: dict[str, Any] = {}
-    for attribute in node.proto.attribute:
-        value = node.attribute(attribute.name)
-        if attribute.name in _INDIFFERENT or not isinstance(value, (int, float, bytes, list)):
-            continue
-        is_default = _DEFAULTS.get(attribute.name) == value
-        if isinstance(value, float):
-            is_default = is_default or bool(np.isclose(value, _DEFAULTS.get(attribute.name, np.nan), rtol=1e-6))
-        if isinstance(value, list):
-            neutral = 0 if attribute.name == "pads" else 1
-            is_default = attribute.name == "kernel_shape" or all(each == neutral for each in value)
-        if not is_default:
-            found[attribute.name] = value
-    return found
 
 
 _Found = tuple[Node, tuple[Node, ...], str, str, bool]

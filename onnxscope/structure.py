@@ -22,6 +22,7 @@ __all__ = [
     "Node",
     "Step",
     "ValueType",
+    "attribute_value",
     "check_graphs",
     "check_text",
     "declared_types",
@@ -96,12 +97,14 @@ class Node:
 
     def attribute(self, name: str) -> Any:
         """The attribute's value as onnx reads it, or None where it is missing or of a type that does not exist."""
-        for attribute in self.proto.attribute:
-            if attribute.name == name:
-                try:
-                    return onnx.helper.get_attribute_value(attribute)
-                except ValueError:
-                    return None
+        return next((attribute_value(each) for each in self.proto.attribute if each.name == name), None)
+
+
+def attribute_value(attribute: AttributeProto) -> Any:
+    """Return an attribute's value as onnx reads it, or None where its type does not exist."""
+    try:
+        return onnx.helper.get_attribute_value(attribute)
+    except ValueError:
         return None
 
 
