@@ -10,7 +10,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-__all__ = ["MIN_ROW", "GraphWriter", "opset_of"]
+__all__ = ["HALF_TYPES", "MIN_ROW", "GraphWriter", "opset_of"]
+
+HALF_TYPES = frozenset({"float16", "bfloat16"})
+"""numpy's names of the element types that a CPU seldom computes in."""
 
 MIN_ROW = 32
 """Shorter rows are reduced faster together with the rest."""
@@ -53,6 +56,15 @@ class GraphWriter:
     def cast(self, value: str, elem_type: int) -> str:
         """Convert to another element type."""
         return self.node("Cast", [value], to=elem_type)
+
+    def rounded(self, value: str) -> str:
+        """Return the name of a value of half precision under which it is read as its type holds it.
+
+        A CPU computes most of float16 in float32, between Casts that onnxruntime adds. It drops a Cast behind one of
+        them, even without optimizations, so that its reader sees numbers that were never rounded. It does not look
+        across a Reshape; an Identity in between is dropped too.
+        """
+        return self.node("Reshape", [value, self.node("Shape", [value])])
 
     def array(self, values: NDArray[Any]) -> str:
         """Store an array."""

@@ -27,12 +27,13 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnxscope.counterparts import Counterpart, FedInput
 from onnxscope.discrepancies import Tolerance
 from onnxscope.errors import RunError
-from onnxscope.graph_writer import MIN_ROW, GraphWriter
+from onnxscope.graph_writer import HALF_TYPES, MIN_ROW, GraphWriter
 from onnxscope.model import Model
 
 __all__ = ["Merged", "merge_models", "own_model"]
 
 Array = NDArray[Any]
+_HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _FIRST_BYTES = 64  # looked up before the rest is read
 
 
@@ -77,7 +78,7 @@ def merge_models(
         RunError: They cannot stand in one graph: their operator sets differ, the files have no folder in common, or
             values are in half precision.
     """
-    if any({each.dtype_a, each.dtype_b} & {"float16", "bfloat16"} for each in counterparts):
+    if any({each.dtype_a, each.dtype_b} & HALF_TYPES for each in counterparts):
         # On a CPU they are computed in float32, and a probe behind them would see numbers that were never rounded.
         raise RunError("values in half precision")
     folder = _common_folder(a, b)
@@ -100,6 +101,7 @@ def merge_models(
         value = f"a:{source.a}"
         value = first.node("Transpose", [value], perm=list(source.permutation)) if source.permutation else value
         value = first.cast(value, source.elem_type) if source.elem_type else value
+        value = first.rounded(value) if source.elem_type in _HALF else value
         proto.graph.node.append(onnx.helper.make_node("Identity", [value], [f"b:{name}"]))
     _copy_graph(proto, proto_b, in_b, b.folder, folder, left_out=shared.keys())
     alone = _copy_with_replacements(proto, proto_b, b, counterparts, in_b, fed.keys(), second)

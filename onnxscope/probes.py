@@ -1,6 +1,7 @@
 """Probes: nodes at the end of the graph that reduce a tap to statistics, so that only numbers leave onnxruntime.
 
-    h -> Shape                                          the elements of each sample and channel
+    h -> (Reshape)                                      half precision alone, see `GraphWriter.rounded`
+      -> Shape                                          the elements of each sample and channel
       -> ReduceMin, ReduceMax                           over all axes but those of samples and channels
       -> (Sub shift) -> ReduceSum, ReduceSumSquare      about a shift, where a large mean would cancel
       -> Slice                                          some elements, always from the same places
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from onnxscope.graph_writer import MIN_ROW, GraphWriter
+from onnxscope.graph_writer import HALF_TYPES, MIN_ROW, GraphWriter
 from onnxscope.observations import Observation, sample_rows
 from onnxscope.selectors import Tap
 from onnxscope.stats import widened
@@ -144,6 +145,8 @@ def append_probes(proto: ModelProto, planned: Sequence[PlannedTap], prefix: str)
 def _probe(writer: GraphWriter, planned: PlannedTap) -> dict[str, str]:
     """Append the nodes of one tap and return the names of their outputs."""
     value, axes, sizes = planned.tap.value, planned.reduced, planned.shape or ()
+    if planned.dtype in HALF_TYPES:
+        value = writer.rounded(value)
     places = tuple(axis for axis, step in enumerate(planned.steps or ()) if step > 1)
     found = {"shape": writer.node("Shape", [value])}
     sliced = value

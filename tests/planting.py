@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxscope.layer_graph import Layer, find_layers
@@ -63,6 +64,37 @@ def in_half(source, single=()):
     for value in graph.output:
         cast(f"{value.name}_half", TensorProto.FLOAT, value.name)
     return model
+
+
+def overflowing_half():
+    """Convolutions in float16, of which one gives infinities on ordinary inputs; no operator between them rounds."""
+    rng = np.random.default_rng(6)
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 18]>
+        net (float16[batch, 3, 50, 50] x) => (float16[batch, 4, 50, 50] y) {
+            a = Conv<pads = [1, 1, 1, 1]>(x, first)
+            b = Conv<pads = [1, 1, 1, 1]>(a, second)
+            y = Conv<pads = [1, 1, 1, 1]>(b, third)
+        }""")
+    for name, channels, scale in (("first", 3, 30), ("second", 4, 60), ("third", 4, 0.001)):
+        weights = (rng.normal(size=(4, channels, 3, 3)) * scale).astype(np.float16)
+        model.graph.initializer.append(numpy_helper.from_array(weights, name))
+    return model
+
+
+HALF_INPUT = np.random.default_rng(7).normal(size=(3, 3, 50, 50)).astype(np.float16)
+
+
+def raw_values(model, names, feeds):
+    """What onnxruntime returns of a model in which the values are declared as outputs."""
+    import onnxruntime
+
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    for name in names:
+        if name not in {value.name for value in plain.graph.output}:
+            plain.graph.output.add().name = name
+    return onnxruntime.InferenceSession(plain.SerializeToString()).run(list(names), feeds)
 
 
 def insert_norms(source, target):

@@ -16,7 +16,9 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+from oracles import whole
 from PIL import Image
+from planting import HALF_INPUT, overflowing_half, raw_values
 
 import onnxscope
 from onnxscope.analysis import analyze, partial_path
@@ -91,6 +93,26 @@ def test_probes_of_large_maps_equal_the_raw_taps():
     result = analyze(model, images, batch_size=4)
     assert all(tap.sampled is not None for tap in result)
     assert_equals_raw_taps(result, model, images, [])
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_half_precision_cannot_hold_is_counted(exact):
+    model = overflowing_half()
+    result = analyze(model, HALF_INPUT, batch_size=2, exact=exact)
+    raw = dict(zip("aby", raw_values(model, "aby", {"x": HALF_INPUT}), strict=True))
+    assert np.isinf(raw["b"]).sum() > 5000
+    for tap in result:
+        expected = whole(raw[tap.name])
+        found = tap.overall
+        assert found.count == expected["count"]
+        assert (found.min, found.max) == (expected["min"], expected["max"])
+        assert (found.nan_count, found.inf_count) == (expected["nan_count"], expected["inf_count"])
+        assert found.mean == pytest.approx(expected["mean"], abs=1e-5 * expected["std"])
+        assert found.std == pytest.approx(expected["std"], rel=1e-5)
+        assert found.zero_fraction == pytest.approx(expected["zero_fraction"], abs=1e-4)
+    assert {(finding.kind, finding.layer) for finding in result.findings if finding.kind == "non_finite"} == {
+        ("non_finite", "Conv_1")
+    }
 
 
 def profile_bytes(tmp_path, name, **options):

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from planting import KINDS, Plot, possible
+from planting import HALF_INPUT, KINDS, Plot, overflowing_half, possible, raw_values
 
 from onnxscope import BaselineError, InputError, Settings, check, snapshot
 from onnxscope.baseline import Baseline
@@ -74,6 +74,17 @@ def test_its_numbers_are_those_of_numpy(baseline):
         values = stored[weight["name"]].astype(np.float64)
         assert weight["mean"] == pytest.approx(values.mean(), rel=1e-6)
         assert weight["max"] == pytest.approx(values.max(), rel=1e-6)
+
+
+def test_infinities_of_half_precision_stand_in_it():
+    model = overflowing_half()
+    rows = snapshot(model, HALF_INPUT).layers
+    raw = raw_values(model, "aby", {"x": HALF_INPUT})
+    assert [row["inf_count"] for row in rows] == [np.isinf(values).sum() for values in raw]
+    assert rows[1]["inf_count"] > 5000
+    for row, values in zip(rows, raw, strict=True):
+        finite = values[np.isfinite(values)]
+        assert (row["min"], row["max"]) == (finite.min(), finite.max())
 
 
 def test_another_order_of_nodes_and_other_anonymous_names_change_nothing(baseline, tmp_path):

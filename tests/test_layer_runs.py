@@ -32,7 +32,7 @@ from onnxruntime.quantization.qdq_loss_debug import (
     create_activation_matching,
     modify_model_output_intermediate_tensors,
 )
-from planting import in_half
+from planting import in_half, raw_values
 
 from onnxscope import compare
 from onnxscope.errors import InputError, RunError
@@ -121,6 +121,27 @@ def test_half_precision_alone_is_no_difference():
     assert {change.change for change in result.weights} == {"rounded"}
     assert all(1e-5 < row.own.relative_l2 < 2**-10 for row in result)
     assert not compare(DIGITS, half).equal  # nothing has acquitted the weights
+
+
+INTO_HALF = """
+    <ir_version: 9, opset_import: ["": 18]>
+    net ({0}[batch, 3] x) => (float[batch, 2] y) {{
+        s = Mul(x, x)
+        f = Cast<to = 1>(s)
+        y = MatMul(f, w)
+    }}"""
+
+
+def test_an_input_is_rounded_for_the_second_model_as_it_takes_it():
+    weights = RNG.normal(size=(3, 2)).astype(np.float32)
+    a, b = (parsed(INTO_HALF.format(kind), w=weights) for kind in ("float", "float16"))
+    feeds = RNG.normal(size=(5, 3)).astype(np.float32)
+    result = compare(a, b, feeds)
+    assert result.notes == ("input x: float16 instead of float32",)  # in one graph
+    left, right = (raw_values(model, "y", {"x": x})[0] for model, x in ((a, feeds), (b, feeds.astype(np.float16))))
+    expected = np.linalg.norm(right - left) / np.linalg.norm(left)
+    assert expected > 1e-5
+    assert result.outputs[0].entire.relative_l2 == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_layer_in_single_precision_behind_others_in_half_is_innocent():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from onnx.reference import ReferenceEvaluator
 from onnxscope.errors import RunError
 from onnxscope.model import load_model
 from onnxscope.names import Names
+from onnxscope.observations import sample_rows
 from onnxscope.observing import Observer
 from onnxscope.planning import make_plan
 from onnxscope.selectors import select_taps
+from onnxscope.session import Session
+from onnxscope.stats import widened
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 RNG = np.random.default_rng(4)
@@ -142,6 +146,105 @@ def test_every_element_type(dtype):
     found, _ = Observer(loaded, plan).observe({"x": x}, 2)
     expected = x.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     assert_observed(found["h"], expected, 0, plan.taps[0].channel_axis)
+
+
+ELEMENTS = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
+WITHOUT_BFLOAT16 = set(ELEMENTS) - {"bfloat16"}
+OPERATORS = {  # and the element types that onnxruntime computes them in on a CPU
+    "h = Conv<pads = [1, 1, 1, 1]>(x, w)": {"float16", "float32"},
+    "h = MatMul(x, m)": WITHOUT_BFLOAT16,
+    "f = Flatten<axis = 3>(x) h = Gemm(f, m)": WITHOUT_BFLOAT16,
+    "h = Relu(x)": WITHOUT_BFLOAT16,
+    "h = Sigmoid(x)": WITHOUT_BFLOAT16,
+    "h = Gelu(x)": {"float16", "float32"},
+    "h = Exp(x)": WITHOUT_BFLOAT16,
+    "h = Add(x, x)": WITHOUT_BFLOAT16,
+    "h = Mul(x, x)": WITHOUT_BFLOAT16,
+    "h = Pow(x, two)": WITHOUT_BFLOAT16,
+    "h = Clip(x)": set(ELEMENTS),
+    "h = Softmax(x)": WITHOUT_BFLOAT16,
+    "h = LayerNormalization(x, one)": set(ELEMENTS),
+    "h = BatchNormalization(x, scale, shift, shift, scale)": WITHOUT_BFLOAT16,
+    "h = MaxPool<kernel_shape = [2, 2]>(x)": WITHOUT_BFLOAT16,
+    "h = AveragePool<kernel_shape = [2, 2]>(x)": {"float16", "float32"},
+    "h = Transpose<perm = [0, 1, 3, 2]>(x)": set(ELEMENTS),
+    "h = Concat<axis = 3>(x, x)": set(ELEMENTS),
+    "f = Cast<to = 1>(x) g = Mul(f, more) h = Cast<to = ELEMENT>(g)": set(ELEMENTS),
+}
+OPERATOR_CASES = [(text, dtype) for text, dtypes in OPERATORS.items() for dtype in ELEMENTS if dtype in dtypes]
+
+
+def operator_model(text, dtype):
+    """A network whose value `h` is what one operator gives in an element type, and what leaves it from there."""
+    elem_type = TYPES.get(dtype, TensorProto.FLOAT)
+    rng = np.random.default_rng(1)
+    arrays = {
+        "w": rng.normal(size=(4, 4, 3, 3)),
+        "m": rng.normal(size=(60, 60)),
+        "two": np.array(2.0),
+        "one": np.ones(60),
+        "scale": rng.uniform(0.5, 2, 4),
+        "shift": rng.uniform(0.5, 2, 4),
+    }
+    stored = {name: array.astype(numpy_type(dtype)) for name, array in arrays.items()}
+    follower = "Transpose" if dtype == "bfloat16" else "Sigmoid"
+    return parsed(
+        f"""
+        <ir_version: 10, opset_import: ["": 21]>
+        net ({ELEMENTS[dtype]}[batch, 4, 60, 60] x) => ({ELEMENTS[dtype]}[] y) {{
+            {text.replace("ELEMENT", str(elem_type))}
+            y = {follower}(h)
+        }}""",
+        more=np.float32(1.003),  # beyond the largest number of half precision, but not of single
+        **stored,
+    )
+
+
+def numpy_type(dtype):
+    return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize(("text", "dtype"), OPERATOR_CASES)
+def test_a_probe_sees_what_the_element_type_holds(text, dtype, optimize, monkeypatch):
+    # onnxruntime computes float16 in float32 here and there, and a probe must not see that.
+    monkeypatch.setattr("onnxscope.observing.Session", functools.partial(Session, optimize=optimize))
+    model = operator_model(text, dtype)
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    plain.graph.output.add().name = "h"
+    session = Session(plain, folder=None, where="plain", optimize=optimize)
+    x = np.random.default_rng(2).normal(size=(2, 4, 60, 60)).astype(numpy_type(dtype))
+    loaded, plan = planned(model, ["value:h"], {"x": x})
+    (tap,) = plan.taps
+    assert (tap.dtype, tap.probed) == (dtype, True)
+    raw = session.run({"x": x})["h"]
+    assert raw.dtype == numpy_type(dtype)
+    observer = Observer(loaded, plan, threads=1)
+    monkeypatch.setattr(observer, "_observe_raw", None)  # the probe alone has to tell
+    found, _ = observer.observe({"x": x}, 2)
+    assert_observed(found["h"], raw, tap.batch_axis, tap.channel_axis)
+    examined = sample_rows(
+        raw[tuple(slice(None, None, step) for step in tap.steps)], tap.batch_axis, tap.channel_axis, 2
+    )
+    np.testing.assert_array_equal(found["h"].values, widened(examined))
+
+    planted = x.copy()
+    planted[1, 2, 3:6, 4:7] = ml_dtypes.finfo(numpy_type(dtype)).max
+    raw = session.run({"x": planted})["h"]
+    found, _ = Observer(loaded, plan, threads=1).observe({"x": planted}, 2)
+    assert_counts_and_extremes(found["h"], raw, tap)
+
+
+def assert_counts_and_extremes(found, raw, tap):
+    """The sums of numbers as large as the type holds are not told by any that is as narrow."""
+    rows = sample_rows(raw, tap.batch_axis, tap.channel_axis, 2).astype(np.float64)
+    finite = np.isfinite(rows)
+    np.testing.assert_array_equal(found.count, finite.sum(axis=2))
+    np.testing.assert_array_equal(found.nan, np.isnan(rows).sum(axis=2))
+    np.testing.assert_array_equal(found.inf, np.isinf(rows).sum(axis=2))
+    np.testing.assert_array_equal(found.min, np.where(finite, rows, np.inf).min(axis=2))
+    np.testing.assert_array_equal(found.max, np.where(finite, rows, -np.inf).max(axis=2))
 
 
 @pytest.mark.parametrize("offset", [0.0, 30.0, 1e4, 1e6])

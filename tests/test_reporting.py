@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from pages import Parsed, network
 from PIL import Image
-from planting import scaled
+from planting import HALF_INPUT, overflowing_half, scaled
 
 from onnxscope import analyze, report
 from onnxscope.cli import run
@@ -376,6 +376,12 @@ def test_infinities_of_both_signs_make_no_warning():
     inputs[0, :, ::7, ::5], inputs[0, :, ::7, 1::5] = np.inf, -np.inf
     made = report(model, inputs, select="value:image")
     assert "infinite" in Parsed(made.html).text
+
+
+def test_infinities_of_half_precision_deserve_attention():
+    made = report(overflowing_half(), HALF_INPUT)
+    assert {(each.kind, each.layer) for each in made.content.attention} == {("non_finite", "Conv_1")}
+    assert [float(row[8]) <= 65504 for row in rows(made.html).values()] == [True] * 3
 
 
 def test_long_names_are_cut_in_every_sentence():

@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
+from planting import HALF_INPUT, overflowing_half
 
 from onnxscope.cli import run
 from onnxscope.profile import Profile
@@ -37,6 +39,15 @@ def test_json_is_the_record(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert json.loads(out)["samples"] == 9
     assert err == ""
+
+
+def test_infinities_of_half_precision_are_said(tmp_path, capsys):
+    onnx.save(overflowing_half(), tmp_path / "half.onnx")
+    np.save(tmp_path / "x.npy", HALF_INPUT)
+    paths = [str(tmp_path / name) for name in ("half.onnx", "x.npy", "p.json")]
+    assert run(["stats", paths[0], "-i", paths[1], "-o", paths[2]]) == 0
+    out, _ = capsys.readouterr()
+    assert "Conv_1" in next(line for line in out.splitlines() if "infinities" in line)
 
 
 @pytest.mark.parametrize(
