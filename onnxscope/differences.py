@@ -13,9 +13,17 @@ from onnxscope.outputs import printable
 from onnxscope.records import Record, paragraph, remarks
 from onnxscope.tables import Cell, Table, format_number
 
-__all__ = ["NOISE_FACTOR", "Comparison", "LayerDifference", "Side", "StructureChange", "floor_of"]
+__all__ = ["INTEGERS", "NOISE_FACTOR", "Comparison", "LayerDifference", "Side", "StructureChange", "floor_of"]
 
-_RESOLUTIONS: Mapping[str, float] = {"float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+INTEGERS = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
+"""numpy's names of the element types that nothing is rounded in."""
+
+_RESOLUTIONS: Mapping[str, float] = {
+    "float64": 2.0**-52,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+    **dict.fromkeys(INTEGERS, 0.0),
+}
 NOISE_FACTOR = 10.0
 """A difference counts from so many times the noise floor on."""
 
@@ -302,6 +310,7 @@ def floor_of(noise: Discrepancy, dtypes: Iterable[str]) -> float:
     Args:
         noise: The first model against itself.
         dtypes: Element types of both values, and of those that they are computed from: rounding is never undone.
+            Integers alone have no resolution, so that any difference beyond the noise counts.
     """
     return max(noise.relative_l2 or 0.0, *(_RESOLUTIONS.get(dtype, 2.0**-23) for dtype in dtypes))
 

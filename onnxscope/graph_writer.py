@@ -44,7 +44,10 @@ class GraphWriter:
         return output
 
     def reduce(self, kind: str, value: str, axes: tuple[int, ...]) -> str:
-        """Reduce over axes, which stay with length 1."""
+        """Reduce over axes, which stay with length 1; over none, as in a scalar, each element is reduced by itself."""
+        if not axes:  # to ONNX no axes are all of them, and older operator sets have no way to say it
+            kind, inputs = ("Mul", [value, value]) if kind == "ReduceSumSquare" else ("Identity", [value])
+            return self.node(kind, inputs)
         if self._opset >= _AXES_AS_INPUT[kind]:
             return self.node(kind, [value, self.integers(axes)], keepdims=1)
         return self.node(kind, [value], keepdims=1, axes=list(axes))

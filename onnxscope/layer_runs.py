@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxscope.channels import activation_axes, default_axis
 from onnxscope.counterparts import Counterpart, match_inputs, match_values, pair_outputs, with_batch_of
 from onnxscope.datasets import open_dataset
-from onnxscope.differences import LayerDifference, Side, floor_of
+from onnxscope.differences import INTEGERS, LayerDifference, Side, floor_of
 from onnxscope.discrepancies import Discrepancy, Tolerance
 from onnxscope.embeddings import index_bounds
 from onnxscope.feeding import Batch, Fed, read_batches
@@ -220,7 +220,10 @@ class PairedRun:
         return layers, outputs
 
     def _types(self, counterparts: Mapping[int, Counterpart]) -> list[frozenset[str]]:
-        """For every row the element types of its values, and of those of the layers that reach it."""
+        """For every row the element types of its values, and of those of the layers that reach it.
+
+        Of integers only their own: rounding before them moves them by one or not at all, and the noise shows where.
+        """
         held = [
             frozenset((counterparts[place].dtype_a, counterparts[place].dtype_b))
             if place in counterparts
@@ -236,7 +239,12 @@ class PairedRun:
             reaching |= dict.fromkeys(pair, held[place])
         start = len(self._pairs)
         everything = frozenset().union(*held[:start])
-        return [*held[:start], *(types | everything for types in held[start:])]
+        types = [*held[:start], *(each | everything for each in held[start:])]
+        for place, each in counterparts.items():
+            own = frozenset((each.dtype_a, each.dtype_b))
+            if own <= INTEGERS:
+                types[place] = own
+        return types
 
     def _row(self, place: int, a: Side, b: Side, op_type: str, types: frozenset[str]) -> LayerDifference:
         if place not in self._found:

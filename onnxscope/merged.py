@@ -34,6 +34,7 @@ __all__ = ["Merged", "merge_models", "own_model"]
 
 Array = NDArray[Any]
 _HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+_WIDE = frozenset({"int32", "uint32", "int64", "uint64"})
 _FIRST_BYTES = 64  # looked up before the rest is read
 
 
@@ -109,7 +110,7 @@ def merge_models(
     for place in range(len(counterparts) - 1, -1, -1):
         each = counterparts[place]
         found = outputs[place]
-        left = _as_float(third, f"a:{each.a}", each.dtype_a)
+        left = _computable(third, f"a:{each.a}", each.dtype_a, each)
         right = _like_a(third, in_b(each.b), each, left)
         found["shape"] = third.node("Shape", [left])
         found["a"], found["b"] = _squares(third, left, each), _squares(third, right, each)
@@ -280,7 +281,7 @@ def _append_error(
     found[f"{lead}low"] = writer.reduce("ReduceMin", gap, each.reduced)
     found[f"{lead}high"] = writer.reduce("ReduceMax", gap, each.reduced)
     if tolerance is not None:
-        dtype = np.float64 if each.dtype_a == "float64" else np.float32
+        dtype = _computed_in(each)
         allowed = writer.node("Abs", [left])
         for kind, number in (("Mul", tolerance.rtol), ("Add", tolerance.atol)):
             allowed = writer.node(kind, [allowed, writer.array(np.array(number, dtype))])
@@ -296,8 +297,17 @@ def _squares(writer: GraphWriter, value: str, each: Counterpart) -> str:
     return (writer.reduce_rows if in_rows else writer.reduce)("ReduceSum", squared, axes)
 
 
-def _as_float(writer: GraphWriter, value: str, dtype: str) -> str:
-    return value if dtype in ("float32", "float64") else writer.cast(value, TensorProto.FLOAT)
+def _computed_in(each: Counterpart) -> str:
+    """numpy's name of the element type in which two values are compared; float32 would make long integers equal."""
+    wide = each.dtype_a == "float64" or not _WIDE.isdisjoint((each.dtype_a, each.dtype_b))
+    return "float64" if wide else "float32"
+
+
+def _computable(writer: GraphWriter, value: str, dtype: str, each: Counterpart) -> str:
+    computed_in = _computed_in(each)
+    if dtype == computed_in:
+        return value
+    return writer.cast(value, TensorProto.DOUBLE if computed_in == "float64" else TensorProto.FLOAT)
 
 
 def _like_a(writer: GraphWriter, value: str, each: Counterpart, left: str) -> str:
@@ -305,10 +315,7 @@ def _like_a(writer: GraphWriter, value: str, each: Counterpart, left: str) -> st
         value = writer.node("Transpose", [value], perm=list(each.permutation))
     if each.reshaped:
         value = writer.node("Reshape", [value, writer.node("Shape", [left])])
-    wanted = TensorProto.DOUBLE if each.dtype_a == "float64" else TensorProto.FLOAT
-    return (
-        value if each.dtype_b == ("float64" if each.dtype_a == "float64" else "float32") else writer.cast(value, wanted)
-    )
+    return _computable(writer, value, each.dtype_b, each)
 
 
 def _like_b(writer: GraphWriter, value: str, each: Counterpart, model: str) -> str:

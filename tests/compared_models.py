@@ -57,6 +57,51 @@ WEIGHTS = {
     "w2": RNG.standard_normal((5, 4), np.float32),
     "b2": RNG.standard_normal(5, np.float32),
 }
+KINDS_OF_OUTPUT = {  # of a network, made of its value `m`
+    "float[] y": "a = ReduceMean<keepdims = 0>(m) y = Neg(a)",
+    "double y": "a = ReduceMean<keepdims = 0>(m) y = Cast<to = 11>(a)",
+    "float16 y": "a = ReduceMean<keepdims = 0>(m) y = Cast<to = 10>(a)",
+    "int64 y": "a = ReduceSum<keepdims = 0>(m) b = Mul(a, thousand) y = Cast<to = 7>(b)",
+    "int32 y": "a = ReduceSum<keepdims = 0>(m) b = Mul(a, thousand) y = Cast<to = 6>(b)",
+    "bool y": "a = ReduceMean<keepdims = 0>(m) y = Greater(a, limit)",
+    "float[1] y": "a = ReduceMean<keepdims = 0>(m) y = Reshape(a, minus)",
+    "float[1, 1] y": "y = ReduceMean<keepdims = 1>(m)",
+    "float[n] y": "y = Reshape(m, minus)",
+    "int64[n] y": "a = Reshape(m, minus) b = Mul(a, thousand) y = Cast<to = 7>(b)",
+    "bool[n, 3] y": "y = Greater(m, limit)",
+    "uint8[n, 3] y": "y = Cast<to = 2>(m)",
+    "uint64[n, 3] y": "y = Cast<to = 13>(m)",
+    "float[0, 3] y": "y = Slice(m, zero, zero, zero, one)",
+    "int64[0, 3] y": "a = Slice(m, zero, zero, zero, one) y = Cast<to = 7>(a)",
+    "string[1] y": "a = ReduceSum<keepdims = 0>(m) b = Reshape(a, minus) y = Cast<to = 8>(b)",
+    "string y": "a = ReduceSum<keepdims = 0>(m) y = Cast<to = 8>(a)",
+    "seq(float[n, 1]) y": "y = SplitToSequence<axis = 1>(m)",
+}
+WITHOUT_NUMBERS = [kind for kind in KINDS_OF_OUTPUT if kind.startswith(("string", "seq", "float[0", "int64[0"))]
+
+
+def with_output(kind, k=1.0, opset=17):
+    """A network whose only output is of a kind."""
+    return parsed(
+        f"""
+        <ir_version: 9, opset_import: ["": {opset}]>
+        net (float[n, 4] x) => ({kind}) {{
+            h = MatMul(x, w)
+            p = Abs(h)
+            m = Mul(p, k)
+            {KINDS_OF_OUTPUT[kind]}
+        }}""",
+        w=np.random.default_rng(8).normal(size=(4, 3)).astype(np.float32),
+        k=np.float32(k),
+        thousand=np.float32(1000),
+        limit=np.float32(10),
+        minus=np.array([-1]),
+        zero=np.array([0]),
+        one=np.array([1]),
+    )
+
+
+KIND_INPUT = np.random.default_rng(9).uniform(1, 9, (5, 4)).astype(np.float32)
 X = RNG.standard_normal((3, 3, 6, 6), np.float32)
 CHANNELS_LAST = """
     <ir_version: 9, opset_import: ["": 18]>

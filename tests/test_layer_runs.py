@@ -14,15 +14,19 @@ from compared_models import (
     CHANNELS_LAST,
     DIGITS,
     INPUT,
+    KIND_INPUT,
+    KINDS_OF_OUTPUT,
     LAYERS,
     QDQ,
     TWO,
     WEIGHTS,
+    WITHOUT_NUMBERS,
     X,
     one_weight,
     parsed,
     planted,
     swapped,
+    with_output,
 )
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -77,6 +81,88 @@ def test_two_sessions_give_the_same_numbers_as_one_graph():
             if isinstance(number, float) and key not in ("own_relative_l2", "own_max_abs"):
                 assert two.to_dict()[key] == pytest.approx(number, rel=1e-4, abs=1e-6), key
         assert two.own.relative_l2 == pytest.approx(one.own.relative_l2, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize("kind", KINDS_OF_OUTPUT)
+@pytest.mark.parametrize("options", [{}, {"rtol": 1e-3}])
+def test_an_output_of_any_kind_is_compared(kind, opset, options):
+    a, b = with_output(kind, opset=opset), with_output(kind, 2.0, opset=opset)
+    (same,) = compare(a, a, KIND_INPUT, **options).outputs
+    (row,) = compare(a, b, KIND_INPUT, **options).outputs
+    assert not same.differs
+    if kind.startswith(("string", "seq")):
+        assert row.reason in ("strings have no statistics", "a sequence, not a tensor")
+        return
+    x, y = (ReferenceEvaluator(model).run(None, {"x": KIND_INPUT})[0].astype(np.float64) for model in (a, b))
+    assert same.entire.count == row.entire.count == x.size
+    assert row.differs == (kind not in WITHOUT_NUMBERS)
+    if np.linalg.norm(x):
+        assert row.entire.relative_l2 == pytest.approx(np.linalg.norm(y - x) / np.linalg.norm(x), rel=2e-3)
+    assert row.entire.max_abs == pytest.approx(np.abs(y - x).max(initial=0), rel=2e-3)
+
+
+@pytest.mark.parametrize("kinds", [("float[] y", "float[1] y"), ("float[1] y", "float[1, 1] y")])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_single_number_is_compared_with_one_of_another_rank(kinds, turned):
+    def model(kind, k):
+        made = with_output(kind, k)
+        if kind == "float[] y":
+            made.graph.node[-1].op_type = "Identity"
+        return made
+
+    left, right = kinds[::-1] if turned else kinds
+    assert compare(model(left, 1.0), model(right, 1.0), KIND_INPUT).equal
+    for options in ({}, {"memory_budget_bytes": 1}):
+        (row,) = compare(model(left, 1.0), model(right, 1.5), KIND_INPUT, **options).outputs
+        assert row.entire.relative_l2 == pytest.approx(0.5, rel=1e-5)
+
+
+def test_layers_that_hold_a_single_number_are_fed_and_compared():
+    def model(**changed):
+        weights = {"v": np.array([1, 2, 3], np.float32), "w": np.array([[2, 1]], np.float32)} | changed
+        return parsed(
+            """
+            <ir_version: 9, opset_import: ["": 17]>
+            net (float[3] x) => (float[2] y) { s = MatMul(x, v) r = Reshape(s, one) y = MatMul(r, w) }""",
+            one=np.array([1]),
+            **weights,
+        )
+
+    feeds = {"x": np.array([1, 1, 2], np.float32)}
+    assert compare(model(), model(), feeds).equal
+    result = compare(model(), model(v=np.array([2, 4, 6], np.float32)), feeds)
+    assert [row.a.name for row in result.guilty] == ["s"]
+    assert [row.entire.relative_l2 for row in result] == [1, 1]
+    assert result[1].own.relative_l2 == 0
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("number", [1_000_000, 1 << 24])
+def test_integers_that_are_one_apart_differ(dtype, shape, number):
+    def model(number):
+        return parsed(
+            f"""
+            <ir_version: 9, opset_import: ["": 17]>
+            net (float[n, 4] x) => ({dtype}[] y, float[n, 3] h) {{
+                h = MatMul(x, w)
+                i = Size(h)
+                k = Cast<to = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))}>(i)
+                z = Sub(k, k)
+                y = Add(z, c)
+            }}""",
+            w=np.ones((4, 3), np.float32),
+            c=np.full(shape, number, dtype),
+        )
+
+    assert compare(model(number), model(number), KIND_INPUT).equal
+    for options in ({}, {"atol": 0.5}):
+        result = compare(model(number), model(number + 1), KIND_INPUT, **options)
+        assert [row.differs for row in result.outputs] == [True, False]
+        assert result.outputs[0].entire.max_abs == 1
+        assert result.notes == ()  # in one graph
+    assert compare(model(number), model(number + 1), KIND_INPUT, atol=1).equal
 
 
 def test_batches_add_up():
