@@ -23,9 +23,9 @@ from typing import Any
 import matplotlib
 
 import onnxscope
-from onnxscope.conversion import ConversionRequest
-from onnxscope.plugins import load_converter
-from onnxscope.tables import Table
+from onnxscope.base.plugins import load_converter
+from onnxscope.base.tables import Table
+from onnxscope.converting.contract import ConversionRequest
 
 PHOTOGRAPH = str(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
 COMMAND = [sys.executable, "-m", "onnxscope"]

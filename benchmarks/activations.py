@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxscope.tables import Table
+from onnxscope.base.tables import Table
 
 BATCH = 8
 SIDE = 224
@@ -55,9 +55,9 @@ def _tapped(model: str, select: list[str]) -> tuple[Any, list[str], bytes]:
     import onnx
 
     import onnxscope
-    from onnxscope.graph import expose
-    from onnxscope.names import Names
-    from onnxscope.selectors import select_taps
+    from onnxscope.model.layer_names import Names
+    from onnxscope.model.selectors import select_taps
+    from onnxscope.runtime.tap_outputs import expose
 
     taps = select_taps(Names(onnxscope.load_model(model)), select, at="post")
     tapped = expose(onnxscope.load_model(onnx.load(model)), taps, infer=dict)
@@ -182,8 +182,8 @@ def against_plain(ways: list[tuple[str, str, list[str]]], model: Path, data: Pat
 
 def tables(folder: Path, pairs: int) -> list[Table]:
     """Measure everything; models and data go into `folder`."""
-    from onnxscope.conversion import ConversionRequest
-    from onnxscope.plugins import load_converter
+    from onnxscope.base.plugins import load_converter
+    from onnxscope.converting.contract import ConversionRequest
 
     model = folder / "resnet50.onnx"
     load_converter("torch").convert(ConversionRequest(source="resnet50", output=str(model)))

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxscope.tables import Table
+from onnxscope.base.tables import Table
 
 BATCH = 4
 RUNS = 7
@@ -40,16 +40,16 @@ def plain(a: str, b: str, images: np.ndarray[Any, Any]) -> Callable[[], Any]:
 
 def merged(a: str, b: str, images: np.ndarray[Any, Any], *, own: bool) -> Callable[[], Any]:
     """The graph that `compare()` runs on every batch, with or without its own errors."""
-    from onnxscope.channels import default_axis
-    from onnxscope.counterparts import match_inputs, match_values
-    from onnxscope.graph import expose
-    from onnxscope.layer_graph import find_layers
-    from onnxscope.merged import merge_models
-    from onnxscope.model import load_model
-    from onnxscope.names import Names
-    from onnxscope.selectors import Tap
-    from onnxscope.session import Session
-    from onnxscope.tapping import tap_shapes
+    from onnxscope.comparison.match_values import match_inputs, match_values
+    from onnxscope.comparison.merged_graph import merge_models
+    from onnxscope.model.channel_axes import default_axis
+    from onnxscope.model.layer_names import Names
+    from onnxscope.model.layers import find_layers
+    from onnxscope.model.loading import load_model
+    from onnxscope.model.selectors import Tap
+    from onnxscope.runtime.session import Session
+    from onnxscope.runtime.tap_outputs import expose
+    from onnxscope.runtime.tapped_runs import tap_shapes
 
     models = [load_model(path) for path in (a, b)]
     values = [layer.value for layer in find_layers(Names(models[0]))]
@@ -113,8 +113,8 @@ def models(folder: Path) -> tuple[Path, Path]:
     """ResNet50 as deployed, and a copy with noise in every weight."""
     import onnx
 
-    from onnxscope.conversion import ConversionRequest
-    from onnxscope.plugins import load_converter
+    from onnxscope.base.plugins import load_converter
+    from onnxscope.converting.contract import ConversionRequest
 
     first, second = folder / "resnet50.onnx", folder / "noisy.onnx"
     load_converter("torch").convert(ConversionRequest(source="resnet50", output=str(first), mode="deployed"))

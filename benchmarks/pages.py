@@ -21,9 +21,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxscope import report
-from onnxscope.conversion import ConversionRequest
-from onnxscope.plugins import load_converter
-from onnxscope.tables import Table
+from onnxscope.base.plugins import load_converter
+from onnxscope.base.tables import Table
+from onnxscope.converting.contract import ConversionRequest
 
 PHOTOGRAPH = str(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -19,7 +19,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from onnxscope.cli import cli
+from onnxscope.cli.main import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "onnxscope" / "schemas"

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 import onnxscope
-from onnxscope.conversion import ConversionRequest
-from onnxscope.plugins import load_converter
+from onnxscope.base.plugins import load_converter
+from onnxscope.converting.contract import ConversionRequest
 
 IMAGES = Path(__file__).resolve().parent / "images"
 PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from onnxscope._version import __version__
 
 if TYPE_CHECKING:
-    from onnxscope.activation_maps import ClassActivation, class_activation
-    from onnxscope.analysis import analyze
-    from onnxscope.baseline import Baseline, snapshot
-    from onnxscope.checking import Check, Deviation, check
-    from onnxscope.comparison import compare
-    from onnxscope.dataset_statistics import DatasetStatistics
-    from onnxscope.differences import Comparison, LayerDifference
+    from onnxscope.analyses.activation_maps import ClassActivation, class_activation
+    from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps, features
+    from onnxscope.analyses.folders import save_features, save_weights
+    from onnxscope.analyses.inspection import ModelSummary, inspect
+    from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics, weights
+    from onnxscope.comparison.compare_models import compare
+    from onnxscope.comparison.result import Comparison, LayerDifference
     from onnxscope.errors import (
         BaselineError,
         ConversionError,
@@ -39,25 +39,25 @@ if TYPE_CHECKING:
         RunError,
         SelectorError,
     )
-    from onnxscope.feature_maps import FeatureMap, FeatureMaps, features
-    from onnxscope.inspection import ModelSummary, inspect
-    from onnxscope.model import Model, load_model
-    from onnxscope.node_data import write_node_data
-    from onnxscope.profile import Profile
-    from onnxscope.rendering import save_features, save_weights
-    from onnxscope.reporting import Report, report
-    from onnxscope.settings import Settings
-    from onnxscope.weight_statistics import WeightRecord, WeightStatistics, weights
+    from onnxscope.gate.baseline import Baseline, snapshot
+    from onnxscope.gate.checking import Check, Deviation, check
+    from onnxscope.gate.settings import Settings
+    from onnxscope.model.loading import Model, load_model
+    from onnxscope.profiling.analysis import analyze
+    from onnxscope.profiling.dataset_statistics import DatasetStatistics
+    from onnxscope.profiling.profile import Profile
+    from onnxscope.reporting.overlays import write_node_data
+    from onnxscope.reporting.reports import Report, report
 
 _MODULES = {
-    "activation_maps": ("ClassActivation", "class_activation"),
-    "analysis": ("analyze",),
-    "baseline": ("Baseline", "snapshot"),
-    "checking": ("Check", "Deviation", "check"),
-    "comparison": ("compare",),
-    "dataset_statistics": ("DatasetStatistics",),
-    "differences": ("Comparison", "LayerDifference"),
-    "feature_maps": ("FeatureMap", "FeatureMaps", "features"),
+    "analyses.activation_maps": ("ClassActivation", "class_activation"),
+    "profiling.analysis": ("analyze",),
+    "gate.baseline": ("Baseline", "snapshot"),
+    "gate.checking": ("Check", "Deviation", "check"),
+    "comparison.compare_models": ("compare",),
+    "profiling.dataset_statistics": ("DatasetStatistics",),
+    "comparison.result": ("Comparison", "LayerDifference"),
+    "analyses.feature_maps": ("FeatureMap", "FeatureMaps", "features"),
     "errors": (
         "BaselineError",
         "ConversionError",
@@ -71,14 +71,14 @@ _MODULES = {
         "RunError",
         "SelectorError",
     ),
-    "inspection": ("ModelSummary", "inspect"),
-    "model": ("Model", "load_model"),
-    "node_data": ("write_node_data",),
-    "weight_statistics": ("WeightRecord", "WeightStatistics", "weights"),
-    "profile": ("Profile",),
-    "settings": ("Settings",),
-    "rendering": ("save_features", "save_weights"),
-    "reporting": ("Report", "report"),
+    "analyses.inspection": ("ModelSummary", "inspect"),
+    "model.loading": ("Model", "load_model"),
+    "reporting.overlays": ("write_node_data",),
+    "analyses.weight_statistics": ("WeightRecord", "WeightStatistics", "weights"),
+    "profiling.profile": ("Profile",),
+    "gate.settings": ("Settings",),
+    "analyses.folders": ("save_features", "save_weights"),
+    "reporting.reports": ("Report", "report"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxscope.activation_maps import class_activation
+from onnxscope.analyses.activation_maps import class_activation
 from onnxscope.errors import InputError
 
 RNG = np.random.default_rng(21)

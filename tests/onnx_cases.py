@@ -19,14 +19,14 @@ import onnx.backend.test
 from onnx import numpy_helper
 
 from onnxscope.errors import OnnxscopeError, RunError
-from onnxscope.graph import was_not_executed
-from onnxscope.model import Model, load_model
-from onnxscope.names import Names
-from onnxscope.selectors import Tap, select_taps
-from onnxscope.session import Session
-from onnxscope.shapes import infer_types
-from onnxscope.structure import Node
-from onnxscope.tapping import run_tapped
+from onnxscope.model.graphs import Node
+from onnxscope.model.layer_names import Names
+from onnxscope.model.loading import Model, load_model
+from onnxscope.model.selectors import Tap, select_taps
+from onnxscope.model.type_inference import infer_types
+from onnxscope.runtime.session import Session
+from onnxscope.runtime.tap_outputs import was_not_executed
+from onnxscope.runtime.tapped_runs import run_tapped
 
 DATA = Path(onnx.backend.test.__file__).parent / "data"
 LIGHT = {  # tolerances as onnx/backend/test/case/model/__init__.py gives them

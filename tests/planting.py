@@ -7,9 +7,9 @@ import onnx
 import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxscope.layer_graph import Layer, find_layers
-from onnxscope.model import load_model
-from onnxscope.names import Names
+from onnxscope.model.layer_names import Names
+from onnxscope.model.layers import Layer, find_layers
+from onnxscope.model.loading import load_model
 
 
 def scaled(path, name, factor):

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxscope.model import load_model
-from onnxscope.weight_findings import find_in_weights
-from onnxscope.weight_statistics import weights
+from onnxscope.analyses.weight_statistics import weights
+from onnxscope.findings.of_weights import find_in_weights
+from onnxscope.model.loading import load_model
 
 FLOAT = onnx.TensorProto.FLOAT
 

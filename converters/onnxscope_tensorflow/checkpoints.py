@@ -9,8 +9,8 @@ from typing import Any
 import h5py
 from keras.src.saving import saving_lib
 
+from onnxscope.base.outputs import printable
 from onnxscope.errors import ConversionError
-from onnxscope.outputs import printable
 from onnxscope_tensorflow.configs import check_links
 
 __all__ = ["load_checkpoint"]

@@ -10,12 +10,12 @@ import keras
 import onnx
 import tensorflow as tf
 
-from onnxscope.conversion import ConversionReport, ConversionRequest, serve_child
+from onnxscope.converting.contract import ConversionReport, ConversionRequest, serve_child
+from onnxscope.converting.saving import save_model
 from onnxscope.errors import ConversionError, OutputError
-from onnxscope.model import load_model
-from onnxscope.provenance import Mode, ParameterRecord, Provenance, write_provenance
-from onnxscope.saving import save_model
-from onnxscope.synthetic import random_feeds
+from onnxscope.inputs.random_inputs import random_feeds
+from onnxscope.model.loading import load_model
+from onnxscope.model.provenance import Mode, ParameterRecord, Provenance, write_provenance
 from onnxscope_tensorflow import networks
 from onnxscope_tensorflow.checkpoints import load_checkpoint
 from onnxscope_tensorflow.cleaning import attach_parameters, clean_model

@@ -10,8 +10,8 @@ from typing import Any
 
 import h5py
 
+from onnxscope.base.outputs import printable
 from onnxscope.errors import ConversionError
-from onnxscope.outputs import printable
 
 __all__ = ["check_config", "check_links", "read_h5_config", "read_keras_config"]
 

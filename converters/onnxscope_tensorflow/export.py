@@ -13,9 +13,9 @@ import tensorflow as tf
 import tf2onnx
 from tf2onnx import constants
 
+from onnxscope.base.outputs import printable
 from onnxscope.errors import ConversionError
-from onnxscope.outputs import printable
-from onnxscope.provenance import Mode
+from onnxscope.model.provenance import Mode
 from onnxscope_tensorflow.inputs import Binding, InputSpec, takes_training
 from onnxscope_tensorflow.layers import CallRecorder, layer_of_path
 from onnxscope_tensorflow.steadiness import steady_tf2onnx

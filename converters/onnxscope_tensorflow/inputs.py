@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
+from onnxscope.base.outputs import printable
 from onnxscope.errors import ConversionError
-from onnxscope.outputs import printable
 
 __all__ = ["Binding", "InputSpec", "bind_inputs", "override_shapes", "takes_training"]
 

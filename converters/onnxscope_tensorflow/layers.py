@@ -15,7 +15,7 @@ import keras
 import onnx
 import tensorflow as tf
 
-from onnxscope.provenance import LAYER_KEY
+from onnxscope.model.provenance import LAYER_KEY
 
 __all__ = [
     "CallRecorder",

@@ -14,9 +14,9 @@ import tf2onnx
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from onnxscope.conversion import ConversionRequest
+from onnxscope.base.outputs import printable
+from onnxscope.converting.contract import ConversionRequest
 from onnxscope.errors import ConversionError
-from onnxscope.outputs import printable
 from onnxscope_tensorflow.export import Exported, Parameter, layer_feeds, run_tf2onnx
 from onnxscope_tensorflow.inputs import InputSpec, override_shapes
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
+from onnxscope.converting.factories import call_factory, find_factory, one_line
 from onnxscope.errors import ConversionError
-from onnxscope.factories import call_factory, find_factory, one_line
 from onnxscope_tensorflow import SHIPPED, networks
 from onnxscope_tensorflow.configs import check_config, read_h5_config, read_keras_config
 

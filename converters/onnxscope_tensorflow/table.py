@@ -9,7 +9,7 @@ from typing import Any
 from onnx import numpy_helper
 
 from onnxscope.errors import ConversionError
-from onnxscope.provenance import ParameterRecord
+from onnxscope.model.provenance import ParameterRecord
 from onnxscope_tensorflow.export import Exported, Parameter
 
 __all__ = ["make_table"]

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from onnxscope.differences import Comparison
+from onnxscope.comparison.result import Comparison
+from onnxscope.comparison.with_framework import Activation, compare_with_framework
 from onnxscope.errors import InputError
-from onnxscope.model import load_model
-from onnxscope.verification import Activation, compare_with_framework
+from onnxscope.model.loading import load_model
 from onnxscope_tensorflow.layers import layer_of_path, own_layers
 
 __all__ = ["verify"]

@@ -10,11 +10,11 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from onnxscope.conversion import ConversionReport, ConversionRequest, run_child
+from onnxscope.converting.contract import ConversionReport, ConversionRequest, run_child
 from onnxscope.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from onnxscope.differences import Comparison
+    from onnxscope.comparison.result import Comparison
 
 __all__ = ["SHIPPED", "convert", "verify"]
 

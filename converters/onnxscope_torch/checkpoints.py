@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onnxscope.converting.factories import one_line
 from onnxscope.errors import ConversionError
-from onnxscope.factories import one_line
 from onnxscope_torch.bits import state_tensors
 
 __all__ = ["load_checkpoint", "read_checkpoint"]

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import torch
 
-from onnxscope.conversion import ConversionReport, ConversionRequest, serve_child
+from onnxscope.converting.contract import ConversionReport, ConversionRequest, serve_child
+from onnxscope.converting.saving import save_model
 from onnxscope.errors import ConversionError, OutputError
-from onnxscope.provenance import Mode, ParameterRecord, Provenance, write_provenance
-from onnxscope.saving import save_model
+from onnxscope.model.provenance import Mode, ParameterRecord, Provenance, write_provenance
 from onnxscope_torch.checkpoints import load_checkpoint
 from onnxscope_torch.cleaning import clean_model
 from onnxscope_torch.examples import make_example

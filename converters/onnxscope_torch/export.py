@@ -14,9 +14,9 @@ import onnx
 import torch
 from torch import nn
 
-from onnxscope.conversion import ConversionRequest
+from onnxscope.converting.contract import ConversionRequest
+from onnxscope.converting.factories import one_line
 from onnxscope.errors import ConversionError
-from onnxscope.factories import one_line
 from onnxscope_torch.examples import Example
 
 __all__ = ["EXPORTERS", "export_model"]

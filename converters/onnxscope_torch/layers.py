@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 from torch import nn
 
-from onnxscope.provenance import LAYER_KEY
+from onnxscope.model.provenance import LAYER_KEY
 from onnxscope_torch.bits import digest, state_tensors
 
 __all__ = ["layer_of", "node_layers", "record_layers"]

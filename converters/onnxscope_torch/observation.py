@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from onnxscope.converting.factories import one_line
 from onnxscope.errors import ConversionError
-from onnxscope.factories import one_line
 from onnxscope_torch.bits import state_tensors
 from onnxscope_torch.examples import Example
 

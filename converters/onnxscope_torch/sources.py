@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from onnxscope.converting.factories import call_factory, find_factory
 from onnxscope.errors import ConversionError
-from onnxscope.factories import call_factory, find_factory
 from onnxscope_torch import SHIPPED, networks
 
 __all__ = ["Source", "build_module", "find_source"]

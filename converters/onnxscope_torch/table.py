@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from torch import Tensor, nn
 
-from onnxscope.provenance import ParameterRecord
+from onnxscope.model.provenance import ParameterRecord
 from onnxscope_torch.bits import match, state_tensors
 from onnxscope_torch.layers import layer_of
 from onnxscope_torch.observation import Observation

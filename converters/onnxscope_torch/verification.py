@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from onnxscope.differences import Comparison
+from onnxscope.comparison.result import Comparison
+from onnxscope.comparison.with_framework import Activation, compare_with_framework
 from onnxscope.errors import InputError
-from onnxscope.model import load_model
-from onnxscope.verification import Activation, compare_with_framework
+from onnxscope.model.loading import load_model
 
 __all__ = ["verify", "verify_calls"]
 

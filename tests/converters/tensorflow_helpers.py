@@ -26,8 +26,8 @@ with warnings.catch_warnings():
 
     from onnxscope_tensorflow import child
 
-from onnxscope.conversion import ConversionReport, ConversionRequest
-from onnxscope.provenance import LAYER_KEY, ParameterRecord, Provenance, read_provenance
+from onnxscope.converting.contract import ConversionReport, ConversionRequest
+from onnxscope.model.provenance import LAYER_KEY, ParameterRecord, Provenance, read_provenance
 
 HERE = str(Path(__file__))
 

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("torch")
 
 from onnxscope import check, compare, snapshot
-from onnxscope.conversion import ConversionRequest
-from onnxscope.plugins import load_converter
+from onnxscope.base.plugins import load_converter
+from onnxscope.converting.contract import ConversionRequest
 
 HELPERS = str(Path(__file__).with_name("torch_helpers.py"))
 PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"

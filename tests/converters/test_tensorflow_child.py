@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 import onnxscope_tensorflow
-from onnxscope.conversion import ConversionRequest
+from onnxscope.converting.contract import ConversionRequest
 from onnxscope.errors import ConversionError, MissingDependencyError
-from onnxscope.provenance import read_provenance
+from onnxscope.model.provenance import read_provenance
 
 HELPERS = str(Path(__file__).with_name("tensorflow_helpers.py"))
 needs_tensorflow = pytest.mark.skipif(

@@ -12,7 +12,7 @@ from PIL import Image
 
 import onnxscope
 import onnxscope_tensorflow
-from onnxscope.conversion import ConversionRequest
+from onnxscope.converting.contract import ConversionRequest
 from onnxscope.errors import SelectorError
 
 PHOTOGRAPH = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"

@@ -10,7 +10,7 @@ pytest.importorskip("tf2onnx")
 
 from converters.tensorflow_helpers import HERE, child, convert
 
-from onnxscope.saving import save_model
+from onnxscope.converting.saving import save_model
 
 
 def test_large_weights_lie_beside_the_model(tmp_path, monkeypatch):

@@ -10,9 +10,9 @@ from onnx import helper, numpy_helper
 pytest.importorskip("tensorflow")
 from converters.tensorflow_helpers import keras
 
-from onnxscope.model import load_model
-from onnxscope.weight_findings import find_in_weights
-from onnxscope.weight_statistics import weights
+from onnxscope.analyses.weight_statistics import weights
+from onnxscope.findings.of_weights import find_in_weights
+from onnxscope.model.loading import load_model
 
 
 def found(kernels):

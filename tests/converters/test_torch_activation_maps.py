@@ -14,8 +14,8 @@ from torch import nn  # noqa: E402
 
 import onnxscope_torch  # noqa: E402
 from converters import torch_helpers  # noqa: E402
-from onnxscope.activation_maps import class_activation  # noqa: E402
-from onnxscope.conversion import ConversionRequest  # noqa: E402
+from onnxscope.analyses.activation_maps import class_activation  # noqa: E402
+from onnxscope.converting.contract import ConversionRequest  # noqa: E402
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 

@@ -13,9 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from onnxscope.conversion import ConversionReport, ConversionRequest  # noqa: E402
+from onnxscope.converting.contract import ConversionReport, ConversionRequest  # noqa: E402
 from onnxscope.errors import ConversionError  # noqa: E402
-from onnxscope.provenance import LAYER_KEY, ParameterRecord, Provenance, read_provenance  # noqa: E402
+from onnxscope.model.provenance import LAYER_KEY, ParameterRecord, Provenance, read_provenance  # noqa: E402
 from onnxscope_torch import SHIPPED, child  # noqa: E402
 from onnxscope_torch.sources import build_module, find_source  # noqa: E402
 

@@ -11,7 +11,7 @@ import torch
 
 import onnxscope
 import onnxscope_torch
-from onnxscope.conversion import ConversionRequest
+from onnxscope.converting.contract import ConversionRequest
 
 PHOTOGRAPH = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 RELATIVE = 1e-4  # of the layer's largest value

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+from onnxscope.converting.saving import save_model
 from onnxscope.errors import OutputError
-from onnxscope.saving import save_model
 from onnxscope_torch.cleaning import clean_model
 
 

@@ -13,9 +13,9 @@ from onnx import helper, numpy_helper
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from onnxscope.model import load_model  # noqa: E402
-from onnxscope.weight_findings import find_in_weights  # noqa: E402
-from onnxscope.weight_statistics import weights  # noqa: E402
+from onnxscope.analyses.weight_statistics import weights  # noqa: E402
+from onnxscope.findings.of_weights import find_in_weights  # noqa: E402
+from onnxscope.model.loading import load_model  # noqa: E402
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 KINDS = {

@@ -17,8 +17,8 @@ from converters.tensorflow_helpers import convert, keras
 from safetensors.numpy import save_file
 
 from onnxscope import compare
-from onnxscope.conversion import ConversionRequest
-from onnxscope.plugins import load_converter
+from onnxscope.base.plugins import load_converter
+from onnxscope.converting.contract import ConversionRequest
 
 HERE = str(Path(__file__))
 PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"

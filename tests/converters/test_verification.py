@@ -17,9 +17,9 @@ import onnxscope_tensorflow  # noqa: E402
 import onnxscope_torch  # noqa: E402
 from converters import tensorflow_helpers, torch_helpers  # noqa: E402
 from onnxscope import InputError  # noqa: E402
-from onnxscope.cli import run  # noqa: E402
-from onnxscope.conversion import ConversionRequest  # noqa: E402
-from onnxscope.plugins import load_converter  # noqa: E402
+from onnxscope.base.plugins import load_converter  # noqa: E402
+from onnxscope.cli.main import run  # noqa: E402
+from onnxscope.converting.contract import ConversionRequest  # noqa: E402
 
 TORCH, KERAS = (str(Path(__file__).with_name(f"{name}_helpers.py")) for name in ("torch", "tensorflow"))
 IMAGES = np.random.default_rng(3).standard_normal((2, 3, 12, 12), np.float32)

@@ -1,0 +1,282 @@
+"""Where in a picture a layer, or the model's answer, looks: `class_activation()`, without gradients.
+
+eigen       what the channels of a layer have most in common, whatever the class
+ablation    channels weighted by how far the class's score drops without them
+score       channels weighted by how probable the class is where only they let the picture through
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from onnxscope.analyses.channel_importance import Activation, weigh_by_ablation, weigh_by_score
+from onnxscope.analyses.class_scores import cut_sample, find_class
+from onnxscope.analyses.input_pictures import lay_over, prepared_pictures
+from onnxscope.base.outputs import printable
+from onnxscope.base.results import Record, picture
+from onnxscope.base.tables import Table
+from onnxscope.drawing.figures import picture_figure
+from onnxscope.drawing.mosaics import encode_png, scale_maps
+from onnxscope.errors import InputError
+from onnxscope.inputs.feeds import prepare_for
+from onnxscope.model.activation_functions import activation_after
+from onnxscope.model.channel_axes import activation_axes, default_axis
+from onnxscope.model.graphs import Graph
+from onnxscope.model.layer_names import Names
+from onnxscope.model.loading import Model, load_model
+from onnxscope.model.selectors import Tap, select_taps
+from onnxscope.model.type_inference import infer_ranks, infer_types
+from onnxscope.runtime.tapped_runs import run_tapped, tap_shapes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["ClassActivation", "Method", "class_activation"]
+
+Array = np.ndarray[Any, Any]
+Method = Literal["eigen", "ablation", "score"]
+
+# What may stand between the last convolution and the value that is pooled; a residual sum is such an Add.
+_FINISHING = frozenset(
+    {"BatchNormalization", "Add", "Sum", "Transpose", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear"}
+)
+_NAMES: Mapping[Method, str] = {"eigen": "EigenCAM", "ablation": "Ablation-CAM", "score": "Score-CAM"}
+
+
+@dataclass(frozen=True, eq=False)
+class ClassActivation(Record):
+    """Where in the input a layer, or the score of a class, takes its values from.
+
+    Attributes:
+        model: The `model` record.
+        input: The `input` record.
+        tap: The value that was looked at.
+        method: `eigen`, `ablation` or `score`.
+        sample: Which sample of the input.
+        output: The model's output with the scores of the classes; None for `eigen`, which needs none.
+        target: The class; None for `eigen`.
+        score: What the model gives for the class: a logit or a probability; None for `eigen`.
+        map: float32 of shape (height, width), 0 to 1, at the layer's own resolution.
+        explained: For `eigen`, the share of the activation's sum of squares that the map stands for, 0 to 1; None for
+            the others, and where the activation is all zeros.
+        picture: What the model sees, or None where its input is no picture.
+        notes: Remarks on the inputs, for people.
+    """
+
+    model: dict[str, Any]
+    input: dict[str, Any]
+    tap: Tap
+    method: Method
+    sample: int
+    output: str | None
+    target: int | None
+    score: float | None
+    map: Array
+    explained: float | None
+    picture: Image.Image | None
+    notes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """One line: the method, the class where there is one, and the layer."""
+        of_class = "" if self.target is None else f", class {self.target}"
+        return f"{_NAMES[self.method]}{of_class}: {printable(self.tap.layer)}"
+
+    def overlay(self, *, cmap: str = "viridis") -> Image.Image:
+        """The map over the picture that the model sees, or by itself where there is none; mode `RGB`.
+
+        Raises:
+            InputError: There is no colour map of this name.
+        """
+        return lay_over(self.picture, self.map, cmap=cmap)
+
+    def plot(self) -> Figure:
+        """Draw the overlay as a matplotlib Figure; it belongs to the caller and to no pyplot state."""
+        return picture_figure(self.overlay(), self.title)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`onnxscope.class_activation/1`, ready for JSON."""
+        return {
+            "schema": "onnxscope.class_activation/1",
+            "model": self.model,
+            "input": self.input,
+            "name": self.tap.name,
+            "layer": self.tap.layer,
+            "op_type": self.tap.op_type,
+            "method": self.method,
+            "sample": self.sample,
+            "output": self.output,
+            "target": self.target,
+            "score": self.score,
+            "explained": self.explained,
+            "map": self.map.tolist(),
+        }
+
+    def __repr__(self) -> str:
+        height, width = self.map.shape
+        return f"<{self.title}, {height} x {width}: {self.model['name']}>"
+
+    def table(self) -> Table:
+        """One row."""
+        columns = ("layer", "operator", "map", "output", "class", "score", "explained")
+        numbers = (self.output or "", self.target, self.score, self.explained)
+        return Table(self.title, columns, ((self.tap.layer, self.tap.op_type, self.map.shape, *numbers),))
+
+    def html_parts(self) -> Iterable[str]:
+        """The overlay, and the table."""
+        return picture(encode_png(self.overlay()), self.title), self.table().html()
+
+
+def class_activation(
+    model: Any,
+    inputs: Any,
+    *,
+    layer: str | None = None,
+    method: Method = "eigen",
+    target: int | None = None,
+    sample: int = 0,
+    preprocess: str | None = None,
+    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    batch_size: int = 8,
+    threads: int = 0,
+) -> ClassActivation:
+    """Map where a layer, or the score of a class, takes its values from, without gradients.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        inputs: As for `features`; one sample of them is looked at.
+        layer: A selector that chooses one value with two spatial axes, tapped after its activation function. None for
+            the last convolution with spatial axes, behind its BatchNorm, a residual sum, and its activation function.
+        method: `eigen` takes one run, `ablation` computes what follows the layer once a channel, and `score` runs the
+            whole model once a channel.
+        target: The class for `ablation` and `score`; None for the class with the largest score.
+        sample: Which sample.
+        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
+        layout: Of the model's image input.
+        batch_size: How many channels go into one run, where the model leaves its batch open.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Returns:
+        The map of one sample. With `a` the activation in float64, one row a place and one column a channel, it is the
+        following, scaled to 0..1 from its least to its largest value; a constant map becomes 0.
+
+        `eigen`: `a v`, where `v` is the first right singular vector of `a`, not centred, with the sign that makes its
+        elements' sum positive: then the map's product with the mean over channels is positive too.
+        `ablation`: `max(0, a w)`, where `w` is the drop of the class's score when a channel is zero, over the score's
+        magnitude.
+        `score`: `max(0, a w)`, where `w` is the class's probability when the prepared input is multiplied by the
+        channel, enlarged and scaled to 0..1, less its probability for an input of zeros.
+
+    Raises:
+        ModelError: The model cannot be read.
+        SelectorError: The selector matches nothing.
+        InputError: The inputs do not fit the model, the layer has no two spatial axes, or a class is wanted of a model
+            that gives no scores.
+        RunError: onnxruntime fails.
+
+    References:
+        Muhammad and Yeasin, "Eigen-CAM", 2020. Desai and Ramaswamy, "Ablation-CAM", 2020. Wang et al., "Score-CAM",
+        2020.
+    """
+    if method not in get_args(Method):
+        raise InputError(f"unknown method {method!r}", hint=f"one of {', '.join(get_args(Method))}")
+    if method == "eigen" and target is not None:
+        raise InputError(f"EigenCAM knows no classes, and was asked for class {target}", hint="ablation and score do")
+    if batch_size < 1:
+        raise InputError(f"a batch of {batch_size} channels", hint="give at least 1")
+    loaded = load_model(model)
+    infer = cache(partial(infer_types, loaded))
+    feeds = prepare_for(loaded, inputs, preprocess=preprocess, layout=layout)
+    subject = cut_sample(feeds, loaded, sample, batch_size)
+    names = Names(loaded)
+    if layer is None:
+        tap = _last_convolution(names, lambda taps: tap_shapes(loaded, taps, subject.arrays, infer, threads))
+    else:
+        tap = _only_tap(select_taps(names, [layer], ranks=lambda: infer_ranks(infer())), layer, loaded)
+    answers, tapped = run_tapped(
+        loaded, [tap], lambda session: session.run(subject.arrays), infer=infer, threads=threads
+    )
+    for each in tapped.unreachable:
+        raise InputError(f"no map of {printable(each.name)} ({each.reason}): {loaded.name}")
+    activation = Activation(tap, answers[tapped.outputs[tap.name]], loaded)
+    explained = scored = None
+    if method == "eigen":
+        values, explained = _principal(activation.rows)
+    else:
+        scored = find_class(loaded, answers, tapped.declared, target)
+        if method == "ablation":
+            weights = weigh_by_ablation(loaded, subject, activation, scored, threads)
+        else:
+            weights = weigh_by_score(loaded, subject, feeds, activation, scored, threads)
+        values = np.maximum(activation.rows @ weights, 0)
+    pictures = prepared_pictures(feeds)
+    return ClassActivation(
+        model=loaded.to_dict(),
+        input=feeds.record,
+        tap=tap,
+        method=method,
+        sample=sample,
+        output=scored.output if scored else None,
+        target=scored.place if scored else None,
+        score=scored.score if scored else None,
+        map=scale_maps(values.reshape(1, *activation.size))[0].astype(np.float32),
+        explained=explained,
+        picture=pictures[sample] if pictures else None,
+        notes=feeds.notes,
+    )
+
+
+def _only_tap(taps: Sequence[Tap], layer: str, model: Model) -> Tap:
+    if len(taps) > 1:
+        shown = ", ".join(f"value:{printable(tap.name)}" for tap in taps[:3])
+        raise InputError(
+            f"{len(taps)} values, not one, match the selector {printable(layer)!r}: {model.name}",
+            hint=f"one of them: {shown}{', …' if len(taps) > 3 else ''}",
+        )
+    return taps[0]
+
+
+def _last_convolution(names: Names, shapes_of: Callable[[Sequence[Tap]], Mapping[str, tuple[int, ...]]]) -> Tap:
+    """What leaves the last convolution of the main graph that has spatial axes, ready to be pooled."""
+    graph = names.model.main
+    taps = [tap for tap in select_taps(names, []) if "Conv" in tap.op_type and not tap.path]
+    shapes = shapes_of(taps) if taps else {}
+    for tap in reversed(taps):
+        shape = shapes[tap.name]
+        axis = default_axis(len(shape), tap.channel_axis)
+        if len(shape) == 4 and axis and math.prod(shape[1:]) > shape[axis]:
+            value = _finished(graph, tap.value)
+            return replace(tap, name=value, value=value, channel_axis=activation_axes(graph).get(value))
+    raise InputError(f"no convolution with spatial axes: {names.model.name}", hint="name a layer that has them")
+
+
+def _finished(graph: Graph, value: str) -> str:
+    """Follow a value through what finishes its layer: normalization, a residual sum, the activation function."""
+    while True:
+        value = activation_after(graph, value) or value
+        readers = graph.readers.get(value, ())
+        if len(readers) != 1 or readers[0].op_type not in _FINISHING or not readers[0].is_standard:
+            return value
+        value = readers[0].outputs[0]
+
+
+def _principal(rows: Array) -> tuple[Array, float | None]:
+    """Project on the first right singular vector; also return its share of the sum of squares."""
+    scale = float(np.abs(rows).max())
+    if not scale:
+        return np.zeros(len(rows)), None
+    rows = rows / scale
+    # The smaller Gram matrix has the same singular vectors, and at most as many rows as there are places or channels.
+    wide = rows.shape[1] > rows.shape[0]
+    squares, vectors = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    vector = rows.T @ vectors[:, -1] if wide else vectors[:, -1]
+    vector = vector / np.linalg.norm(vector)
+    projection: Array = rows @ (-vector if vector.sum() < 0 else vector)
+    return projection, min(float(squares[-1] / np.square(rows).sum()), 1.0)

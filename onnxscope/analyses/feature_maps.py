@@ -1,0 +1,377 @@
+"""Feature maps: run a tapped model on inputs and describe what each tap holds: `features()`."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import IO, TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from onnxscope.base.outputs import printable
+from onnxscope.base.results import Record, paragraph, picture, remarks, within
+from onnxscope.base.tables import Cell, Table
+from onnxscope.errors import InputError, OutputError
+from onnxscope.inputs.feeds import Feeds, cut, prepare_for
+from onnxscope.model.channel_axes import default_axis
+from onnxscope.model.layer_names import Names
+from onnxscope.model.loading import Model, load_model
+from onnxscope.model.selectors import At, Tap, select_taps
+from onnxscope.model.type_inference import infer_ranks, infer_types
+from onnxscope.numerics.moments import Accumulator
+from onnxscope.runtime.session import Session
+from onnxscope.runtime.tap_outputs import Unreachable
+from onnxscope.runtime.tapped_runs import reason_without_statistics, run_tapped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+__all__ = ["FeatureMap", "FeatureMaps", "Rank", "features"]
+
+Array = np.ndarray[Any, Any]
+_MAX_MEMBER_BYTES = 65_000
+_CELL_PX = 40  # of maps in a notebook's table
+_MAX_THUMBNAILS = 12
+_COLUMNS = ("layer", "operator", "at", "shape", "mean", "std", "min", "max", "zeros", "zero channels", "value")
+Rank = Literal["index", "std", "max", "mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap(Record):
+    """What one tap held.
+
+    Attributes:
+        tap: What was observed.
+        data: The values for the whole batch, in the model's own layout; the caller's to keep.
+        channel_axis: The axis of `data` with the channels, None below two axes.
+        channels: Numbers of the channels that a picture shows, in its order.
+        sample: Which sample of the batch a picture shows.
+        statistics: Over the whole batch, with `zero_channels` (channels that are all zeros on these inputs).
+    """
+
+    tap: Tap
+    data: Array
+    channel_axis: int | None
+    channels: tuple[int, ...]
+    sample: int
+    statistics: Mapping[str, Any]
+
+    def maps(self) -> Array | None:
+        """The shown channels of the shown sample, (channels, height, width); None without two spatial axes."""
+        if not _is_spatial(self.data, self.channel_axis):
+            return None
+        assert self.channel_axis is not None
+        sample = np.moveaxis(self.data[self.sample], self.channel_axis - 1, 0)
+        shown: Array = sample[list(self.channels)]
+        return shown
+
+    def image(self, *, cmap: str = "viridis") -> Image | None:
+        """The shown channels as one picture, each scaled to its own range; None without two spatial axes."""
+        from onnxscope.drawing.mosaics import mosaic
+
+        maps = self.maps()
+        return None if maps is None else mosaic(maps, cmap=cmap)
+
+    def plot(self) -> Figure:
+        """Draw the shown channels as a matplotlib Figure; it belongs to the caller and to no pyplot state.
+
+        Raises:
+            InputError: The value has no two spatial axes.
+        """
+        from onnxscope.drawing.figures import feature_figure
+
+        maps = self.maps()
+        if maps is None:
+            raise InputError(f"no picture for a value of shape {list(self.data.shape)}: {printable(self.tap.name)}")
+        return feature_figure(maps, self.channels, self.tap.layer)
+
+    def to_dict(self, *, picture: str | None = None) -> dict[str, Any]:
+        """The tap's record in `onnxscope.features/1`, with the name of its picture file."""
+        return {
+            "name": self.tap.name,
+            "layer": self.tap.layer,
+            "op_type": self.tap.op_type,
+            "at": self.tap.at,
+            "shape": list(self.data.shape),
+            "dtype": self.data.dtype.name,
+            "channel_axis": self.channel_axis,
+            "channels": list(self.channels),
+            "picture": picture,
+            **self.statistics,
+        }
+
+    def table(self) -> Table:
+        """One row."""
+        return Table("", _COLUMNS, (self._cells(),))
+
+    def _cells(self) -> tuple[Cell, ...]:
+        numbers = [self.statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")]
+        zero_channels = None if self.channel_axis is None else len(self.statistics["zero_channels"])
+        tap = self.tap
+        return (tap.layer, tap.op_type, tap.at or "", self.data.shape, *numbers, zero_channels, tap.name)
+
+    def _thumbnail(self) -> str:
+        from onnxscope.drawing.mosaics import encode_png, mosaic, reduced
+
+        maps = self.maps()
+        if maps is None:
+            return ""
+        shown = maps[:_MAX_THUMBNAILS]
+        return picture(
+            encode_png(mosaic(reduced(shown, _CELL_PX), cell_px=_CELL_PX)), f"{len(shown)} channels of {self.tap.layer}"
+        )
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def html_parts(self) -> list[str]:
+        """The picture and the row."""
+        return [*within([self._thumbnail()]), self.table().html()]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMaps(Record, Sequence[FeatureMap]):
+    """The feature maps of one run; a sequence of taps in execution order.
+
+    Attributes:
+        model: The `model` record.
+        input: The `input` record: files, preset, and the prepared tensor's statistics.
+        taps: One per tap that was reached.
+        unreachable: The other taps, with the reason.
+        tapping: Largest absolute and relative difference of the declared outputs between the tapped and the untapped
+            model, where that was asked for.
+        notes: Remarks on the inputs, for people.
+    """
+
+    model: dict[str, Any]
+    input: dict[str, Any]
+    taps: tuple[FeatureMap, ...]
+    unreachable: tuple[Unreachable, ...]
+    tapping: dict[str, float] | None
+    notes: tuple[str, ...]
+
+    frame_keys = ("taps",)
+
+    def __len__(self) -> int:
+        return len(self.taps)
+
+    @overload
+    def __getitem__(self, index: int) -> FeatureMap: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[FeatureMap, ...]: ...
+    def __getitem__(self, index: int | slice) -> FeatureMap | tuple[FeatureMap, ...]:
+        return self.taps[index]
+
+    def layer(self, name: str) -> FeatureMap:
+        """Return the first tap of a layer.
+
+        Raises:
+            KeyError: No tap has that layer.
+        """
+        for tap in self.taps:
+            if name in (tap.tap.layer, tap.tap.name):
+                return tap
+        raise KeyError(name)
+
+    def to_dict(self, pictures: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """`onnxscope.features/1`, ready for JSON; `pictures` maps tap names to the files drawn for them."""
+        drawn = pictures or {}
+        return {
+            "schema": "onnxscope.features/1",
+            "model": self.model,
+            "input": self.input,
+            "taps": [tap.to_dict(picture=drawn.get(tap.tap.name)) for tap in self.taps],
+            "unreachable": [each.to_dict() for each in self.unreachable],
+            "tapping": self.tapping,
+        }
+
+    def check_names(self) -> None:
+        """Refuse names that a zip archive would cut: those with a NUL, or longer than its 65,535 bytes.
+
+        Raises:
+            OutputError: There is one.
+        """
+        for tap in self.taps:
+            name = tap.tap.name
+            if "\0" in name or len(name.encode("utf-8", errors="backslashreplace")) > _MAX_MEMBER_BYTES:
+                raise OutputError(
+                    f"an archive cannot hold the name {printable(name[:80])!r}: {self.model['name']}",
+                    hint="leave that value out with --select, or do without --arrays",
+                )
+
+    def save_arrays(self, stream: IO[bytes]) -> None:
+        """Write every tap's array as an `.npz` keyed by tap name; np.load reads it.
+
+        Raises:
+            OutputError: A name does not fit into an archive; nothing was written.
+        """
+        self.check_names()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+            for tap in self.taps:
+                member = zipfile.ZipInfo(tap.tap.name + ".npy")  # its fixed date keeps the bytes the same
+                content = io.BytesIO()
+                np.lib.format.write_array(content, _storable(tap.data), allow_pickle=False)
+                archive.writestr(member, content.getvalue())
+
+    def table(self) -> Table:
+        """One row per tap."""
+        shown = "random numbers" if self.input["kind"] == "random" else ", ".join(self.input["files"]) or "arrays"
+        title = f"{self.model['name']} on {shown}: {len(self.taps)} taps"
+        return Table(title, _COLUMNS, tuple(tap._cells() for tap in self.taps))
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def html_parts(self) -> list[str]:
+        """The table, with pictures in the rows of the first taps, and what was not reached."""
+        parts = [self.table().html(pictures=within(tap._thumbnail() for tap in self.taps))]
+        if self.unreachable:
+            first = self.unreachable[0]
+            count = f"{len(self.unreachable):,} of the taps could not be reached"
+            parts.append(paragraph(f"{count}, the first: {first.name} ({first.reason})", "muted"))
+        return parts + remarks(self.notes)
+
+
+def features(
+    model: Any,
+    inputs: Any,
+    *,
+    select: str | Sequence[str] = (),
+    at: At = "post",
+    preprocess: str | None = None,
+    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    channels: int = 12,
+    rank: Rank = "index",
+    sample: int = 0,
+    verify: bool = False,
+    threads: int = 0,
+) -> FeatureMaps:
+    """Run a model once and return the values of the chosen taps.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        inputs: Image paths, a `.npy` or `.npz`, `random[:seed]`, an array, or a mapping of arrays by input name.
+        select: Selectors; none chooses every convolution, or every layer that has weights where there is none.
+        at: After (`post`) or before (`pre`) the activation function that follows a layer.
+        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
+        layout: Of the model's image input.
+        channels: How many channels a picture shows.
+        rank: Which ones: the first, or those with the largest standard deviation, maximum or mean.
+        sample: Which sample of the batch pictures show.
+        verify: Also run the untapped model and compare the declared outputs.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Raises:
+        ModelError: The model cannot be read.
+        SelectorError: A selector matches nothing.
+        InputError: The inputs do not fit the model.
+        RunError: onnxruntime fails.
+    """
+    loaded = load_model(model)
+    infer = cache(partial(infer_types, loaded))
+    taps = select_taps(Names(loaded), _as_list(select), at=at, ranks=lambda: infer_ranks(infer()))
+    feeds = prepare_for(loaded, inputs, preprocess=preprocess, layout=layout)
+    if feeds.samples is not None and not 0 <= sample < feeds.samples:
+        raise InputError(f"no sample {sample} among {feeds.samples}: {loaded.name}", hint="samples count from 0")
+    answers, tapped = run_tapped(
+        loaded, taps, lambda session: _run_cut(session, loaded, feeds), infer=infer, threads=threads
+    )
+    reached: list[FeatureMap] = []
+    unreachable = list(tapped.unreachable)
+    for tap in taps:
+        if tap.name not in tapped.outputs:
+            continue
+        data = answers[tapped.outputs[tap.name]]
+        reason = reason_without_statistics(tap, data)
+        if reason is None:
+            reached.append(_describe(tap, data, channels, rank, sample))
+        else:
+            unreachable.append(Unreachable(tap.name, reason))
+    tapping = _tapping(loaded, feeds, answers, threads) if verify else None
+    return FeatureMaps(loaded.to_dict(), feeds.record, tuple(reached), tuple(unreachable), tapping, feeds.notes)
+
+
+def _run_cut(session: Session, model: Model, feeds: Feeds) -> dict[str, Any]:
+    """Run once, or once for every piece that a fixed batch size asks for, and join the answers along axis 0.
+
+    Images that only fill the last run up leave no trace.
+    """
+    pieces = [session.run(piece) for piece in cut(feeds, model.inputs)]
+    fed = len(next(iter(feeds.arrays.values()))) if feeds.kind == "images" else None
+    joined: dict[str, Any] = {}
+    for name in pieces[0]:
+        parts = [piece[name] for piece in pieces]
+        whole = parts[0]
+        if all(isinstance(part, np.ndarray) and part.ndim for part in parts):
+            whole = np.concatenate(parts) if len(parts) > 1 else whole
+            if len(whole) == fed:
+                whole = whole[: feeds.samples]
+        joined[name] = whole
+    return joined
+
+
+def _tapping(model: Model, feeds: Feeds, answers: Mapping[str, Any], threads: int) -> dict[str, float]:
+    """How far tapping moved the declared outputs: it keeps onnxruntime from fusing some operators."""
+    session = Session(model.proto, folder=model.folder, where=model.name, threads=threads)
+    largest = relative = 0.0
+    for name, plain in _run_cut(session, model, feeds).items():
+        if isinstance(plain, np.ndarray) and plain.dtype.kind in "fiub" and plain.size:
+            wide = plain.astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                difference = np.abs(answers[name].astype(np.float64) - wide)
+            moved = float(np.max(difference, where=np.isfinite(difference), initial=0.0))
+            scale = float(np.max(np.abs(wide), where=np.isfinite(wide), initial=0.0))
+            largest = max(largest, moved)
+            relative = max(relative, moved / scale if scale else 0.0)
+    return {"max_abs": largest, "relative": relative}
+
+
+def _describe(tap: Tap, data: Array, channels: int, rank: Rank, sample: int) -> FeatureMap:
+    axis = default_axis(data.ndim, tap.channel_axis)
+    accumulator = Accumulator(1 if axis is None else data.shape[axis])
+    accumulator.update(data, axis)
+    statistics = accumulator.overall.to_dict()
+    statistics.pop("count")
+    record = {
+        **{key: statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")},
+        "zero_channels": list(accumulator.zero_channels) if axis is not None else [],
+        **{key: statistics[key] for key in ("nan_count", "inf_count")},
+    }
+    shown = _ranked(data, axis, channels, rank, sample) if axis is not None else ()
+    return FeatureMap(tap, data, axis, shown, min(sample, max(len(data) - 1, 0)) if data.ndim else 0, record)
+
+
+def _ranked(data: Array, axis: int, channels: int, rank: Rank, sample: int) -> tuple[int, ...]:
+    count = data.shape[axis]
+    if rank == "index" or axis == 0 or not data.size or sample >= len(data):
+        return tuple(range(min(channels, count)))
+    maps = np.moveaxis(data[sample].astype(np.float64), axis - 1, 0).reshape(count, -1)
+    maps = np.where(np.isfinite(maps), maps, 0.0)
+    score: Array
+    if rank == "std":
+        score = maps.std(axis=1)
+    elif rank == "max":
+        score = maps.max(axis=1)
+    else:
+        score = maps.mean(axis=1)
+    # A stable sort on the negated score: equal channels keep their order.
+    return tuple(int(index) for index in np.argsort(-score, kind="stable")[:channels])
+
+
+def _is_spatial(data: Array, axis: int | None) -> bool:
+    return data.ndim == 4 and axis is not None and axis > 0 and data.size > 0
+
+
+def _storable(data: Array) -> Array:
+    """numpy's file format has no bfloat16 and its like: they are widened to float32, 4-bit integers to int8."""
+    if data.dtype.type.__module__ == "numpy":
+        return data
+    return data.astype(np.int8 if "int" in data.dtype.name else np.float32)
+
+
+def _as_list(select: str | Sequence[str]) -> list[str]:
+    return [select] if isinstance(select, str) else list(select)

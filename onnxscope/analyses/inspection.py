@@ -1,0 +1,230 @@
+"""What a model says about itself, without running it: `inspect()`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+from onnxscope.base.results import Record, facts
+from onnxscope.base.tables import Table
+from onnxscope.model.channel_axes import weight_axis
+from onnxscope.model.costs import multiply_accumulates
+from onnxscope.model.graphs import Graph, Node, Step, ValueType
+from onnxscope.model.layer_names import Names
+from onnxscope.model.loading import InputSpec, Model, load_model
+from onnxscope.model.selectors import At, select_layers
+from onnxscope.model.type_inference import infer_ranks, infer_types
+
+__all__ = ["LayerRecord", "ModelSummary", "inspect"]
+
+_Types = Mapping[tuple[Step, ...], Mapping[str, ValueType]]
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One layer as the model declares it.
+
+    Attributes:
+        layer: Its name in the source framework.
+        op_type: Its operator.
+        value: The value that it produces.
+        shape: As declared, else as inferred; None where neither tells.
+        parameters: Numbers in the tensors that its node uses.
+        size_bytes: What they take in the file.
+        multiply_accumulates: For one sample; None for operators that are no convolution or matrix product, and where
+            a shape is not known.
+    """
+
+    layer: str
+    op_type: str
+    value: str
+    shape: tuple[int | str | None, ...] | None
+    parameters: int
+    size_bytes: int
+    multiply_accumulates: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelSummary(Record):
+    """A model's inputs, outputs, layers and size.
+
+    Attributes:
+        model: The `model` record.
+        inputs: What must be fed.
+        outputs: The declared outputs.
+        layers: Layers that own weights, or those that were selected, in execution order.
+        operators: How many nodes each operator has, bodies included, the most frequent first.
+        nodes: Nodes altogether, bodies included.
+        bodies: Nested graphs (If, Loop, Scan).
+        inlined_functions: Local functions that were inlined.
+        parameters: Numbers in all stored tensors.
+        parameter_bytes: What they take.
+    """
+
+    model: dict[str, Any]
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[InputSpec, ...]
+    layers: tuple[LayerRecord, ...]
+    operators: dict[str, int]
+    nodes: int
+    bodies: int
+    inlined_functions: int
+    parameters: int
+    parameter_bytes: int
+
+    frame_keys = ("layers",)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`onnxscope.inspect/1`, ready for JSON."""
+        return {"schema": "onnxscope.inspect/1", **_plain(asdict(self))}
+
+    def table(self) -> Table:
+        """One row per layer."""
+        columns = ("layer", "operator", "output shape", "parameters", "bytes", "multiply-adds", "value")
+        rows = tuple(
+            (
+                *(each.layer, each.op_type, _shown_shape(each.shape), each.parameters, each.size_bytes),
+                *(each.multiply_accumulates, each.value),
+            )
+            for each in self.layers
+        )
+        return Table(f"{len(rows)} layers", columns, rows)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What there is to say above the table, as pairs of a word and a line."""
+        model = self.model
+        opsets = ", ".join(f"{domain} {version}" for domain, version in model["opsets"].items())
+        size = (
+            f"{model['size_bytes']:,} bytes, {self.nodes:,} nodes, "
+            f"{self.parameters:,} numbers stored in {self.parameter_bytes:,} bytes"
+        )
+        producer = f"{model['producer'] or 'unknown'}; IR version {model['ir_version']}; opset {opsets}"
+        found = [(model["name"], size), ("producer", producer)]
+        if model["framework"]:
+            preset = model["preprocess"] or "none recorded"
+            source = f"{model['framework']}, {model['source']}, {model['mode']}; pre-processing {preset}"
+            found.append(("source", source))
+        for kind, specs in (("input", self.inputs), ("output", self.outputs)):
+            found += [(kind, f"{spec.name}  {spec.dtype} {_shown_shape(spec.shape)}") for spec in specs]
+        if self.bodies:
+            found.append(("bodies", f"{self.bodies} nested graphs (If, Loop, Scan)"))
+        if self.inlined_functions:
+            found.append(("functions", f"{self.inlined_functions}, inlined"))
+        return found
+
+    def header(self) -> str:
+        """The lines above the table."""
+        (name, size), *others = self.facts()
+        return "\n".join([f"{name}: {size}", *(f"{word:<9} {line}" for word, line in others)]) + "\n"
+
+    def html_parts(self) -> tuple[str, ...]:
+        """What there is to say of the model as a whole, and its layers."""
+        (name, size), *others = self.facts()
+        return facts(name, [("size", size), *others]), self.table().html()
+
+    def __repr__(self) -> str:
+        return self.header() + self.table().text()
+
+
+def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") -> ModelSummary:
+    """Describe a model without running it; its weights are not read.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        select: Selectors; none lists every layer that owns weights.
+        at: Whether the value of a selected layer is the one after (`post`) or before (`pre`) its activation function.
+
+    Raises:
+        ModelError: The model cannot be read.
+        SelectorError: A selector matches nothing.
+    """
+    loaded = load_model(model)
+    names = Names(loaded)
+    selectors = [select] if isinstance(select, str) else list(select)
+    infer = cache(partial(infer_types, loaded))
+    found: list[tuple[Node | None, LayerRecord]] = []
+    if selectors:
+        for node, (tap,) in select_layers(names, selectors, at=at, ranks=lambda: infer_ranks(infer())):
+            said = tap.layer, tap.op_type, tap.value, loaded.graphs[tap.path]
+            found.append((node, _layer(loaded, names, *said, node)))
+    else:
+        for node in names.weighted:
+            value = next(filter(None, node.outputs), "")
+            said = names.layers[node], node.op_type, value, loaded.graphs[node.path]
+            found.append((node, _layer(loaded, names, *said, node)))
+    types: _Types = {graph.path: graph.types for graph in loaded.graphs.values()}
+    if any(layer.shape is None for _, layer in found):
+        types = infer()
+    layers = [_completed(loaded, names, node, layer, types) for node, layer in found]
+    nodes = [node for graph in loaded.graphs.values() for node in graph.nodes]
+    tensors = [tensor for graph in loaded.graphs.values() for tensor in graph.initializers.values()]
+    return ModelSummary(
+        model=loaded.to_dict(),
+        inputs=loaded.inputs,
+        outputs=loaded.outputs,
+        layers=tuple(layers),
+        operators=dict(sorted(Counter(node.op_type for node in nodes).items(), key=lambda item: (-item[1], item[0]))),
+        nodes=len(nodes),
+        bodies=len(loaded.graphs) - 1,
+        inlined_functions=loaded.inlined_functions,
+        parameters=sum(math.prod(tensor.dims) for tensor in tensors),
+        parameter_bytes=sum(loaded.storage.stored_bytes(tensor) for tensor in tensors),
+    )
+
+
+def _completed(model: Model, names: Names, node: Node | None, layer: LayerRecord, types: _Types) -> LayerRecord:
+    """The record with the shape that was inferred and the cost that follows from it."""
+    known = types.get(node.path, {}) if node is not None else {}
+
+    def shape_of(value: str) -> tuple[int | str | None, ...] | None:
+        return known[value].shape if value in known else None
+
+    made = layer.shape or shape_of(layer.value)
+    cost = None
+    for operand in names.operands(node) if node is not None else ():
+        if node is not None and operand.role == "weight" and operand.origin is not None and node.outputs:
+            tensor = model.graphs[node.path].stored(operand.origin.value)
+            if tensor is not None:
+                axis, _ = weight_axis(operand, len(tensor.dims))
+                shapes = shape_of(node.inputs[0]), shape_of(node.outputs[0]) or made
+                cost = multiply_accumulates(operand, tuple(tensor.dims), axis, *shapes)
+    return replace(layer, shape=made, multiply_accumulates=cost)
+
+
+def _layer(
+    model: Model, names: Names, layer: str, op_type: str, value: str, graph: Graph, node: Node | None
+) -> LayerRecord:
+    declared = graph.types.get(value)
+    stored = {}
+    for operand in names.operands(node) if node is not None else ():
+        if operand.origin is not None:
+            tensor = graph.stored(operand.origin.value)
+            if tensor is not None:
+                stored[operand.origin.value] = tensor
+    return LayerRecord(
+        layer,
+        op_type,
+        value,
+        declared.shape if declared else None,
+        sum(math.prod(tensor.dims) for tensor in stored.values()),
+        sum(model.storage.stored_bytes(tensor) for tensor in stored.values()),
+    )
+
+
+def _shown_shape(shape: tuple[int | str | None, ...] | None) -> str:
+    if shape is None:
+        return "?"
+    return "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, all the way down."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value

@@ -1,0 +1,212 @@
+"""Statistics of every parameter of a model: `weights()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from onnxscope.base.outputs import printable
+from onnxscope.base.results import Record, within
+from onnxscope.base.tables import Cell, Table, format_number
+from onnxscope.errors import InputError
+from onnxscope.model.loading import Model, load_model
+from onnxscope.model.parameters import Parameter, find_parameters
+from onnxscope.model.selectors import select_names
+from onnxscope.numerics.tensor_summary import Summary, describe_all
+from onnxscope.runtime.stored_values import read_parameter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["WeightRecord", "WeightStatistics", "weights"]
+
+Array = np.ndarray[Any, Any]
+_COLUMNS = ("parameter", "shape", "dtype", "mean", "std", "min", "max", "zeros", "folded", "initializer")
+_MAX_DRAWN_BINS = 2000  # in a notebook
+_MAX_TITLE = 200
+
+
+@dataclass(frozen=True)
+class WeightRecord(Record):
+    """One parameter and its statistics.
+
+    Attributes:
+        parameter: What it is.
+        summary: Its statistics, overall and per channel, and its histogram.
+    """
+
+    parameter: Parameter
+    summary: Summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of `onnxscope.weights/1`."""
+        parameter, summary = self.parameter, self.summary
+        return {
+            "name": parameter.name,
+            "layer": parameter.layer,
+            "role": parameter.role,
+            "initializer": parameter.initializer,
+            "folded": parameter.folded,
+            "shape": list(parameter.shape),
+            "dtype": parameter.dtype,
+            **summary.overall.to_dict(),
+            "histogram": summary.histogram.to_dict() if summary.histogram else None,
+            "channel_axis": parameter.channel_axis,
+            "channels": summary.channels.to_dict() if summary.channels else None,
+        }
+
+    def plot(self) -> Figure:
+        """Draw the histogram as a matplotlib Figure; it belongs to the caller and to no pyplot state.
+
+        Raises:
+            InputError: There is no histogram: no element is finite, or their range is too large for bins.
+        """
+        from onnxscope.drawing.figures import histogram_figure
+
+        histogram = self.summary.histogram
+        if histogram is None:
+            raise InputError(f"no histogram of {printable(self.parameter.name)}: no finite range of values")
+        return histogram_figure(self.parameter.name, histogram.edges, histogram.counts, caption=self.caption())
+
+    def caption(self) -> str:
+        """The statistics in one line."""
+        overall = self.summary.overall
+        numbers = {key: getattr(overall, key) for key in ("mean", "std", "min", "max")}
+        numbers["zeros"] = overall.zero_fraction
+        words = [f"{word} {format_number(value)}" for word, value in numbers.items() if value is not None]
+        return "   ".join([f"{overall.count:,} elements", *words])
+
+    def table(self) -> Table:
+        """One row."""
+        return Table("", _COLUMNS, (self._cells(),))
+
+    def _cells(self) -> tuple[Cell, ...]:
+        overall, parameter = self.summary.overall, self.parameter
+        numbers = (overall.mean, overall.std, overall.min, overall.max, overall.zero_fraction)
+        initializer = "" if parameter.initializer == parameter.name else parameter.initializer
+        folded = "yes" if parameter.folded else ""
+        return (parameter.name, parameter.shape, parameter.dtype, *numbers, folded, initializer)
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def html_parts(self) -> list[str]:
+        """The row, and the histogram where there is one."""
+        from onnxscope.drawing.svg_charts import histogram_svg
+
+        histogram = self.summary.histogram
+        parts = [self.table().html()]
+        if histogram is not None and len(histogram.counts) <= _MAX_DRAWN_BINS:
+            parts.append(histogram_svg(self.parameter.name[:_MAX_TITLE], histogram.edges, histogram.counts))
+        return parts
+
+
+@dataclass(frozen=True)
+class WeightStatistics(Record, Sequence[WeightRecord]):
+    """Statistics of the parameters of one model; a sequence of rows in the framework's order.
+
+    Attributes:
+        model: The `model` record.
+        rows: One per parameter.
+        absent: Name and reason of each parameter that the file does not hold.
+        bins: Bins of every histogram.
+    """
+
+    model: dict[str, Any]
+    rows: tuple[WeightRecord, ...]
+    absent: tuple[tuple[str, str], ...]
+    bins: int
+
+    frame_keys = ("weights",)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> WeightRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[WeightRecord, ...]: ...
+    def __getitem__(self, index: int | slice) -> WeightRecord | tuple[WeightRecord, ...]:
+        return self.rows[index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """`onnxscope.weights/1`, ready for JSON."""
+        return {
+            "schema": "onnxscope.weights/1",
+            "model": self.model,
+            "weights": [row.to_dict() for row in self.rows],
+            "absent": [{"name": name, "reason": reason} for name, reason in self.absent],
+        }
+
+    def table(self) -> Table:
+        """One row per parameter."""
+        count = sum(row.summary.overall.count for row in self.rows)
+        title = f"{self.model['name']}: {len(self.rows)} parameters, {count:,} numbers"
+        return Table(title, _COLUMNS, tuple(row._cells() for row in self.rows))
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def html_parts(self) -> tuple[str, ...]:
+        """The table, with the histogram of each of the first parameters in its row."""
+        from onnxscope.drawing.svg_charts import sparkline_svg
+
+        histograms = (row.summary.histogram for row in self.rows)
+        drawn = within(sparkline_svg(each.counts) if each is not None else "" for each in histograms)
+        return (self.table().html(pictures=drawn),)
+
+
+def weights(
+    model: Any, *, select: str | Sequence[str] = (), bins: int = 50, threads: int | None = None
+) -> WeightStatistics:
+    """Compute statistics and a histogram of every parameter.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        select: Selectors over parameter, layer and initializer names; none chooses everything.
+        bins: Bins of each histogram.
+        threads: None for one per core; the result does not depend on it.
+
+    Returns:
+        Statistics over finite elements as float64 numpy gives them (`std` with ddof 1); memory stays bounded by
+        blocks, whatever the size of the weights.
+
+    Raises:
+        ModelError: The model cannot be read.
+        SelectorError: A selector matches nothing.
+        RunError: A quantized weight cannot be dequantized.
+    """
+    loaded = load_model(model)
+    parameters, absent = find_parameters(loaded)
+    chosen = [select] if isinstance(select, str) else list(select)
+    if chosen:
+        candidates = [(each.name, each.layer, each.initializer) for each in parameters]
+        facets = [_facets(each) for each in parameters]
+        indices = select_names(candidates, chosen, where=loaded.name, facets=facets)
+        parameters = [parameters[index] for index in indices]
+        absent = []
+    tensors = (_tensor_and_axis(loaded, parameter) for parameter in parameters)
+    summaries = describe_all(tensors, bins=bins, threads=threads)
+    rows = tuple(WeightRecord(parameter, summary) for parameter, summary in zip(parameters, summaries, strict=True))
+    return WeightStatistics(loaded.to_dict(), rows, tuple(absent), bins)
+
+
+def _facets(parameter: Parameter) -> dict[str, str]:
+    """What selectors with a prefix see of a parameter: its operator, its node, and how many axes it has."""
+    facets = {"rank": str(len(parameter.shape))}
+    if parameter.operand is not None:
+        facets |= {"op": parameter.operand.node.op_type, "node": parameter.operand.node.name}
+    return facets
+
+
+def _tensor_and_axis(model: Model, parameter: Parameter) -> tuple[Array, int | None]:
+    values = read_parameter(model, parameter)
+    if parameter.groups > 1 and parameter.channel_axis is not None:
+        # (in, out / groups, …): channel c of group g is output channel g * (out / groups) + c.
+        inner = values.shape[1]
+        values = values.reshape(parameter.groups, -1, inner, int(np.prod(values.shape[2:])))
+        return values.transpose(0, 2, 1, 3).reshape(parameter.groups * inner, -1), 0
+    return values, parameter.channel_axis

@@ -1,0 +1,219 @@
+"""Results as text: tables for people (plain, CSV, Markdown, HTML), JSON for programs."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from onnxscope.base.outputs import dump_json, printable
+
+__all__ = ["Cell", "Format", "Result", "Table", "format_number", "render", "shortened", "show_table"]
+
+Format = Literal["table", "json", "csv", "md"]
+_CELL, _HTML_CELL, _SENTENCE = 60, 200, 400  # characters of a name in a terminal and in HTML, of a sentence
+Cell = str | int | float | bool | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns.
+
+    Attributes:
+        title: One line above the table.
+        columns: Their headings.
+        rows: A cell per column; None shows as nothing.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def filled(self) -> Table:
+        """Return the table without the columns that are empty in every row, as people want to see it."""
+        kept = [place for place in range(len(self.columns)) if any(row[place] not in (None, "") for row in self.rows)]
+        if not self.rows:
+            return self
+        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
+        return Table(self.title, tuple(self.columns[place] for place in kept), rows)
+
+    def text(self) -> str:
+        """Return the table for people, in columns of equal width: names to the left, numbers to the right."""
+        return self.filled()._text()
+
+    def _text(self) -> str:
+        cells = self.shown_rows()
+        numeric = self.numeric_columns()
+        widths = [max(map(len, (self.columns[i], *(row[i] for row in cells)))) for i in range(len(self.columns))]
+
+        def line(texts: Iterable[str]) -> str:
+            aligned = (
+                text.rjust(width) if right else text.ljust(width)
+                for text, width, right in zip(texts, widths, numeric, strict=True)
+            )
+            return "  ".join(aligned).rstrip()
+
+        rule = "  ".join("-" * width for width in widths)
+        title = [printable(self.title)] if self.title else []
+        return "\n".join([*title, line(self.columns), rule, *map(line, cells)]) + "\n"
+
+    def shown_rows(self, *, max_cell: int = _CELL) -> list[list[str]]:
+        """Return the cells as people see them: numbers shortened, names without control characters.
+
+        Names are cut to `max_cell` characters; what has words is a sentence, which is of no use without its middle.
+        """
+        cells = [[_shown(cell) for cell in row] for row in self.rows]
+        return [[shortened(text, _SENTENCE if " " in text else max_cell) for text in row] for row in cells]
+
+    def numeric_columns(self) -> list[bool]:
+        """Whether each column holds numbers."""
+        return [any(_is_number(row[place]) for row in self.rows) for place in range(len(self.columns))]
+
+    def csv(self) -> str:
+        """Return comma-separated values with full precision; text that a spreadsheet would run gets a leading quote."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([_csv_cell(cell) for cell in row] for row in self.rows)
+        return out.getvalue()
+
+    def markdown(self) -> str:
+        """Return a GitHub-flavoured Markdown table."""
+        lines = [f"**{_markdown_cell(self.title)}**", ""] if self.title else []
+        lines += ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
+        lines += ["| " + " | ".join(_markdown_cell(_shown(cell)) for cell in row) + " |" for row in self.rows]
+        return "\n".join(lines) + "\n"
+
+    def html(self, *, pictures: Sequence[str] = (), max_rows: int = 100, max_bytes: int = 45_000) -> str:
+        """Return an HTML table without script or style; what there is no room for is counted below it.
+
+        Args:
+            pictures: Markup for the first rows, shown beside their first cell; it must be safe as it is.
+            max_rows: Rows beyond these are left out.
+            max_bytes: So are rows from the one on with which the table, pictures apart, would become longer.
+        """
+        table = self.filled()
+        numeric = table.numeric_columns()
+        has_head, has_pictures = any(table.columns), any(pictures)
+        title = shortened(printable(table.title), _HTML_CELL)
+        caption = f"<caption>{html.escape(title)}</caption>" if title else ""
+        head = _html_row(table.columns, numeric, ("th", "th"), "" if has_pictures else None) if has_head else ""
+        body: list[str] = []
+        first = Table("", table.columns, table.rows[:max_rows])
+        for index, cells in enumerate(first.shown_rows(max_cell=_HTML_CELL)):
+            beside = (pictures[index] if index < len(pictures) else "") if has_pictures else None
+            row = _html_row(cells, numeric, ("td" if has_head else "th", "td"), beside)
+            max_bytes -= len(row.encode()) - len(beside or "")
+            if max_bytes < 0:
+                break
+            body.append(row)
+        left_out = len(table.rows) - len(body)
+        more = f'<p class="muted">… and {left_out:,} more rows: see to_dict().</p>' if left_out > 0 else ""
+        thead = f"<thead>{head}</thead>" if head else ""
+        return f"<table>{caption}{thead}<tbody>{''.join(body)}</tbody></table>{more}"
+
+
+class Result(Protocol):
+    """What every command shows: a record for programs and a table for people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON record."""
+        ...
+
+    def table(self) -> Table:
+        """The table."""
+        ...
+
+
+def render(result: Result, form: Format) -> str:
+    """Return a result as text, ending with a newline."""
+    if form == "json":
+        return dump_json(result.to_dict())
+    table = result.table()
+    if form == "csv":
+        return table.csv()
+    if form == "md":
+        return table.markdown()
+    return table.text()
+
+
+def show_table(table: Table) -> None:
+    """Print a table on a terminal, fitted to its width; colours follow NO_COLOR."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = table.filled()
+    shown = RichTable(
+        title=Text(printable(table.title)) if table.title else None, box=box.SIMPLE_HEAD, title_justify="left"
+    )
+    for column, right in zip(table.columns, table.numeric_columns(), strict=True):
+        shown.add_column(column, justify="right" if right else "left", overflow="fold")
+    for cells in table.shown_rows():
+        shown.add_row(*map(Text, cells))
+    Console().print(shown)
+
+
+def format_number(number: float) -> str:
+    """Return a number with five significant digits; one that is not zero never shows as 0."""
+    return f"{number:.5g}"
+
+
+def shortened(text: str, limit: int) -> str:
+    """Cut the middle out of a text of more than `limit` characters: names of layers differ at their ends."""
+    if len(text) <= limit:
+        return text
+    kept = limit - 1
+    return f"{text[: kept - kept // 2 - kept % 2]}…{text[-(kept // 2 + kept % 2) :]}"
+
+
+def _is_number(cell: Cell) -> bool:
+    return isinstance(cell, (int, float)) and not isinstance(cell, bool)
+
+
+def _shown(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, str):
+        return printable(cell)
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        return format_number(cell)
+    return "x".join(map(str, cell)) or "scalar"
+
+
+def _html_row(cells: Sequence[str], numeric: Sequence[bool], kinds: tuple[str, str], beside: str | None) -> str:
+    """One row of HTML; `kinds` are the elements of the first and of other cells, `beside` is markup for one more."""
+    # The attribute is old, but it is all that aligns numbers where a viewer drops the style.
+    marks = ['class="n" align="right"' if right else "" for right in numeric]
+    parts = [
+        f"<{kind}{' ' + mark if mark else ''}>{html.escape(cell)}</{kind}>"
+        for kind, mark, cell in zip((kinds[0], *kinds[1:] * len(cells)), marks, cells, strict=False)
+    ]
+    if beside is not None:
+        parts.insert(1, f"<{kinds[1]}>{beside}</{kinds[1]}>")
+    return f"<tr>{''.join(parts)}</tr>"
+
+
+def _csv_cell(cell: Cell) -> str | int | float:
+    if cell is None:
+        return ""
+    if _is_number(cell):
+        assert isinstance(cell, (int, float))
+        return cell
+    text = _shown(cell)
+    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
+
+
+def _markdown_cell(text: str) -> str:
+    escaped = html.escape(printable(text), quote=False)
+    for character in "\\|`*_[]":
+        escaped = escaped.replace(character, "\\" + character)
+    return escaped

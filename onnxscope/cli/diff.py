@@ -1,0 +1,99 @@
+"""The command `diff`: two models compared layer by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from onnxscope.cli.options import (
+    batch_options,
+    common,
+    image_options,
+    input_option,
+    note,
+    select_option,
+    show,
+    show_more,
+)
+
+if TYPE_CHECKING:
+    from onnxscope.base.tables import Format
+    from onnxscope.comparison.align_layers import Align
+
+__all__ = ["diff"]
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@input_option(required=False)
+@select_option
+@image_options
+@click.option(
+    "--align",
+    type=click.Choice(["auto", "name", "structure", "content"]),
+    default="auto",
+    show_default=True,
+    help="By what layers are paired; content is weights, then values.",
+)
+@click.option("--rtol", type=click.FloatRange(0), help="Relative tolerance of an element, as in numpy.isclose.")
+@click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance of an element.")
+@click.option("--weights-only", is_flag=True, help="Compare weights and structure; run nothing.")
+@batch_options
+@common
+@click.pass_context
+def diff(
+    context: click.Context,
+    a: Path,
+    b: Path,
+    inputs: tuple[str, ...],
+    select: tuple[str, ...],
+    preprocess: str | None,
+    layout: Literal["auto", "nchw", "nhwc"],
+    align: Align,
+    rtol: float | None,
+    atol: float | None,
+    weights_only: bool,
+    batch_size: int,
+    limit: int | None,
+    form: Format,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Compare the models A and B layer by layer: where does it start, and who is to blame?
+
+    Exit code 1 where they differ by more than ten times the noise, beyond --rtol and --atol where these are given.
+    """
+    from onnxscope.comparison.compare_models import compare
+
+    result = compare(
+        a,
+        b,
+        list(inputs) if inputs and not weights_only else None,
+        align=align,
+        rtol=rtol,
+        atol=atol,
+        select=select,
+        preprocess=preprocess,
+        layout=layout,
+        batch_size=batch_size,
+        limit=limit,
+    )
+    for remark in result.notes:
+        note(remark, quiet)
+    if not result.was_run:
+        note("nothing was run: weights and structure alone are compared; -i names an input", quiet)
+    if form == "table":
+        if result.was_run:
+            show(result, form)
+            click.echo()
+        changes = result.changes_table()
+        if changes.rows:
+            show_more(changes)
+            click.echo()
+        click.echo(result.verdict())
+    else:
+        show(result, form)
+    context.exit(0 if result.equal else 1)

@@ -1,0 +1,141 @@
+"""The command `report`: one page about a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from onnxscope.base.outputs import refuse_inputs
+from onnxscope.cli.options import StatusLine, channel_options, common, input_options, model_argument, note, show
+
+if TYPE_CHECKING:
+    from onnxscope.base.tables import Format
+    from onnxscope.reporting.reports import Report
+
+__all__ = ["report"]
+
+
+@click.command()
+@model_argument
+@input_options(required=False)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="REPORT.html",
+    required=True,
+    help="The page.",
+)
+@click.option(
+    "--profile", type=click.Path(path_type=Path), metavar="PROFILE.json", help="Show the statistics that `stats` wrote."
+)
+@click.option("--against", type=click.Path(path_type=Path), metavar="OTHER", help="Show another model beside this one.")
+@channel_options
+@click.option(
+    "--cam",
+    type=click.Choice(["eigen", "ablation", "score", "none"]),
+    default="eigen",
+    show_default=True,
+    help="How the class activation map over the input is made.",
+)
+@click.option("--cam-layer", metavar="SELECTOR", help="The convolution that it looks at; the last one by default.")
+@click.option("--target", type=click.IntRange(0), metavar="CLASS", help="The class that ablation and score look for.")
+@click.option(
+    "--node-data",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Also write the numbers as overlays for Model Explorer.",
+)
+@click.option(
+    "--max-size",
+    type=click.FloatRange(0.1),
+    default=12,
+    show_default=True,
+    metavar="MB",
+    help="Leave pictures out of a larger page.",
+)
+@common
+def report(
+    model: Path,
+    inputs: tuple[str, ...],
+    select: tuple[str, ...],
+    output: Path,
+    profile: Path | None,
+    against: Path | None,
+    at: Literal["post", "pre"],
+    channels: int,
+    rank: Literal["index", "std", "max", "mean"],
+    cam: Literal["eigen", "ablation", "score", "none"],
+    cam_layer: str | None,
+    target: int | None,
+    node_data: Path | None,
+    max_size: float,
+    preprocess: str | None,
+    layout: Literal["auto", "nchw", "nhwc"],
+    form: Format,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Write one self-contained page about MODEL: what deserves attention, its layers, their pictures and numbers."""
+    from onnxscope.inputs.feeds import files_of
+    from onnxscope.model.loading import load_model
+    from onnxscope.reporting.overlays import overlay_files
+    from onnxscope.reporting.reports import report as make
+
+    shown = [load_model(each) for each in (model, against) if each is not None]
+    refuse_inputs(
+        [output, *(overlay_files(node_data) if node_data is not None else ())],
+        [*files_of(*shown, inputs=inputs, preprocess=preprocess), profile],
+    )
+    progress = StatusLine() if sys.stderr.isatty() and not quiet else None
+    try:
+        made = make(
+            shown[0],
+            list(inputs) or None,
+            profile=profile,
+            against=None if against is None else shown[1],
+            select=select,
+            at=at,
+            channels=channels,
+            rank=rank,
+            cam=None if cam == "none" else cam,
+            cam_layer=cam_layer,
+            target=target,
+            preprocess=preprocess,
+            layout=layout,
+            max_bytes=int(max_size * 1_000_000),
+            progress=progress,
+        )
+    finally:
+        if progress is not None:
+            progress.clear()
+    made.save(output)
+    show(made, form)
+    for remark in (*made.content.notes, *made.page.left_out):
+        note(remark, quiet)
+    if node_data is not None:
+        _write_overlays(made, node_data, quiet)
+    note(f"the page is in {output}, {output.stat().st_size:,} bytes", quiet)
+
+
+def _write_overlays(report: Report, folder: Path, quiet: bool) -> None:
+    from onnxscope.reporting.overlays import write_node_data
+
+    content = report.content
+    overlays = write_node_data(
+        folder,
+        report.model,
+        activations=content.statistics or content.maps,
+        weights=content.weights,
+        comparison=content.comparison,
+    )
+    written = [each for each in overlays if each.file is not None]
+    missing = {name: reason for each in written for name, reason in each.left_out}
+    for name, reason in list(missing.items())[:3]:
+        note(f"not in the overlays: {name}: {reason}", quiet)
+    if len(missing) > 3:
+        note(f"nor are {len(missing) - 3:,} more", quiet)
+    note(f"{len(written)} overlays for Model Explorer are in {folder}", quiet)

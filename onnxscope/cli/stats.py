@@ -1,0 +1,185 @@
+"""The command `stats`: statistics of activations over a whole dataset."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from onnxscope.cli.options import (
+    StatusLine,
+    batch_options,
+    common,
+    input_options,
+    model_argument,
+    note,
+    show,
+    show_more,
+)
+from onnxscope.errors import OnnxscopeError, RunError
+
+if TYPE_CHECKING:
+    from onnxscope.base.tables import Format
+    from onnxscope.profiling.dataset_statistics import DatasetStatistics
+
+__all__ = ["stats"]
+
+_SHOWN_EVERY_S = 0.2
+
+
+@click.command()
+@model_argument
+@input_options(required=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PROFILE.json",
+    required=True,
+    help="The mergeable profile.",
+)
+@batch_options
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="What an unreadable sample does.",
+)
+@click.option("--exact", is_flag=True, help="Count zeros and quantiles from every element, not from a sample.")
+@click.option(
+    "--memory-budget",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    metavar="MIB",
+    help="What raw values may take, where there is no probe for them.",
+)
+@click.option("--engine", default="local", show_default=True, metavar="local|ray", help="Where shards run.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="How many shards at a time.")
+@click.option("--ray-address", metavar="ADDRESS", help="Of an existing Ray cluster, or auto.")
+@click.option("--resume", is_flag=True, help="Go on from what an interrupted run left beside the output.")
+@common
+def stats(
+    model: Path,
+    inputs: tuple[str, ...],
+    output: Path,
+    select: tuple[str, ...],
+    at: Literal["post", "pre"],
+    preprocess: str | None,
+    layout: Literal["auto", "nchw", "nhwc"],
+    batch_size: int,
+    limit: int | None,
+    on_error: Literal["fail", "skip"],
+    exact: bool,
+    memory_budget: int,
+    engine: str,
+    workers: int,
+    ray_address: str | None,
+    resume: bool,
+    form: Format,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Compute statistics of every layer and channel of MODEL over a dataset, and what is odd about them."""
+    from onnxscope.profiling.analysis import analyze, partial_path
+
+    progress = _Progress() if sys.stderr.isatty() and not quiet else None
+    try:
+        result = analyze(
+            model,
+            list(inputs),
+            select=select,
+            at=at,
+            preprocess=preprocess,
+            layout=layout,
+            batch_size=batch_size,
+            limit=limit,
+            on_error=on_error,
+            exact=exact,
+            memory_budget_bytes=memory_budget << 20,
+            engine=engine,
+            workers=workers,
+            address=ray_address,
+            output=output,
+            resume=resume,
+            progress=None if progress is None else progress.reach,
+        )
+    except KeyboardInterrupt as stop:
+        kept = partial_path(output)
+        hint = "the same command with `--resume` goes on from there" if kept.exists() else None
+        what = f"; what is known so far is in {kept}" if kept.exists() else " before the first shard was done"
+        raise RunError(f"interrupted{what}", hint=hint) from stop
+    except OnnxscopeError as error:
+        if error.hint is None and partial_path(output).exists():
+            error.hint = "the same command with `--resume` goes on behind the last shard that is done"
+        raise
+    finally:
+        if progress is not None:
+            progress.clear()
+    for remark in result.notes:
+        note(remark, quiet)
+    show(result, form)
+    if form == "table" and result.findings:
+        click.echo()
+        show_more(result.findings_table())
+    _say(result, output, quiet)
+
+
+def _say(result: DatasetStatistics, output: Path, quiet: bool) -> None:
+    profile = result.profile
+    for position, name, fault in profile.skipped[:3]:
+        note(f"skipped sample {position}, {name}: {fault}", quiet)
+    if len(profile.skipped) > 3:
+        note(f"skipped {len(profile.skipped) - 3:,} more samples; all of them are in {output}", quiet)
+    for remark, count in profile.remarks.items():
+        note(f"{count:,} {'sample' if count == 1 else 'samples'}: {remark}", quiet)
+    for name, reason in profile.unreachable:
+        note(f"not reached: {name}: {reason}", quiet)
+    sampled = [tap.sampled for tap in result if tap.sampled is not None]
+    if sampled:
+        note(
+            f"zeros and quantiles of {len(sampled)} taps rest on a sample of their elements, at least "
+            f"{min(sampled):.2g} of them; --exact counts all",
+            quiet,
+        )
+    note(f"the profile is in {output}; peak memory {_peak_mib():,.0f} MiB", quiet)
+
+
+def _peak_mib() -> float:
+    """The most memory that this process has had; workers of Ray have their own."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+class _Progress(StatusLine):
+    """How many samples are done, how many a second, and the time left."""
+
+    def __init__(self) -> None:
+        self._start_s = time.monotonic()
+        self._first: int | None = None
+        self._shown_s = 0.0
+
+    def reach(self, done: int, total: int) -> None:
+        """Show that so many of all samples are done."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._start_s = done, now
+        if now - self._shown_s < _SHOWN_EVERY_S and done < total:
+            return
+        self._shown_s = now
+        rate = (done - self._first) / max(now - self._start_s, 1e-9)
+        left = f", {_duration(round((total - done) / rate))} left" if rate else ""
+        self(f"{done:,} of {total:,} samples, {rate:,.1f} a second{left}")
+
+
+def _duration(seconds: int) -> str:
+    hours, rest = divmod(seconds, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

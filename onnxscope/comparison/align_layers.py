@@ -1,0 +1,235 @@
+"""Which layer of one model is which layer of another.
+
+By name, where the frameworks' own names agree; by content, where the weights are the same numbers in any order; by
+structure, where what lies before a layer or behind it has the same kinds and shapes; in order, for what is left
+between two pairs; by values, where what is still left gives nearly the same numbers. Evidence that is ambiguous is not
+used.
+"""
+
+from __future__ import annotations
+
+import difflib
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from onnxscope.model.layer_names import is_anonymous
+from onnxscope.model.layers import Layer, signatures
+
+__all__ = ["Align", "Alignment", "LayerKey", "align_layers", "layer_keys", "pair_by_values"]
+
+Align = Literal["auto", "name", "structure", "content"]
+
+
+@dataclass(frozen=True)
+class LayerKey:
+    """What a layer is recognized by.
+
+    Attributes:
+        name: As the source framework called it, None where the name only counts operators.
+        call: How many layers before it have the same name.
+        kind: Its operator.
+        shape: The weight's, outputs first.
+        before: A digest of everything before it, itself included.
+        behind: A digest of everything behind it.
+        content: Returns a digest of the numbers in its weight, whatever their order; None where it has none.
+    """
+
+    name: str | None
+    call: int
+    kind: str
+    shape: tuple[int, ...]
+    before: str
+    behind: str
+    content: Callable[[], str | None]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Pairs of layers, and those without a partner.
+
+    Attributes:
+        pairs: Indices in the first and the second model, in the order of the first.
+        only_a: Indices of the first model's other layers, ascending.
+        only_b: The second's.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    only_a: tuple[int, ...]
+    only_b: tuple[int, ...]
+
+
+def layer_keys(layers: Sequence[Layer], content: Callable[[Layer], str | None]) -> list[LayerKey]:
+    """Return what the layers of a model are recognized by; no weight is read before it is needed."""
+    return [
+        LayerKey(_name_of(layer), layer.call, layer.kind, layer.shape, before, behind, partial(content, layer))
+        for layer, (before, behind) in zip(layers, signatures(layers), strict=True)
+    ]
+
+
+def align_layers(a: Sequence[LayerKey], b: Sequence[LayerKey], by: Align = "auto") -> Alignment:
+    """Pair the layers of two models.
+
+    Args:
+        a: The first model's layers, in execution order.
+        b: The second's.
+        by: Which evidence is used; `auto` uses all of it.
+    """
+    pairing = _Pairing(a, b)
+    if by in ("auto", "name"):
+        pairing.by_name(agreeing=by == "auto")
+    if by in ("auto", "content"):
+        pairing.by_content()
+    if by == "auto":
+        pairing.by_name(agreeing=False)
+    if by in ("auto", "structure"):
+        pairing.by_structure()
+        pairing.in_order()
+    return pairing.result()
+
+
+def pair_by_values(alignment: Alignment, near: Iterable[tuple[int, int]]) -> Alignment:
+    """Pair layers that other evidence has left over, by what leaves them.
+
+    Args:
+        alignment: Of all layers.
+        near: Layers left over of the first and the second model that give nearly the same numbers. One that is near two
+            others is paired with none.
+
+    Returns:
+        A new alignment, which has the pairs of the old one.
+    """
+    found = set(near)
+    counts = [Counter(pair[side] for pair in found) for side in (0, 1)]
+    alone = sorted(pair for pair in found if counts[0][pair[0]] == counts[1][pair[1]] == 1)
+    pairs = (*alignment.pairs, *_mostly_in_order(alignment.pairs, alone))
+    paired = [{pair[side] for pair in pairs} for side in (0, 1)]
+    return Alignment(
+        tuple(sorted(pairs)),
+        tuple(index for index in alignment.only_a if index not in paired[0]),
+        tuple(index for index in alignment.only_b if index not in paired[1]),
+    )
+
+
+_Key = Callable[[LayerKey], Hashable | None]
+
+
+class _Pairing:
+    def __init__(self, a: Sequence[LayerKey], b: Sequence[LayerKey]) -> None:
+        self._a, self._b = a, b
+        self._of_a: dict[int, int] = {}
+        self._of_b: dict[int, int] = {}
+
+    def result(self) -> Alignment:
+        return Alignment(
+            tuple(sorted(self._of_a.items())),
+            tuple(index for index in range(len(self._a)) if index not in self._of_a),
+            tuple(index for index in range(len(self._b)) if index not in self._of_b),
+        )
+
+    def by_name(self, *, agreeing: bool) -> None:
+        """Pair layers of one name and kind; `agreeing` asks that structure or content agree too."""
+        for left, right in self._unique(_name_key):
+            if not agreeing or self._agree(self._a[left], self._b[right]):
+                self._pair(left, right)
+
+    def by_content(self) -> None:
+        """Pair layers whose weights are the same numbers; one that crosses most others is left to other evidence."""
+        for left, right in _mostly_in_order(self._of_a.items(), self._unique(_content_key)):
+            self._pair(left, right)
+
+    def by_structure(self) -> None:
+        """Pair layers with the same surroundings: on both sides, then before them, then behind them."""
+        keys: Sequence[_Key] = (lambda key: (key.before, key.behind), lambda key: key.before, lambda key: key.behind)
+        for key in keys:
+            for left, right in self._alike(key):
+                self._pair(left, right)
+
+    def in_order(self) -> None:
+        """Pair what is left between two pairs, in order, where kind and shape agree."""
+        left = [index for index in range(len(self._a)) if index not in self._of_a]
+        right = [index for index in range(len(self._b)) if index not in self._of_b]
+        # What is left is matched within its gap only, so a token says between how many pairs a layer stands.
+        paired_a, paired_b = sorted(self._of_a), sorted(self._of_b)
+        tokens_a = [(self._a[index].kind, self._a[index].shape, bisect_left(paired_a, index)) for index in left]
+        tokens_b = [(self._b[index].kind, self._b[index].shape, bisect_left(paired_b, index)) for index in right]
+        matcher = difflib.SequenceMatcher(None, tokens_a, tokens_b, autojunk=False)
+        for start_a, start_b, size in matcher.get_matching_blocks():
+            for step in range(size):
+                self._pair(left[start_a + step], right[start_b + step])
+
+    @staticmethod
+    def _agree(left: LayerKey, right: LayerKey) -> bool:
+        before, behind = left.before == right.before, left.behind == right.behind
+        if before and behind and left.shape:
+            return True
+        if not (before or behind or left.shape == right.shape):
+            return False
+        content = left.content()
+        return content is not None and content == right.content()
+
+    def _unique(self, key: _Key) -> list[tuple[int, int]]:
+        """Unpaired layers with a key that one layer of each model has."""
+        places_a, places_b = self._places(key, self._a, self._of_a), self._places(key, self._b, self._of_b)
+        return [
+            (places[0], places_b[found][0])
+            for found, places in places_a.items()
+            if len(places) == 1 and len(places_b.get(found, ())) == 1
+        ]
+
+    def _alike(self, key: _Key) -> list[tuple[int, int]]:
+        """Unpaired layers with a key that as many layers of each model have, in order."""
+        places_a, places_b = self._places(key, self._a, self._of_a), self._places(key, self._b, self._of_b)
+        return [
+            pair
+            for found, places in places_a.items()
+            if len(places) == len(places_b.get(found, ()))
+            for pair in zip(places, places_b[found], strict=True)
+        ]
+
+    @staticmethod
+    def _places(key: _Key, layers: Sequence[LayerKey], paired: dict[int, int]) -> dict[Hashable, list[int]]:
+        places: dict[Hashable, list[int]] = {}
+        for index, layer in enumerate(layers):
+            found = None if index in paired else key(layer)
+            if found is not None:
+                places.setdefault(found, []).append(index)
+        return places
+
+    def _pair(self, left: int, right: int) -> None:
+        if left not in self._of_a and right not in self._of_b:
+            self._of_a[left] = right
+            self._of_b[right] = left
+
+
+def _mostly_in_order(paired: Iterable[tuple[int, int]], candidates: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the candidates that cross fewer than half of all pairs, those among the candidates included."""
+    pairs = sorted([*paired, *candidates])
+    wanted = set(candidates)
+    found = []
+    before: list[int] = []  # the second model's places of the pairs before this one in the first model
+    behind = sorted(right for _, right in pairs)
+    for left, right in pairs:
+        del behind[bisect_left(behind, right)]
+        crossing = len(before) - bisect_left(before, right) + bisect_left(behind, right)
+        insort(before, right)
+        if (left, right) in wanted and 2 * crossing < len(pairs):
+            found.append((left, right))
+    return found
+
+
+def _name_of(layer: Layer) -> str | None:
+    is_counted = is_anonymous(layer.name) or layer.name.rpartition("_")[0] == layer.node.op_type
+    return None if is_counted else layer.name.replace("/", ".")
+
+
+def _name_key(key: LayerKey) -> Hashable | None:
+    return None if key.name is None else (key.name, key.call, key.kind)
+
+
+def _content_key(key: LayerKey) -> Hashable | None:
+    content = key.content()
+    return None if content is None else (key.call, content)

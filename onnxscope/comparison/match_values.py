@@ -1,0 +1,220 @@
+"""Match what two models are fed and what they hold: names, axes and element types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxscope.base.outputs import printable
+from onnxscope.errors import InputError
+from onnxscope.inputs.arrays import spec_text
+from onnxscope.inputs.layouts import find_layout
+from onnxscope.model.loading import InputSpec, Model
+
+__all__ = ["Counterpart", "FedInput", "match_inputs", "match_values", "pair_outputs", "with_batch_of"]
+
+Array = NDArray[Any]
+
+_ORDERS = {"nchw": {"nhwc": (0, 2, 3, 1)}, "nhwc": {"nchw": (0, 3, 1, 2)}}
+
+
+@dataclass(frozen=True)
+class FedInput:
+    """An input of the second model, made of one of the first.
+
+    Attributes:
+        a: The first model's input.
+        b: The second's.
+        permutation: `b = a.transpose(permutation)`, empty where the axes are the same.
+        elem_type: What it is cast to, 0 for nothing.
+    """
+
+    a: str
+    b: str
+    permutation: tuple[int, ...]
+    elem_type: int
+
+    def apply(self, array: Array) -> Array:
+        """What the second model is fed for an array of the first."""
+        if self.permutation:
+            array = array.transpose(self.permutation)
+        if self.elem_type:
+            with np.errstate(over="ignore"):
+                array = array.astype(onnx.helper.tensor_dtype_to_np_dtype(self.elem_type))
+        return np.asarray(array, order="C")
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A value of each model that should hold the same.
+
+    Attributes:
+        a: The name that carries it in the first (tapped) model.
+        b: In the second.
+        shape_a: In the pilot run.
+        shape_b: In the pilot run.
+        dtype_a: numpy's name of the element type.
+        dtype_b: The same of the second.
+        permutation: `b.transpose(permutation)` has the axes of `a`; empty where they are the same.
+        reshaped: Whether `b` takes the shape of `a` by a reshape, after that.
+        channel_axis: Of `a`, None where there is none.
+        replaced: Whether the copy of the second model reads `a` in place of `b`.
+    """
+
+    a: str
+    b: str
+    shape_a: tuple[int, ...]
+    shape_b: tuple[int, ...]
+    dtype_a: str
+    dtype_b: str
+    permutation: tuple[int, ...]
+    reshaped: bool
+    channel_axis: int | None
+    replaced: bool
+
+    @property
+    def reduced(self) -> tuple[int, ...]:
+        """The axes over which errors are summed."""
+        return tuple(axis for axis in range(len(self.shape_a)) if axis != self.channel_axis)
+
+    def to_a(self, array: Array) -> Array:
+        """An array of `b`, as `a` would hold it."""
+        if self.permutation:
+            array = array.transpose(self.permutation)
+        return array.reshape((-1, *self.shape_a[1:]) if self.shape_a else ()) if self.reshaped else array
+
+    def to_b(self, array: Array) -> Array:
+        """An array of `a`, as `b` would hold it."""
+        if self.reshaped:
+            order = self.permutation or tuple(range(len(self.shape_b)))
+            array = array.reshape((-1, *(self.shape_b[axis] for axis in order[1:])) if self.shape_b else ())
+        if self.permutation:
+            array = array.transpose(tuple(np.argsort(self.permutation)))
+        with np.errstate(over="ignore"):
+            return np.asarray(array.astype(self.dtype_b, copy=False), order="C")
+
+
+def match_inputs(a: Sequence[InputSpec], b: Sequence[InputSpec]) -> tuple[list[FedInput], list[str]]:
+    """Find for every input of the second model the input of the first that it is made of.
+
+    Inputs of one name belong together where all names are the same, otherwise they are taken in order.
+
+    Returns:
+        One for every input of `b`, and remarks on whatever is not the same.
+
+    Raises:
+        InputError: The models take different numbers of inputs, or inputs that cannot be made of each other.
+    """
+    if len(a) != len(b):
+        shown = [", ".join(f"{printable(each.name)} {spec_text(each)}" for each in specs) or "none" for specs in (a, b)]
+        raise InputError(f"{len(a)} inputs against {len(b)}: {shown[0]}; {shown[1]}")
+    by_name = {each.name: each for each in a}
+    named = by_name.keys() == {each.name for each in b}
+    fed, notes = [], []
+    for place, spec in enumerate(b):
+        source = by_name[spec.name] if named else a[place]
+        permutation = _permutation(source, spec)
+        if permutation is None:
+            raise InputError(
+                f"input {source.name!r} {spec_text(source)} cannot become {spec.name!r} {spec_text(spec)}",
+                hint="the two models take different things; compare their weights with `--weights-only`",
+            )
+        cast = source.dtype != spec.dtype
+        elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)) if cast else 0
+        fed.append(FedInput(source.name, spec.name, permutation, elem_type))
+        changes = [f"called {printable(spec.name)} in the second model"] if source.name != spec.name else []
+        changes += [f"its axes in the order {list(permutation)}"] if permutation else []
+        changes += [f"{spec.dtype} instead of {source.dtype}"] if cast else []
+        if changes:
+            notes.append(f"input {printable(source.name)}: {', '.join(changes)}")
+    return fed, notes
+
+
+def pair_outputs(a: Model, b: Model) -> list[tuple[str, str]]:
+    """Return pairs of outputs: those of one name, or in order where the names are not the same."""
+    left, right = a.main.outputs, b.main.outputs
+    if set(left) == set(right):
+        return [(name, name) for name in left]
+    return list(zip(left, right, strict=False))
+
+
+def with_batch_of(a: InputSpec, b: InputSpec) -> InputSpec:
+    """Return the first model's input, with a batch that is fixed in the second alone."""
+    if a.shape and b.shape and not isinstance(a.shape[0], int) and isinstance(b.shape[0], int):
+        return InputSpec(a.name, a.dtype, (b.shape[0], *a.shape[1:]))
+    return a
+
+
+def _permutation(a: InputSpec, b: InputSpec) -> tuple[int, ...] | None:
+    """How the axes of `a` become those of `b`; empty where they are the same, None where they do not fit."""
+    if "str" in (a.dtype, b.dtype) and a.dtype != b.dtype:
+        return None
+    if a.shape is None or b.shape is None:
+        return ()
+    if len(a.shape) != len(b.shape):
+        return None
+    layouts = find_layout(a.shape), find_layout(b.shape)
+    if layouts[0] is not None and layouts[1] is not None and layouts[0].name != layouts[1].name:
+        order = _ORDERS.get(layouts[0].name, {}).get(layouts[1].name)
+        if order is not None and len(order) == len(a.shape):
+            return order if _fits([a.shape[axis] for axis in order], b.shape) else None
+    return () if _fits(a.shape, b.shape) else None
+
+
+def _fits(a: Sequence[int | str | None], b: Sequence[int | str | None]) -> bool:
+    return all(not isinstance(x, int) or not isinstance(y, int) or x == y for x, y in zip(a, b, strict=True))
+
+
+def match_values(
+    a: str,
+    b: str,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    dtypes: tuple[str, str],
+    axes: tuple[int | None, int | None],
+    *,
+    replaced: bool,
+) -> Counterpart | None:
+    """Find out how two values hold the same numbers; None where their shapes do not allow it.
+
+    Args:
+        a: The first value's name.
+        b: The second's.
+        shapes: Of both, in one run.
+        dtypes: numpy's names of their element types.
+        axes: Their channel axes, where these are known.
+        replaced: Whether the copy of the second model reads the first value in place of the second.
+    """
+    shape_a, shape_b = shapes
+    permutation: tuple[int, ...] = ()
+    reshaped = False
+    if len(shape_a) == len(shape_b) and None not in axes and axes[0] != axes[1]:
+        order = list(range(len(shape_b)))
+        order.insert(axes[0] or 0, order.pop(axes[1] or 0))
+        if tuple(shape_b[axis] for axis in order) == shape_a:
+            permutation = tuple(order)
+    if not permutation and shape_a != shape_b:
+        squeezed = [[side for side in shape if side != 1] for shape in shapes]
+        moved = _moved(shape_a, shape_b)
+        if moved is not None:
+            permutation = moved
+        elif squeezed[0] == squeezed[1]:
+            reshaped = True
+        else:
+            return None
+    return Counterpart(a, b, shape_a, shape_b, *dtypes, permutation, reshaped, axes[0], replaced)
+
+
+def _moved(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The order of axes in which one axis of `b` has moved between second and last to give `a`."""
+    if len(a) != len(b) or len(a) < 3:
+        return None
+    middle = range(1, len(b) - 1)
+    for order in ((0, len(b) - 1, *middle), (0, *(axis + 1 for axis in middle), 1)):
+        if tuple(b[axis] for axis in order) == a:
+            return order
+    return None

@@ -1,0 +1,326 @@
+"""Run two models on the same batches and measure how far apart their values are.
+
+Both go into one merged graph where that is possible. Where it is not, and for values that are not finite, two sessions
+return the values themselves, in groups under a memory budget, and numpy gives the same numbers. Which values belong
+together at all, `near_values()` finds out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxscope.comparison.match_values import Counterpart, FedInput, match_values
+from onnxscope.comparison.merged_graph import Merged, merge_models, own_model
+from onnxscope.errors import RunError
+from onnxscope.model.channel_axes import default_axis
+from onnxscope.model.loading import Model
+from onnxscope.model.selectors import Tap
+from onnxscope.numerics.distances import Discrepancy, Tolerance, from_sums, measure
+from onnxscope.runtime.session import Session
+from onnxscope.runtime.tap_outputs import TappedModel
+from onnxscope.runtime.tapped_runs import reach, within_budget
+
+__all__ = ["Comparer", "Fetch", "Held", "Measured", "held_by", "near_values"]
+
+Array = NDArray[Any]
+Fetch = Callable[[Sequence[str]], Mapping[str, Any]]
+"""Returns values of the reference for the current batch by name."""
+_NEAR = 0.1  # a layer quantized to eight bits, with all that is quantized before it, is nearer
+_FEWEST_NUMBERS = 8  # fewer are near each other by chance
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was found out about one pair of values.
+
+    Attributes:
+        entire: The second model against the first.
+        own: The same where every layer of the second is fed with the first one's values; None where that is unknown.
+    """
+
+    entire: Discrepancy
+    own: Discrepancy | None
+
+    def __add__(self, more: Measured) -> Measured:
+        own = None if self.own is None or more.own is None else self.own + more.own
+        return Measured(self.entire + more.entire, own)
+
+
+class Comparer:
+    """The sessions of one comparison, made when they are first needed.
+
+    Attributes:
+        fallback: Why one graph was not enough, or None.
+    """
+
+    def __init__(
+        self,
+        a: Model | None,
+        tapped_a: TappedModel | None,
+        b: Model,
+        tapped_b: TappedModel,
+        counterparts: Sequence[Counterpart],
+        inputs: Sequence[FedInput],
+        *,
+        tolerance: Tolerance | None,
+        memory_budget_bytes: int,
+        threads: int,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            a: The reference, None where its values come from elsewhere.
+            tapped_a: Its tapped copy.
+            b: The model to be compared with it.
+            tapped_b: Its tapped copy.
+            counterparts: In execution order.
+            inputs: What the inputs of `b` are made of.
+            tolerance: Count the numbers beyond it.
+            memory_budget_bytes: What values may take that leave onnxruntime.
+            threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        """
+        self._a, self._tapped_a, self._b, self._tapped_b = a, tapped_a, b, tapped_b
+        self._counterparts = counterparts
+        self._inputs = inputs
+        self._tolerance = tolerance
+        self._threads = threads
+        self._groups = within_budget(
+            range(len(counterparts)), lambda place: _bytes(counterparts[place].shape_a), memory_budget_bytes // 2
+        )
+        self._merged: tuple[Session, Merged] | None = None
+        self._sessions: dict[str, Session] = {}
+        self._own: dict[int, tuple[Session, dict[str, Counterpart]]] = {}
+        self._mergeable = a is not None and bool(counterparts)
+        self.fallback: str | None = None
+
+    def run(self, feeds: Mapping[str, Array], fetch: Fetch | None = None) -> list[Measured]:
+        """Measure one batch.
+
+        Args:
+            feeds: For the inputs of `a`; for those of `b` where there is no `a`.
+            fetch: The reference's values where there is no `a`.
+
+        Returns:
+            One for every counterpart.
+
+        Raises:
+            RunError: onnxruntime cannot run one of the models.
+        """
+        found: dict[int, Measured] = {}
+        if self._mergeable:
+            try:
+                found = self._run_merged(feeds)
+            except RunError as error:
+                self._mergeable, self._merged, self.fallback = False, None, str(error)
+        missing = [place for place in range(len(self._counterparts)) if place not in found]
+        if missing:
+            found |= self._run_apart(set(missing), feeds, fetch)
+        return [found[place] for place in range(len(self._counterparts))]
+
+    def noise(self, feeds: Mapping[str, Array]) -> list[Discrepancy]:
+        """Measure how far the first model is from itself without onnxruntime's optimizations, on one thread."""
+        # A reference without a session has no noise of its own: the second model's stands for it.
+        side = "a" if self._a is not None else "b"
+        if side == "b":
+            feeds = {each.b: each.apply(feeds[each.a]) for each in self._inputs}
+        model, tapped = self._side(side)
+        plain = Session(tapped.proto, folder=model.folder, where=model.name, threads=1, optimize=False)
+        found = []
+        for group in self._groups:
+            pairs = [self._counterparts[place] for place in group]
+            names = [each.a if side == "a" else each.b for each in pairs]
+            left, right = (session.run(feeds, dict.fromkeys(names)) for session in (self._session(side), plain))
+            for each, name in zip(pairs, names, strict=True):
+                axis = each.channel_axis if side == "a" else None
+                found.append(measure(left[name], right[name], axis, None))
+        return found
+
+    def _merge(self) -> tuple[Session, Merged]:
+        (a, tapped_a), (b, tapped_b) = self._side("a"), self._side("b")
+        merged = merge_models(
+            *(a, tapped_a.proto, b, tapped_b.proto, self._counterparts, self._inputs), tolerance=self._tolerance
+        )
+        where = f"{a.name} and {b.name}"
+        return Session(merged.proto, folder=merged.folder, where=where, threads=self._threads), merged
+
+    def _run_merged(self, feeds: Mapping[str, Array]) -> dict[int, Measured]:
+        session, merged = self._merged = self._merged or self._merge()
+        answers = session.run({f"a:{name}": array for name, array in feeds.items()})
+        found = {}
+        for place, outputs in enumerate(merged.outputs):
+            numbers = {key: answers[output] for key, output in outputs.items()}
+            entire, own = from_sums(numbers, ""), from_sums(numbers, "own_")
+            if entire is not None and own is not None:
+                found[place] = Measured(entire, own)
+        return found
+
+    def _run_apart(
+        self, places: Collection[int], feeds: Mapping[str, Array], fetch: Fetch | None
+    ) -> dict[int, Measured]:
+        """The same numbers from two sessions that return the values themselves."""
+        feeds_b = {each.b: each.apply(feeds[each.a]) for each in self._inputs}
+        fetch = fetch or (lambda names: self._session("a").run(feeds, names))
+        found = {}
+        for number, group in enumerate(self._groups):
+            wanted = [place for place in group if place in places]
+            if not wanted:
+                continue
+            pairs = [self._counterparts[place] for place in wanted]
+            second = self._session("b").run(feeds_b, dict.fromkeys(each.b for each in pairs))
+            alone, first = self._run_own(number, group, feeds_b, fetch, [each.a for each in pairs])
+            for place, each in zip(wanted, pairs, strict=True):
+                left = first[each.a]
+                own = alone.get(each.b)
+                found[place] = Measured(
+                    self._measure(left, second[each.b], each), None if own is None else self._measure(left, own, each)
+                )
+        return found
+
+    def _run_own(
+        self, number: int, group: Sequence[int], feeds_b: Mapping[str, Array], fetch: Fetch, names: Sequence[str]
+    ) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        """The values of a group's layers fed with the reference's; and the reference's values of `names`."""
+        if number not in self._own:
+            wanted = [self._counterparts[place] for place in group]
+            proto, used = own_model(self._b, self._tapped_b.proto, self._counterparts, wanted)
+            session = Session(proto, folder=self._b.folder, where=self._b.name, threads=self._threads)
+            self._own[number] = session, used
+        session, used = self._own[number]
+        first = fetch(list(dict.fromkeys([*names, *(each.a for each in used.values())])))
+        fed = {name: each.to_b(first[each.a]) for name, each in used.items()}
+        answers = session.run({**feeds_b, **fed})
+        return {name.removeprefix("o:"): value for name, value in answers.items()}, first
+
+    def _measure(self, left: Array, right: Array, each: Counterpart) -> Discrepancy:
+        return measure(left, each.to_a(np.asarray(right)), each.channel_axis, self._tolerance)
+
+    def _side(self, side: str) -> tuple[Model, TappedModel]:
+        if side == "b":
+            return self._b, self._tapped_b
+        assert self._a is not None
+        assert self._tapped_a is not None
+        return self._a, self._tapped_a
+
+    def _session(self, side: str) -> Session:
+        if side not in self._sessions:
+            model, tapped = self._side(side)
+            self._sessions[side] = Session(tapped.proto, folder=model.folder, where=model.name, threads=self._threads)
+        return self._sessions[side]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Values of one side, whose partners are looked for.
+
+    Attributes:
+        taps: Named uniquely; those with the same `at` are compared.
+        shapes: Of the taps that hold numbers, by name.
+        fetch: Returns values by name.
+    """
+
+    taps: Sequence[Tap]
+    shapes: Mapping[str, tuple[int, ...]]
+    fetch: Fetch
+
+    @property
+    def size_bytes(self) -> int:
+        """What all values take at most."""
+        return sum(map(_bytes, self.shapes.values()))
+
+
+def held_by(model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], threads: int) -> Held:
+    """Return what a model holds at taps of its main graph; the values are computed when they are fetched.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
+    reached = reach(model, taps, feeds, threads)
+    outputs = reached.tapped.outputs
+
+    @cache
+    def session() -> Session:
+        return Session(reached.tapped.proto, folder=model.folder, where=model.name, threads=threads)
+
+    def fetch(names: Sequence[str]) -> Mapping[str, Any]:
+        values = session().run(feeds, dict.fromkeys(outputs[name] for name in names))
+        return {name: values[outputs[name]] for name in names}
+
+    return Held(taps, reached.shapes, fetch)
+
+
+def near_values(a: Held, b: Held, memory_budget_bytes: int) -> list[tuple[Tap, Tap]]:
+    """Find values that are nearly the same numbers, also with the channels along another axis.
+
+    Args:
+        a: One side.
+        b: The other.
+        memory_budget_bytes: What values may take that are held at a time.
+
+    Returns:
+        Every pair whose distance is at most a tenth of the first value's norm. Values that are constant, not finite, or
+        of very few numbers are near nothing.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
+    groups = [
+        within_budget(
+            [tap for tap in side.taps if math.prod(side.shapes.get(tap.name, ())) >= _FEWEST_NUMBERS],
+            lambda tap, shapes=side.shapes: _bytes(shapes[tap.name]),  # type: ignore[misc]
+            memory_budget_bytes // 2,
+        )
+        for side in (a, b)
+    ]
+
+    def held(side: Held, group: Sequence[Tap]) -> list[tuple[Tap, Array, tuple[float, float, float]]]:
+        values = side.fetch([tap.name for tap in group])
+        found = [(tap, values[tap.name]) for tap in group]
+        return [(tap, value, sums) for tap, value in found if (sums := _sums(value)) is not None]
+
+    near = []
+    for some in groups[0]:
+        left = held(a, some)
+        for others in groups[1]:
+            right = held(b, others)
+            sums = np.array([each for _, _, each in right]).reshape(-1, 3)
+            for x, value, (size, total, norm) in left:
+                # Whatever the order of the axes, sums and norms are no further apart than the values themselves.
+                allowed = (0.0, _NEAR * norm * math.sqrt(size), _NEAR * norm)
+                for place in np.flatnonzero((np.abs(sums - (size, total, norm)) <= allowed).all(axis=1)):
+                    y, other, _ = right[place]
+                    if x.at == y.at and _is_near(value, other, norm, (x, y)):
+                        near.append((x, y))
+    return near
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    return 8 * math.prod(shape)
+
+
+def _sums(value: Array) -> tuple[float, float, float] | None:
+    """Size, sum and norm of a value, None where it is no evidence."""
+    if value.dtype.kind != "f" or not np.isfinite(value).all() or value.min() == value.max():
+        return None
+    return value.size, float(value.sum(dtype=np.float64)), math.sqrt(np.square(value, dtype=np.float64).sum())
+
+
+def _is_near(x: Array, y: Array, norm: float, taps: tuple[Tap, Tap]) -> bool:
+    axes = default_axis(x.ndim, taps[0].channel_axis), default_axis(y.ndim, taps[1].channel_axis)
+    each = match_values("", "", (x.shape, y.shape), (x.dtype.name, y.dtype.name), axes, replaced=False)
+    if each is None:
+        return False
+    longest = int(np.argmax(x.shape))
+    left, right = (np.moveaxis(array, longest, 0) for array in (x, each.to_a(y)))
+    allowed = (_NEAR * norm) ** 2
+    for one, other in zip(left, right, strict=True):  # most are told apart by the first few
+        allowed -= float(np.square(one.astype(np.float64) - other.astype(np.float64)).sum())
+        if allowed < 0:
+            return False
+    return True

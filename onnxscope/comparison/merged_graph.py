@@ -1,0 +1,406 @@
+"""The one graph that compares two models: both, and a copy of the second that is fed with the first one's values.
+
+    x -> A ------- a1 -------- a2 --> …          entire error of a layer: b2 - a2
+      -> B ------- b1 -------- b2 --> …
+    x -> B's copy  o1; a1 ---> o2; a2 --> …      its own error: o2 - a2
+
+Every name of A is led by `a:`, every name of B by `b:`, of the copy by `o:`; weights that are the same bytes are stored
+once, so that onnxruntime folds together what computes the same. The errors are reduced inside the graph, the last layer
+first, as in `probes`, and only numbers leave it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxscope.comparison.match_values import Counterpart, FedInput
+from onnxscope.errors import RunError
+from onnxscope.model.loading import Model
+from onnxscope.numerics.distances import Tolerance
+from onnxscope.runtime.nodes import HALF_TYPES, MIN_ROW, GraphWriter
+
+__all__ = ["Merged", "merge_models", "own_model"]
+
+Array = NDArray[Any]
+_HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+_WIDE = frozenset({"int32", "uint32", "int64", "uint64"})
+_FIRST_BYTES = 64  # looked up before the rest is read
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The merged graph.
+
+    Attributes:
+        proto: With external data relative to `folder`.
+        folder: Where that lies, None where there is none.
+        outputs: For each counterpart the outputs with its numbers by key: `a`, `b` (sums of squares of either value),
+            `shape` of the first, and `squares`, `low`, `high`, `beyond` of the difference, also led by `own_`.
+    """
+
+    proto: ModelProto
+    folder: Path | None
+    outputs: tuple[dict[str, str], ...]
+
+
+def merge_models(
+    a: Model,
+    proto_a: ModelProto,
+    b: Model,
+    proto_b: ModelProto,
+    counterparts: Sequence[Counterpart],
+    inputs: Sequence[FedInput],
+    *,
+    tolerance: Tolerance | None,
+) -> Merged:
+    """Build the graph that compares.
+
+    Args:
+        a: The first model.
+        proto_a: Its tapped copy.
+        b: The second model.
+        proto_b: Its tapped copy.
+        counterparts: In execution order.
+        inputs: One for every input of `b`.
+        tolerance: Count the numbers beyond it.
+
+    Raises:
+        RunError: They cannot stand in one graph: their operator sets differ, the files have no folder in common, or
+            values are in half precision.
+    """
+    if any({each.dtype_a, each.dtype_b} & HALF_TYPES for each in counterparts):
+        # On a CPU they are computed in float32, and a probe behind them would see numbers that were never rounded.
+        raise RunError("values in half precision")
+    folder = _common_folder(a, b)
+    proto = ModelProto(ir_version=max(proto_a.ir_version, proto_b.ir_version))
+    proto.graph.name = "merged"
+    _merge_opsets(proto, proto_a, proto_b)
+    shared = _shared_constants(a, b)
+    for value in proto_a.graph.input:
+        if value.name not in a.main.initializers:
+            proto.graph.input.add().CopyFrom(value)
+            proto.graph.input[-1].name = f"a:{value.name}"
+    first, second, third = (GraphWriter(proto, prefix) for prefix in ("p:", "q:", "r:"))
+    _copy_graph(proto, proto_a, lambda name: f"a:{name}", a.folder, folder)
+    fed = {each.b: each for each in inputs}
+
+    def in_b(name: str) -> str:
+        return f"a:{shared[name]}" if name in shared else f"b:{name}"
+
+    for name, source in fed.items():
+        value = f"a:{source.a}"
+        value = first.node("Transpose", [value], perm=list(source.permutation)) if source.permutation else value
+        value = first.cast(value, source.elem_type) if source.elem_type else value
+        value = first.rounded(value) if source.elem_type in _HALF else value
+        proto.graph.node.append(onnx.helper.make_node("Identity", [value], [f"b:{name}"]))
+    _copy_graph(proto, proto_b, in_b, b.folder, folder, left_out=shared.keys())
+    alone = _copy_with_replacements(proto, proto_b, b, counterparts, in_b, fed.keys(), second)
+    outputs: list[dict[str, str]] = [{} for _ in counterparts]
+    for place in range(len(counterparts) - 1, -1, -1):
+        each = counterparts[place]
+        found = outputs[place]
+        left = _computable(third, f"a:{each.a}", each.dtype_a, each)
+        right = _like_a(third, in_b(each.b), each, left)
+        found["shape"] = third.node("Shape", [left])
+        found["a"], found["b"] = _squares(third, left, each), _squares(third, right, each)
+        _append_error(third, left, right, each, tolerance, "", found)
+        _append_error(third, left, _like_a(third, alone(each.b), each, left), each, tolerance, "own_", found)
+        for output in found.values():
+            third.output(output)
+    return Merged(proto, folder, tuple(outputs))
+
+
+def own_model(
+    b: Model, proto_b: ModelProto, counterparts: Sequence[Counterpart], wanted: Sequence[Counterpart]
+) -> tuple[ModelProto, dict[str, Counterpart]]:
+    """Build the copy of the second model that is fed with values of the first, for some of its layers.
+
+    Returns:
+        The model, whose outputs are the wanted values under their own names led by `o:`; and its inputs beside those
+        of the model itself, with the counterpart whose value each takes, as the second model would hold it.
+    """
+    proto = ModelProto(ir_version=proto_b.ir_version)
+    proto.opset_import.extend(proto_b.opset_import)
+    proto.graph.name = "own"
+    replaced = {each.b: each for each in counterparts if each.replaced}
+    constants = b.main.constants
+    used: dict[str, Counterpart] = {}
+
+    def rename(name: str, *, reading: bool) -> str:
+        if reading and name in replaced:
+            used[f"fed:{name}"] = replaced[name]
+            return f"fed:{name}"
+        return name if name in constants or name in b.main.inputs else f"o:{name}"
+
+    needed = _needed(proto_b, {each.b for each in wanted}, replaced.keys())
+    for node in proto_b.graph.node:
+        if any(output in needed for output in node.output):
+            proto.graph.node.append(_renamed(node, rename))
+    reads = {name for node in proto.graph.node for name in _names_read(node)}
+    proto.graph.initializer.extend(tensor for tensor in proto_b.graph.initializer if tensor.name in reads)
+    for value in proto_b.graph.input:
+        if value.name not in b.main.initializers:
+            proto.graph.input.add().CopyFrom(value)
+    for name, each in used.items():
+        elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(each.dtype_b))
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, elem_type, [None] * len(each.shape_b)))
+    for each in wanted:
+        proto.graph.output.add().name = rename(each.b, reading=False)
+    return proto, used
+
+
+def _needed(proto: ModelProto, wanted: set[str], stops: Any) -> set[str]:
+    """Values that must be computed for `wanted`, going back no further than `stops`."""
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    needed: set[str] = set()
+    waiting = list(wanted)
+    while waiting:
+        name = waiting.pop()
+        if name in needed or name not in producers:
+            continue
+        needed.add(name)
+        waiting += [read for read in _names_read(producers[name]) if read not in stops]
+    return needed
+
+
+def _names_read(node: NodeProto) -> Iterator[str]:
+    """Names that a node reads, those inside its bodies included."""
+    yield from filter(None, node.input)
+    for body in _bodies(node):
+        for inner in body.node:
+            yield from _names_read(inner)
+        yield from (value.name for value in body.output)
+
+
+def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+
+
+def _copy_graph(
+    proto: ModelProto,
+    source: ModelProto,
+    rename: Callable[[str], str],
+    old: Path | None,
+    new: Path | None,
+    left_out: Any = (),
+) -> None:
+    for tensor in source.graph.initializer:
+        if tensor.name not in left_out:
+            added = proto.graph.initializer.add()
+            added.CopyFrom(tensor)
+            added.name = rename(tensor.name)
+            _rebase(added, old, new)
+    for sparse in source.graph.sparse_initializer:
+        proto.graph.sparse_initializer.add().CopyFrom(sparse)
+        proto.graph.sparse_initializer[-1].values.name = rename(sparse.values.name)
+    for node in source.graph.node:
+        if node.op_type == "Constant" and len(node.output) == 1 and node.output[0] in left_out:
+            continue
+        copy = _renamed(node, lambda name, reading: rename(name))
+        for body in _bodies(copy):
+            _rebase_body(body, old, new)
+        proto.graph.node.append(copy)
+
+
+def _copy_with_replacements(
+    proto: ModelProto,
+    source: ModelProto,
+    b: Model,
+    counterparts: Sequence[Counterpart],
+    in_b: Callable[[str], str],
+    inputs: Any,
+    writer: GraphWriter,
+) -> Callable[[str], str]:
+    """Append the copy of B whose layers read A's values, and return what its values are called."""
+    replaced: dict[str, str] = {}
+    for each in counterparts:
+        if each.replaced:
+            replaced[each.b] = _like_b(writer, f"a:{each.a}", each, in_b(each.b))
+    constants = b.main.constants
+
+    def rename(name: str, *, reading: bool) -> str:
+        if reading and name in replaced:
+            return replaced[name]
+        return in_b(name) if name in constants or name in inputs else f"o:{name}"
+
+    needed = _needed(source, {each.b for each in counterparts}, replaced.keys())
+    for node in source.graph.node:
+        if any(output in needed and output not in constants for output in node.output):
+            proto.graph.node.append(_renamed(node, rename))
+    return partial(rename, reading=False)
+
+
+def _renamed(node: NodeProto, rename: Callable[..., str]) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.name = ""
+    for place, name in enumerate(node.input):
+        copy.input[place] = rename(name, reading=True) if name else ""
+    for place, name in enumerate(node.output):
+        copy.output[place] = rename(name, reading=False) if name else ""
+    for body in _bodies(copy):
+        del body.value_info[:]
+        inner = [_renamed(each, rename) for each in body.node]
+        del body.node[:]
+        body.node.extend(inner)
+        for value in body.input:
+            value.name = rename(value.name, reading=False)
+        for value in body.output:
+            value.name = rename(value.name, reading=True)
+        for tensor in body.initializer:
+            tensor.name = rename(tensor.name, reading=False)
+        for sparse in body.sparse_initializer:
+            sparse.values.name = rename(sparse.values.name, reading=False)
+    return copy
+
+
+def _append_error(
+    writer: GraphWriter,
+    left: str,
+    right: str,
+    each: Counterpart,
+    tolerance: Tolerance | None,
+    lead: str,
+    found: dict[str, str],
+) -> None:
+    gap = writer.node("Sub", [right, left])
+    found[f"{lead}squares"] = _squares(writer, gap, each)
+    found[f"{lead}low"] = writer.reduce("ReduceMin", gap, each.reduced)
+    found[f"{lead}high"] = writer.reduce("ReduceMax", gap, each.reduced)
+    if tolerance is not None:
+        dtype = _computed_in(each)
+        allowed = writer.node("Abs", [left])
+        for kind, number in (("Mul", tolerance.rtol), ("Add", tolerance.atol)):
+            allowed = writer.node(kind, [allowed, writer.array(np.array(number, dtype))])
+        outside = writer.cast(writer.node("Greater", [writer.node("Abs", [gap]), allowed]), TensorProto.INT64)
+        found[f"{lead}beyond"] = writer.reduce("ReduceSum", outside, tuple(range(len(each.shape_a))))
+
+
+def _squares(writer: GraphWriter, value: str, each: Counterpart) -> str:
+    # Mul and ReduceSum are vectorized and ReduceSumSquare is not: half the time, for one value more in memory.
+    squared = writer.node("Mul", [value, value])
+    axes = each.reduced
+    in_rows = len(axes) > 1 and each.shape_a[axes[-1]] >= MIN_ROW
+    return (writer.reduce_rows if in_rows else writer.reduce)("ReduceSum", squared, axes)
+
+
+def _computed_in(each: Counterpart) -> str:
+    """numpy's name of the element type in which two values are compared; float32 would make long integers equal."""
+    wide = each.dtype_a == "float64" or not _WIDE.isdisjoint((each.dtype_a, each.dtype_b))
+    return "float64" if wide else "float32"
+
+
+def _computable(writer: GraphWriter, value: str, dtype: str, each: Counterpart) -> str:
+    computed_in = _computed_in(each)
+    if dtype == computed_in:
+        return value
+    return writer.cast(value, TensorProto.DOUBLE if computed_in == "float64" else TensorProto.FLOAT)
+
+
+def _like_a(writer: GraphWriter, value: str, each: Counterpart, left: str) -> str:
+    if each.permutation:
+        value = writer.node("Transpose", [value], perm=list(each.permutation))
+    if each.reshaped:
+        value = writer.node("Reshape", [value, writer.node("Shape", [left])])
+    return _computable(writer, value, each.dtype_b, each)
+
+
+def _like_b(writer: GraphWriter, value: str, each: Counterpart, model: str) -> str:
+    """A value of A as B would hold it; `model` is B's own, for its shape."""
+    if each.reshaped:
+        order = each.permutation or tuple(range(len(each.shape_b)))
+        sides = writer.node("Shape", [model])
+        if each.permutation:
+            sides = writer.node("Gather", [sides, writer.integers(order)])
+        value = writer.node("Reshape", [value, sides])
+    if each.permutation:
+        value = writer.node("Transpose", [value], perm=np.argsort(each.permutation).tolist())
+    if each.dtype_a != each.dtype_b:
+        value = writer.cast(value, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(each.dtype_b)))
+    return value
+
+
+def _merge_opsets(proto: ModelProto, first: ModelProto, second: ModelProto) -> None:
+    versions: dict[str, int] = {}
+    for entry in (*first.opset_import, *second.opset_import):
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if versions.setdefault(domain, entry.version) != entry.version:
+            raise RunError(f"two operator sets {domain or 'ai.onnx'}: {versions[domain]} and {entry.version}")
+    for domain, version in versions.items():
+        proto.opset_import.add(domain=domain, version=version)
+
+
+def _common_folder(a: Model, b: Model) -> Path | None:
+    folders = [str(model.folder) for model in (a, b) if model.folder is not None]
+    try:
+        return Path(os.path.commonpath(folders)) if folders else None
+    except ValueError as error:  # two drives of Windows
+        raise RunError("the two models have no folder in common") from error
+
+
+def _rebase(tensor: TensorProto, old: Path | None, new: Path | None) -> None:
+    """Make the location of external data relative to another folder, above its own."""
+    if tensor.data_location != TensorProto.EXTERNAL or old is None or new is None or old == new:
+        return
+    for entry in tensor.external_data:
+        if entry.key == "location":
+            entry.value = os.path.relpath(old / entry.value, new)
+
+
+def _rebase_body(body: GraphProto, old: Path | None, new: Path | None) -> None:
+    for tensor in body.initializer:
+        _rebase(tensor, old, new)
+    for node in body.node:
+        for inner in _bodies(node):
+            _rebase_body(inner, old, new)
+
+
+def _shared_constants(a: Model, b: Model) -> dict[str, str]:
+    """For stored constants of B that A stores too, byte by byte: A's name."""
+    stored = _stored(a)
+    known: dict[Hashable, list[str]] = {}
+    for name, tensor in stored.items():
+        known.setdefault(_start(tensor, _content(a, tensor)), []).append(name)
+    shared = {}
+    for name, tensor in _stored(b).items():
+        content = _content(b, tensor)
+        start = _start(tensor, content)
+        # One of the same name is the likeliest.
+        likeliest = [name] if name in stored and _start(stored[name], _content(a, stored[name])) == start else []
+        for other in itertools.chain(likeliest, known.get(start, ())):
+            if np.array_equal(_content(a, stored[other]), content):
+                shared[name] = other
+                break
+    return shared
+
+
+def _stored(model: Model) -> Mapping[str, TensorProto]:
+    constants = {
+        node.outputs[0]: stored
+        for node in model.main.nodes
+        if node.op_type == "Constant" and (stored := model.main.stored(node.outputs[0])) is not None
+    }
+    tensors = {**model.main.initializers, **constants}
+    return {name: each for name, each in tensors.items() if each.data_type != TensorProto.STRING}
+
+
+def _content(model: Model, tensor: TensorProto) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(model.array(tensor)).reshape(-1).view(np.uint8)
+
+
+def _start(tensor: TensorProto, content: NDArray[np.uint8]) -> Hashable:
+    """What is looked up before all bytes are compared."""
+    return tensor.data_type, tuple(tensor.dims), content[:_FIRST_BYTES].tobytes()

@@ -1,0 +1,4 @@
+"""The contract between the core and the converters of `converters/`, and what those share.
+
+Imports `base` and `model`.
+"""

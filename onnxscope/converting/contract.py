@@ -1,0 +1,200 @@
+"""The contract between the core and the converters: a request, a child process, a file.
+
+A converter is a package found through the entry point group `onnxscope.converters`. It is light to import and has a
+function `convert(request)` that calls `run_child`; the child module loads the framework, writes the model
+to `request.output` and answers with a `ConversionReport`. The analyzer's own process never loads a framework.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from onnxscope.base.outputs import refuse_inputs
+from onnxscope.base.results import Record, paragraph, remarks
+from onnxscope.base.tables import Table
+from onnxscope.errors import ConversionError
+from onnxscope.model.provenance import Mode
+
+__all__ = ["ConversionReport", "ConversionRequest", "Converter", "run_child", "serve_child"]
+
+_MAX_ANSWER_BYTES = 64 << 20
+_SAVED_MODEL = "saved_model.pb"  # beside it, the folder of a SavedModel has its variables and assets
+
+
+@dataclass(frozen=True)
+class ConversionRequest:
+    """One conversion, as plain data that can travel to the child process.
+
+    Attributes:
+        source: `file.py:factory`, `package.module:factory`, a saved model's path, or a shipped network's name.
+        output: Where the model goes; written whole or not at all.
+        weights: A checkpoint to load into the built model, or None.
+        arguments: Keyword arguments of the factory.
+        input_shapes: Name (or "" for by position) and dimensions; None stands for a dynamic dimension.
+        mode: `faithful` or `deployed`.
+        preprocess: Preset recorded in the model, or None for the source's own.
+        opset: ONNX opset, or None for the converter's default.
+        exporter: `dynamo` or `legacy` (PyTorch only), or None for the default.
+        static: Keep axis 0 of every input as given instead of making it the symbolic `batch`.
+        seed: Seed of the framework's initial weights.
+        verify: Compare the exported model with the framework's own layers.
+    """
+
+    source: str
+    output: str
+    weights: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    input_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = ()
+    mode: Mode = "faithful"
+    preprocess: str | None = None
+    opset: int | None = None
+    exporter: str | None = None
+    static: bool = False
+    seed: int = 0
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class ConversionReport(Record):
+    """What the child has to say about a conversion that worked.
+
+    Attributes:
+        output: The request's output path.
+        framework: `torch 2.13.0`.
+        opset: The opset of the default domain.
+        parameters: How many parameters and buffers the framework's model has.
+        absent: How many of them the graph does not hold.
+        notes: Remarks for the user, one line each.
+        verification: The verdict on the comparison with the framework, None where none was asked for.
+        verified: Whether both are equal.
+    """
+
+    output: str
+    framework: str
+    opset: int
+    parameters: int
+    absent: int
+    notes: tuple[str, ...] = ()
+    verification: str | None = None
+    verified: bool | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """`onnxscope.convert/1`, ready for JSON; the output's name without its folder."""
+        return {
+            "schema": "onnxscope.convert/1",
+            **asdict(self),
+            "output": Path(self.output).name,
+            "notes": list(self.notes),
+        }
+
+    def table(self) -> Table:
+        """One row."""
+        columns = ("model", "framework", "opset", "parameters", "not in the file", "verified")
+        row = (self.output, self.framework, self.opset, self.parameters, self.absent, self.verified)
+        return Table("", columns, (row,))
+
+    def html_parts(self) -> list[str]:
+        """The row, the verdict of a verification, and remarks."""
+        parts = [self.table().html()]
+        if self.verification is not None:
+            parts.append(paragraph(self.verification, "good" if self.verified else "bad"))
+        return parts + remarks(self.notes)
+
+
+class Converter(Protocol):
+    """What a module registered under `onnxscope.converters` offers."""
+
+    def convert(self, request: ConversionRequest) -> ConversionReport:
+        """Run one conversion in a child process.
+
+        Raises:
+            ConversionError: The source, the checkpoint or the export failed; nothing was written.
+            MissingDependencyError: The framework is not installed.
+        """
+        ...
+
+
+def run_child(module: str, request: ConversionRequest, *, environment: Mapping[str, str]) -> ConversionReport:
+    """Run `python -m module` on one request and return its answer.
+
+    Whatever the framework or the user's code prints is kept out of this process's output and shown only as the end
+    of an error. The child never inherits standard input, and starts without the current folder on its import path
+    (`-P`): a file there called json.py is no factory that the user named.
+
+    Args:
+        module: A module whose `__main__` block calls `serve_child`.
+        request: Relative paths in it refer to the current folder, which is the child's too.
+        environment: Variables that silence or configure the framework, added to this process's own.
+
+    Raises:
+        ConversionError: What the child reported, or that it died.
+        OutputError: The output is the source or another file that is read; nothing was started.
+    """
+    refuse_inputs((request.output, f"{request.output}.data"), _files_read(request))
+    with tempfile.TemporaryDirectory(prefix="onnxscope-") as folder:
+        question, answer, log = (Path(folder, name) for name in ("request.json", "answer.json", "log.txt"))
+        question.write_text(json.dumps(asdict(request)), encoding="utf-8")
+        with log.open("wb") as sink:
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", module, str(question), str(answer)],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                check=False,
+            )
+        if not answer.exists() or answer.stat().st_size > _MAX_ANSWER_BYTES:
+            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
+            raise ConversionError(f"the converter died with code {done.returncode} ({last[0][:300]}): {request.source}")
+        record = json.loads(answer.read_text(encoding="utf-8"))
+    if "error" in record:
+        raise ConversionError(record["error"], hint=record.get("hint"))
+    return ConversionReport(**{**record, "notes": tuple(record["notes"])})
+
+
+def serve_child(export: Callable[[ConversionRequest], ConversionReport], arguments: list[str]) -> int:
+    """Answer one request inside the child process: the body of a converter's `__main__` block.
+
+    Args:
+        export: Does the conversion; raises `ConversionError` with a line that a user can act on.
+        arguments: Paths of the request and of the answer, as `run_child` passes them.
+
+    Returns:
+        The exit code: 0, or 1 where the answer is an error.
+    """
+    question, answer = map(Path, arguments)
+    fields = json.loads(question.read_text(encoding="utf-8"))
+    shapes = tuple((name, tuple(dims)) for name, dims in fields.pop("input_shapes"))
+    request = ConversionRequest(**fields, input_shapes=shapes)
+    record: dict[str, Any]
+    try:
+        record = asdict(export(request))
+    except ConversionError as error:
+        record = {"error": str(error), "hint": error.hint}
+    except (Exception, SystemExit) as error:  # the user's factory may raise anything
+        text = " ".join(str(error).split()) or "no message"
+        record = {"error": f"{type(error).__name__}: {text[:500]}: {request.source}", "hint": None}
+    answer.write_text(json.dumps(record), encoding="utf-8")
+    return 1 if "error" in record else 0
+
+
+def _files_read(request: ConversionRequest) -> Iterator[str]:
+    """The files that a request names and that are there: checkpoint, recipe, saved model, or the factory's module."""
+    source = Path(request.source)
+    folder = source.parent if source.name == _SAVED_MODEL else source
+    place, colon, _ = request.source.rpartition(":")
+    named = [request.weights, request.preprocess, place, request.source if source.suffix else None]
+    if (folder / _SAVED_MODEL).is_file():
+        named += [str(path) for path in folder.rglob("*")]
+    if colon and not place.endswith(".py"):
+        module = place.replace(".", os.sep)
+        named += [os.path.join(entry, module + end) for entry in ("", *sys.path) for end in (".py", "/__init__.py")]
+    yield from (name for name in named if name and os.path.isfile(name))

@@ -1,0 +1,4 @@
+"""Arrays and counts become pictures: mosaics with a palette, charts in SVG, figures of matplotlib.
+
+Imports `base`.
+"""

@@ -1,0 +1,157 @@
+"""Figures of matplotlib, each outside pyplot's state; matplotlib is loaded when the first one is drawn."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from onnxscope.base.outputs import printable
+from onnxscope.base.tables import shortened
+from onnxscope.drawing.mosaics import colour_table, scale_maps, thinned
+from onnxscope.drawing.svg_charts import BLUE
+from onnxscope.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["feature_figure", "histogram_figure", "histogram_png", "picture_figure", "quantile_figure"]
+
+
+def histogram_figure(
+    title: str, edges: Sequence[float], counts: Sequence[int], *, caption: str | None = None
+) -> Figure:
+    """Draw a histogram as a matplotlib Figure of its own, outside pyplot; `caption` is a line below it.
+
+    Saved as PDF or SVG it is made of vectors, with the letters that it uses embedded. PDF gets them as Type 3; a
+    publisher who wants TrueType needs `matplotlib.rc_context({"pdf.fonttype": 42})` around `savefig`: no Figure can
+    hold that by itself.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.stairs(counts, edges, fill=True, color=BLUE)
+    axes.set_title(_label(title), parse_math=False)
+    axes.set_ylabel("elements")
+    axes.set_xlabel("value")
+    if caption:
+        figure.supxlabel(printable(caption), fontsize="small", color="#5b6676", parse_math=False)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def histogram_png(title: str, edges: Sequence[float], counts: Sequence[int], *, caption: str | None = None) -> bytes:
+    """Return `histogram_figure` as PNG, for readers that cannot show SVG."""
+    figure = histogram_figure(title, edges, counts, caption=caption)
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(stream, format="png", metadata={"Software": None})  # no version: same input, same bytes
+    return stream.getvalue()
+
+
+def feature_figure(
+    maps: npt.NDArray[Any], channel_numbers: Sequence[int], title: str, *, cmap: str = "viridis"
+) -> Figure:
+    """Draw feature maps as a matplotlib Figure of its own, four to a row, each under its channel's number.
+
+    Args:
+        maps: Shape (channels, height, width), at least one element, any real element type.
+        channel_numbers: One for each map.
+        title: Usually the layer's name.
+        cmap: A colour map of matplotlib.
+
+    Raises:
+        InputError: `maps` has another shape, or `cmap` is unknown.
+    """
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    colours = ListedColormap(colour_table(cmap) / 255.0)
+    if maps.ndim != 3 or not maps.size:
+        raise InputError(f"not (channels, height, width) with at least one element: an array of shape {maps.shape}")
+    columns = min(4, len(maps))
+    rows = -(-len(maps) // columns)
+    figure = Figure(figsize=(2.0 * columns, 2.2 * rows + 0.4), layout="constrained")
+    figure.suptitle(_label(title), parse_math=False)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, values, number in zip(grid.flat, scale_maps(thinned(maps)), channel_numbers, strict=False):
+        # In a PDF or an SVG "none" keeps the map as it is; "nearest" would draw it again at the figure's resolution.
+        axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, interpolation="none")
+        axes.set_title(f"channel {number}", fontsize="small")
+    return figure
+
+
+def picture_figure(picture: Image.Image, title: str) -> Figure:
+    """Draw a picture under a title as a matplotlib Figure of its own."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 0.5 + 4.8 * picture.height / picture.width), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(np.asarray(picture))
+    axes.set_axis_off()
+    axes.set_title(_label(title), parse_math=False)
+    return figure
+
+
+def quantile_figure(rows: Sequence[tuple[str, Sequence[float], float | None]], title: str) -> Figure:
+    """Draw how the values of layers are distributed, a row a layer: the first layer on top.
+
+    Args:
+        rows: For each layer its name, an odd number of at least five ascending values from the minimum to the maximum,
+            the middle one the median, and its fraction of zeros.
+        title: Above the picture.
+
+    Returns:
+        A matplotlib Figure of its own. A thin line goes from minimum to maximum, a thicker one between the second and
+        the last but one value, a box between the values around the median, which has a mark. The axis is linear near
+        zero and logarithmic beyond.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 1.2 + 0.24 * max(len(rows), 3)), layout="constrained")
+    figure.suptitle(_label(title, 80), parse_math=False)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
+    places = [-place for place in range(len(rows))]
+    for place, (_, values, zeros) in zip(places, rows, strict=True):
+        middle = len(values) // 2
+        left.plot((values[0], values[-1]), (place, place), color="#9fb3c8", linewidth=1)
+        left.plot((values[1], values[-2]), (place, place), color="#486581", linewidth=3, solid_capstyle="butt")
+        left.plot(
+            (values[middle - 1], values[middle + 1]),
+            (place, place),
+            color="#243b53",
+            linewidth=7,
+            solid_capstyle="butt",
+        )
+        left.plot((values[middle],), (place,), marker="|", color="#f0b429", markersize=8, markeredgewidth=2)
+        right.barh(place, zeros or 0.0, color="#829ab1", height=0.6)
+    spreads = [values[-2] - values[1] for _, values, _ in rows]
+    left.set_xscale("symlog", linthresh=max(float(np.median(spreads)) if spreads else 0.0, 1e-6))
+    left.set_yticks(places, [_label(name, 36) for name, _, _ in rows], fontsize="small", parse_math=False)
+    left.set_xlabel("minimum, 1 %, 25 %, median, 75 %, 99 %, maximum" if len(rows) else "")
+    left.set_ylim(-len(rows), 1)
+    left.grid(axis="x", color="#e4e7eb")
+    left.set_axisbelow(True)
+    right.set_xlim(0, 1)
+    right.set_xlabel("zeros")
+    right.grid(axis="x", color="#e4e7eb")
+    right.set_axisbelow(True)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _label(text: str, limit: int = 44) -> str:
+    return shortened(printable(text), limit)

@@ -1,0 +1,75 @@
+"""What onnxruntime would fuse if no tap stood in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnxscope.findings.kinds import Finding, listed
+from onnxscope.model.graphs import Graph, Node
+from onnxscope.model.loading import Model
+from onnxscope.model.selectors import Tap
+
+__all__ = ["find_unfused"]
+
+# What onnxruntime's CPU provider fuses, as its optimized graphs show (1.32).
+_FOLDED = {"Conv": ("BatchNormalization", "Add", "Mul"), "ConvTranspose": ("BatchNormalization",)}
+_FUSED = {
+    "Conv": ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid"),
+    "Gemm": (
+        *("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid"),
+        *("Elu", "Selu", "Softplus", "Softsign", "ThresholdedRelu"),
+    ),
+}
+
+
+def find_unfused(taps: Iterable[Tap], model: Model) -> tuple[Finding, ...]:
+    """Return which taps keep onnxruntime from fusing a layer with what follows it; at most one finding.
+
+    A value that is observed cannot disappear into a fused operator. These are, on the CPU: the output of a Conv or a
+    Gemm before its activation function, and that of a Conv or ConvTranspose before what would be folded into its
+    weights (BatchNormalization; for a Conv also the addition of, or multiplication by, a constant).
+
+    Args:
+        taps: What was observed.
+        model: Where it was observed.
+    """
+    fusions = {tap.layer: fusion for tap in taps if not tap.path and (fusion := _fusion(model.main, tap.value))}
+    if not fusions:
+        return ()
+    kinds = " and ".join(dict.fromkeys(fusions.values()))
+    message = f"observed where onnxruntime would fuse {kinds}: {listed(fusions)}; "
+    message += "numbers from there on may differ from the deployed model's by rounding, and the run is slower"
+    return (Finding("unfused", next(iter(fusions)), None, message),)
+
+
+def _fusion(graph: Graph, value: str) -> str | None:
+    """What onnxruntime would fuse over a value if that were not observed: `Conv with Relu`, or None."""
+    reader = _only_reader(graph, value)
+    node = graph.producers.get(value)
+    while node is not None and node.op_type not in _FOLDED and node.op_type not in _FUSED:
+        source = node.inputs[0] if node.inputs else ""
+        maker = graph.producers.get(source)
+        if _only_reader(graph, source) is not node or not _is_folded(graph, node, source):
+            return None
+        node = maker
+    if node is None or reader is None or not node.is_standard:
+        return None
+    kind = node.op_type
+    if reader.op_type in _FUSED.get(kind, ()):
+        return f"{kind} with {reader.op_type}"
+    if reader.op_type in _FOLDED.get(kind, ()) and _is_folded(graph, reader, value):
+        return f"{kind} with {reader.op_type}"
+    return None
+
+
+def _is_folded(graph: Graph, node: Node, value: str) -> bool:
+    """Whether a node could be folded into the weights of the layer that makes its first input."""
+    if node.op_type not in _FOLDED["Conv"] or node.inputs[0] != value:
+        return False
+    return all(name in graph.constants for name in node.inputs[1:])
+
+
+def _only_reader(graph: Graph, value: str) -> Node | None:
+    readers = graph.readers.get(value, ())
+    alone = len(readers) == 1 and value not in graph.outputs and readers[0].is_standard
+    return readers[0] if alone else None

@@ -1,0 +1,390 @@
+"""A baseline: what a model is and does on named inputs, in a file that a person can review; `snapshot()`.
+
+One line per layer and per weight. Numbers are rounded to a millionth of the layer's own deviation, so that noise does
+not change them, and nothing depends on the order of nodes or on names that an exporter made up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from onnxscope._version import __version__
+from onnxscope.analyses.weight_statistics import weights
+from onnxscope.base.outputs import dump_json, printable, write_whole
+from onnxscope.base.results import Record
+from onnxscope.base.tables import Table
+from onnxscope.comparison.align_layers import LayerKey, layer_keys
+from onnxscope.comparison.compare_models import noise_floors
+from onnxscope.comparison.weight_changes import LayerWeights
+from onnxscope.errors import BaselineError, InputError
+from onnxscope.inputs.sources import open_regular
+from onnxscope.model.attributes import attributes_of
+from onnxscope.model.layer_names import Names
+from onnxscope.model.layers import Layer, find_layers
+from onnxscope.model.loading import InputSpec, Model, load_model
+from onnxscope.profiling.analysis import analyze
+from onnxscope.runtime.session import runtime_version
+from onnxscope.runtime.stored_values import read_parameter
+
+__all__ = ["SCHEMA", "Baseline", "keys_of", "snapshot"]
+
+SCHEMA = "onnxscope.baseline/1"
+_MAX_BYTES = 64 << 20
+_NUMBERS = ("mean", "std", "min", "max")
+_NUMBER = (int, float, type(None))
+_LAYER_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "layer": (str,),
+    "call": (int,),
+    "op_type": (str,),
+    "norm": (str, type(None)),
+    "activation": (str, type(None)),
+    "attributes": (dict,),
+    "weight_shape": (list,),
+    "before": (str,),
+    "behind": (str,),
+    "content": (str, type(None)),
+    "shape": (list, type(None)),
+    **dict.fromkeys((*_NUMBERS, "zero_fraction", "noise"), _NUMBER),
+    **dict.fromkeys(("dead_channels", "nan_count", "inf_count"), (int, type(None))),
+}
+_WEIGHT_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "name": (str,),
+    "layer": (str,),
+    "shape": (list,),
+    "dtype": (str,),
+    "sha256": (str,),
+    **dict.fromkeys((*_NUMBERS, "zero_fraction"), _NUMBER),
+}
+
+
+@dataclass(frozen=True)
+class Baseline(Record):
+    """What a model was when the baseline was taken.
+
+    Attributes:
+        model: Names, element types and shapes of inputs and outputs.
+        input: What it was fed, with the digest of the prepared tensors; None where nothing was run.
+        layers: One record per layer and, where it was run, per output, in an order that does not depend on the stored
+            one.
+        weights: One record per parameter, by name.
+        versions: What made it; for people.
+    """
+
+    model: dict[str, Any]
+    input: dict[str, Any] | None
+    layers: tuple[dict[str, Any], ...]
+    weights: tuple[dict[str, Any], ...]
+    versions: dict[str, str]
+
+    frame_keys = ("layers",)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The file's content."""
+        return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "input": self.input,
+            "layers": list(self.layers),
+            "weights": list(self.weights),
+            "versions": self.versions,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        write_whole(path, dump_json(self.to_dict()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Baseline:
+        """Read a file.
+
+        Raises:
+            BaselineError: It is missing, no baseline, damaged, or of another version.
+        """
+        where = printable(os.fspath(path))
+        make = "`onnxscope snapshot MODEL -i INPUT -o FILE` writes one"
+        try:
+            with open_regular(os.fspath(path), limit_bytes=_MAX_BYTES) as stream:
+                content = stream.read(_MAX_BYTES + 1)
+        except InputError as error:
+            raise BaselineError(str(error), hint=make) from error
+        try:
+            fields = json.loads(content, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise BaselineError(f"not JSON, or cut short: {where}", hint=make) from error
+        if not isinstance(fields, dict) or not isinstance(fields.get("schema"), str):
+            raise BaselineError(f"not a baseline (no schema in it): {where}", hint=make)
+        if fields["schema"] != SCHEMA:
+            raise BaselineError(
+                f"the schema {printable(fields['schema'][:60])!r} is not {SCHEMA!r}: {where}",
+                hint="it comes from another version; take it again with `onnxscope snapshot`, and review what changed",
+            )
+        fault = _fault(fields)
+        if fault is not None:
+            raise BaselineError(f"the baseline has {fault}: {where}", hint="the file is damaged; take it again")
+        return cls(
+            fields["model"], fields["input"], tuple(fields["layers"]), tuple(fields["weights"]), fields["versions"]
+        )
+
+    def table(self) -> Table:
+        """One row per layer."""
+        columns = ("layer", "operator", "shape", *_NUMBERS, "zeros", "dead", "noise")
+        rows = tuple(
+            (
+                *(
+                    row["layer"],
+                    row["op_type"],
+                    "x".join("?" if side is None else f"{side}" for side in row["shape"] or row["weight_shape"]),
+                ),
+                *(row[key] for key in (*_NUMBERS, "zero_fraction", "dead_channels", "noise")),
+            )
+            for row in self.layers
+        )
+        what = "structure and weights" if self.input is None else f"{self.input['samples']} samples"
+        return Table(f"{len(self.layers)} layers, {len(self.weights)} weights: {what}", columns, rows)
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+
+def snapshot(
+    model: Any,
+    inputs: Any = None,
+    *,
+    preprocess: str | None = None,
+    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    batch_size: int = 8,
+    limit: int | None = None,
+    threads: int = 0,
+) -> Baseline:
+    """Take a baseline of a model.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        inputs: What it is fed, as for `analyze`; None takes structure and weights alone.
+        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
+        layout: Of the model's image input.
+        batch_size: Samples of a run, where the model does not fix it.
+        limit: Only the first so many samples.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Raises:
+        ModelError: The model cannot be read.
+        InputError: The inputs do not fit.
+        RunError: onnxruntime fails.
+    """
+    loaded = load_model(model)
+    names = Names(loaded)
+    layers = find_layers(names)
+    rows = _structure(loaded, names, layers)
+    record = None
+    if inputs is not None:
+        options: dict[str, Any] = {"preprocess": preprocess, "layout": layout, "threads": threads}
+        select = [f"value:{layer.value}" for layer in layers] + [f"value:{name}" for name in loaded.main.outputs]
+        found = analyze(loaded, inputs, select=select, batch_size=batch_size, limit=limit, **options)
+        record = _input_record(found.profile)
+        floors = noise_floors(loaded, inputs, batch_size=batch_size, limit=limit, **options)
+        statistics = {tap.name: tap for tap in found}
+        for layer, row in zip(layers, rows, strict=True):
+            if layer.value in statistics:
+                row |= _activations(statistics[layer.value], floors.get(layer.value, 0.0))
+        rows += [
+            _output_row(name, statistics[name], floors.get(name, 0.0))
+            for name in loaded.main.outputs
+            if name in statistics and all(layer.value != name for layer in layers)
+        ]
+    order = sorted(range(len(rows)), key=lambda place: rows[place].pop("sort"))
+    versions = {"onnxscope": __version__, "onnxruntime": runtime_version(), "onnx": onnx.__version__}
+    return Baseline(
+        {"inputs": [_spec(each) for each in loaded.inputs], "outputs": [_spec(each) for each in loaded.outputs]},
+        record,
+        tuple(rows[place] for place in order),
+        tuple(_weights(loaded)),
+        {**versions, "producer": loaded.producer},
+    )
+
+
+def keys_of(baseline: Baseline) -> list[LayerKey]:
+    """Return what the layers of a baseline are recognized by."""
+
+    def content(row: Mapping[str, Any]) -> str | None:
+        found: str | None = row["content"]
+        return found
+
+    return [
+        LayerKey(
+            None if "#" in row["layer"] else row["layer"].replace("/", "."),
+            row["call"],
+            row["op_type"],
+            tuple(row["weight_shape"]),
+            row["before"],
+            row["behind"],
+            lambda row=row: content(row),  # type: ignore[misc]
+        )
+        for row in baseline.layers
+    ]
+
+
+def _structure(model: Model, names: Names, layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    reader = LayerWeights(names)
+    keys = layer_keys(layers, reader.content)
+    depths: list[int] = []
+    rows: list[dict[str, Any]] = []
+    for layer, key in zip(layers, keys, strict=True):
+        depths.append(1 + max((depths[index] for index in layer.before), default=0))
+        graph = model.graphs[layer.path]
+        bent = layer.value != layer.inner and not layer.quantized
+        attributes = attributes_of(layer.node, model.storage)
+        if layer.norm is not None:
+            of_norm = attributes_of(layer.norm, model.storage)
+            attributes |= {f"{layer.norm.op_type}.{name}": each for name, each in of_norm.items()}
+        name = layer.name if key.name is not None else f"{layer.kind}#{key.before[:8]}"
+        row = {
+            "layer": name,
+            "call": layer.call if key.name is not None else 0,
+            "op_type": layer.kind,
+            "norm": None if layer.norm is None else layer.norm.op_type,
+            "activation": graph.producers[layer.value].op_type if bent else None,
+            "attributes": dict(sorted(attributes.items())),
+            "weight_shape": list(layer.shape),
+            "before": key.before[:16],
+            "behind": key.behind[:16],
+            "content": key.content(),
+            **_NOT_RUN,
+        }
+        rows.append(
+            {**row, "sort": (depths[-1], row["before"], row["behind"], name, row["call"], row["content"] or "")}
+        )
+    return rows
+
+
+_NOT_RUN: dict[str, Any] = {
+    "shape": None,
+    **dict.fromkeys((*_NUMBERS, "zero_fraction", "dead_channels", "nan_count", "inf_count", "noise")),
+}
+
+
+def _output_row(name: str, tap: Any, floor: float) -> dict[str, Any]:
+    row = {
+        "layer": name,
+        "call": 0,
+        "op_type": "Output",
+        "norm": None,
+        "activation": None,
+        "attributes": {},
+        "weight_shape": [],
+        "before": name,
+        "behind": "",
+        "content": None,
+    }
+    return {**row, **_activations(tap, floor), "sort": (1 << 30, name, "", name, 0, "")}
+
+
+def _activations(tap: Any, floor: float) -> dict[str, Any]:
+    overall = tap.overall
+    unit = overall.std or abs(overall.mean or 0.0)
+    numbers = {key: _rounded(getattr(overall, key), unit) for key in _NUMBERS}
+    return {
+        "shape": None if tap.shape is None else list(tap.shape),
+        **numbers,
+        "zero_fraction": _rounded(overall.zero_fraction, 1.0),
+        "dead_channels": len(tap.dead_channels),
+        "nan_count": overall.nan_count,
+        "inf_count": overall.inf_count,
+        "noise": 10.0 ** math.ceil(math.log10(floor)) if floor else 0.0,
+    }
+
+
+def _rounded(number: float | None, unit: float) -> float | None:
+    """To a millionth of the unit's order of magnitude."""
+    if number is None or not unit or not math.isfinite(unit):
+        return number
+    return round(number, 6 - math.floor(math.log10(unit))) + 0.0
+
+
+def _weights(model: Model) -> list[dict[str, Any]]:
+    rows = []
+    for each in weights(model):
+        values = read_parameter(model, each.parameter)
+        overall = each.summary.overall
+        digest = hashlib.sha256()
+        for block in np.array_split(values, max(1, values.nbytes >> 24)) if values.ndim else [values]:
+            digest.update(np.ascontiguousarray(block).tobytes())
+        rows.append(
+            {
+                "name": each.parameter.name,
+                "layer": each.parameter.layer,
+                "shape": list(each.parameter.shape),
+                "dtype": each.parameter.dtype,
+                "sha256": digest.hexdigest()[:32],
+                **{key: _significant(getattr(overall, key)) for key in (*_NUMBERS, "zero_fraction")},
+            }
+        )
+    return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def _significant(number: float | None) -> float | None:
+    return None if number is None else float(f"{number:.7g}")
+
+
+def _input_record(profile: Any) -> dict[str, Any]:
+    record = profile.input
+    return {
+        "kind": record["kind"],
+        "files": record["files"],
+        "samples": profile.samples,
+        "preset": record["preset"],
+        "random_seed": record["random_seed"],
+        "content": f"{profile.content:064x}",
+    }
+
+
+def _spec(spec: InputSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": None if spec.shape is None else list(spec.shape)}
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _fault(fields: Mapping[str, Any]) -> str | None:
+    """What is wrong with a file of the right schema, or None."""
+    kinds: Mapping[str, tuple[type, ...]] = {
+        "model": (dict,),
+        "input": (dict, type(None)),
+        "layers": (list,),
+        "weights": (list,),
+        "versions": (dict,),
+    }
+    for key, kind in kinds.items():
+        if not isinstance(fields.get(key, ...), kind):
+            return f"no {key}"
+    for key, expected in (("layers", _LAYER_FIELDS), ("weights", _WEIGHT_FIELDS)):
+        for place, row in enumerate(fields[key]):
+            if not isinstance(row, dict):
+                return f"no record at {key}[{place}]"
+            for name, types in expected.items():
+                if not isinstance(row.get(name, ...), types) or isinstance(row[name], bool):
+                    return f"no {name} at {key}[{place}]"
+                if name in ("weight_shape", "shape") and not all(
+                    isinstance(side, (int, type(None))) for side in row[name] or ()
+                ):
+                    return f"a {name} that is no shape at {key}[{place}]"
+    record = fields["input"]
+    if record is not None and not (isinstance(record.get("samples"), int) and isinstance(record.get("content"), str)):
+        return "an input without its digest"
+    if not all(isinstance(fields["model"].get(key), list) for key in ("inputs", "outputs")):
+        return "no inputs and outputs"
+    return None

@@ -1,0 +1,330 @@
+"""Check a model against a baseline: `check()`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from onnxscope.base.outputs import printable
+from onnxscope.base.results import Record, paragraph, remarks
+from onnxscope.base.tables import Table, format_number
+from onnxscope.comparison.align_layers import align_layers
+from onnxscope.errors import InputError
+from onnxscope.gate.baseline import Baseline, keys_of, snapshot
+from onnxscope.gate.settings import Settings
+from onnxscope.model.loading import load_model
+
+__all__ = ["FINDING_COLUMNS", "Check", "Deviation", "check"]
+
+FINDING_COLUMNS = ("layer", "statistic", "expected", "found", "tolerance", "what it means")
+_EXTREMES = 100.0  # a single element moves further than a mean
+_MOMENTS = 10.0  # how many times the noise floor a number may move
+_SHARE = 1e-3  # by how much the share of zeros may move
+_PLAIN = ("op_type", "norm", "activation", "attributes", "weight_shape", "shape")
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One statistic that is not what the baseline says.
+
+    Attributes:
+        layer: The layer, the weight's layer, or empty for the model itself.
+        statistic: `mean`, `shape`, `weight conv1.weight`, …
+        expected: As the baseline has it.
+        found: As the model has it.
+        tolerance: How far it may move, None where it may not.
+        message: How much it moved, and what that probably means.
+    """
+
+    layer: str
+    statistic: str
+    expected: Any
+    found: Any
+    tolerance: float | None
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row in `onnxscope.check/1`."""
+        return {
+            "layer": self.layer,
+            "statistic": self.statistic,
+            "expected": self.expected,
+            "found": self.found,
+            "tolerance": self.tolerance,
+            "message": self.message,
+        }
+
+
+@dataclass(frozen=True)
+class Check(Record):
+    """What a check found.
+
+    Attributes:
+        name: The model's name.
+        baseline: What was expected.
+        found: What the model is now.
+        findings: What is not within its tolerance: the model itself first, then layers in execution order, each with
+            its weights, then other weights.
+        layers: The layers that were checked.
+        notes: Remarks for people.
+    """
+
+    name: str
+    baseline: Baseline
+    found: Baseline
+    findings: tuple[Deviation, ...]
+    layers: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    frame_keys = ("findings",)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no finding."""
+        return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        """`onnxscope.check/1`, ready for JSON."""
+        return {
+            "schema": "onnxscope.check/1",
+            "ok": self.ok,
+            "model": self.name,
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+    def table(self) -> Table:
+        """One row per finding."""
+        rows = tuple(
+            (each.layer, each.statistic, _shown(each.expected), _shown(each.found), each.tolerance, each.message)
+            for each in self.findings
+        )
+        return Table(f"{self.name}: {self.verdict()}", FINDING_COLUMNS, rows)
+
+    def verdict(self) -> str:
+        """One line."""
+        if self.ok:
+            return f"as the baseline says: {len(self.layers)} layers, {len(self.baseline.weights)} weights"
+        count = len(self.findings)
+        first = next((each.layer for each in self.findings if each.layer), "")
+        start = f", first in {printable(first)}" if first else ""
+        return f"{count:,} finding{'' if count == 1 else 's'}{start}"
+
+    def merged(self) -> Baseline:
+        """The baseline to write: new lines for what has changed, the old ones for what is within its tolerance."""
+        changed = {finding.layer for finding in self.findings}
+        old_layers = {(row["layer"], row["call"]): row for row in self.baseline.layers}
+        old_weights = {row["name"]: row for row in self.baseline.weights}
+
+        def kept(row: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
+            if old is None or row["layer"] in changed or (row.get("shape") is None) != (old.get("shape") is None):
+                return row
+            return old
+
+        return replace(
+            self.found,
+            layers=tuple(kept(row, old_layers.get((row["layer"], row["call"]))) for row in self.found.layers),
+            weights=tuple(kept(row, old_weights.get(row["name"])) for row in self.found.weights),
+        )
+
+    def __repr__(self) -> str:
+        return self.table().text() if self.findings else f"{self.name}: {self.verdict()}\n"
+
+    def html_parts(self) -> list[str]:
+        """The verdict, findings and remarks."""
+        verdict = paragraph(f"{self.name}: {self.verdict()}", "good" if self.ok else "bad")
+        found = [replace(self.table(), title="").html()] if self.findings else []
+        return [verdict, *found, *remarks(self.notes)]
+
+
+def check(
+    model: Any,
+    baseline: Baseline | str | os.PathLike[str],
+    inputs: Any = None,
+    *,
+    settings: Settings | None = None,
+    preprocess: str | None = None,
+    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    batch_size: int = 8,
+    limit: int | None = None,
+    threads: int = 0,
+    renew: bool = False,
+) -> Check:
+    """Compare a model with a baseline of it.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        baseline: Of `snapshot()`, or its file.
+        inputs: The same that the baseline was taken with; None compares structure and weights alone.
+        settings: Tolerances and layers to ignore.
+        preprocess: As for `snapshot`.
+        layout: As for `snapshot`.
+        batch_size: As for `snapshot`.
+        limit: As for `snapshot`.
+        threads: As for `snapshot`.
+        renew: Whether the baseline is about to be replaced, so that other inputs are welcome.
+
+    Raises:
+        ModelError: The model cannot be read.
+        BaselineError: The baseline cannot be read.
+        InputError: The inputs do not fit, or are others than the baseline's.
+        RunError: onnxruntime fails.
+    """
+    expected = baseline if isinstance(baseline, Baseline) else Baseline.load(baseline)
+    loaded = load_model(model)
+    notes = []
+    if inputs is None and expected.input is not None:
+        notes.append("nothing was run: structure and weights alone are checked; -i names the baseline's input")
+    found = snapshot(
+        loaded, inputs, preprocess=preprocess, layout=layout, batch_size=batch_size, limit=limit, threads=threads
+    )
+    if found.input is not None and expected.input is None:
+        notes.append("the baseline was taken without an input: activations are not checked")
+    elif found.input is not None and expected.input is not None and not renew:
+        _require_same_input(expected.input, found.input)
+    findings, layers = _compare(expected, found, settings or Settings())
+    return Check(loaded.name, expected, found, tuple(findings), tuple(layers), tuple(notes))
+
+
+def _require_same_input(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    if expected["content"] == found["content"]:
+        return
+    told = [
+        f"{key} {_shown(expected.get(key))} became {_shown(found.get(key))}"
+        for key in ("files", "samples", "preset", "random_seed")
+        if expected.get(key) != found.get(key)
+    ]
+    raise InputError(
+        f"these inputs are not those of the baseline: {'; '.join(told) or 'the same names with other numbers in them'}",
+        hint="give the baseline's inputs and pre-processing, or take it again with `--update`",
+    )
+
+
+def _compare(expected: Baseline, found: Baseline, settings: Settings) -> tuple[list[Deviation], list[str]]:
+    findings = [
+        Deviation("", key, expected.model[key], found.model[key], None, f"the model's {key} have changed")
+        for key in ("inputs", "outputs")
+        if expected.model[key] != found.model[key]
+    ]
+    keys = keys_of(expected), keys_of(found)
+    alignment = align_layers(keys[0], keys[1])
+    weights: dict[str, list[Deviation]] = {}
+    for finding in _weight_findings(expected.weights, found.weights, settings):
+        weights.setdefault(finding.layer, []).append(finding)
+    changed = set(weights)
+    layers: list[str] = []
+    first: str | None = None
+    for left, right in alignment.pairs:
+        old, new = expected.layers[left], found.layers[right]
+        if settings.ignores(old["layer"]):
+            continue
+        layers.append(old["layer"])
+        mine = _structure_findings(old, new)
+        moved = [] if old["mean"] is None and new["mean"] is None else _moved(old, new, settings)
+        if moved:
+            cause = _cause(old["layer"], mine, changed, first)
+            mine += [replace(each, message=f"{each.message}; {cause}") for each in moved]
+        mine += weights.pop(old["layer"], [])
+        if mine:
+            first = first or old["layer"]
+        findings += mine
+    ran = expected.input is not None and found.input is not None
+    for rows, only, word in ((expected, alignment.only_a, "gone"), (found, alignment.only_b, "new")):
+        for place in only:
+            row = rows.layers[place]
+            if not settings.ignores(row["layer"]) and (ran or row["op_type"] != "Output"):
+                before, after = (row["op_type"], None) if word == "gone" else (None, row["op_type"])
+                findings.append(Deviation(row["layer"], "layer", before, after, None, f"the layer is {word}"))
+    return [*findings, *itertools.chain(*weights.values())], layers
+
+
+def _structure_findings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Deviation]:
+    findings = []
+    for key in _PLAIN:
+        if old[key] != new[key] and not (key == "shape" and None in (old[key], new[key])):
+            message = f"{key.replace('_', ' ')} {_shown(old[key])} became {_shown(new[key])}"
+            findings.append(Deviation(old["layer"], key, old[key], new[key], None, message))
+    return findings
+
+
+def _moved(old: Mapping[str, Any], new: Mapping[str, Any], settings: Settings) -> list[Deviation]:
+    """The statistics of a layer's activations that are beyond their tolerance."""
+    if old["shape"] is None or new["shape"] is None:
+        return []
+    findings = []
+    layer = old["layer"]
+    deviation = old["std"] or abs(old["mean"] or 0.0) or 1.0
+    norm = ((old["mean"] or 0.0) ** 2 + (old["std"] or 0.0) ** 2) ** 0.5 or 1.0
+    allowed = max(settings.tolerance_of(layer) * deviation, _MOMENTS * (old["noise"] or 0.0) * norm)
+    limits = {"mean": allowed, "std": allowed, "min": _EXTREMES * allowed, "max": _EXTREMES * allowed}
+    limits |= {"zero_fraction": max(_SHARE, settings.tolerance_of(layer))}
+    for key, limit in limits.items():
+        before, after = old[key], new[key]
+        if before is None or after is None:
+            if before is not after:
+                findings.append(Deviation(layer, key, before, after, limit, "there is no finite number on one side"))
+        elif abs(after - before) > limit:
+            times = abs(after - before) / limit if limit else float("inf")
+            message = f"moved by {format_number(abs(after - before))}, {times:,.0f} times the tolerance"
+            findings.append(Deviation(layer, key, before, after, limit, message))
+    for key, word in (("nan_count", "NaN"), ("inf_count", "infinities")):
+        if old[key] != new[key]:
+            findings.append(Deviation(layer, key, old[key], new[key], None, f"{new[key]:,} {word}, not {old[key]:,}"))
+    if new["dead_channels"] > old["dead_channels"]:
+        more = f"{new['dead_channels'] - old['dead_channels']} channels more are zero everywhere"
+        findings.append(Deviation(layer, "dead_channels", old["dead_channels"], new["dead_channels"], None, more))
+    return findings
+
+
+def _cause(layer: str, mine: Sequence[Deviation], changed: set[str], first: str | None) -> str:
+    if layer in changed:
+        return "its weights have changed"
+    if mine:
+        return "its structure has changed"
+    if first is not None:
+        return f"probably follows from {printable(first)}"
+    return "the first to move, with the same weights: look at the operators before it and at the pre-processing"
+
+
+def _weight_findings(
+    expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], settings: Settings
+) -> list[Deviation]:
+    old, new = ({row["name"]: row for row in rows if not settings.ignores(row["layer"])} for rows in (expected, found))
+    findings = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        present = before or after or {}
+        layer = present["layer"]
+        statistic = f"weight {name}"
+        if before is None or after is None:
+            if present["min"] == present["max"] == 0:
+                continue  # exporters leave out a bias of zeros
+            word = "new" if before is None else "gone"
+            shapes = [None if row is None else row["shape"] for row in (before, after)]
+            findings.append(Deviation(layer, statistic, shapes[0], shapes[1], None, f"the weight is {word}"))
+            continue
+        told = [
+            f"{key} {_shown(before[key])} became {_shown(after[key])}"
+            for key in ("shape", "dtype", "mean", "std", "min", "max", "zero_fraction")
+            if before[key] != after[key]
+        ]
+        if (
+            before["sha256"] != after["sha256"]
+            or before["shape"] != after["shape"]
+            or before["dtype"] != after["dtype"]
+        ):
+            message = ", ".join(told) or "the same statistics: single numbers, or their order"
+            findings.append(Deviation(layer, statistic, before["sha256"], after["sha256"], None, message))
+    return findings
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return format_number(value)
+    if isinstance(value, list) and value and all(isinstance(each, (int, type(None))) for each in value):
+        return "x".join("?" if each is None else f"{each}" for each in value)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return printable(value[0])
+    return "none" if value is None else printable(str(value))[:200]

@@ -1,0 +1,175 @@
+"""Batches read ahead: samples are decoded and prepared in threads, so that onnxruntime does not wait for them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxscope.errors import InputError
+from onnxscope.inputs.datasets import Dataset
+from onnxscope.numerics.observations import Observation, observe_array, sample_steps
+
+__all__ = ["Batch", "Fed", "OnError", "read_batches"]
+
+OnError = Literal["fail", "skip"]
+Array = NDArray[Any]
+_NAMED = 5  # broken samples that a message names
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one run is fed.
+
+    Attributes:
+        feeds: By input name. Where the model's batch is fixed, copies of the last sample fill it up.
+        positions: Of the real samples in the dataset, ascending.
+        observations: By input name, statistics of each real sample's prepared tensor; strings have none.
+        padded: Whether copies follow the real samples.
+    """
+
+    feeds: dict[str, Array]
+    positions: tuple[int, ...]
+    observations: dict[str, list[Observation]]
+    padded: bool
+
+
+@dataclass
+class Fed:
+    """What is learned about the samples while they are read.
+
+    Attributes:
+        skipped: Position, name and fault of each sample that could not be read.
+        remarks: How many samples each remark is about.
+        content: Sum, modulo 2**256, of a SHA-256 over position and prepared tensors of every sample.
+    """
+
+    skipped: list[tuple[int, str, str]] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)
+    content: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    position: int
+    arrays: dict[str, Array]
+    remarks: Sequence[str]
+    digest: int
+    observations: dict[str, Observation]
+
+
+def read_batches(
+    dataset: Dataset,
+    start: int,
+    stop: int,
+    fed: Fed,
+    *,
+    batch_size: int,
+    on_error: OnError = "fail",
+    threads: int | None = None,
+) -> Generator[Batch]:
+    """Yield batches of the samples from `start` up to `stop`, in order.
+
+    Samples that cannot be read leave no gap: batches fill up with those behind them. At most two batches and as many
+    samples as there are threads are held at a time.
+
+    Args:
+        dataset: Where the samples come from.
+        start: Position of the first sample.
+        stop: Position behind the last one.
+        fed: Is filled in while batches are taken.
+        batch_size: Samples of a batch where the model does not fix it.
+        on_error: `skip` leaves unreadable samples out; `fail` names all that were found so far.
+        threads: That decode, None for one per core.
+
+    Raises:
+        InputError: A sample cannot be read, and `on_error` is `fail`.
+    """
+    size = dataset.fixed_batch or batch_size
+    threads = threads or os.cpu_count() or 1
+    waiting: deque[Future[_Sample | tuple[int, InputError]]] = deque()
+    positions = iter(range(start, stop))
+    ready: list[_Sample] = []
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="onnxscope-decode")
+    try:
+        while True:
+            while len(waiting) < size + threads and (position := next(positions, None)) is not None:
+                waiting.append(pool.submit(_load, dataset, position))
+            if not waiting:
+                break
+            answer = waiting.popleft().result()
+            if isinstance(answer, tuple):
+                if on_error == "fail":
+                    raise _all_broken(dataset, answer, waiting)
+                fed.skipped.append((answer[0], dataset.name(answer[0]), str(answer[1])))
+                continue
+            # Images of a model that takes any size need not fit together.
+            if ready and _shapes(ready[0]) != _shapes(answer):
+                yield _batch(dataset, ready)
+                ready = []
+            ready.append(answer)
+            fed.remarks.update(dict.fromkeys(answer.remarks, 1))
+            fed.content = (fed.content + answer.digest) % (1 << 256)
+            if len(ready) == size:
+                yield _batch(dataset, ready)
+                ready = []
+        if ready:
+            yield _batch(dataset, ready)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _load(dataset: Dataset, position: int) -> _Sample | tuple[int, InputError]:
+    try:
+        arrays, remarks = dataset.load(position)
+    except InputError as error:
+        return position, error
+    digest = hashlib.sha256(position.to_bytes(8, "little"))
+    observations = {}
+    for name, array in arrays.items():
+        digest.update(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode(errors="surrogateescape"))
+        digest.update("\0".join(map(str, array.reshape(-1))).encode() if array.dtype.kind in "UO" else array.tobytes())
+        if array.dtype.kind not in "UOSc":
+            batched = dataset.batch_axes[name] is not None
+            axis = dataset.channel_axes[name]
+            channel = axis if axis is None or not batched else axis - 1
+            observations[name] = observe_array(array, None, channel, steps=sample_steps(array.shape, None, channel))
+    return _Sample(position, arrays, remarks, int.from_bytes(digest.digest(), "little"), observations)
+
+
+def _batch(dataset: Dataset, samples: Sequence[_Sample]) -> Batch:
+    length = dataset.fixed_batch or len(samples)
+    filled = [*samples, *[samples[-1]] * (length - len(samples))]
+    feeds = {
+        name: samples[0].arrays[name] if axis is None else np.stack([sample.arrays[name] for sample in filled])
+        for name, axis in dataset.batch_axes.items()
+    }
+    observations = {name: [sample.observations[name] for sample in samples] for name in samples[0].observations}
+    return Batch(feeds, tuple(sample.position for sample in samples), observations, len(filled) > len(samples))
+
+
+def _shapes(sample: _Sample) -> list[tuple[int, ...]]:
+    return [array.shape for array in sample.arrays.values()]
+
+
+def _all_broken(
+    dataset: Dataset, first: tuple[int, InputError], waiting: Sequence[Future[_Sample | tuple[int, InputError]]]
+) -> InputError:
+    """One error that names every broken sample that is known by now."""
+    answers = [future.result() for future in waiting]
+    broken = [first, *(answer for answer in answers if isinstance(answer, tuple))]
+    if len(broken) == 1:
+        return InputError(str(first[1]), hint="`--on-error skip` leaves such samples out, and counts them")
+    named = "; ".join(str(error) for _, error in broken[:_NAMED])
+    more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    return InputError(
+        f"{len(broken)} samples cannot be read so far: {named}{more}",
+        hint="`--on-error skip` leaves such samples out, and counts them",
+    )

@@ -1,0 +1,149 @@
+"""Read one image: checked before it is decoded, turned upright, and made RGB or grey with 8 bits a channel."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import warnings
+from typing import IO, TYPE_CHECKING, Literal
+
+import numpy as np
+
+from onnxscope.base.outputs import first_line
+from onnxscope.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["MAX_IMAGE_BYTES", "MAX_PIXELS", "Colour", "normalize_image", "read_image"]
+
+Colour = Literal["RGB", "L"]
+
+# Pillow's own limit, which it only warns about: a quarter of a gigabyte as 24-bit RGB.
+MAX_PIXELS = 89_478_485
+MAX_IMAGE_BYTES = 1 << 30
+# JPEG's limit. Pillow's resize tables grow with the side, to gigabytes for an image of one row.
+_MAX_SIDE = 65_535
+# No format that runs a program (EPS starts Ghostscript) or is only a frame around others (ICNS, FITS, PSD).
+# Those that Pillow loads at once come first; JPEG includes the MPO of phones.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "AVIF")
+# Pillow logs what it also raises, and a program that set up no logging would see both.
+_SILENT = logging.NullHandler()
+
+
+def read_image(stream: IO[bytes], where: str, colour: Colour) -> tuple[Image, list[str]]:
+    """Decode the first frame of an image.
+
+    Args:
+        stream: An open regular file.
+        where: The file's printable name, for messages.
+        colour: `RGB`, or `L` for one channel of grey (ITU-R 601 luma).
+
+    Returns:
+        An image in mode `colour` that owns its pixels, and notes for the user, without the file's name.
+
+    Raises:
+        InputError: Not an image, truncated, broken, too large to decode, or with pixels that have no range.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    logging.getLogger("PIL").addHandler(_SILENT)
+    # Pillow 11.3 brought AVIF, and before that asking for it is a KeyError.
+    formats = _FORMATS if importlib.util.find_spec("PIL.AvifImagePlugin") else _FORMATS[:-1]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            with Image.open(stream, formats=formats) as image:
+                _check_size(image.size, where)
+                animated = getattr(image, "is_animated", False)
+                result, notes = normalize_image(image, where, colour)
+        except InputError:
+            raise
+        except UnidentifiedImageError as error:
+            raise InputError(f"not an image: {where}", hint=f"we read {', '.join(formats)}") from error
+        except Image.DecompressionBombError as error:
+            raise InputError(f"the image is too large to decode ({first_line(error)}): {where}") from error
+        # Pillow's decoders let almost any exception out on broken files, and all of them mean just that.
+        except Exception as error:
+            hint = "save it again as PNG or JPEG with an image editor"
+            raise InputError(f"the image is broken ({first_line(error)}): {where}", hint=hint) from error
+    if animated:
+        notes.insert(0, "several frames, only the first is used")
+    for warning in caught:
+        if not issubclass(warning.category, Image.DecompressionBombWarning):
+            notes.append(first_line(warning.message))
+    return result, notes
+
+
+def normalize_image(image: Image, where: str, colour: Colour) -> tuple[Image, list[str]]:
+    """Turn an opened image upright and give it 8 bits a channel, in mode `colour`.
+
+    Args:
+        image: As Pillow opened or made it; left as it is.
+        where: What to call it in messages.
+        colour: `RGB` or `L`.
+
+    Returns:
+        A new image, and notes for the user.
+
+    Raises:
+        InputError: Too large, empty, or with pixels that have no known range (32-bit integers, floating point).
+    """
+    from PIL import ImageOps
+
+    _check_size(image.size, where)
+    notes: list[str] = []
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "I" or upright.mode.startswith("I;16"):
+        upright = _narrow(upright, where)
+        notes.append("16-bit grey values scaled to 8 bits")
+    elif upright.mode == "F":
+        raise InputError(
+            f"floating-point pixels have no range that we know: {where}",
+            hint="give a .npy file with the array that the model takes",
+        )
+    if upright.mode == "CMYK":
+        notes.append("CMYK made RGB without a colour profile")
+    if upright.has_transparency_data:
+        upright, transparent = _over_black(upright)
+        if transparent:
+            notes.append("transparent pixels laid over black")
+    # Palettes first become colours: Pillow's way from P to L is through its palette's own luma, rounded twice.
+    if colour == "L" and upright.mode not in ("1", "L"):
+        upright = upright.convert("RGB")
+    return upright.convert(colour), notes
+
+
+def _check_size(size: tuple[int, int], where: str) -> None:
+    width, height = size
+    if math.prod(size) > MAX_PIXELS or max(size) > _MAX_SIDE:
+        raise InputError(
+            f"the image is too large to decode ({width:,} x {height:,}, at most {MAX_PIXELS:,} pixels and "
+            f"{_MAX_SIDE:,} a side): {where}",
+            hint="make it smaller with an image editor",
+        )
+    if min(size) < 1:
+        raise InputError(f"the image has no pixels ({width} x {height}): {where}")
+
+
+def _narrow(image: Image, where: str) -> Image:
+    """Scale 0..65535 to 0..255. Pillow's own conversion from mode I cuts everything above 255."""
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65_535:
+        raise InputError(
+            f"32-bit grey values from {values.min()} to {values.max()} have no range that we know: {where}",
+            hint="give a .npy file with the array that the model takes",
+        )
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _over_black(image: Image) -> tuple[Image, bool]:
+    from PIL import Image
+
+    rgba = image.convert("RGBA")
+    lowest, _ = rgba.getchannel("A").getextrema()
+    black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, rgba).convert("RGB"), isinstance(lowest, int | float) and lowest < 255

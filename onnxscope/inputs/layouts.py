@@ -1,0 +1,107 @@
+"""Where batch, channels, height and width are in the shape of an image input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from onnxscope.base.outputs import printable
+from onnxscope.errors import InputError
+
+__all__ = ["Dim", "ImageLayout", "Layout", "find_layout", "image_layout", "shape_text"]
+
+Dim = int | str | None
+Layout = Literal["auto", "nchw", "nhwc"]
+
+_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """The axes of an image input.
+
+    Attributes:
+        name: `nchw` or `nhwc`, without the `n` for an input that takes one image and has no batch axis.
+        batch_axis: 0, or None where there is none.
+        channel_axis: The axis of the channels.
+        height_axis: The axis of the rows; the axis of the columns is the next one.
+    """
+
+    name: str
+    batch_axis: int | None
+    channel_axis: int
+    height_axis: int
+
+    @property
+    def width_axis(self) -> int:
+        """The axis of the columns."""
+        return self.height_axis + 1
+
+
+_LAYOUTS = {
+    ("nchw", 4): ImageLayout("nchw", 0, 1, 2),
+    ("nhwc", 4): ImageLayout("nhwc", 0, 3, 1),
+    ("nchw", 3): ImageLayout("chw", None, 0, 1),
+    ("nhwc", 3): ImageLayout("hwc", None, 2, 0),
+}
+
+
+def shape_text(shape: Sequence[Dim] | None) -> str:
+    """Return a shape for a message: `(batch, 3, 224, 224)`, with `?` for what is unknown."""
+    if shape is None:
+        return "of unknown rank"
+    dims = ["?" if dim is None else printable(str(dim)) for dim in shape]
+    return f"({dims[0]},)" if len(dims) == 1 else f"({', '.join(dims)})"
+
+
+def find_layout(shape: Sequence[Dim] | None) -> ImageLayout | None:
+    """Return the layout that the shape alone shows: 1, 3 or 4 channels at one end and not at the other, or None."""
+    if shape is None or len(shape) not in (3, 4):
+        return None
+    fitting = [
+        layout
+        for (_, rank), layout in _LAYOUTS.items()
+        if rank == len(shape) and shape[layout.channel_axis] in _CHANNELS
+    ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def image_layout(name: str, shape: Sequence[Dim] | None, layout: str = "auto") -> ImageLayout:
+    """Return the layout in which an image input takes its images.
+
+    Args:
+        name: The input's name, for messages.
+        shape: Rank 4, or rank 3 for an input without a batch axis.
+        layout: `nchw`, `nhwc`, or `auto` to read it from the shape.
+
+    Raises:
+        InputError: The input is no image, its layout is ambiguous, or the number of channels is not 1 or 3.
+    """
+    if layout not in get_args(Layout):
+        raise InputError(f"unknown layout {layout!r}", hint=f"one of {', '.join(get_args(Layout))}")
+    where = f"input {name!r} {shape_text(shape)}"
+    if shape is None or len(shape) not in (3, 4):
+        raise InputError(
+            f"an image has no place in an input without height, width and channels: {where}",
+            hint="give a .npy or .npz file with the array that the model takes",
+        )
+    found = find_layout(shape) if layout == "auto" else _LAYOUTS[layout, len(shape)]
+    if found is None:
+        ends = [shape[each.channel_axis] for (_, rank), each in _LAYOUTS.items() if rank == len(shape)]
+        if all(isinstance(size, int) and size not in _CHANNELS for size in ends):
+            raise InputError(
+                f"an image gives 1 or 3 channels, and no axis has these: {where}",
+                hint="give a .npy or .npz file with the array that the model takes",
+            )
+        raise InputError(
+            f"cannot tell channels-first from channels-last: {where}",
+            hint="name the layout with `--layout nchw` or `--layout nhwc`",
+        )
+    channels = shape[found.channel_axis]
+    if isinstance(channels, int) and channels not in (1, 3):
+        raise InputError(
+            f"an image gives 1 or 3 channels, not the {channels} at axis {found.channel_axis} ({found.name}): {where}",
+            hint="choose another `--layout`, or give a .npy file with the array that the model takes",
+        )
+    return found

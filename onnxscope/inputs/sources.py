@@ -1,0 +1,178 @@
+"""What the user gave: folders and globs opened out, in a fixed order, and nothing opened that is no regular file."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, Literal
+
+from onnxscope.base.outputs import printable
+from onnxscope.errors import InputError
+
+__all__ = ["Kind", "files_behind", "gather", "open_regular", "suffix_of"]
+
+Kind = Literal["images", "arrays", "random"]
+
+_IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+_ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+_RANDOM = re.compile(r"random(?::(.*))?", re.DOTALL)
+
+
+def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
+    """Sort out what the user gave.
+
+    In a folder (not below it) images count, in a glob images and arrays; whatever else is there is ignored, and the
+    notes say how many. Their order is natural (`2.png` before `10.png`) and the same on every machine.
+
+    Args:
+        sources: One source, or a sequence or iterator of several: a path, a folder, a glob (a file that exists is
+            never taken for one), `random[:seed]`, a Pillow image, an array-like, a mapping of array-likes.
+
+    Returns:
+        The kind of all of them; the paths, Pillow images, array-like, mapping or seed; and notes for the user.
+        There is one entry, or several images.
+
+    Raises:
+        InputError: Nothing given, a mixture, several arrays, a folder without images, a glob without matches.
+    """
+    found: list[tuple[Kind, Any]] = []
+    notes: list[str] = []
+    for source in _listed(sources):
+        if isinstance(source, str | os.PathLike):
+            text = os.fsdecode(source)
+            if isinstance(source, str) and (match := _RANDOM.fullmatch(text)):
+                found.append(("random", _seed(match[1])))
+                continue
+            paths, remarks = _expand(text)
+            notes += remarks
+            found += [("arrays" if suffix_of(path) in _ARRAY_SUFFIXES else "images", path) for path in paths]
+        else:
+            found.append(("images" if _is_pillow(source) else "arrays", source))
+    if not found:
+        raise InputError("no input is given", hint="give an image, a folder of images, a .npy, a .npz or random[:seed]")
+    kinds = sorted({kind for kind, _ in found})
+    if len(kinds) > 1:
+        raise InputError(f"inputs of different kinds do not mix: {' and '.join(kinds)}", hint="give one kind of input")
+    if len(found) > 1 and kinds != ["images"]:
+        raise InputError(
+            f"{len(found)} inputs of kind {kinds[0]!r}, and one is all that is taken",
+            hint="put the arrays into one .npz, one array per input; stack samples along axis 0",
+        )
+    return kinds[0], [entry for _, entry in found], notes
+
+
+def files_behind(entries: Iterable[Any]) -> list[str]:
+    """Return the files that entries of `gather` are or read from: mapped arrays and opened images know theirs."""
+    files = []
+    for entry in entries:
+        for each in entry.values() if isinstance(entry, dict) else (entry,):
+            # Of numpy.memmap, of Pillow's images, and of the archive that numpy.load leaves open.
+            name = each if isinstance(each, str) else getattr(getattr(each, "zip", each), "filename", None)
+            if name and isinstance(name, str | os.PathLike):
+                files.append(os.fspath(name))
+    return files
+
+
+def suffix_of(path: str) -> str:
+    """Return the lower-case suffix of `path`, with its dot."""
+    return os.path.splitext(path)[1].lower()
+
+
+def open_regular(path: str, *, limit_bytes: int | None = None) -> IO[bytes]:
+    """Open a regular file for reading; the caller closes it.
+
+    Raises:
+        InputError: No such file, a folder, a FIFO, a device, unreadable, or larger than `limit_bytes`.
+    """
+    where = printable(path)
+    try:
+        _check_regular(os.stat(path).st_mode, where)
+        # What stands there may have changed since: a FIFO opened without O_NONBLOCK would wait for a writer for ever.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags)
+    except FileNotFoundError as error:
+        raise InputError(f"no such file: {where}", hint=_input_hint()) from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot read ({reason}): {where}") from error
+    stream = os.fdopen(descriptor, "rb")
+    status = os.fstat(descriptor)
+    try:
+        _check_regular(status.st_mode, where)
+        if limit_bytes is not None and status.st_size > limit_bytes:
+            raise InputError(f"{status.st_size:,} bytes are more than the {limit_bytes:,} that we read: {where}")
+    except InputError:
+        stream.close()
+        raise
+    return stream
+
+
+def _check_regular(mode: int, where: str) -> None:
+    if not stat.S_ISREG(mode):
+        raise InputError(f"not a regular file: {where}", hint="give a file; copy a stream or a device into one first")
+
+
+def _input_hint() -> str:
+    return "an input is an image, a folder or a glob of images, a .npy, a .npz, or random[:seed]"
+
+
+def _pick(found: Iterable[str], suffixes: frozenset[str], none: str, place: str) -> tuple[list[str], list[str]]:
+    files = [path for path in found if not os.path.isdir(path)]
+    picked = [path for path in files if suffix_of(path) in suffixes and os.path.isfile(path)]
+    if not picked:
+        arrays = sum(suffix_of(path) in _ARRAY_SUFFIXES for path in files)
+        hint = "name the .npy or .npz file itself" if arrays else f"images end in {', '.join(sorted(_IMAGE_SUFFIXES))}"
+        raise InputError(none, hint=hint)
+    ignored = len(files) - len(picked)
+    notes = [f"{ignored} other {'file' if ignored == 1 else 'files'} ignored {place}"] if ignored else []
+    return sorted(picked, key=_natural), notes
+
+
+def _natural(path: str) -> tuple[list[str | int], str]:
+    parts: list[str | int] = list(re.split(r"([0-9]+)", path.casefold()))
+    parts[1::2] = [int(digits) for digits in parts[1::2]]
+    return parts, path
+
+
+def _listed(sources: Any) -> list[Any]:
+    if isinstance(sources, Iterator):
+        return list(sources)
+    if not isinstance(sources, list | tuple):
+        return [sources]
+    # A list of numbers, or of lists, is one array written out.
+    written = sources and all(isinstance(each, int | float | complex | list | tuple) for each in sources)
+    return [sources] if written else list(sources)
+
+
+def _seed(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise InputError(f"the seed {text[:60]!r} is no whole number of up to 18 digits: random:SEED")
+    return int(text)
+
+
+def _is_pillow(source: Any) -> bool:
+    pillow = sys.modules.get("PIL.Image")  # whoever holds an image has imported it
+    return pillow is not None and isinstance(source, pillow.Image)
+
+
+def _expand(path: str) -> tuple[list[str], list[str]]:
+    """Open out one argument: a file as it is, a folder or a glob as the files it holds, with notes."""
+    where = printable(path)
+    try:
+        if os.path.isdir(path):
+            found = [os.path.join(path, name) for name in os.listdir(path)]
+            return _pick(found, _IMAGE_SUFFIXES, f"no image in the folder: {where}", f"in {where}")
+        if glob.has_magic(path) and not os.path.lexists(path):
+            found = glob.glob(path, recursive=True)
+            return _pick(found, _IMAGE_SUFFIXES | _ARRAY_SUFFIXES, f"no image matches: {where}", f"matched by {where}")
+    except OSError as error:
+        raise InputError(f"cannot read the folder ({error.strerror}): {where}") from error
+    return [path], []

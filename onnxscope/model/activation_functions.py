@@ -1,0 +1,182 @@
+"""Where a layer's own output is, and where the activation function that follows it ends.
+
+`pre` is the layer's own output, with its bias where that is a separate Add. `post` is what leaves the activation
+function behind it, looking through bias, BatchNorm and layout. Activation functions may be one operator (Relu) or
+written out in several (`x * Sigmoid(x)`, Gelu by Erf): any closed group of elementwise operators that reads only the
+layer's value and constants counts as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from onnxscope.model.graphs import Graph, Node
+
+__all__ = ["activation_after", "following", "is_activation", "own_output"]
+
+# Functions of one tensor that bend: a group of elementwise operators needs one of them to be an activation.
+_NONLINEAR = frozenset(
+    {
+        *("Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu", "Clip", "Sigmoid", "HardSigmoid"),
+        *("Tanh", "HardSwish", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Swish", "Mish", "Softplus", "Softsign"),
+        *("Erf", "Exp", "Log", "Pow", "Sqrt", "Max", "Min", "Abs", "Where", "Shrink", "Softmax", "LogSoftmax"),
+        *("Hardmax", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Sin", "Cos"),
+    }
+)
+_LINEAR = frozenset({"Add", "Sub", "Mul", "Div", "Neg", "Identity", "Cast", "CastLike", "Reciprocal", "Sum", "Mean"})
+# What may stand between a layer and its activation: layout, and arithmetic with constants (bias, BatchNorm, scales).
+_PASSED = frozenset(
+    {
+        *("BatchNormalization", "Transpose", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear"),
+        *("Add", "Sub", "Mul", "Div"),
+    }
+)
+_LONGEST_ACTIVATION = 16  # Gelu written out with Tanh takes eight operators
+
+
+def is_activation(node: Node) -> bool:
+    """Whether a node by itself is an activation function."""
+    return node.op_type in _NONLINEAR
+
+
+def own_output(graph: Graph, node: Node) -> str:
+    """Return the value that a layer computes: its first output, or that plus its bias where that is a separate Add.
+
+    The Add is a bias when it is the value's only reader (through a Transpose or a Reshape at most) and its other
+    operand is a constant of more than one element.
+    """
+    value = node.outputs[0]
+    if _has_bias(node):
+        return value
+    found = value
+    while True:
+        reader = _only_reader(graph, found)
+        if reader is None:
+            return value
+        if reader.op_type == "Add" and reader.is_standard:
+            other = next((name for name in reader.inputs if name != found), "")
+            return reader.outputs[0] if other in graph.constants and not _is_scalar(graph, other) else value
+        if reader.op_type not in ("Transpose", "Identity") or not reader.is_standard:
+            return value
+        found = reader.outputs[0]
+
+
+def following(graph: Graph, node: Node) -> tuple[str, tuple[Node, ...]]:
+    """Return what leaves a layer before its activation function, and the nodes behind it that finish its work.
+
+    These are arithmetic with constants (bias, BatchNorm, scales) and quantization, through layout, as long as each
+    value has one reader.
+    """
+    value = inner = node.outputs[0]
+    done: list[Node] = []
+    passed: list[Node] = []
+    while True:
+        reader = _only_reader(graph, value)
+        if reader is None or reader.op_type not in _PASSED or not reader.is_standard:
+            return inner, tuple(done)
+        if any(name and name != value and name not in graph.constants for name in reader.inputs):
+            return inner, tuple(done)  # an Add of two activations is no bias
+        value = reader.outputs[0]
+        passed.append(reader)
+        if reader.op_type not in ("Transpose", "Identity", "Cast", "QuantizeLinear"):
+            inner = value
+            done += passed
+            passed = []
+
+
+def activation_after(graph: Graph, value: str) -> str | None:
+    """Return what leaves the activation function that follows `value`, or None where none follows."""
+    while True:
+        end = _activation_end(graph, value)
+        if end is not None:
+            return end
+        reader = _only_reader(graph, value)
+        if reader is None or reader.op_type not in _PASSED or not reader.is_standard:
+            return None
+        if any(name and name != value and name not in graph.constants for name in reader.inputs):
+            return None  # an Add of two activations is no bias
+        value = reader.outputs[0]
+
+
+def _activation_end(graph: Graph, value: str) -> str | None:
+    """The value at which the shortest closed elementwise group with a nonlinearity ends, or None."""
+    unread: dict[str, set[Node]] = {value: set(graph.readers.get(value, ()))}
+    bends: set[str] = set()
+    done: set[Node] = set()
+    for _ in range(_LONGEST_ACTIVATION):
+        pending = {node for nodes in unread.values() for node in nodes}
+        if not pending:
+            return None
+        node = min(pending, key=graph.position)
+        if not _is_elementwise(graph, node, unread.keys(), bent=bool(bends)):
+            return None
+        done.add(node)
+        bends |= _NONLINEAR & {node.op_type}
+        for name in set(node.inputs) & unread.keys():
+            unread[name].discard(node)
+        output = node.outputs[0]
+        unread[output] = set(graph.readers.get(output, ())) - done
+        still_open = [name for name, readers in unread.items() if readers or name == output]
+        if bends and still_open == [output]:
+            # Relu(x) + x is a connection that skips the Relu; only Snake, x + sin(x)**2, is made in this way.
+            if node.op_type in ("Add", "Sum") and value in node.inputs and not bends & {"Sin", "Cos"}:
+                return None
+            return _scaled(graph, node, value) or output
+    return None
+
+
+def _scaled(graph: Graph, node: Node, value: str) -> str | None:
+    """What leaves the constant factor that completes `value * gate`, or None where the gate needs none.
+
+    `x * (1 + erf(..)) * 0.5` is Gelu, and `x * clip(x + 3, 0, 6) / 6` HardSwish, only with the factor behind them.
+    """
+    gates = [graph.producers[name].op_type for name in node.inputs if name != value and name in graph.producers]
+    factor = _only_reader(graph, node.outputs[0])
+    if node.op_type != "Mul" or value not in node.inputs or not set(gates) & {"Add", "Clip", "Min", "Max"}:
+        return None
+    if factor is None or factor.op_type not in ("Mul", "Div") or not factor.is_standard:
+        return None
+    others = [name for name in factor.inputs if name != node.outputs[0]]
+    scales = [name in graph.constants and _is_scalar(graph, name) for name in others]
+    return factor.outputs[0] if scales == [True] else None
+
+
+def _is_elementwise(graph: Graph, node: Node, group: Collection[str], *, bent: bool) -> bool:
+    if node.op_type not in _NONLINEAR and node.op_type not in _LINEAR:
+        return False
+    if node.captured or len([name for name in node.outputs if name]) != 1:
+        return False
+    for name in node.inputs:
+        if not name or name in group:
+            continue
+        if name not in graph.constants:
+            return False
+        # Keras writes its PReLU as relu(x) - slope * relu(-x), with a slope per channel.
+        if node.op_type != "PRelu" and not (bent and node.op_type == "Mul") and not _is_scalar(graph, name):
+            return False
+    return True
+
+
+def _has_bias(node: Node) -> bool:
+    position = {"QLinearConv": 8, "LSTM": 3, "GRU": 3, "RNN": 3, "DeformConv": 3}.get(node.op_type, 2)
+    if node.op_type in ("MatMul", "MatMulInteger", "ConvInteger", "Einsum"):
+        return False
+    return len(node.inputs) > position and bool(node.inputs[position])
+
+
+def _is_scalar(graph: Graph, name: str) -> bool:
+    """Whether a constant is known to have one element; computed ones of unknown shape count as scalars."""
+    tensor = graph.stored(name)
+    if tensor is not None:
+        return list(tensor.dims) == [1] * len(tensor.dims)
+    declared = graph.types.get(name)
+    if declared is not None and declared.shape is not None:
+        return all(dim == 1 for dim in declared.shape)
+    node = graph.producers.get(name)
+    sources = [source for source in node.inputs if source] if node is not None else []
+    return all(_is_scalar(graph, source) for source in sources)
+
+
+def _only_reader(graph: Graph, value: str) -> Node | None:
+    readers = graph.readers.get(value, ())
+    return readers[0] if len(readers) == 1 else None

@@ -1,0 +1,125 @@
+"""The attributes of a node as a comparison sees them: without defaults, of any kind, ready for strict JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, TypeProto
+
+from onnxscope.model.graphs import Node, attribute_value
+from onnxscope.model.tensors import Storage
+
+__all__ = ["attributes_of"]
+
+# Attributes that say how a result is computed or laid out, not what it is.
+_INDIFFERENT = frozenset({"auto_pad", "transA", "transB", "perm", "consumed_inputs", "is_test", "training_mode"})
+_DEFAULTS: dict[str, Any] = {"group": 1, "epsilon": 1e-5, "momentum": 0.9, "alpha": 1.0, "beta": 1.0}
+_NEUTRAL: dict[str, int] = {"pads": 0, "output_padding": 0, "strides": 1, "dilations": 1}  # along every axis
+
+
+def attributes_of(node: Node, storage: Storage) -> dict[str, Any]:
+    """Return a node's attributes without defaults, so that leaving one out and writing it down is the same.
+
+    Args:
+        node: Of any operator.
+        storage: Of the node's model; reads the tensors among its attributes.
+
+    Returns:
+        Values ready for strict JSON, in the stored order of names. Numbers and texts are themselves. An object stands
+        for what JSON lacks: `float` for NaN and infinities, `bytes` for a text that is not UTF-8, and `tensor`,
+        `sparse_tensor`, `graph` and `type` for what is told by a digest.
+    """
+    found: dict[str, Any] = {}
+    for attribute in node.proto.attribute:
+        value = node.attribute(attribute.name)
+        if value is not None and attribute.name not in _INDIFFERENT and not _is_default(attribute.name, value):
+            found[attribute.name] = _plain(value, storage)
+    return found
+
+
+def _is_default(name: str, value: Any) -> bool:
+    if isinstance(value, list):
+        return name == "kernel_shape" or all(each == _NEUTRAL.get(name) for each in value)
+    default = _DEFAULTS.get(name)
+    if isinstance(value, float) and default is not None:
+        return bool(np.isclose(value, default, rtol=1e-6))
+    return isinstance(value, int) and value == default
+
+
+def _plain(value: Any, storage: Storage) -> Any:
+    """A value as JSON holds it, not to be taken for a value of another kind."""
+    if isinstance(value, list):
+        return [_plain(each, storage) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": f"{value}"}
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return {"bytes": _digest([value]), "size_bytes": len(value)}
+    if isinstance(value, TensorProto):
+        return _tensor(value, storage)
+    if isinstance(value, SparseTensorProto):
+        stored = [_tensor(each, storage) for each in (value.values, value.indices)]
+        return {"sparse_tensor": _digest_of(stored), "dtype": stored[0]["dtype"], "shape": list(value.dims)}
+    if isinstance(value, GraphProto):
+        return {"graph": _digest_of(_graph(value, storage)), "nodes": len(value.node)}
+    if isinstance(value, TypeProto):
+        return {"type": _digest([_bytes_of(value)]), "kind": value.WhichOneof("value")}
+    return value
+
+
+def _tensor(tensor: TensorProto, storage: Storage) -> dict[str, Any]:
+    """A tensor by its numbers, wherever and however they are stored, and not by its name."""
+    shape = list(tensor.dims)
+    if tensor.data_type == TensorProto.STRING:
+        return {"tensor": _digest(tensor.string_data), "dtype": "str", "shape": shape}
+    if not tensor.data_type:  # left out
+        return {"tensor": _digest([]), "dtype": None, "shape": shape}
+    values = storage.array(tensor)
+    return {"tensor": _digest([np.ascontiguousarray(values).tobytes()]), "dtype": values.dtype.name, "shape": shape}
+
+
+def _graph(graph: GraphProto, storage: Storage) -> list[Any]:
+    """What a graph computes, with its values numbered as they appear: exporters make their names up."""
+    numbers: dict[str, int] = {}
+
+    def numbered(names: Iterable[str]) -> list[int]:
+        return [numbers.setdefault(name, len(numbers)) if name else -1 for name in names]
+
+    def attributes(node: NodeProto) -> dict[str, Any]:
+        return {each.name: _plain(attribute_value(each), storage) for each in sorted(node.attribute, key=_name)}
+
+    given: list[Any] = [[numbered([each.name]), _digest([_bytes_of(each.type)])] for each in graph.input]
+    given += [[numbered([each.name]), _tensor(each, storage)] for each in graph.initializer]
+    given += [[numbered([each.values.name]), _plain(each, storage)] for each in graph.sparse_initializer]
+    nodes = [
+        [node.domain, node.op_type, numbered(node.input), numbered(node.output), attributes(node)]
+        for node in graph.node
+    ]
+    return [given, nodes, numbered(each.name for each in graph.output)]
+
+
+def _name(attribute: AttributeProto) -> str:
+    return attribute.name
+
+
+def _bytes_of(declared: TypeProto) -> bytes:
+    return bytes(declared.SerializeToString(deterministic=True))
+
+
+def _digest_of(record: Any) -> str:
+    return _digest([json.dumps(record).encode()])
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    """The first half of the SHA-256 of some pieces and of where one ends."""
+    whole = hashlib.sha256()
+    for piece in pieces:
+        whole.update(len(piece).to_bytes(8, "little") + piece)
+    return whole.hexdigest()[:32]

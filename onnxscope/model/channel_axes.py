@@ -1,0 +1,127 @@
+"""Which axis of a value holds its channels, by the operators around it.
+
+For activations the axis is carried forward from the operators that fix it (a convolution puts channels at axis 1, a
+MatMul last) through those that keep it. For weights it is the output axis of the operator that uses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxscope.model.graphs import Graph, Node
+from onnxscope.model.layer_names import Operand
+
+__all__ = ["activation_axes", "default_axis", "weight_axis"]
+
+_AXIS_1 = frozenset(
+    {
+        *("Conv", "FusedConv", "ConvTranspose", "DeformConv", "ConvInteger", "QLinearConv", "BatchNormalization"),
+        *("InstanceNormalization", "GroupNormalization", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool"),
+        *("GlobalMaxPool", "GlobalLpPool", "LRN", "MaxRoiPool", "RoiAlign", "DepthToSpace", "SpaceToDepth"),
+    }
+)
+_LAST = frozenset(
+    {
+        *("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulInteger", "QLinearMatMul", "MatMulNBits"),
+        *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"),
+        *("LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention"),
+    }
+)
+# Operators whose output has other axes than their first input; what follows them is unknown until an operator fixes it.
+_FORGETS = frozenset(
+    {
+        *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Shape", "Size", "Gather", "GatherElements", "GatherND"),
+        *("Expand", "Tile", "Constant", "ConstantOfShape", "Einsum", "NonZero", "OneHot", "TopK", "Range"),
+        *("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum", "ReduceProd", "ReduceL1", "ReduceL2", "ArgMax"),
+        *("ArgMin", "If", "Loop", "Scan", "NonMaxSuppression", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"),
+    }
+)
+
+
+def activation_axes(graph: Graph) -> Mapping[str, int]:
+    """Return the channel axis of every value of a graph for which the operators tell; -1 stands for the last."""
+    axes: dict[str, int] = {}
+    for node in graph.nodes:
+        axis = _output_axis(node, axes)
+        if node.op_type == "Transpose" and node.inputs[0] not in axes:
+            # NHWC models turn their input into NCHW before the first convolution.
+            follower = next(iter(graph.readers.get(node.outputs[0], ())), None)
+            order = node.attribute("perm")
+            if follower is not None and follower.op_type in _AXIS_1 and order and len(order) > 1:
+                axes.setdefault(node.inputs[0], int(order[1]))
+                axis = 1
+        if node.op_type in _AXIS_1:
+            axes.setdefault(node.inputs[0], 1)
+        if axis is not None:
+            axes.update((output, axis) for output in node.outputs if output)
+    return axes
+
+
+def default_axis(rank: int, known: int | None) -> int | None:
+    """Return the channel axis of an array of `rank` axes: the known one, else 1 for images, the last for tokens.
+
+    None where there is nothing to keep apart: below two axes.
+    """
+    if rank < 2:
+        return None
+    if known is not None and -rank <= known < rank:
+        return known % rank
+    return rank - 1 if rank == 3 else 1
+
+
+def weight_axis(operand: Operand, rank: int) -> tuple[int | None, int]:
+    """Return the output-channel axis of a stored weight, and into how many groups its channels are split.
+
+    Args:
+        operand: How the weight is used. Its axes are followed back through Transpose nodes.
+        rank: How many axes the stored tensor has.
+
+    Returns:
+        The axis in the stored tensor, None where it has fewer than two axes or the way back is unknown. Groups are
+        above 1 only for a grouped ConvTranspose: its channel c of group g is output channel g * (C / groups) + c.
+    """
+    origin, node = operand.origin, operand.node
+    if rank < 2 or origin is None or origin.permutation is None:
+        return None, 1
+    axis, groups = _used_axis(node, operand.position, rank)
+    if origin.permutation:
+        if len(origin.permutation) != rank:
+            return None, 1
+        axis = origin.permutation[axis]
+    return axis, groups
+
+
+def _used_axis(node: Node, position: int, rank: int) -> tuple[int, int]:
+    kind = node.op_type
+    if kind == "ConvTranspose" and position == 1:
+        return 1, int(node.attribute("group") or 1)
+    if kind in ("Gemm", "FusedGemm"):
+        transposed = bool(node.attribute("transA" if position == 0 else "transB"))
+        return (int(transposed), 1) if position == 0 else (int(not transposed), 1)
+    if kind in ("MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"):
+        return (rank - 2 if position == 0 else rank - 1), 1
+    if kind in ("Gather", "Attention"):
+        return rank - 1, 1
+    if kind in ("LSTM", "GRU", "RNN"):
+        return 1, 1
+    return 0, 1
+
+
+def _output_axis(node: Node, axes: Mapping[str, int]) -> int | None:
+    if node.op_type in _AXIS_1:
+        return 1
+    if node.op_type in _LAST:
+        return -1
+    if node.op_type in _FORGETS or not node.inputs:
+        return None
+    known = [axes[name] for name in node.inputs if name in axes]
+    if not known:
+        return None
+    if node.op_type == "Transpose":
+        order = node.attribute("perm")
+        if not order or node.inputs[0] not in axes:
+            return None
+        axis = axes[node.inputs[0]]
+        axis = axis if axis >= 0 else axis + len(order)
+        return list(order).index(axis) if axis in order else None
+    return known[0]

@@ -1,0 +1,35 @@
+"""Which whole-number inputs of a model index a stored table, such as the embedding of tokens."""
+
+from __future__ import annotations
+
+from onnxscope.model.loading import Model
+
+__all__ = ["index_bounds"]
+
+
+def index_bounds(model: Model) -> dict[str, tuple[int, int]]:
+    """Return, for integer inputs that index a stored table (an embedding), the range of valid numbers.
+
+    Followed through operators that keep the numbers (Cast, Reshape, …) to the data operand of a Gather.
+    """
+    kept = {"Cast", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Flatten", "Transpose"}
+    main = model.main
+    bounds = {}
+    for spec in model.inputs:
+        limits: list[int] = []
+        seen = {spec.name}
+        waiting = [spec.name]
+        while waiting:
+            for node in main.readers.get(value := waiting.pop(), ()):
+                if node.op_type in ("Gather", "GatherElements") and node.inputs[1:2] == (value,):
+                    declared = main.types.get(node.inputs[0])
+                    axis = int(node.attribute("axis") or 0)
+                    if declared is not None and declared.shape and -len(declared.shape) <= axis < len(declared.shape):
+                        size = declared.shape[axis]
+                        limits += [size] if isinstance(size, int) else []
+                elif node.op_type in kept and node.inputs[0] == value and node.outputs[0] not in seen:
+                    seen.add(node.outputs[0])
+                    waiting.append(node.outputs[0])
+        if limits:
+            bounds[spec.name] = (0, min(limits))
+    return bounds

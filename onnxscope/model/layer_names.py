@@ -1,0 +1,324 @@
+"""Layers, modules and parameters, as the source framework called them.
+
+People look for `layer1.0.conv1`, not `/layer1/layer1.0/conv1/Conv_output_0`. The layer of a node is taken from, in
+this order: what our converter recorded (on the node, or for the weight that it uses), the scope that PyTorch's dynamo
+exporter writes into the node's metadata, the scope in a node name written by PyTorch's legacy exporter or by tf2onnx,
+the node's name, its operator and index.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from onnxscope.model.graphs import Graph, Node
+from onnxscope.model.loading import Model
+from onnxscope.model.provenance import LAYER_KEY, ParameterRecord
+
+__all__ = ["Names", "Operand", "Origin", "is_anonymous", "operand_roles"]
+
+_NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+_ANONYMOUS = re.compile(r"onnx::.*|\d+|_?val_\d+|_?t?const[_a-z]*_?_\d+.*|.*:\d+|", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[./]")
+
+# What the operands of an operator are, by position. Names follow PyTorch where it has one.
+_NORM = {1: "weight", 2: "bias"}
+_RECURRENT = {1: "weight_ih", 2: "weight_hh", 3: "bias"}
+_ROLES: Mapping[str, Mapping[int, str]] = {
+    "Conv": {1: "weight", 2: "bias"},
+    "FusedConv": {1: "weight", 2: "bias"},
+    "ConvTranspose": {1: "weight", 2: "bias"},
+    "DeformConv": {1: "weight", 3: "bias"},
+    "ConvInteger": {1: "weight"},
+    "QLinearConv": {3: "weight", 8: "bias"},
+    "Gemm": {0: "weight", 1: "weight", 2: "bias"},
+    "FusedGemm": {0: "weight", 1: "weight", 2: "bias"},
+    "MatMul": {0: "weight", 1: "weight"},
+    "FusedMatMul": {0: "weight", 1: "weight"},
+    "MatMulInteger": {0: "weight", 1: "weight"},
+    "QLinearMatMul": {0: "weight", 3: "weight"},
+    "MatMulNBits": {1: "weight"},
+    "BatchNormalization": {1: "weight", 2: "bias", 3: "running_mean", 4: "running_var"},
+    "InstanceNormalization": _NORM,
+    "LayerNormalization": _NORM,
+    "GroupNormalization": _NORM,
+    "RMSNormalization": {1: "weight"},
+    "SimplifiedLayerNormalization": {1: "weight"},
+    "SkipLayerNormalization": {2: "weight", 3: "bias"},
+    "PRelu": {1: "weight"},
+    "Gather": {0: "weight"},
+    "LSTM": {**_RECURRENT, 7: "peephole"},
+    "GRU": _RECURRENT,
+    "RNN": _RECURRENT,
+    "Attention": {1: "weight", 2: "bias"},
+}
+_ELEMENTWISE_ROLES = {"Add": "bias", "Sub": "bias", "Mul": "scale", "Div": "scale"}
+# Operands that steer an operator; everything listed here is no parameter, whatever its type.
+_CONTROL: Mapping[str, frozenset[int]] = {
+    "Clip": frozenset({1, 2}),
+    "ConvInteger": frozenset({2, 3}),
+    "DequantizeLinear": frozenset({1, 2}),
+    "Dropout": frozenset({1, 2}),
+    "MatMulInteger": frozenset({2, 3}),
+    "NonMaxSuppression": frozenset({2, 3, 4}),
+    "OneHot": frozenset({1, 2}),
+    "Pad": frozenset({1, 2, 3}),
+    "QLinearConv": frozenset({1, 2, 4, 5, 6, 7}),
+    "QLinearMatMul": frozenset({1, 2, 4, 5, 6, 7}),
+    "QuantizeLinear": frozenset({1, 2}),
+    "Range": frozenset({0, 1, 2}),
+    "Resize": frozenset({1, 2, 3}),
+    "Upsample": frozenset({1}),
+}
+# Operators that hand a stored weight on to the one that uses it.
+_TRANSPARENT = frozenset(
+    {"Identity", "Cast", "CastLike", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear"}
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The stored tensor that a constant operand comes from.
+
+    Attributes:
+        value: The initializer, or the output of the Constant node, that stores it.
+        alias: The name nearest to the user that is only an Identity away from the operand's own.
+        permutation: `operand = stored.transpose(permutation)`; empty where the axes are the same, None where the shape
+            changed on the way.
+        dequantized: The output of the DequantizeLinear passed on the way, or None.
+    """
+
+    value: str
+    alias: str
+    permutation: tuple[int, ...] | None
+    dequantized: str | None
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A constant operand of a node.
+
+    Attributes:
+        node: Who uses it.
+        position: Which of the node's inputs it is.
+        role: `weight`, `bias`, `running_mean`, …, or `constant` for operators without a fixed meaning.
+        origin: Where it is stored; None where nodes compute it from no stored tensor.
+    """
+
+    node: Node
+    position: int
+    role: str
+    origin: Origin | None
+
+
+def is_anonymous(name: str) -> bool:
+    """Whether an exporter made the name up: `onnx::Conv_345`, `val_3`, `conv2d/ReadVariableOp:0`."""
+    return _ANONYMOUS.fullmatch(name) is not None
+
+
+def operand_roles(node: Node) -> Iterator[tuple[int, str]]:
+    """Yield position and role of each operand of a node that could be a parameter."""
+    known = _ROLES.get(node.op_type, {})
+    control = _CONTROL.get(node.op_type, frozenset())
+    fallback = _ELEMENTWISE_ROLES.get(node.op_type, "constant")
+    for position, value in enumerate(node.inputs):
+        if value and position not in control:
+            yield position, known.get(position, fallback)
+
+
+class Names:
+    """The layers and modules of one model."""
+
+    def __init__(self, model: Model) -> None:
+        """Describe `model`; most answers are worked out when they are first asked for."""
+        self.model = model
+        provenance = model.provenance
+        self.records: Sequence[ParameterRecord] = provenance.parameters if provenance else ()
+        self._by_name = {record.name: record for record in self.records}
+        self._by_initializer: dict[str, list[ParameterRecord]] = {}
+        for record in self.records:
+            if record.initializer is not None:
+                self._by_initializer.setdefault(record.initializer, []).append(record)
+        self._operands: dict[Node, tuple[Operand, ...]] = {}
+
+    @cached_property
+    def layers(self) -> Mapping[Node, str]:
+        """The layer of every node of every graph; several nodes may share one."""
+        nodes = [node for graph in self.model.graphs.values() for node in graph.nodes]
+        scopes = self._tensorflow_scopes(nodes)
+        counts: dict[str, int] = {}
+        layers = {}
+        for node in nodes:
+            index = counts[node.op_type] = counts.get(node.op_type, -1) + 1
+            layer = self._recorded_layer(node) or _dynamo_scope(node) or scopes.get(node) or _legacy_scope(node)
+            layers[node] = layer or node.name or f"{node.op_type}_{index}"
+        return layers
+
+    @cached_property
+    def modules(self) -> Mapping[str, tuple[Node, ...]]:
+        """The nodes of the main graph within each scope, single layers included, in execution order."""
+        modules: dict[str, list[Node]] = {}
+        for node in self.model.main.nodes:
+            layer = self.layers[node]
+            ends = [] if layer == node.name else [match.start() for match in _SEPARATOR.finditer(layer)]
+            for end in (*ends, len(layer)):
+                modules.setdefault(layer[:end], []).append(node)
+        return {scope: tuple(nodes) for scope, nodes in modules.items()}
+
+    @cached_property
+    def weighted(self) -> tuple[Node, ...]:
+        """The nodes that own weights, those of bodies included, in the order of the graphs and of the nodes in each."""
+        return tuple(node for graph in self.model.graphs.values() for node in graph.nodes if self.owns_weights(node))
+
+    def is_module(self, scope: str) -> bool:
+        """Whether a scope holds other layers, rather than being one."""
+        return any(self.layers[node] != scope for node in self.modules.get(scope, ()))
+
+    def operands(self, node: Node) -> tuple[Operand, ...]:
+        """The constant operands of a node, and what they are to it."""
+        if node not in self._operands:
+            self._operands[node] = tuple(self._find_operands(node))
+        return self._operands[node]
+
+    def owns_weights(self, node: Node) -> bool:
+        """Whether a node is a layer: an operator with a weight of its own, stored or computed from stored ones."""
+        return node.op_type in _ROLES and any(
+            operand.role.startswith(("weight", "running")) for operand in self.operands(node)
+        )
+
+    def leaving(self, scope: str) -> list[str]:
+        """Values that leave a scope: produced inside, and read outside or declared as outputs. In execution order."""
+        main = self.model.main
+        inside = set(self.modules.get(scope, ()))
+        return [
+            output
+            for node in self.modules.get(scope, ())
+            for output in node.outputs
+            if output and output not in main.constants
+            if output in main.outputs or any(reader not in inside for reader in main.readers.get(output, ()))
+        ]
+
+    def origin(self, graph: Graph, value: str) -> Origin | None:
+        """Trace a constant value back to the tensor that stores it, through layout, casts and dequantization."""
+        alias, dequantized = value, None
+        permutations: list[tuple[int, ...]] | None = []
+        while graph.stored(value) is None:
+            node = _producer(graph, value)
+            if node is None or node.op_type not in _TRANSPARENT:
+                return None
+            if node.op_type == "DequantizeLinear":
+                dequantized = dequantized or value
+            elif node.op_type == "Transpose":
+                order = node.attribute("perm")
+                if permutations is not None and order is not None:
+                    permutations.append(tuple(order))
+                else:
+                    permutations = None
+            elif node.op_type in ("Reshape", "Squeeze", "Unsqueeze", "Flatten"):
+                permutations = None
+            value = node.inputs[0]
+            if node.op_type != "Identity" or is_anonymous(alias):
+                alias = value
+        return Origin(value, alias, _compose(permutations), dequantized)
+
+    def exporter_scope(self, node: Node) -> str | None:
+        """The scope that PyTorch's dynamo exporter recorded for a node, or None."""
+        return _dynamo_scope(node)
+
+    def record(self, origin: Origin) -> ParameterRecord | None:
+        """What the converter recorded of the parameter stored at `origin`; None where several share it."""
+        if origin.alias in self._by_name:
+            return self._by_name[origin.alias]
+        shared = self._by_initializer.get(origin.value, ())
+        return shared[0] if len(shared) == 1 else None
+
+    def _find_operands(self, node: Node) -> Iterator[Operand]:
+        graph = self.model.graphs[node.path]
+        if node.op_type in _TRANSPARENT and all(value in graph.constants for value in filter(None, node.inputs)):
+            return  # it only hands a weight on
+        for position, role in operand_roles(node):
+            value = node.inputs[position]
+            if value in graph.constants:
+                yield Operand(node, position, role, self.origin(graph, value))
+
+    def _recorded_layer(self, node: Node) -> str | None:
+        for entry in node.proto.metadata_props:
+            if entry.key == LAYER_KEY and entry.value:
+                return str(entry.value)
+        if node.op_type not in _ROLES:
+            return None
+        # A weight's own name is more faithful than a scope: dynamo puts a Conv with a folded BatchNorm into the
+        # BatchNorm's scope, though its weight is still called conv1.weight.
+        for operand in self.operands(node):
+            if operand.role.startswith("weight") and operand.origin is not None:
+                record = self.record(operand.origin)
+                if record is not None:
+                    return record.layer
+                alias = operand.origin.alias
+                if alias.endswith(".weight") and not is_anonymous(alias):
+                    return alias.removesuffix(".weight")
+        return None
+
+    def _tensorflow_scopes(self, nodes: Sequence[Node]) -> dict[Node, str]:
+        """Scopes of a model written by tf2onnx, without the scope that the whole model shares."""
+        if not self.model.producer.startswith("tf2onnx"):
+            return {}
+        paths = {}
+        for node in nodes:
+            parts = [part for part in node.name.split("/") if part]
+            if parts and parts[0] in ("StatefulPartitionedCall", "PartitionedCall"):
+                parts = parts[1:]
+            if len(parts) > 1:
+                paths[node] = parts[:-1]
+        while paths and len({parts[0] if parts else "" for parts in paths.values()}) == 1 and any(paths.values()):
+            if max(map(len, paths.values())) == 1:
+                break
+            paths = {node: parts[1:] for node, parts in paths.items()}
+        return {node: "/".join(parts) for node, parts in paths.items() if parts}
+
+
+def _producer(graph: Graph, value: str) -> Node | None:
+    scope: Graph | None = graph
+    while scope is not None:
+        if value in scope.producers:
+            return scope.producers[value]
+        scope = scope.parent
+    return None
+
+
+def _dynamo_scope(node: Node) -> str | None:
+    for entry in node.proto.metadata_props:
+        if entry.key == _NAME_SCOPES:
+            scopes = [first or second for first, second in _QUOTED.findall(entry.value)]
+            return scopes[-2] if len(scopes) > 1 else None
+    return None
+
+
+def _legacy_scope(node: Node) -> str | None:
+    """`/layer1/layer1.0/conv1/Conv` → `layer1.0.conv1`: a child of a container repeats the container's name."""
+    if not node.name.startswith("/"):
+        return None
+    layer: list[str] = []
+    for part in node.name.split("/")[1:-1]:
+        if layer and part.startswith(layer[-1] + "."):
+            layer[-1] = part
+        else:
+            layer.append(part)
+    return ".".join(filter(None, layer)) or None
+
+
+def _compose(permutations: list[tuple[int, ...]] | None) -> tuple[int, ...] | None:
+    """One permutation for several, the last applied first; None where it is unknown, empty where there is none."""
+    if permutations is None:
+        return None
+    result: tuple[int, ...] = ()
+    for permutation in permutations:  # nearest to the operand first
+        if any(axis < 0 for axis in permutation) or sorted(permutation) != list(range(len(permutation))):
+            return None
+        if result and len(result) != len(permutation):
+            return None
+        result = tuple(permutation[axis] for axis in result) if result else permutation
+    return result

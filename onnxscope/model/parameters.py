@@ -1,0 +1,239 @@
+"""The parameters that a model stores: what they are called and where they lie."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from onnxscope.model.channel_axes import weight_axis
+from onnxscope.model.graphs import Graph
+from onnxscope.model.layer_names import Names, Operand, is_anonymous
+from onnxscope.model.loading import Model
+from onnxscope.model.provenance import ParameterRecord
+
+__all__ = ["Parameter", "find_parameters"]
+
+_INTEGER_OPERATORS = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"})
+_QUANTIZED = "_quantized"  # what onnxruntime's quantizer appends to a weight's name
+_LEGACY_FOLDED = re.compile(r"onnx::Conv(Transpose)?_\d+")
+_TENSORFLOW_FOLDED = re.compile(r"batch_?norm", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A stored parameter, before its values are read.
+
+    Attributes:
+        name: The framework's name where it is known, else `layer.role`.
+        layer: The layer that it belongs to.
+        role: What it is to its operator: `weight`, `bias`, `running_mean`, …
+        initializer: The stored tensor's name.
+        folded: Whether it holds more than the parameter, such as a BatchNorm folded into a convolution.
+        shape: In the framework's axis order.
+        dtype: The stored element type.
+        channel_axis: The output axis within `shape`, None below two axes or where it is unknown.
+        groups: Into how many groups the channel axis of the stored tensor is split (grouped ConvTranspose).
+        permutation: `stored = parameter.transpose(permutation)`, empty where both are the same.
+        graph: The graph that stores it.
+        operand: How it is used; None where nothing uses it.
+    """
+
+    name: str
+    layer: str
+    role: str
+    initializer: str
+    folded: bool
+    shape: tuple[int, ...]
+    dtype: str
+    channel_axis: int | None
+    groups: int
+    permutation: tuple[int, ...]
+    graph: Graph
+    operand: Operand | None
+
+
+def find_parameters(model: Model) -> tuple[list[Parameter], list[tuple[str, str]]]:
+    """List the parameters that a model stores, and name those that it does not, with the reason.
+
+    Returns:
+        Parameters, recorded ones first and in the framework's order, the others in execution order; then name and
+        reason of each absent one.
+    """
+    return _Finder(model).find()
+
+
+class _Finder:
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._names = Names(model)
+        self._absent: dict[str, str] = {}
+        self._taken: set[str] = set()
+
+    def find(self) -> tuple[list[Parameter], list[tuple[str, str]]]:
+        uses = self._uses()
+        found = list(self._recorded(uses))
+        claimed = {(each.graph.path, each.initializer) for each in found}
+        for operands in uses.values():
+            operand, graph = operands[0], self._storing_graph(operands[0])
+            assert operand.origin is not None  # _uses collects stored ones
+            if (graph.path, operand.origin.value) not in claimed and self._is_parameter(operands, graph):
+                found.append(self._unrecorded(operand, graph))
+        found += self._unused({origin for origin, _ in uses}, claimed)
+        return found, list(self._absent.items())
+
+    def _uses(self) -> dict[tuple[str, str], list[Operand]]:
+        """Operands by where they are stored and under which alias, in execution order."""
+        uses: dict[tuple[str, str], list[Operand]] = {}
+        for graph in self._model.graphs.values():
+            for node in graph.nodes:
+                for operand in self._names.operands(node):
+                    if operand.origin is not None:
+                        uses.setdefault((operand.origin.value, operand.origin.alias), []).append(operand)
+                    elif (
+                        operand.role.startswith("weight") and self._names.owns_weights(node) and not self._names.records
+                    ):
+                        producer = graph.producers.get(node.inputs[operand.position])
+                        kind = producer.op_type if producer else "the enclosing graph"
+                        name = self._unique(f"{self._names.layers[node]}.{operand.role}")
+                        self._absent[name] = f"computed by {kind}, not stored"
+        return uses
+
+    def _recorded(self, uses: dict[tuple[str, str], list[Operand]]) -> Iterator[Parameter]:
+        by_value: dict[str, list[Operand]] = {}
+        by_alias: dict[str, list[Operand]] = {}
+        for (value, alias), operands in uses.items():
+            by_value.setdefault(value, []).extend(operands)
+            by_alias.setdefault(alias, []).extend(operands)
+        main = self._model.main
+        for record in self._names.records:
+            self._taken.add(record.name)
+            candidates = (record.initializer or "", (record.initializer or "") + _QUANTIZED)
+            initializer = next((name for name in candidates if name in main.initializers), None)
+            if record.initializer is None or initializer is None:
+                self._absent[record.name] = record.reason or "not in the file"
+                continue
+            used = by_alias.get(record.name) or by_value.get(initializer)
+            operand = used[0] if used else None
+            yield self._parameter(record.name, record.layer, initializer, main, operand, record)
+
+    def _unrecorded(self, operand: Operand, graph: Graph) -> Parameter:
+        origin = operand.origin
+        assert origin is not None
+        layer = self._names.layers[operand.node]
+        producer = graph.producers.get(origin.alias)
+        anonymous = is_anonymous(origin.alias) or (producer is not None and producer.op_type == "Constant")
+        alias = origin.alias.removesuffix(_QUANTIZED) if origin.dequantized is not None else origin.alias
+        if not anonymous and "." in alias and "/" not in alias:
+            layer = alias.rpartition(".")[0]
+        # dynamo calls the bias of a convolution with a folded BatchNorm `conv1.weight_bias`.
+        anonymous = anonymous or (operand.role == "bias" and alias.endswith(".weight_bias"))
+        name = self._unique(f"{layer}.{operand.role}" if anonymous else alias)
+        return self._parameter(name, layer, origin.value, graph, operand, None)
+
+    def _parameter(
+        self,
+        name: str,
+        layer: str,
+        initializer: str,
+        graph: Graph,
+        operand: Operand | None,
+        record: ParameterRecord | None,
+    ) -> Parameter:
+        tensor = graph.stored(initializer)
+        assert tensor is not None
+        stored_shape = tuple(tensor.dims)
+        axis, groups = (None, 1) if operand is None else weight_axis(operand, len(stored_shape))
+        permutation: tuple[int, ...] = ()
+        if record is not None and record.permutation is not None:
+            permutation = record.permutation
+            if sorted(permutation) != list(range(len(stored_shape))):
+                permutation = ()
+        if permutation and axis is not None:
+            axis = permutation[axis]
+        inverse = np.argsort(permutation) if permutation else range(len(stored_shape))
+        role = operand.role if operand is not None else re.split(r"[./]", name)[-1]
+        return Parameter(
+            name=name,
+            layer=layer,
+            role=role,
+            initializer=initializer,
+            folded=record.folded if record is not None else self._is_folded(operand),
+            shape=tuple(stored_shape[place] for place in inverse),
+            dtype=np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).name,
+            channel_axis=axis,
+            groups=groups,
+            permutation=permutation,
+            graph=graph,
+            operand=operand,
+        )
+
+    def _storing_graph(self, operand: Operand) -> Graph:
+        graph = self._model.graphs[operand.node.path]
+        origin = operand.origin
+        assert origin is not None
+        while origin.value not in graph.initializers and origin.value not in graph.producers and graph.parent:
+            graph = graph.parent
+        return graph
+
+    def _is_parameter(self, operands: Sequence[Operand], graph: Graph) -> bool:
+        """Whether a stored tensor without a record is a parameter, not a constant of the computation."""
+        origin = operands[0].origin
+        assert origin is not None
+        tensor = graph.stored(origin.value)
+        if tensor is None or tensor.data_type == TensorProto.STRING:
+            return False
+        has_role = any(self._names.owns_weights(operand.node) for operand in operands)
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        if kind.kind in "iub" and origin.dequantized is None:
+            return any(operand.node.op_type in _INTEGER_OPERATORS for operand in operands)
+        if any(operand.node.op_type == "MatMulNBits" for operand in operands):
+            name = self._unique(f"{self._names.layers[operands[0].node]}.{operands[0].role}")
+            self._absent[name] = "packed for MatMulNBits, not unpacked"
+            return False
+        if has_role:
+            return True
+        named = origin.value in graph.initializers and not is_anonymous(origin.alias)
+        size = int(np.prod(tensor.dims))
+        return size > 1 and (named or origin.value in graph.initializers or len(tensor.dims) > 1)
+
+    def _unused(self, used: set[str], claimed: set[tuple[tuple[Any, ...], str]]) -> Iterator[Parameter]:
+        main = self._model.main
+        read = set(main.readers) | {value for graph in self._model.graphs.values() for value in graph.readers}
+        for name, tensor in main.initializers.items():
+            kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).kind
+            is_stray = name not in used and name not in read and ((), name) not in claimed
+            if is_stray and kind not in "iubOUST" and int(np.prod(tensor.dims)) > 1:
+                layer = name.rpartition(".")[0] if "/" not in name else ""
+                yield self._parameter(self._unique(name), layer, name, main, None, None)
+
+    def _is_folded(self, operand: Operand | None) -> bool:
+        """Whether a weight of a convolution carries a BatchNorm, by the traces that each exporter leaves."""
+        if operand is None or not operand.node.op_type.startswith("Conv"):
+            return False
+        origins = [each.origin for each in self._names.operands(operand.node) if each.origin is not None]
+        folded = {record.name for record in self._names.records if record.folded}
+        if any(origin.alias.removesuffix(_QUANTIZED) in folded for origin in origins):
+            return True  # a convolution's bias carries what its weight does
+        producer = self._model.producer
+        if producer.startswith("pytorch"):
+            if any(_LEGACY_FOLDED.fullmatch(origin.value) for origin in origins):
+                return True
+            scope = self._names.exporter_scope(operand.node)
+            weight = next((origin.alias for origin in origins if origin.alias.endswith(".weight")), None)
+            return scope is not None and weight is not None and weight.removesuffix(".weight") != scope
+        if producer.startswith("tf2onnx"):
+            return any(_TENSORFLOW_FOLDED.search(origin.value) for origin in origins)
+        return False
+
+    def _unique(self, name: str) -> str:
+        candidate, number = name, 2
+        while candidate in self._taken:
+            candidate, number = f"{name}_{number}", number + 1
+        self._taken.add(candidate)
+        return candidate

@@ -1,0 +1,396 @@
+"""The selector grammar: one word that chooses taps or weights, the same in every command.
+
+    features.0      a layer or a module, by its name
+    conv1_relu      else a node or a value, by its name
+    layer*.conv1    a glob over these (`*`, `?`, `[...]`; `*` crosses dots)
+    op:Conv         nodes by operator (a glob)
+    node:GLOB       nodes by name
+    value:GLOB      node outputs and graph inputs by name, exactly as they are; an initializer by its exact name
+    rank:4          values with four axes
+    re:REGEX        a regular expression that must match a whole layer, module, node or value name
+    !SELECTOR       leaves out what the selector matches; a module goes with all that it holds
+
+Layers and nodes are tapped after or before the activation function that follows them; modules and values are tapped
+as they are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from onnxscope.base.outputs import printable
+from onnxscope.errors import SelectorError
+from onnxscope.model.activation_functions import activation_after, is_activation, own_output
+from onnxscope.model.channel_axes import activation_axes
+from onnxscope.model.graphs import Graph, Node, Step
+from onnxscope.model.layer_names import Names
+from onnxscope.model.loading import Model
+
+__all__ = ["At", "Matcher", "Tap", "matcher", "select_layers", "select_names", "select_taps"]
+
+At = Literal["post", "pre"]
+Matcher = Callable[[str], bool]
+
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "DeformConv")
+_MAX_COMPARED = 5000  # names looked at for a hint; comparing is slow
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A value chosen for observation.
+
+    Attributes:
+        name: Unique within the model: the value's own name, led by the body's owner where that name is not unique.
+        value: The value's name in its graph.
+        path: The steps that lead to its graph, empty in the main graph.
+        layer: The layer, as the source framework called it.
+        op_type: The layer's operator, or that of the node that produces the value.
+        at: `post` or `pre`, None where the value was chosen as it is.
+        channel_axis: Where the operators tell it, else None; -1 stands for the last axis.
+        order: Where the value is produced: sorts taps in execution order.
+    """
+
+    name: str
+    value: str
+    path: tuple[Step, ...]
+    layer: str
+    op_type: str
+    at: At | None
+    channel_axis: int | None
+    order: tuple[int, ...]
+
+
+def matcher(pattern: str) -> Matcher:
+    """Compile a glob, or `re:` with a regular expression, into a test of whole names.
+
+    Raises:
+        SelectorError: The regular expression cannot be compiled.
+    """
+    if pattern.startswith("re:"):
+        try:
+            compiled = re.compile(pattern[3:])
+        except re.error as error:
+            raise SelectorError(f"not a regular expression ({error}): {printable(pattern)!r}") from error
+        return lambda name: compiled.fullmatch(name) is not None
+    if any(character in pattern for character in "*?["):
+        # A name may itself hold brackets, so the literal text always matches too.
+        return lambda name: name == pattern or fnmatch.fnmatchcase(name, pattern)
+    return lambda name: name == pattern
+
+
+def select_names(
+    candidates: Sequence[Sequence[str]],
+    selectors: Sequence[str],
+    *,
+    where: str,
+    facets: Sequence[Mapping[str, str]] = (),
+) -> list[int]:
+    """Choose among things that have several names, such as weights by parameter, layer and initializer.
+
+    Args:
+        candidates: The names of each thing.
+        selectors: Selectors. A name that is a scope chooses everything below it. None at all, or exclusions alone,
+            start from everything.
+        where: The model's name, for messages.
+        facets: What `op:`, `node:` and `rank:` see of each thing, by prefix; without it these are part of a name.
+
+    Returns:
+        Indices of the chosen ones, ascending.
+
+    Raises:
+        SelectorError: A selector is malformed or matches nothing.
+    """
+    everything = set(range(len(candidates)))
+
+    def resolve(selector: str) -> set[int]:
+        kind, _, pattern = selector.partition(":")
+        if facets and kind in ("op", "node", "rank"):
+            matches = matcher(pattern)
+            hits = {index for index in everything if matches(facets[index].get(kind, ""))}
+        else:
+            matches = matcher(selector.removeprefix("value:"))
+            hits = {index for index in everything if any(map(matches, candidates[index]))}
+        if not hits:
+            scopes = (selector + ".", selector + "/")
+            hits = {index for index in everything if any(name.startswith(scopes) for name in candidates[index])}
+        if not hits:
+            raise _nothing_matches(selector, {name: None for names in candidates for name in names}, where)
+        return hits
+
+    chosen, excluded = _split(selectors)
+    included = set().union(*map(resolve, chosen)) if chosen else everything
+    return sorted(included.difference(*map(resolve, excluded)))
+
+
+def select_taps(
+    names: Names, selectors: Sequence[str], *, at: At = "post", ranks: Callable[[], Mapping[str, int]] | None = None
+) -> list[Tap]:
+    """Resolve selectors to taps, each value once, in execution order.
+
+    Args:
+        names: The model's layers and modules.
+        selectors: See the module's description. None at all, or exclusions alone, start from every convolution, in a
+            model without any from every layer that has weights, and where there is none either, from every node output.
+        at: Where layers and nodes are tapped: after (`post`) or before (`pre`) their activation function.
+        ranks: Called when `rank:` is used and the model does not declare every rank: the number of axes of the main
+            graph's values, where they can be inferred.
+
+    Raises:
+        SelectorError: A selector is malformed or matches nothing; the message lists the closest names.
+    """
+    resolver = _Resolver(names, at, ranks)
+    chosen, excluded = _split(selectors)
+    taps = [tap for selector in chosen for tap in resolver.resolve(selector)] if chosen else resolver.default()
+    dropped = {tap.name for selector in excluded for tap in resolver.resolve(selector, inside=True)}
+    unique: dict[str, Tap] = {}
+    for tap in sorted(taps, key=lambda tap: (tap.order, tap.at is None)):
+        if tap.name not in dropped:
+            unique.setdefault(tap.name, tap)
+    if not unique:
+        raise SelectorError(f"the exclusions leave nothing to tap: {names.model.name}")
+    return list(unique.values())
+
+
+def select_layers(
+    names: Names, selectors: Sequence[str], *, at: At = "post", ranks: Callable[[], Mapping[str, int]] | None = None
+) -> list[tuple[Node | None, tuple[Tap, ...]]]:
+    """Return what there is to say something about: the node of each layer, and its taps.
+
+    Args:
+        names: The model's layers and modules.
+        selectors: None at all choose every layer that owns weights, in the order of the graphs and of the nodes in
+            each; its taps are those before and after its activation function.
+        at: As for `select_taps`.
+        ranks: As for `select_taps`.
+
+    Returns:
+        With selectors, a pair for each of `select_taps`: the layer's node, or the node that produces a value, None for
+        a value that no node does.
+
+    Raises:
+        SelectorError: As `select_taps`.
+    """
+    pre, post = _Resolver(names, "pre", None), _Resolver(names, "post", None)
+    layers = {node: (*pre.node_taps(node), *post.node_taps(node)) for node in names.weighted}
+    if not selectors:
+        return list(layers.items())
+    owners = {(tap.name, tap.layer): node for node, taps in layers.items() for tap in taps}
+    return [
+        (owners.get((tap.name, tap.layer)) or names.model.graphs[tap.path].producers.get(tap.value), (tap,))
+        for tap in select_taps(names, selectors, at=at, ranks=ranks)
+    ]
+
+
+class _Resolver:
+    def __init__(self, names: Names, at: At, ranks: Callable[[], Mapping[str, int]] | None) -> None:
+        self._names = names
+        self._model = names.model
+        self._at = at
+        self._ranks = ranks
+        self._axes: dict[tuple[Step, ...], Mapping[str, int]] = {}
+        self._shared = self._shared_names(self._model)
+        self._prefixes = self._body_names(self._model)
+        self._owners = {(node.path, node.index): node for node in self._nodes()}
+
+    def default(self) -> list[Tap]:
+        nodes = [node for node in self._nodes() if node.op_type in _CONVOLUTIONS]
+        nodes = nodes or [node for node in self._nodes() if self._names.owns_weights(node)]
+        nodes = nodes or list(self._model.main.nodes)
+        return [tap for node in nodes for tap in self.node_taps(node)]
+
+    def resolve(self, selector: str, *, inside: bool = False) -> list[Tap]:
+        """The taps that a selector chooses; `inside` adds everything within the modules that it names."""
+        kind, _, pattern = selector.partition(":")
+        if kind == "op":
+            taps = self._by_node(pattern, lambda node: node.op_type)
+        elif kind == "node":
+            taps = self._by_node(pattern, lambda node: node.name)
+        elif kind == "value":
+            taps = self._by_value(matcher(pattern), initializer=pattern)
+        elif kind == "rank":
+            taps = self._by_rank(pattern)
+        else:
+            matches = matcher(selector)
+            taps = (
+                self._by_scope(matches, inside=inside)
+                or self._by_node(selector, lambda node: node.name)
+                or self._by_value(matches, initializer=selector)
+            )
+        if not taps:
+            raise _nothing_matches(selector, self._known_names(kind), self._model.name)
+        return taps
+
+    def _fed(self) -> list[str]:
+        """Inputs of the main graph; one that is stored too is an initializer with a name in two places."""
+        return [value for value in self._model.main.inputs if value not in self._model.main.initializers]
+
+    def _nodes(self) -> Iterator[Node]:
+        for graph in self._model.graphs.values():
+            yield from graph.nodes
+
+    def _by_node(self, pattern: str, name_of: Callable[[Node], str]) -> list[Tap]:
+        matches = matcher(pattern)
+        return [tap for node in self._nodes() if matches(name_of(node)) for tap in self.node_taps(node)]
+
+    def _by_scope(self, matches: Matcher, *, inside: bool) -> list[Tap]:
+        taps = []
+        for scope in self._names.modules:
+            if matches(scope):
+                taps += self._scope_taps(scope)
+                if inside and self._names.is_module(scope):
+                    taps += [tap for node in self._names.modules[scope] for tap in self._within(node)]
+        for graph in self._model.graphs.values():
+            if graph.path:
+                layered = [node for node in graph.nodes if matches(self._names.layers[node])]
+                taps += [tap for node in layered for tap in self.node_taps(node)]
+        return taps
+
+    def _within(self, node: Node) -> list[Tap]:
+        """Everything that a node of an excluded module could be tapped as."""
+        values = [self._value_tap(self._model.main, output) for output in node.outputs if output]
+        return [*values, *(self.node_taps(node) if self._names.owns_weights(node) else ())]
+
+    def _scope_taps(self, scope: str) -> list[Tap]:
+        main = self._model.main
+        nodes = self._names.modules[scope]
+        if not self._names.is_module(scope):
+            weighted = [node for node in nodes if self._names.owns_weights(node)]
+            if weighted:
+                return [tap for node in weighted for tap in self.node_taps(node)]
+        is_module = self._names.is_module(scope)
+        taps = []
+        for value in self._names.leaving(scope):
+            node = main.producers[value]
+            reached = value if is_module else self._reached(main, node, value)
+            taps.append(self._tap(main, reached, scope, node.op_type, None if is_module else self._at))
+        return taps
+
+    def _by_value(self, matches: Matcher, *, initializer: str) -> list[Tap]:
+        taps = []
+        for graph in self._model.graphs.values():
+            values = [output for node in graph.nodes for output in node.outputs if output]
+            values = [*(() if graph.path else self._fed()), *values]
+            for value in values:
+                if matches(value) or (graph.path and matches(self._display(graph, value))):
+                    taps.append(self._value_tap(graph, value))
+        if not taps and initializer in self._model.main.initializers:
+            taps.append(self._value_tap(self._model.main, initializer))
+        return taps
+
+    def _by_rank(self, text: str) -> list[Tap]:
+        if not text.isdecimal():
+            raise SelectorError(f"rank is not a number: {printable('rank:' + text)!r}")
+        known: dict[str, int] = {}
+        main = self._model.main
+        values = [*self._fed(), *(output for node in main.nodes for output in node.outputs if output)]
+        for value in values:
+            declared = main.types.get(value)
+            if declared is not None and declared.shape is not None:
+                known[value] = len(declared.shape)
+        if self._ranks is not None and len(known) < len(values):
+            known = {**self._ranks(), **known}
+        return [self._value_tap(main, value) for value in values if known.get(value) == int(text)]
+
+    def node_taps(self, node: Node) -> list[Tap]:
+        graph = self._model.graphs[node.path]
+        layer = self._names.layers[node]
+        outputs = [output for output in node.outputs if output]
+        if self._names.owns_weights(node) or node.op_type in _CONVOLUTIONS:
+            outputs = outputs[:1]
+        return [
+            self._tap(graph, self._reached(graph, node, output), layer, node.op_type, self._at) for output in outputs
+        ]
+
+    def _reached(self, graph: Graph, node: Node, value: str) -> str:
+        """The value to tap for a node's output, before or after the activation that follows."""
+        own = own_output(graph, node) if value == node.outputs[0] and self._names.owns_weights(node) else value
+        if self._at == "pre" or is_activation(node):
+            return own
+        return activation_after(graph, value) or own
+
+    def _value_tap(self, graph: Graph, value: str) -> Tap:
+        node = graph.producers.get(value)
+        if node is None:
+            return self._tap(graph, value, value, "Initializer" if value in graph.initializers else "Input", None)
+        return self._tap(graph, value, self._names.layers[node], node.op_type, None)
+
+    def _tap(self, graph: Graph, value: str, layer: str, op_type: str, at: At | None) -> Tap:
+        if graph.path not in self._axes:
+            self._axes[graph.path] = activation_axes(graph)
+        node = graph.producers.get(value)
+        owners = [
+            (graph.path[:depth], self._owners[graph.path[:depth], step.node_index])
+            for depth, step in enumerate(graph.path)
+        ]
+        order = (
+            *(self._model.graphs[path].position(owner) for path, owner in owners),
+            graph.position(node) if node else -1,
+        )
+        axis = self._axes[graph.path].get(value)
+        return Tap(self._display(graph, value), value, graph.path, layer, op_type, at, axis, order)
+
+    def _display(self, graph: Graph, value: str) -> str:
+        if not graph.path or value not in self._shared:
+            return value
+        return f"{self._prefixes[graph.path]}/{value}"
+
+    @staticmethod
+    def _body_names(model: Model) -> dict[tuple[Step, ...], str]:
+        """What tells a body from every other: owner and attribute, with the way there where owners share a name."""
+        bodies = [graph for graph in model.graphs.values() if graph.path]
+        names = {graph.path: f"{graph.owner}/{graph.path[-1].attribute}" for graph in bodies}
+        counts = Counter(names.values())
+        for path, name in names.items():
+            if counts[name] > 1:
+                names[path] = f"{name}@{'.'.join(str(step.node_index) for step in path)}"
+        return names
+
+    @staticmethod
+    def _shared_names(model: Model) -> set[str]:
+        """Names that more than one graph gives to a value: sibling bodies may repeat each other's."""
+        seen: set[str] = set()
+        shared: set[str] = set()
+        for graph in model.graphs.values():
+            for name in (*graph.producers, *graph.initializers, *graph.inputs):
+                (shared if name in seen else seen).add(name)
+        return shared
+
+    def _known_names(self, kind: str) -> dict[str, None]:
+        if kind == "op":
+            return dict.fromkeys(f"op:{node.op_type}" for node in self._nodes())
+        if kind == "node":
+            return dict.fromkeys(f"node:{node.name}" for node in self._nodes() if node.name)
+        if kind == "value":
+            return dict.fromkeys(f"value:{value}" for node in self._nodes() for value in node.outputs if value)
+        nodes = (node.name for node in self._nodes())
+        values = (value for node in self._nodes() for value in node.outputs)
+        return dict.fromkeys(name for name in (*self._names.modules, *nodes, *values) if name)
+
+
+def _split(selectors: Sequence[str]) -> tuple[list[str], list[str]]:
+    for selector in selectors:
+        if not selector.removeprefix("!"):
+            raise SelectorError(f"an empty selector: {selector!r}", hint="name a layer, or use op:Conv")
+    return (
+        [selector for selector in selectors if not selector.startswith("!")],
+        [selector[1:] for selector in selectors if selector.startswith("!")],
+    )
+
+
+def _nothing_matches(selector: str, known: Iterable[str], where: str) -> SelectorError:
+    names = list(itertools.islice(known, _MAX_COMPARED))
+    lowered = selector.lower()
+    contained = [name for name in names if lowered in name.lower()]
+    closest = list(dict.fromkeys([*difflib.get_close_matches(selector, names, n=4, cutoff=0.5), *contained]))[:4]
+    hint = f"closest names: {', '.join(map(printable, closest))}; " if closest else ""
+    return SelectorError(
+        f"nothing matches the selector {printable(selector)!r}: {where}",
+        hint=f"{hint}`onnxscope inspect {where}` lists the layers",
+    )

@@ -1,0 +1,187 @@
+"""Where a model's tensors lie: check that their bytes are what they claim to be, and read them in place."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto, TensorProto
+
+from onnxscope.base.outputs import printable
+from onnxscope.errors import ModelError
+from onnxscope.model.graphs import require_text, walk_graphs
+from onnxscope.model.skeleton import MappedFile, contained_path
+
+__all__ = ["Storage"]
+
+_MAX_RANK = 64  # numpy's
+_DECIMAL = re.compile(r"-?[0-9]{1,19}")
+_SUB_BYTE_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+
+
+class Storage:
+    """The tensors of one model, inline or in files inside its folder."""
+
+    def __init__(self, folder: Path | None, file: MappedFile | None, *, where: str) -> None:
+        """Open nothing yet.
+
+        Args:
+            folder: Resolved folder of external data, None for a model from memory without one.
+            file: The model's own file, where there is one.
+            where: The model's name, for messages.
+        """
+        self.folder = folder
+        self._where = where
+        self._files: dict[Path, MappedFile] = {file.path: file} if file else {}
+
+    def check(self, graph: GraphProto) -> None:
+        """Check every tensor stored in a graph, its bodies and its attributes.
+
+        Raises:
+            ModelError: A tensor's type, shape and bytes contradict each other, or its file is not to be trusted.
+        """
+        for tensor in _tensors(graph):
+            self._check_tensor(tensor)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that were opened, by name: the model's own, and those with external data."""
+        return sorted(self._files)
+
+    def array(self, tensor: TensorProto) -> np.ndarray[Any, Any]:
+        """Return the values of a tensor of this model, in place where the stored bytes allow it.
+
+        Returns:
+            A read-only array that may be a view of the mapped file; types of 2, 4 and 6 bits are unpacked into a copy.
+        """
+        external = tensor.data_location == TensorProto.EXTERNAL
+        kind = TensorProto.DataType.Name(tensor.data_type)
+        values: np.ndarray[Any, Any]
+        if kind == "STRING":
+            values = np.empty(len(tensor.string_data), object)
+            values[:] = [text.decode("utf-8", errors="backslashreplace") for text in tensor.string_data]
+            values = values.reshape(tuple(tensor.dims))
+        elif not (external or tensor.HasField("raw_data")):
+            values = onnx.numpy_helper.to_array(tensor)
+        else:
+            content = self._external_bytes(tensor) if external else memoryview(tensor.raw_data)
+            if kind in _SUB_BYTE_BITS:
+                inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(content))
+                values = onnx.numpy_helper.to_array(inline)
+            else:
+                dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+                values = np.frombuffer(content, dtype.newbyteorder("<") if dtype.kind in "iuf" else dtype)
+                values = values.reshape(tuple(tensor.dims))
+        values.flags.writeable = False
+        return values
+
+    def stored_bytes(self, tensor: TensorProto) -> int:
+        """How many bytes of the file a tensor's values take; typed fields count at the element's size."""
+        if tensor.data_location == TensorProto.EXTERNAL:
+            return self._external_range(tensor)[2]
+        if tensor.HasField("raw_data"):
+            return len(tensor.raw_data)
+        if tensor.data_type == TensorProto.STRING:
+            return int(sum(map(len, tensor.string_data)))
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        size: int = math.prod(tensor.dims) * dtype.itemsize
+        return size
+
+    def _external_bytes(self, tensor: TensorProto) -> memoryview:
+        path, offset, length = self._external_range(tensor)
+        return self._files[path].data[offset : offset + length]
+
+    def _external_range(self, tensor: TensorProto) -> tuple[Path, int, int]:
+        """Resolve and check where a tensor's external bytes are; maps the file when it is first met."""
+        owner = f"{printable(tensor.name)!r}: {self._where}"
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        if len(fields) < len(tensor.external_data):
+            raise ModelError(f"external data of {owner} names something twice")
+        if self.folder is None:
+            raise ModelError(
+                f"external data of {owner} needs a folder", hint="pass base_dir=, or give the model's path"
+            )
+        location = fields.get("location", "")
+        if not location:
+            raise ModelError(f"external data of {owner} names no file")
+        path = self.folder / location
+        if path not in self._files:
+            path = contained_path(self.folder, location, owner=owner)
+            if path not in self._files:
+                self._files[path] = MappedFile(path)
+        available = self._files[path].size_bytes
+        for key in ("offset", "length"):
+            if key in fields and not _DECIMAL.fullmatch(fields[key]):
+                raise ModelError(f"external data of {owner} has an unreadable {key} {printable(fields[key][:40])!r}")
+        offset = int(fields.get("offset", "0"))
+        length = int(fields.get("length", available - offset))
+        if offset < 0 or length < 0 or offset + length > available:
+            raise ModelError(
+                f"external data of {owner} covers bytes {offset} to {offset + length}, the file has {available}",
+                hint="the data file is truncated or belongs to another export",
+            )
+        return path, offset, length
+
+    def _check_tensor(self, tensor: TensorProto) -> None:
+        external_data = (text for entry in tensor.external_data for text in (entry.key, entry.value))
+        require_text((tensor.name, *external_data), where=self._where)
+        where = f"tensor {printable(tensor.name)!r}: {self._where}"
+        if tensor.HasField("segment"):
+            raise ModelError(f"stored in segments, which nothing supports: {where}")
+        if tensor.data_type not in TensorProto.DataType.values() or not tensor.data_type:
+            raise ModelError(f"unknown element type {tensor.data_type}: {where}")
+        if any(dim < 0 for dim in tensor.dims):
+            raise ModelError(f"negative dimension in {list(tensor.dims)}: {where}")
+        if len(tensor.dims) > _MAX_RANK:
+            raise ModelError(f"{len(tensor.dims)} dimensions, more than {_MAX_RANK}: {where}")
+        # numpy cannot make an array of shape [2**62, 0], though it has no elements.
+        if math.prod(filter(None, tensor.dims)) >= 1 << 59:
+            raise ModelError(f"dimensions too large in {list(tensor.dims)}: {where}")
+        kind = TensorProto.DataType.Name(tensor.data_type)
+        count = math.prod(tensor.dims)
+        external = tensor.data_location == TensorProto.EXTERNAL
+        if kind == "STRING":
+            if external or len(tensor.string_data) != count:
+                raise ModelError(f"shape {list(tensor.dims)} does not fit {len(tensor.string_data)} strings: {where}")
+            return
+        if external or tensor.HasField("raw_data"):
+            if external and tensor.HasField("raw_data"):
+                raise ModelError(f"holds both inline and external data: {where}")
+            stored = self._external_range(tensor)[2] if external else len(tensor.raw_data)
+            bits = _SUB_BYTE_BITS.get(kind)
+            itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+            needed = -(-count * bits // 8) if bits else count * itemsize
+        else:
+            field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+            stored = len(getattr(tensor, field))
+            if kind in ("COMPLEX64", "COMPLEX128"):
+                needed = 2 * count
+            elif _SUB_BYTE_BITS.get(kind, 8) < 6:  # 6-bit numbers are packed in raw data only
+                needed = -(-count * _SUB_BYTE_BITS[kind] // 8)
+            else:
+                needed = count
+        if stored != needed:
+            unit = "bytes" if external or tensor.HasField("raw_data") else "numbers"
+            raise ModelError(f"shape {list(tensor.dims)} of {kind} needs {needed} {unit}, {stored} are stored: {where}")
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    for inner in walk_graphs(graph):
+        yield from inner.initializer
+        for sparse in inner.sparse_initializer:
+            yield sparse.values
+            yield sparse.indices
+        for node in inner.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    if sparse.HasField("values"):
+                        yield sparse.values
+                        yield sparse.indices

@@ -1,0 +1,268 @@
+"""Statistics of activations over a whole dataset: `analyze()`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from onnxscope._version import __version__
+from onnxscope.analyses.weight_statistics import weights
+from onnxscope.base.outputs import printable, refuse_inputs, writing_whole
+from onnxscope.base.plugins import load_engine
+from onnxscope.errors import InputError, MergeError, OutputError
+from onnxscope.inputs.batches import Batch, Fed, OnError, read_batches
+from onnxscope.inputs.datasets import Dataset, open_dataset
+from onnxscope.inputs.presets import recipe_file
+from onnxscope.model.index_inputs import index_bounds
+from onnxscope.model.layer_names import Names
+from onnxscope.model.loading import Model, load_model
+from onnxscope.model.selectors import At, select_taps
+from onnxscope.model.type_inference import infer_ranks, infer_types
+from onnxscope.profiling.dataset_statistics import DatasetStatistics
+from onnxscope.profiling.plan import make_plan
+from onnxscope.profiling.profile import Profile
+from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards, empty_profile
+from onnxscope.runtime.session import runtime_version
+
+__all__ = ["analyze", "partial_path"]
+
+_WRITING_SHARE = 0.05  # of the running time goes into writing what is known so far, at most
+_MEMORY_BUDGET = 512 << 20
+
+
+def analyze(
+    model: Any,
+    inputs: Any,
+    *,
+    select: str | Sequence[str] = (),
+    at: At = "post",
+    preprocess: str | None = None,
+    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    batch_size: int = 8,
+    limit: int | None = None,
+    on_error: OnError = "fail",
+    exact: bool = False,
+    memory_budget_bytes: int = _MEMORY_BUDGET,
+    engine: str = "local",
+    workers: int = 1,
+    address: str | None = None,
+    threads: int = 0,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> DatasetStatistics:
+    """Run a model over a dataset and keep statistics of the chosen taps, never the taps.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        inputs: Image paths, a folder or glob, a `.npy` or `.npz`, `random[:seed]`, an array, or a mapping of arrays.
+        select: Selectors; none chooses every convolution, or every layer that has weights where there is none.
+        at: After (`post`) or before (`pre`) the activation function that follows a layer.
+        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
+        layout: Of the model's image input.
+        batch_size: Samples of a run, where the model does not fix it.
+        limit: Only the first so many samples.
+        on_error: `skip` leaves out samples that cannot be read, and counts them.
+        exact: Count zeros and quantiles from every element, not from a sample of them; slower, and takes more memory.
+        memory_budget_bytes: How much raw values one run may return.
+        engine: Where shards run: `local`, `ray`, or another that is installed.
+        workers: How many run at a time; the number changes no byte of the result.
+        address: Of an existing cluster, for engines that have one.
+        threads: onnxruntime's threads within an operator, for each worker; 0 shares the cores among the workers.
+        output: Where the profile is written. What is known so far stands beside it while the analysis runs.
+        resume: Go on from what an interrupted analysis left beside `output`.
+        progress: Called with the number of samples done and of all samples.
+
+    Raises:
+        ModelError: The model cannot be read.
+        SelectorError: A selector matches nothing.
+        InputError: The inputs do not fit the model, or a sample cannot be read.
+        RunError: onnxruntime fails.
+        OutputError: The profile cannot be written, would replace the model or an input, or an unfinished one is in the
+            way.
+        MergeError: What is to be resumed belongs to another analysis.
+    """
+    loaded = load_model(model)
+    if batch_size < 1:
+        raise InputError(f"a batch of {batch_size} samples is none", hint="give at least 1")
+    run = load_engine(engine)(workers, address)
+    infer = cache(partial(infer_types, loaded))
+    chosen = [select] if isinstance(select, str) else list(select)
+    taps = select_taps(Names(loaded), chosen, at=at, ranks=lambda: infer_ranks(infer()))
+    dataset = open_dataset(
+        inputs,
+        loaded.inputs,
+        preset=preprocess,
+        recorded_preset=loaded.provenance.preprocess if loaded.provenance else None,
+        layout=layout,
+        bounds=index_bounds(loaded),
+        limit=limit,
+    )
+    kept = None
+    if output is not None:
+        read = (*loaded.storage.files, *dataset.files, recipe_file(preprocess))
+        refuse_inputs((output, partial_path(output)), read)
+        kept = _Kept(Path(output), resume=resume)
+    size = dataset.fixed_batch or batch_size
+    plan = make_plan(
+        loaded,
+        taps,
+        _first_batch(dataset, batch_size, on_error).feeds,
+        batch_axes=dataset.batch_axes,
+        fixed_batch=dataset.fixed_batch,
+        batch_size=size,
+        memory_budget_bytes=memory_budget_bytes,
+        exact=exact,
+        threads=threads,
+    )
+    provenance = {
+        "onnxscope": __version__,
+        "onnxruntime": runtime_version(),
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+        "execution_provider": "CPUExecutionProvider",
+        "optimization": "all",
+        "select": chosen,
+        "at": at,
+        "batch_size": size,
+        "exact": exact,
+        "memory_budget_bytes": memory_budget_bytes,
+        "on_error": on_error,
+    }
+    empty = empty_profile(loaded, plan, dataset, provenance=provenance)
+    shares = threads or max((os.cpu_count() or 1) // workers, 1)
+    worker = ShardWorker(loaded, plan, dataset, empty, on_error=on_error, threads=shares)
+    done = replace(empty, weights=_weights(loaded))
+    shards = cut_shards(dataset.count, size)
+    if kept is not None:
+        done = kept.resumed(done, shards)
+    behind = done.shards[-1][1] if done.shards else 0
+    counter = _Counter(behind, dataset.count, progress)
+    if engine == "local":
+        worker.progress = counter.add
+    shards = [shard for shard in shards if shard.start >= behind]
+    results = run.map(worker, shards)
+    try:
+        for shard, profile in zip(shards, results, strict=True):
+            done = done.merge(profile)
+            counter.reach(shard.stop)
+            if kept is not None:
+                kept.keep(done)
+    except BaseException:
+        if kept is not None:
+            kept.keep(done, now=True)
+        raise
+    finally:
+        results.close()
+    if kept is not None:
+        kept.finish(done)
+    return DatasetStatistics(done, dataset.notes)
+
+
+def partial_path(output: str | os.PathLike[str]) -> Path:
+    """Return where an analysis keeps what it knows until it is done."""
+    return Path(f"{os.fspath(output)}.partial")
+
+
+class _DryRunError(Exception):
+    """Nothing is wrong: a file could be written."""
+
+
+class _Kept:
+    """What is known so far, in a file beside the output."""
+
+    def __init__(self, output: Path, *, resume: bool) -> None:
+        self._output = output
+        self._path = partial_path(output)
+        self._resume = resume
+        self._written_s = time.monotonic()
+        self._cost_s = 0.0
+        # Hours of work should not end with a folder that cannot be written.
+        with contextlib.suppress(_DryRunError), writing_whole(output):
+            raise _DryRunError
+        if not resume and self._path.exists():
+            raise OutputError(
+                f"an unfinished analysis is in the way: {printable(str(self._path))}",
+                hint="`--resume` goes on from it; remove the file to begin again",
+            )
+
+    def resumed(self, empty: Profile, shards: Sequence[Shard]) -> Profile:
+        """The profile to go on from."""
+        if not self._resume or not self._path.exists():
+            return empty
+        where = printable(str(self._path))
+        try:
+            done = empty.merge(Profile.load(self._path))
+        except MergeError as error:
+            raise MergeError(
+                f"cannot resume, {error}: {where}", hint="give the same arguments as before, or remove the file"
+            ) from error
+        ends = {shard.stop for shard in shards}
+        if len(done.shards) > 1 or any(start != 0 or stop not in ends for start, stop in done.shards):
+            raise MergeError(f"cannot resume, samples are missing: {where}", hint="remove the file to begin again")
+        return done
+
+    def keep(self, done: Profile, *, now: bool = False) -> None:
+        """Write what is known, if that was not done a moment ago."""
+        start = time.monotonic()
+        if not done.shards or (not now and (start - self._written_s) * _WRITING_SHARE < self._cost_s):
+            return
+        done.save(self._path)
+        self._written_s = time.monotonic()
+        self._cost_s = self._written_s - start
+
+    def finish(self, done: Profile) -> None:
+        """Write the result and remove what was kept."""
+        done.save(self._output)
+        self._path.unlink(missing_ok=True)
+
+
+class _Counter:
+    """Samples done; batches of several workers arrive in any order."""
+
+    def __init__(self, done: int, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self._done = done
+        self._total = total
+        self._progress = progress
+
+    def add(self, samples: int) -> None:
+        """So many samples more."""
+        self._done += samples
+        self._say()
+
+    def reach(self, position: int) -> None:
+        """At least everything before a position, skipped samples included."""
+        if position > self._done:
+            self._done = position
+            self._say()
+
+    def _say(self) -> None:
+        if self._progress is not None:
+            self._progress(min(self._done, self._total), self._total)
+
+
+def _first_batch(dataset: Dataset, batch_size: int, on_error: OnError) -> Batch:
+    fed = Fed()
+    with contextlib.closing(
+        read_batches(dataset, 0, dataset.count, fed, batch_size=batch_size, on_error=on_error)
+    ) as batches:
+        for batch in batches:
+            return batch
+    raise InputError(
+        f"none of the {dataset.count} samples can be read; the first: {fed.skipped[0][2]}",
+        hint="are they images? `--on-error fail` stops at the first",
+    )
+
+
+def _weights(model: Model) -> tuple[dict[str, Any], ...]:
+    rows = weights(model).to_dict()["weights"]
+    return tuple({key: value for key, value in row.items() if key not in ("histogram", "channels")} for row in rows)

@@ -1,0 +1,188 @@
+"""What `analyze()` returns: a profile as statistics, findings and tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, overload
+
+from onnxscope.base.results import Record, remarks
+from onnxscope.base.tables import Table
+from onnxscope.findings.kinds import Finding
+from onnxscope.profiling.findings import find, saturated_fraction
+from onnxscope.profiling.profile import Profile
+from onnxscope.profiling.tap_profile import COLUMNS, TapProfile
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["DatasetStatistics"]
+
+_DRAWN = ("0.01", "0.25", "0.5", "0.75", "0.99")
+_MAX_DRAWN = 200  # rows of a figure: a thousand would be higher than matplotlib can draw
+_LISTED = 5  # channels that a line of the findings names
+
+
+class DatasetStatistics(Record, Sequence[TapProfile]):
+    """Statistics of every tap over a dataset; a sequence of the taps that were reached, in execution order.
+
+    Attributes:
+        profile: The mergeable state that everything here is derived from.
+        notes: Remarks on the inputs, for people.
+    """
+
+    frame_keys = ("taps",)
+
+    def __init__(self, profile: Profile, notes: Sequence[str] = ()) -> None:
+        self.profile = profile
+        self.notes = tuple(notes)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DatasetStatistics:
+        """Read a profile that `onnxscope stats -o` wrote.
+
+        Raises:
+            ProfileError: The file is missing, is no profile, or contradicts itself.
+        """
+        return cls(Profile.load(path))
+
+    def __len__(self) -> int:
+        return len(self.profile.reached)
+
+    def __iter__(self) -> Iterator[TapProfile]:
+        return iter(self.profile.reached)
+
+    @overload
+    def __getitem__(self, index: int) -> TapProfile: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[TapProfile, ...]: ...
+    def __getitem__(self, index: int | slice) -> TapProfile | tuple[TapProfile, ...]:
+        return self.profile.reached[index]
+
+    def layer(self, name: str) -> TapProfile:
+        """Return the first tap of a layer.
+
+        Raises:
+            KeyError: No tap has that layer.
+        """
+        for tap in self:
+            if name in (tap.layer, tap.name):
+                return tap
+        raise KeyError(name)
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What there is reason to look at, the gravest first."""
+        return find(self.profile)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`onnxscope.stats/1`, ready for JSON."""
+        return {
+            "schema": "onnxscope.stats/1",
+            "model": dict(self.profile.model),
+            "input": {
+                **self.profile.input,
+                "statistics": [_input_record(tap) for tap in self.profile.inputs],
+                "skipped": [list(each) for each in self.profile.skipped],
+                "remarks": dict(self.profile.remarks),
+            },
+            "samples": self.profile.samples,
+            "taps": [self._tap_record(tap) for tap in self],
+            "unreachable": [{"name": name, "reason": reason} for name, reason in self.profile.unreachable],
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+    def table(self) -> Table:
+        """One row per tap."""
+        rows = tuple((*tap.cells(), ", ".join(self._remarks(tap))) for tap in self)
+        skipped = f", {len(self.profile.skipped):,} skipped" if self.profile.skipped else ""
+        title = f"{self.profile.model['name']} over {self._counted()}{skipped}: {len(rows)} taps"
+        return Table(title, (*COLUMNS, "remarks"), rows)
+
+    def findings_table(self) -> Table:
+        """One row for each kind of finding in each layer, however many channels it is about."""
+        rows = []
+        for (kind, layer), group in groupby(self.findings, key=lambda finding: (finding.kind, finding.layer)):
+            found = list(group)
+            channels = [str(finding.channel) for finding in found if finding.channel is not None]
+            more = f" and {len(channels) - _LISTED} more" if len(channels) > _LISTED else ""
+            rows.append((kind, layer, ", ".join(channels[:_LISTED]) + more, found[0].message))
+        title = "1 finding" if len(self.findings) == 1 else f"{len(self.findings):,} findings"
+        return Table(title, ("finding", "layer", "channels", "the first"), tuple(rows))
+
+    def plot(self) -> Figure:
+        """Draw every tap's quantiles and zeros as a matplotlib Figure; it belongs to the caller."""
+        from onnxscope.drawing.figures import quantile_figure
+
+        rows = []
+        for tap in self:
+            values = [tap.overall.min, *(tap.quantiles[share] for share in _DRAWN), tap.overall.max]
+            known = [float(value) for value in values if value is not None]
+            if len(known) == len(values):
+                rows.append((tap.layer, known, tap.overall.zero_fraction))
+        title = f"{self.profile.model['name']} over {self._counted()}"
+        if len(rows) > _MAX_DRAWN:
+            title += f", the first {_MAX_DRAWN} of {len(rows):,} taps"
+        return quantile_figure(rows[:_MAX_DRAWN], title)
+
+    def __repr__(self) -> str:
+        return "\n".join(table.text() for table in self._tables())
+
+    def html_parts(self) -> list[str]:
+        """Statistics, findings and remarks."""
+        return [*(table.html() for table in self._tables()), *remarks(self.notes)]
+
+    def _tables(self) -> list[Table]:
+        return [self.table(), self.findings_table()] if self.findings else [self.table()]
+
+    def _counted(self) -> str:
+        return f"{self.profile.samples:,} sample{'' if self.profile.samples == 1 else 's'}"
+
+    def _remarks(self, tap: TapProfile) -> list[str]:
+        state = tap.state
+        remarks = [f"NaN {int(state.nan.sum()):,}"] * bool(state.nan.any())
+        remarks += [f"inf {int(state.inf.sum()):,}"] * bool(state.inf.any())
+        kinds = [finding.kind for finding in self.findings if finding.layer == tap.layer]
+        for kind, word in (
+            ("duplicate_channel", "duplicate"),
+            ("constant_channel", "constant"),
+            ("float16_overflow", "beyond float16"),
+            ("float16_underflow", "below float16"),
+        ):
+            count = kinds.count(kind)  # type: ignore[arg-type]
+            remarks += [f"{word} {count}" if kind.endswith("channel") else word] * (count > 0)
+        saturated = saturated_fraction(tap)
+        if saturated is not None and saturated >= 0.01:
+            remarks.append(f"saturated {saturated:.0%}")
+        return remarks
+
+    def _tap_record(self, tap: TapProfile) -> dict[str, Any]:
+        state = tap.state
+        return {
+            **tap.to_dict(),
+            "saturated_fraction": saturated_fraction(tap),
+            "min_sample": self._holder(state.min_sample, state.min == state.min.min(initial=float("inf"))),
+            "max_sample": self._holder(state.max_sample, state.max == state.max.max(initial=float("-inf"))),
+            "nonfinite_sample": self._holder(state.nonfinite_sample, state.nonfinite_sample >= 0),
+        }
+
+    def _holder(self, samples: Any, where: Any) -> str | None:
+        held = samples[where & (samples >= 0)]
+        return self.profile.sample_name(int(held.min())) if held.size else None
+
+
+def _input_record(tap: TapProfile) -> dict[str, Any]:
+    overall = tap.overall
+    channels = tap.channels
+    return {
+        "name": tap.name,
+        "shape": None if tap.shape is None else list(tap.shape),
+        "dtype": tap.dtype,
+        "channel_axis": tap.channel_axis,
+        **{
+            key: [getattr(overall, key)] if channels is None else list(getattr(channels, key))
+            for key in ("mean", "std", "min", "max")
+        },
+    }

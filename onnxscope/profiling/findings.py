@@ -1,0 +1,134 @@
+"""What a profile gives reason to look at: dead channels, duplicates, non-finite values, trouble in half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxscope.findings.kinds import FLOAT16_LARGEST, Finding, by_gravity, count_odd
+from onnxscope.profiling.profile import Profile
+from onnxscope.profiling.tap_profile import TapProfile
+
+__all__ = ["find", "saturated_fraction"]
+
+_FLOAT16_SMALLEST = 2.0**-24  # its smallest subnormal number
+_UNDERFLOW_SHARE = 0.01
+_SATURATED_SHARE = 0.5
+_MARGIN = 1 / 128  # of the distance between the limits
+
+
+def find(profile: Profile) -> tuple[Finding, ...]:
+    """Return everything that a profile gives reason to look at, the gravest first, then in execution order."""
+    found = list(_non_finite(profile))
+    for tap in profile.reached:
+        found += _dead_and_constant(tap)
+        found += _duplicates(tap)
+        found += _overflow(profile, tap)
+        found += _underflow(tap)
+        found += _saturation(tap)
+    return by_gravity(found)
+
+
+def saturated_fraction(tap: TapProfile) -> float | None:
+    """Return the share of the examined elements within 1/128 of a limit of the tap's bounded activation function.
+
+    Only the upper limit counts where the lower one is 0 and many zeros are what the function is for (Clip, as ReLU6).
+    None for an unbounded function, and where nothing was examined.
+    """
+    total = tap.histogram.total
+    if tap.limits is None or not total:
+        return None
+    low, high = tap.limits
+    margin = (high - low) * _MARGIN
+    near = tap.histogram.count_between(high - margin, float("inf"))
+    if not (low == 0 and high > 1):
+        near += tap.histogram.count_between(float("-inf"), low + margin)
+    return min(near / total, 1.0)
+
+
+def _non_finite(profile: Profile) -> Iterator[Finding]:
+    maker: TapProfile | None = None
+    for tap in (*profile.inputs, *profile.reached):
+        state = tap.state
+        channels = np.flatnonzero(state.nan + state.inf)
+        if not channels.size:
+            continue
+        if maker is None:
+            maker = tap
+            for channel in channels.tolist():
+                sample = profile.sample_name(int(state.nonfinite_sample[channel]))
+                what = count_odd(int(state.nan[channel]), int(state.inf[channel]))
+                where = "the input holds" if tap in profile.inputs else "makes"
+                message = f"{where} {what}, first in {sample}; nothing observed before it does"
+                yield Finding("non_finite", tap.layer or tap.name, _channel(tap, channel), message)
+        elif maker.name != tap.name:
+            sample = profile.sample_name(int(state.nonfinite_sample[channels].min()))
+            what = count_odd(int(state.nan.sum()), int(state.inf.sum()))
+            message = f"holds {what} in {channels.size} of {state.count.size} channels, first in {sample}; "
+            message += f"they appear first in {maker.layer or maker.name}"
+            yield Finding("non_finite_spread", tap.layer, None, message)
+
+
+def _dead_and_constant(tap: TapProfile) -> Iterator[Finding]:
+    dead = set(tap.dead_channels)
+    state = tap.state
+    for channel in sorted(dead):
+        yield Finding("dead_channel", tap.layer, channel, f"zero in every element of all {_samples(tap)}")
+    constant = (state.min == state.max) & (state.count > 1) & (state.nan + state.inf == 0)
+    for channel in np.flatnonzero(constant).tolist():
+        if channel not in dead and tap.channel_axis is not None:
+            value = float(state.min[channel])
+            message = f"{value:.6g} in every element of all {_samples(tap)}"
+            yield Finding("constant_channel", tap.layer, channel, message)
+
+
+def _duplicates(tap: TapProfile) -> Iterator[Finding]:
+    if tap.channel_axis is None:
+        return
+    state = tap.state
+    first: dict[int, int] = {}
+    for channel in np.flatnonzero((state.min < state.max) & (state.count > 1)).tolist():
+        fingerprint = int(state.fingerprint[channel])
+        if fingerprint in first:
+            message = f"the same as channel {first[fingerprint]} in all {_samples(tap)}"
+            yield Finding("duplicate_channel", tap.layer, channel, message)
+        else:
+            first[fingerprint] = channel
+
+
+def _overflow(profile: Profile, tap: TapProfile) -> Iterator[Finding]:
+    state = tap.state
+    if tap.dtype == "float16":
+        return
+    beyond = (state.count > 0) & ((state.max > FLOAT16_LARGEST) | (state.min < -FLOAT16_LARGEST))
+    for channel in np.flatnonzero(beyond).tolist():
+        low, high = float(state.min[channel]), float(state.max[channel])
+        value, samples = (high, state.max_sample) if high >= -low else (low, state.min_sample)
+        sample = profile.sample_name(int(samples[channel]))
+        message = f"reaches {value:.6g} in {sample}, beyond float16's {FLOAT16_LARGEST:,.0f}"
+        yield Finding("float16_overflow", tap.layer, _channel(tap, channel), message)
+
+
+def _underflow(tap: TapProfile) -> Iterator[Finding]:
+    tiny = tap.histogram.count_tiny(_FLOAT16_SMALLEST)
+    nonzero = tap.histogram.total - int(tap.state.zeros.sum())
+    if nonzero > 0 and tiny / nonzero > _UNDERFLOW_SHARE:
+        message = f"{tiny / nonzero:.1%} of what is not zero is below 2**-24 in magnitude, and zero in float16"
+        yield Finding("float16_underflow", tap.layer, None, message)
+
+
+def _saturation(tap: TapProfile) -> Iterator[Finding]:
+    share = saturated_fraction(tap)
+    if share is not None and tap.limits is not None and share > _SATURATED_SHARE:
+        low, high = tap.limits
+        message = f"{share:.1%} of the values are within 1/128 of a limit of {low:g} to {high:g}"
+        yield Finding("saturation", tap.layer, None, message)
+
+
+def _samples(tap: TapProfile) -> str:
+    return "1 sample seen" if tap.samples == 1 else f"{tap.samples:,} samples"
+
+
+def _channel(tap: TapProfile, channel: int) -> int | None:
+    return None if tap.channel_axis is None else channel

@@ -1,0 +1,217 @@
+"""Run a model on a batch and observe its taps: by probes where there is a cheap one, else by the taps themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxscope.errors import RunError
+from onnxscope.model.loading import Model
+from onnxscope.model.type_inference import infer_types
+from onnxscope.numerics.observations import Observation, observe_array
+from onnxscope.profiling.probes import PlannedTap, Probes, append_probes
+from onnxscope.runtime.session import Session
+from onnxscope.runtime.tap_outputs import Unreachable, expose, unused_prefix
+from onnxscope.runtime.tapped_runs import reason_without_statistics, within_budget
+
+__all__ = ["Observer", "Plan"]
+
+Array = NDArray[Any]
+_WIDE = frozenset({"float64", "int64", "uint64"})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every tap is observed. It depends on the model and the first samples alone, and travels to workers.
+
+    Attributes:
+        taps: In execution order.
+        unreachable: Taps that cannot be observed at all.
+        batch_size: Samples of a full run.
+        memory_budget_bytes: How much raw values one run may return.
+        exact: Whether zeros and histograms are counted from every element.
+    """
+
+    taps: tuple[PlannedTap, ...]
+    unreachable: tuple[Unreachable, ...]
+    batch_size: int
+    memory_budget_bytes: int
+    exact: bool
+
+    def groups(self, taps: Iterable[PlannedTap]) -> list[list[PlannedTap]]:
+        """Cut taps into groups whose values fit the memory budget together; one that does not fit stands alone."""
+        return within_budget(taps, self.raw_bytes, self.memory_budget_bytes)
+
+    def raw_bytes(self, planned: PlannedTap) -> int:
+        """How much memory a tap's own value takes in a full run, as far as the pilot run tells."""
+        batch = self.batch_size if planned.batch_axis is not None else 1
+        return math.prod(planned.shape or ()) * batch * (8 if planned.dtype in _WIDE else 4)
+
+
+class Observer:
+    """Sessions over one model, made when they are first needed. Not to be shared between threads."""
+
+    def __init__(self, model: Model, plan: Plan, *, threads: int = 0) -> None:
+        """Prepare; nothing is loaded yet.
+
+        Args:
+            model: It is not changed.
+            plan: From `make_plan`, for this model.
+            threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        """
+        self._model = model
+        self._plan = plan
+        self._threads = threads
+        self._infer = cache(partial(infer_types, model))
+        self._probed = [each for each in plan.taps if each.probed]
+        groups = plan.groups(each for each in plan.taps if not each.probed)
+        # The first group travels with the probes: a run of its own would cost as much as the model does.
+        self._beside = groups[0] if groups and self._probed else []
+        self._groups = groups[1:] if self._beside else groups
+        self._again = plan.groups(self._probed)
+        self._main: tuple[Session, Probes] | None = None
+        self._raw: dict[tuple[str, ...], tuple[Session, Mapping[str, str]]] = {}
+
+    def observe(
+        self, feeds: Mapping[str, Array], samples: int, *, padded: bool = False
+    ) -> tuple[dict[str, Observation], dict[str, str]]:
+        """Run once, or as often as the memory budget asks for.
+
+        Args:
+            feeds: An array for every input.
+            samples: How many samples of the run are real, the first ones.
+            padded: Whether there are others after them.
+
+        Returns:
+            Observations by tap name, and the reasons for the taps that this run did not reach.
+
+        Raises:
+            RunError: onnxruntime fails.
+        """
+        found: dict[str, Observation] = {}
+        reasons: dict[str, str] = {}
+        if padded:
+            note = "it has no batch axis, and the run is filled up with copies"
+            reasons |= {each.name: note for each in self._plan.taps if each.batch_axis is None}
+        again = {each.name for each in self._probed if each.name not in reasons}
+        groups = self._groups
+        if self._probed:
+            try:
+                answers = self._run_probes(feeds)
+            except RunError:
+                groups = [self._beside, *groups] if self._beside else groups
+            else:
+                self._take_probes(answers, samples, found, reasons, again)
+        for group in groups:
+            self._observe_raw([each for each in group if each.name not in reasons], feeds, samples, found, reasons)
+        for group in self._again:
+            flagged = [each for each in group if each.name in again]
+            if flagged:
+                self._observe_raw(flagged, feeds, samples, found, reasons, session_of=group)
+        return found, reasons
+
+    def pilot(self, feeds: Mapping[str, Array], samples: int) -> dict[str, Observation | None]:
+        """Run the probes alone, whose variances may be rough; None for a tap that holds something not finite."""
+        answers = self._run_probes(feeds)
+        assert self._main is not None
+        _, probes = self._main
+        return {each.name: probes.observe(each, answers, samples, roughly=True) for each in self._probed}
+
+    def _run_probes(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        if self._main is None:
+            tapped = expose(self._model, [each.tap for each in self._beside], infer=self._infer)
+            probes = append_probes(tapped.proto, self._probed, unused_prefix(self._model))
+            self._raw[self._key(self._beside)] = (self._session(tapped.proto), tapped.outputs)
+            self._main = self._raw[self._key(self._beside)][0], probes
+        session, probes = self._main
+        _, outputs = self._raw[self._key(self._beside)]
+        return session.run(feeds, [*probes.outputs, *dict.fromkeys(outputs.values())])
+
+    def _take_probes(
+        self,
+        answers: Mapping[str, Any],
+        samples: int,
+        found: dict[str, Observation],
+        reasons: dict[str, str],
+        again: set[str],
+    ) -> None:
+        assert self._main is not None
+        for each in self._probed:
+            observation = self._main[1].observe(each, answers, samples) if each.name in again else None
+            if observation is not None:
+                found[each.name] = observation
+                again.discard(each.name)
+        _, outputs = self._raw[self._key(self._beside)]
+        beside = [each for each in self._beside if each.name not in reasons]
+        self._reduce(beside, {each.name: answers[outputs[each.name]] for each in beside}, samples, found, reasons)
+
+    def _observe_raw(
+        self,
+        taps: Sequence[PlannedTap],
+        feeds: Mapping[str, Array],
+        samples: int,
+        found: dict[str, Observation],
+        reasons: dict[str, str],
+        *,
+        session_of: Sequence[PlannedTap] = (),
+    ) -> None:
+        if not taps:
+            return
+        try:
+            values = self._run_raw(taps, feeds, session_of or taps)
+        except RunError as error:
+            if not any(each.tap.path for each in taps):
+                raise
+            if len(taps) == 1:
+                changes = "inconsistent shape" in str(error).lower()
+                reasons[taps[0].name] = "its shape changes from one iteration to the next" if changes else str(error)
+                return
+            for each in taps:  # a value inside a body may break the run; the others need not suffer
+                self._observe_raw([each], feeds, samples, found, reasons)
+            return
+        self._reduce(taps, values, samples, found, reasons)
+
+    def _run_raw(
+        self, taps: Sequence[PlannedTap], feeds: Mapping[str, Array], session_of: Sequence[PlannedTap]
+    ) -> dict[str, Any]:
+        key = self._key(session_of)
+        if key not in self._raw:
+            tapped = expose(self._model, [each.tap for each in session_of], infer=self._infer)
+            self._raw[key] = self._session(tapped.proto), tapped.outputs
+        session, outputs = self._raw[key]
+        answers = session.run(feeds, dict.fromkeys(outputs[each.name] for each in taps))
+        return {each.name: answers[outputs[each.name]] for each in taps}
+
+    def _reduce(
+        self,
+        taps: Sequence[PlannedTap],
+        values: dict[str, Any],
+        samples: int,
+        found: dict[str, Observation],
+        reasons: dict[str, str],
+    ) -> None:
+        for each in taps:
+            value = values.pop(each.name)  # its memory is given back as soon as it is reduced
+            reason = reason_without_statistics(each.tap, value)
+            if reason is None:
+                found[each.name] = self._observed(each, value, samples)
+            else:
+                reasons[each.name] = reason
+
+    def _observed(self, planned: PlannedTap, value: Array, samples: int) -> Observation:
+        same_rank = planned.shape is not None and len(planned.shape) == value.ndim
+        batch, channel = (planned.batch_axis, planned.channel_axis) if same_rank else (None, None)
+        steps = planned.steps if same_rank and not self._plan.exact else None
+        return observe_array(value, batch, channel, samples=samples, steps=steps)
+
+    def _session(self, proto: Any) -> Session:
+        return Session(proto, folder=self._model.folder, where=self._model.name, threads=self._threads)
+
+    @staticmethod
+    def _key(taps: Iterable[PlannedTap]) -> tuple[str, ...]:
+        return tuple(each.name for each in taps)

@@ -1,0 +1,198 @@
+"""The mergeable record of one analysis: a shard, a worker's answer, a stored baseline and a result are all profiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from onnxscope.base.outputs import dump_json, write_whole
+from onnxscope.errors import MergeError
+from onnxscope.profiling.profile_file import read_record, tap_of, tap_record
+from onnxscope.profiling.tap_profile import TapProfile
+
+__all__ = ["Profile"]
+
+_SCHEMA = "onnxscope.profile/1"
+_CONTENT_BITS = 256
+Interval = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """What an analysis knows after some or all of its samples.
+
+    Attributes:
+        model: The `model` record.
+        digest: SHA-256 of the model's file and its external data.
+        input: The dataset: kind, number of samples, digest of their names, preset, layout.
+        provenance: How the numbers were made: versions, execution provider, optimization, selectors, batch size.
+        shards: Half-open intervals of positions in the dataset that were seen, ascending; adjacent ones are joined.
+        samples: How many samples were run.
+        skipped: Position, name and fault of every sample that could not be read.
+        remarks: How many samples each remark on their preparation is about.
+        content: Sum, modulo 2**256, of a SHA-256 over position and prepared tensors of every sample.
+        inputs: The prepared input tensors, before any padding.
+        taps: Every tap that was planned, in execution order, also those without a sample.
+        reasons: By tap name, why a tap was not reached: at all, or in some run.
+        weights: Statistics of every parameter; they depend on the model alone.
+        sample_names: Names of the samples that extremes and faults refer to, by position.
+    """
+
+    model: Mapping[str, Any]
+    digest: str
+    input: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    shards: tuple[Interval, ...]
+    samples: int
+    skipped: tuple[tuple[int, str, str], ...]
+    remarks: Mapping[str, int]
+    content: int
+    inputs: tuple[TapProfile, ...]
+    taps: tuple[TapProfile, ...]
+    reasons: Mapping[str, str]
+    weights: tuple[Mapping[str, Any], ...]
+    sample_names: Mapping[int, str]
+
+    def merge(self, other: Profile) -> Profile:
+        """Return the profile over the samples of both; associative, and commutative up to rounding.
+
+        Raises:
+            MergeError: They are of different models, data, settings or taps, or have a shard in common.
+        """
+        for field, what in (("digest", "models"), ("model", "models"), ("input", "datasets")):
+            if getattr(self, field) != getattr(other, field):
+                raise MergeError(f"the profiles are of different {what}: {_difference(self, other, field)}")
+        if self.provenance != other.provenance:
+            raise MergeError(f"the profiles were made in different ways: {_difference(self, other, 'provenance')}")
+        mine, theirs = ([tap.name for tap in (*side.inputs, *side.taps)] for side in (self, other))
+        if mine != theirs:
+            raise MergeError(f"the profiles are of different taps: {len(mine)} and {len(theirs)} of them")
+        if self.weights and other.weights and self.weights != other.weights:
+            raise MergeError("the profiles disagree on the weights of one model")
+        reasons = {**other.reasons, **self.reasons}
+        merged = replace(
+            self,
+            shards=_joined(self.shards, other.shards),
+            samples=self.samples + other.samples,
+            skipped=tuple(sorted((*self.skipped, *other.skipped))),
+            remarks={key: self.remarks.get(key, 0) + other.remarks.get(key, 0) for key in _keys(self, other)},
+            content=(self.content + other.content) % (1 << _CONTENT_BITS),
+            inputs=tuple(a.merge(b) for a, b in zip(self.inputs, other.inputs, strict=True)),
+            taps=tuple(a.merge(b) for a, b in zip(self.taps, other.taps, strict=True)),
+            reasons={name: reasons[name] for name in sorted(reasons)},
+            weights=self.weights or other.weights,
+            sample_names={**self.sample_names, **other.sample_names},
+        )
+        return merged._pruned()
+
+    @property
+    def unreachable(self) -> tuple[tuple[str, str], ...]:
+        """Name and reason of every tap that no sample reached."""
+        reached = {tap.name for tap in self.taps if tap.samples}
+        return tuple((name, reason) for name, reason in self.reasons.items() if name not in reached)
+
+    @property
+    def reached(self) -> tuple[TapProfile, ...]:
+        """The taps of which something is known."""
+        return tuple(tap for tap in self.taps if tap.samples)
+
+    def sample_name(self, position: int) -> str:
+        """Return what a sample is called: its file's name, or `sample 12`."""
+        return self.sample_names.get(position, f"sample {position}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record that `save` writes: `onnxscope.profile/1`, ready for strict JSON."""
+        return {
+            "schema": _SCHEMA,
+            "model": dict(self.model),
+            "digest": self.digest,
+            "input": dict(self.input),
+            "provenance": dict(self.provenance),
+            "shards": [list(interval) for interval in self.shards],
+            "samples": self.samples,
+            "skipped": [list(each) for each in self.skipped],
+            "remarks": dict(self.remarks),
+            "content": f"{self.content:064x}",
+            "sample_names": {str(position): name for position, name in self.sample_names.items()},
+            "inputs": [tap_record(tap) for tap in self.inputs],
+            "taps": [tap_record(tap) for tap in self.taps],
+            "unreachable": [{"name": name, "reason": reason} for name, reason in self.reasons.items()],
+            "weights": [dict(row) for row in self.weights],
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the profile as JSON, whole or not at all; the same profile gives the same bytes.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        write_whole(path, dump_json(self.to_dict()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Profile:
+        """Read a profile that `save` wrote; the file is not trusted.
+
+        Raises:
+            ProfileError: The file is missing, is no profile, or contradicts itself.
+        """
+        record = read_record(path, _SCHEMA)
+        with record.checking():
+            return cls(
+                model=record.mapping("model"),
+                digest=record.text("digest"),
+                input=record.mapping("input"),
+                provenance=record.mapping("provenance"),
+                shards=record.intervals("shards"),
+                samples=record.count("samples"),
+                skipped=record.skipped("skipped"),
+                remarks=record.counts("remarks"),
+                content=record.hexadecimal("content", _CONTENT_BITS),
+                inputs=tuple(tap_of(each) for each in record.records("inputs")),
+                taps=tuple(tap_of(each) for each in record.records("taps")),
+                reasons={each.text("name"): each.text("reason") for each in record.records("unreachable")},
+                weights=tuple(each.fields for each in record.records("weights")),
+                sample_names=record.sample_names("sample_names"),
+            )
+
+    @property
+    def named_samples(self) -> list[int]:
+        """Positions of the samples that extremes and faults refer to, ascending."""
+        needed = {position for position, _, _ in self.skipped}
+        for tap in (*self.inputs, *self.taps):
+            for samples in (tap.state.min_sample, tap.state.max_sample, tap.state.nonfinite_sample):
+                needed.update(samples.tolist())
+        return sorted(needed - {-1})
+
+    def _pruned(self) -> Profile:
+        """Forget the names of samples that nothing refers to any more."""
+        known = self.sample_names
+        return replace(self, sample_names={key: known[key] for key in self.named_samples if key in known})
+
+
+def _keys(left: Profile, right: Profile) -> Iterable[str]:
+    return sorted({*left.remarks, *right.remarks})
+
+
+def _joined(left: tuple[Interval, ...], right: tuple[Interval, ...]) -> tuple[Interval, ...]:
+    joined: list[Interval] = []
+    for start, stop in sorted((*left, *right)):
+        if joined and start < joined[-1][1]:
+            last = min(stop, joined[-1][1]) - 1
+            raise MergeError(f"the same shard twice: samples {start} to {last} are in both profiles")
+        if joined and start == joined[-1][1]:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return tuple(joined)
+
+
+def _difference(left: Profile, right: Profile, field: str) -> str:
+    mine, theirs = getattr(left, field), getattr(right, field)
+    if not isinstance(mine, Mapping):
+        return f"{field} {str(mine)[:16]} and {str(theirs)[:16]}"
+    for key in (*mine, *theirs):
+        if mine.get(key) != theirs.get(key):
+            return f"{key} {str(mine.get(key))[:80]!r} and {str(theirs.get(key))[:80]!r}"
+    return field

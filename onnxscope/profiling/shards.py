@@ -1,0 +1,176 @@
+"""Cut a dataset into shards and turn a shard into a Profile: the function that engines map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from onnxscope.inputs.batches import Fed, OnError, read_batches
+from onnxscope.inputs.datasets import Dataset
+from onnxscope.model.loading import Model
+from onnxscope.numerics.log_histogram import LogHistogram
+from onnxscope.profiling.observer import Observer, Plan
+from onnxscope.profiling.profile import Profile
+from onnxscope.profiling.tap_profile import ChannelState, TapProfile
+
+__all__ = ["Shard", "ShardWorker", "cut_shards", "empty_profile"]
+
+_MAX_SHARDS = 512  # each costs a merge and, where it is asked for, a write of what is known so far
+_SHARD_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The samples from `start` up to `stop`."""
+
+    start: int
+    stop: int
+
+
+def cut_shards(samples: int, batch_size: int) -> list[Shard]:
+    """Cut by the data alone: 16 batches a shard, more where that would make over 512 shards."""
+    batches = -(-samples // batch_size)
+    length = max(_SHARD_BATCHES, -(-batches // _MAX_SHARDS)) * batch_size
+    return [Shard(start, min(start + length, samples)) for start in range(0, samples, length)]
+
+
+class ShardWorker:
+    """Runs shards. It builds its sessions when it first needs them; a copy, or one that was pickled, has its own.
+
+    Args:
+        model: Read-only; another process loads it again from its file.
+        plan: How the taps are observed.
+        dataset: Where the samples come from.
+        empty: The profile without a sample, that every shard begins with.
+        on_error: What happens to samples that cannot be read.
+        threads: For onnxruntime, within an operator.
+
+    Attributes:
+        progress: Called with the number of samples of every batch; it does not travel to other processes.
+    """
+
+    def __init__(
+        self, model: Model, plan: Plan, dataset: Dataset, empty: Profile, *, on_error: OnError, threads: int
+    ) -> None:
+        self._model = model
+        self._plan = plan
+        self._dataset = dataset
+        self._empty = empty
+        self._on_error: OnError = on_error
+        self._threads = threads
+        self.progress: Callable[[int], None] | None = None
+        self._observer: Observer | None = None
+
+    def __copy__(self) -> ShardWorker:
+        copied = ShardWorker(
+            self._model, self._plan, self._dataset, self._empty, on_error=self._on_error, threads=self._threads
+        )
+        copied.progress = self.progress
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_observer": None, "progress": None}
+
+    def __call__(self, shard: Shard) -> Profile:
+        """Return the profile of one shard.
+
+        Raises:
+            InputError: A sample cannot be read.
+            RunError: onnxruntime fails.
+        """
+        if self._observer is None:
+            self._observer = Observer(self._model, self._plan, threads=self._threads)
+        fed = Fed()
+        inputs = {tap.name: tap for tap in self._empty.inputs}
+        taps = {tap.name: tap for tap in self._empty.taps}
+        axes = {planned.name: planned.batch_axis for planned in self._plan.taps}
+        reasons: dict[str, str] = {}
+        samples = 0
+        batches = read_batches(
+            self._dataset,
+            shard.start,
+            shard.stop,
+            fed,
+            batch_size=self._plan.batch_size,
+            on_error=self._on_error,
+            threads=self._threads or None,
+        )
+        for batch in batches:
+            for name, observations in batch.observations.items():
+                for position, each in zip(batch.positions, observations, strict=True):
+                    inputs[name] = inputs[name].observed(each, [position], self._dataset.batch_axes[name])
+            found, missed = self._observer.observe(batch.feeds, len(batch.positions), padded=batch.padded)
+            for name, observation in found.items():
+                # A value without an axis of samples counts once a run, for its first sample.
+                positions = batch.positions[: len(observation.count)]
+                taps[name] = taps[name].observed(observation, positions, axes[name])
+            reasons = {**missed, **reasons}
+            samples += len(batch.positions)
+            if self.progress is not None:
+                self.progress(len(batch.positions))
+        profile = replace(
+            self._empty,
+            shards=((shard.start, shard.stop),),
+            samples=samples,
+            skipped=tuple(fed.skipped),
+            remarks=dict(sorted(fed.remarks.items())),
+            content=fed.content,
+            inputs=tuple(inputs.values()),
+            taps=tuple(taps.values()),
+            reasons={**self._empty.reasons, **reasons},
+        )
+        return replace(profile, sample_names=self._names(profile))
+
+    def _names(self, profile: Profile) -> Mapping[int, str]:
+        if self._dataset.kind != "images":
+            return {}  # their positions are all that there is
+        return {position: self._dataset.name(position) for position in profile.named_samples}
+
+
+def empty_profile(model: Model, plan: Plan, dataset: Dataset, *, provenance: Mapping[str, Any]) -> Profile:
+    """Return the profile that has seen nothing, for this model, these taps and this data."""
+    inputs = tuple(
+        _unseen(spec.name, "", "", None, spec.dtype, dataset.channel_axes[spec.name], None) for spec in dataset.specs
+    )
+    taps = tuple(
+        _unseen(
+            planned.name,
+            planned.tap.layer,
+            planned.tap.op_type,
+            planned.tap.at,
+            planned.dtype,
+            planned.channel_axis,
+            planned.limits,
+        )
+        for planned in plan.taps
+    )
+    return Profile(
+        model=model.to_dict(),
+        digest=model.digest,
+        input=dataset.record,
+        provenance=provenance,
+        shards=(),
+        samples=0,
+        skipped=(),
+        remarks={},
+        content=0,
+        inputs=inputs,
+        taps=taps,
+        reasons={each.name: each.reason for each in plan.unreachable},
+        weights=(),
+        sample_names={},
+    )
+
+
+def _unseen(
+    name: str,
+    layer: str,
+    op_type: str,
+    at: str | None,
+    dtype: str,
+    channel_axis: int | None,
+    limits: tuple[float, float] | None,
+) -> TapProfile:
+    nothing = ChannelState.empty(0)
+    return TapProfile(name, layer, op_type, at, dtype, None, channel_axis, limits, 0, nothing, LogHistogram.empty())

@@ -1,0 +1,321 @@
+"""One page about one model: `report()`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from onnxscope.analyses.activation_maps import Method, class_activation
+from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps, Rank, features
+from onnxscope.analyses.input_pictures import prepared_pictures
+from onnxscope.analyses.inspection import inspect
+from onnxscope.analyses.weight_statistics import weights
+from onnxscope.base.outputs import printable, refuse_inputs, write_whole
+from onnxscope.base.results import Record
+from onnxscope.base.tables import Table
+from onnxscope.comparison.compare_models import compare
+from onnxscope.comparison.match_values import match_inputs, match_values
+from onnxscope.comparison.result import Comparison
+from onnxscope.errors import InputError, ProfileError, RunError
+from onnxscope.inputs.datasets import open_dataset
+from onnxscope.inputs.feeds import Feeds, prepare_for
+from onnxscope.inputs.sources import gather
+from onnxscope.model.layer_names import Names
+from onnxscope.model.loading import Model, load_model
+from onnxscope.model.selectors import At, select_layers
+from onnxscope.model.type_inference import infer_ranks, infer_types
+from onnxscope.profiling.analysis import analyze
+from onnxscope.profiling.dataset_statistics import DatasetStatistics
+from onnxscope.profiling.profile import Profile
+from onnxscope.reporting.attention import attention_of
+from onnxscope.reporting.content import Content, Row, Sight
+from onnxscope.reporting.page import Page, render_page
+
+__all__ = ["Report", "report"]
+
+_MAX_COLUMNS = 6  # inputs that have pictures; statistics are over all of them
+
+
+@dataclass(frozen=True, eq=False)
+class Report(Record):
+    """A page about a model.
+
+    Attributes:
+        model: What it is about.
+        content: The records that it shows.
+        page: The page, and what it leaves out.
+    """
+
+    frame_keys: ClassVar[tuple[str, ...]] = ("attention",)
+
+    model: Model
+    content: Content
+    page: Page
+
+    @property
+    def html(self) -> str:
+        """The whole page: no other file, no network."""
+        return self.page.html
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page, whole or not at all.
+
+        Raises:
+            OutputError: It cannot be written, or would replace the model.
+        """
+        refuse_inputs([path], self.model.storage.files)
+        write_whole(path, self.html)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`onnxscope.report/1`, ready for JSON."""
+        maps = self.content.maps
+        return {
+            "schema": "onnxscope.report/1",
+            "model": self.content.summary.model,
+            "input": None if maps is None else maps.input,
+            "layers": self.page.layers,
+            "attention": [each.to_dict() for each in self.content.attention],
+            "unreachable": [{"name": name, "reason": reason} for name, reason in self.content.unreachable],
+            "left_out": list(self.page.left_out),
+            "size_bytes": len(self.html.encode()),
+        }
+
+    def table(self) -> Table:
+        """One row for whatever deserves attention."""
+        rows = tuple((each.weight, each.layer or "", each.message) for each in self.content.attention)
+        counts = [
+            f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in ((self.page.layers, "layer"), (len(rows), "remark"))
+        ]
+        title = f"{self.content.summary.model['name']}: {', '.join(counts)}"
+        return Table(title, ("", "layer", "remark"), rows)
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+
+def report(
+    model: Any,
+    inputs: Any = None,
+    *,
+    profile: str | os.PathLike[str] | Profile | None = None,
+    against: Any = None,
+    select: str | Sequence[str] = (),
+    at: At = "post",
+    channels: int = 12,
+    rank: Rank = "index",
+    cam: Method | None = "eigen",
+    cam_layer: str | None = None,
+    target: int | None = None,
+    preprocess: str | None = None,
+    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    max_bytes: int = 12_000_000,
+    threads: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Make one self-contained page about a model: what deserves attention, its layers, what they compute and hold.
+
+    Args:
+        model: A path, a `ModelProto` or a loaded `Model`.
+        inputs: What it is run on, as for `features`; None shows structure and weights alone. The first six samples
+            have pictures; statistics, and the comparison, are over all of them.
+        profile: Statistics of a dataset, from `analyze` or a file that `onnxscope stats` wrote, in place of those of
+            `inputs`.
+        against: Another model, compared with this one layer by layer and shown beside it.
+        select: Selectors; none shows every layer that owns weights, and feature maps of every convolution.
+        at: After (`post`) or before (`pre`) the activation function that follows a layer.
+        channels: How many channels a mosaic shows.
+        rank: Which ones: the first, or those with the largest standard deviation, maximum or mean.
+        cam: How the class activation map over the input is made; None for none.
+        cam_layer: The convolution that it looks at, the last one by default.
+        target: The class it is about, for `ablation` and `score`.
+        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
+        layout: Of the model's image input.
+        max_bytes: Pictures are left out where the page would be larger, and the page says so.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        progress: Called with what is being done.
+
+    Raises:
+        ModelError: A model cannot be read.
+        SelectorError: A selector matches nothing.
+        InputError: The inputs do not fit the model.
+        RunError: onnxruntime fails.
+        ProfileError: The profile cannot be read, or is another model's.
+    """
+    say = progress or (lambda text: None)
+    loaded = load_model(model)
+    options: dict[str, Any] = {"preprocess": preprocess, "layout": layout, "threads": threads}
+    summary = inspect(loaded, select=select, at=at)
+    say("reading the weights")
+    stored = weights(loaded)
+    notes: list[str] = []
+    maps: FeatureMaps | None = None
+    statistics = None if profile is None else _dataset(profile, loaded)
+    comparison: Comparison | None = None
+    others: dict[str, tuple[FeatureMap, FeatureMap]] = {}
+    sights: list[Sight] = []
+    if inputs is not None:
+        entries, shown, count, remarks = _entries(inputs, loaded)
+        say("running the model")
+        maps = features(loaded, shown, select=select, at=at, channels=channels, rank=rank, **options)
+        notes += [*remarks, *maps.notes]
+        if count > _MAX_COLUMNS:
+            notes.append(f"pictures show the first {_MAX_COLUMNS} of {count:,} samples, statistics all of them")
+        if statistics is None:
+            statistics = analyze(
+                loaded,
+                entries,
+                select=select,
+                at=at,
+                progress=lambda done, total: say(f"running the model: {done:,} of {total:,} samples"),
+                **options,
+            )
+        say("looking for what the model looks at")
+        sights, remarks = _sights(loaded, shown, cam, cam_layer, target, options)
+        notes += remarks
+    if against is not None:
+        say("comparing the two models")
+        second = load_model(against)
+        comparison = compare(loaded, second, None if inputs is None else entries, select=select, **options)
+        notes += comparison.notes
+        if maps is not None:
+            others, remarks = _others((loaded, second), shown, channels, comparison, options)
+            notes += remarks
+    say("drawing the page")
+    unreachable: tuple[tuple[str, str], ...] = ()
+    if maps is not None:
+        unreachable = tuple((each.name, each.reason) for each in maps.unreachable)
+    elif statistics is not None:
+        unreachable = statistics.profile.unreachable
+    content = Content(
+        summary,
+        _rows(loaded, select, at),
+        sum(layer.multiply_accumulates or 0 for layer in (inspect(loaded) if select else summary).layers),
+        stored,
+        maps,
+        statistics,
+        tuple(sights),
+        attention_of(loaded, stored, maps, statistics, comparison, unreachable),
+        comparison,
+        others,
+        unreachable,
+        tuple(dict.fromkeys(notes)),
+    )
+    return Report(loaded, content, render_page(content, max_bytes=max_bytes))
+
+
+def _dataset(profile: str | os.PathLike[str] | Profile, model: Model) -> DatasetStatistics:
+    found = profile if isinstance(profile, Profile) else Profile.load(profile)
+    if found.digest != model.digest:
+        raise ProfileError(
+            f"the profile is of another model, {printable(found.model['name'])}: {model.name}",
+            hint="take it of this file with `onnxscope stats`",
+        )
+    return DatasetStatistics(found)
+
+
+def _rows(model: Model, select: str | Sequence[str], at: At) -> tuple[Row, ...]:
+    """What belongs to each layer of the summary."""
+    names = Names(model)
+    chosen = [select] if isinstance(select, str) else select
+    found = select_layers(names, chosen, at=at, ranks=lambda: infer_ranks(infer_types(model)))
+    return tuple(
+        Row(
+            tuple(dict.fromkeys([*(tap.name for tap in taps), *(tap.value for tap in taps)])),
+            frozenset(
+                operand.origin.value for operand in (names.operands(node) if node else ()) if operand.origin is not None
+            ),
+        )
+        for node, taps in found
+    )
+
+
+def _entries(inputs: Any, model: Model) -> tuple[Any, Any, int, list[str]]:
+    """All samples and the first ones, which have pictures, each as `features` takes it; how many there are; remarks."""
+    kind, entries, notes = gather(inputs)
+    if kind == "images":
+        return entries, entries[:_MAX_COLUMNS], len(entries), notes
+    if kind == "random":
+        return inputs, inputs, 1, []
+    dataset = open_dataset(entries[0], model.inputs)
+    size = dataset.fixed_batch or 1
+    count = -(-_MAX_COLUMNS // size) * size
+    if dataset.count <= count:
+        return entries[0], entries[0], dataset.count, []
+    samples = [dataset.load(position)[0] for position in range(count)]
+    shown = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+    return entries[0], shown, dataset.count, []
+
+
+def _sights(
+    model: Model, inputs: Any, method: Method | None, layer: str | None, target: int | None, options: dict[str, Any]
+) -> tuple[list[Sight], list[str]]:
+    """What the inputs look like, and where the model looks; no map where the model has no place for one."""
+    feeds = _prepared(model, inputs, options)
+    sights: list[Sight] = []
+    notes: list[str] = []
+    files = feeds.record["files"] if feeds.kind == "images" else []
+    for sample, photograph in enumerate(prepared_pictures(feeds)[:_MAX_COLUMNS]):
+        name = files[sample] if len(files) == feeds.samples else f"sample {sample}"
+        overlay, caption = None, ""
+        if method is not None and not notes and (sample == 0 or feeds.samples is not None):
+            try:
+                # One image at a time: all of them would be decoded again for each.
+                looked_at, place = (inputs[sample], 0) if feeds.kind == "images" else (inputs, sample)
+                found = class_activation(
+                    model, looked_at, layer=layer, method=method, target=target, sample=place, **options
+                )
+                overlay, caption = found.overlay(), found.title
+            except (InputError, RunError) as error:
+                if layer is not None or target is not None:
+                    raise
+                notes.append(f"no class activation map: {error}")
+        sights.append(Sight(name, photograph, overlay, caption))
+    return sights, notes
+
+
+def _prepared(model: Model, inputs: Any, options: dict[str, Any]) -> Feeds:
+    return prepare_for(model, inputs, preprocess=options["preprocess"], layout=options["layout"])
+
+
+def _others(
+    models: tuple[Model, Model], inputs: Any, channels: int, comparison: Comparison, options: dict[str, Any]
+) -> tuple[dict[str, tuple[FeatureMap, FeatureMap]], list[str]]:
+    """What both models hold at aligned layers, with the first one's axes, by the name of the first one's value.
+
+    The second one is fed what the first one is, as `compare` does: prepared by the first one's preset.
+    """
+    rows = [row for row in comparison.layers if row.entire is not None]
+    if not rows:
+        return {}, []
+    arrays = _prepared(models[0], inputs, options).arrays
+    fed, _ = match_inputs(models[0].inputs, models[1].inputs)
+    feeds = arrays, {each.b: each.apply(arrays[each.a]) for each in fed}
+    names = [row.a.name for row in rows], [row.b.name for row in rows]
+    held: list[dict[str, FeatureMap]] = []
+    for model, given, chosen in zip(models, feeds, names, strict=True):
+        select = [f"value:{name}" for name in dict.fromkeys(chosen)]
+        try:
+            found = features(model, given, select=select, channels=channels, threads=options["threads"])
+        except (InputError, RunError) as error:
+            return {}, [f"feature maps are not shown side by side: {error}"]
+        held.append({tap.tap.name: tap for tap in found})
+    pairs = {}
+    for row in rows:
+        first, second = held[0].get(row.a.name), held[1].get(row.b.name)
+        if first is None or second is None:
+            continue
+        counterpart = match_values(
+            *(row.a.name, row.b.name),
+            (first.data.shape, second.data.shape),
+            (first.data.dtype.name, second.data.dtype.name),
+            (first.channel_axis, second.channel_axis),
+            replaced=False,
+        )
+        if counterpart is not None:
+            data = counterpart.to_a(np.asarray(second.data))
+            pairs[row.a.name] = first, replace(second, data=data, channel_axis=first.channel_axis)
+    return pairs, []

@@ -1,0 +1,245 @@
+"""The one onnxruntime path: every array that a model computes comes through here."""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import itertools
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto
+
+from onnxscope.base.outputs import printable
+from onnxscope.errors import InputError, RunError
+from onnxscope.model.loading import Model
+
+__all__ = ["Session", "evaluate_constants", "providers", "runtime_version"]
+
+Array = np.ndarray[Any, Any]
+
+# ` : 1 : FAIL : ` and `/onnxruntime_src/…/utils.cc:295 void onnxruntime::f(int) `
+_SOURCE_PLACE = re.compile(r"^ : \d+ : \w+ : |\S*/onnxruntime_src/\S+:\d+ (?:[^()]*\([^()]*\)(?: const)?)?")
+_UNPACKED_BY_ONNX = {"int4", "uint4", "float4_e2m1fn", "int2", "uint2"}
+
+
+def _import_onnxruntime() -> Any:
+    """Import onnxruntime with everything off that it would do beyond running a model."""
+    # Telemetry is on by default on Linux, and only this variable, set before the import, keeps it off.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    # With it a model's own metadata could turn on profiling, which writes files.
+    os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
+    import onnxruntime
+
+    return onnxruntime
+
+
+def runtime_version() -> str:
+    """Return onnxruntime's version."""
+    return str(_import_onnxruntime().__version__)
+
+
+def providers() -> list[str]:
+    """Return the execution providers that this onnxruntime offers, the preferred first."""
+    return list(_import_onnxruntime().get_available_providers())
+
+
+class Session:
+    """One onnxruntime session over a (tapped) model.
+
+    Attributes:
+        outputs: onnxruntime's name of each output's type, `tensor(float)` or `seq(tensor(float))`, by output name.
+    """
+
+    def __init__(
+        self,
+        proto: ModelProto,
+        *,
+        folder: Path | None,
+        where: str,
+        threads: int = 0,
+        execution_providers: Sequence[str] = ("CPUExecutionProvider",),
+        optimize: bool = True,
+    ) -> None:
+        """Build the session.
+
+        Args:
+            proto: A model whose large weights may be references into files in `folder`.
+            folder: Resolved folder of external data, None where there is none.
+            where: The model's name, for messages.
+            threads: Threads within an operator; 0 leaves it to onnxruntime.
+            execution_providers: By onnxruntime's names, the preferred first.
+            optimize: Whether onnxruntime may fuse and fold.
+
+        Raises:
+            RunError: onnxruntime refuses the model.
+        """
+        self._ort = _import_onnxruntime()
+        self._where = where
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        if not optimize:
+            options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if folder is not None:
+            # Without it onnxruntime would look for the data files in the working folder.
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        try:
+            self._session = self._ort.InferenceSession(
+                proto.SerializeToString(), options, providers=list(execution_providers), enable_fallback=0
+            )
+        except Exception as error:  # onnxruntime raises many unrelated classes
+            raise RunError(f"onnxruntime cannot load the model ({_reason(error)}): {where}") from error
+        self._inputs = {value.name: value for value in self._session.get_inputs()}
+        self.outputs: Mapping[str, str] = {value.name: value.type for value in self._session.get_outputs()}
+
+    def run(self, feeds: Mapping[str, Array], outputs: Iterable[str] | None = None) -> dict[str, Any]:
+        """Run the model once.
+
+        Args:
+            feeds: For every input an array of its element type (a list for a sequence, None for an absent optional);
+                they are read, never kept.
+            outputs: Which outputs to return, None for all.
+
+        Returns:
+            By output name: an array that the caller owns, of the value's element type (those that numpy lacks come
+            from ml_dtypes; strings are an object array), or a list for a sequence, None for an absent optional.
+
+        Raises:
+            InputError: An input is missing or unknown.
+            RunError: onnxruntime fails.
+        """
+        for name in feeds:
+            if name not in self._inputs:
+                closest = difflib.get_close_matches(name, self._inputs, n=3, cutoff=0) or ["none"]
+                raise InputError(
+                    f"the model has no input {printable(name)!r}: {self._where}",
+                    hint=f"its inputs: {', '.join(map(printable, closest))}",
+                )
+        missing = [name for name in self._inputs if name not in feeds]
+        if missing:
+            raise InputError(
+                f"no array for the input {printable(missing[0])!r}: {self._where}",
+                hint=f"the model's inputs: {', '.join(map(printable, self._inputs))}",
+            )
+        wanted = list(self.outputs if outputs is None else outputs)
+        tensors = [name for name in wanted if self.outputs[name].startswith("tensor(")]
+        others = [name for name in wanted if not self.outputs[name].startswith("tensor(")]
+        arrays = {name: fed for name, fed in feeds.items() if isinstance(fed, (np.ndarray, np.generic))}
+        if len(arrays) < len(feeds):
+            tensors, others = [], wanted  # sequences and optionals go in and come out through another door
+        answers: dict[str, Any] = {}
+        try:
+            values = {name: self._ort_value(array) for name, array in arrays.items()}
+            if tensors:
+                computed = self._session.run_with_ort_values(tensors, values)
+                lent = {value.data_ptr() for value in values.values() if value.data_type() != "tensor(string)"}
+                answers.update((name, _own(answer, lent)) for name, answer in zip(tensors, computed, strict=True))
+            if others:
+                answers.update(zip(others, self._session.run(others, {**feeds, **values}), strict=True))
+        except Exception as error:  # see above
+            raise RunError(f"onnxruntime cannot run the model ({_reason(error)}): {self._where}") from error
+        return {name: answers[name] for name in wanted}
+
+    def _ort_value(self, array: Any) -> Any:
+        array = np.asarray(array)
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+        if array.dtype.kind in "OU" or array.dtype.name in _UNPACKED_BY_ONNX:
+            return self._stored_value(array)
+        make = self._ort.OrtValue
+        if not _is_extension(array.dtype):
+            return make.ortvalue_from_numpy(array)
+        elem_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        return make.ortvalue_from_numpy_with_onnx_type(array.view(f"u{array.dtype.itemsize}"), elem_type)
+
+    def _stored_value(self, array: Array) -> Any:
+        """Strings and packed numbers, which onnxruntime takes from no array, by way of a model that stores them."""
+        stored = onnx.numpy_helper.from_array(array.astype(object) if array.dtype.kind == "U" else array, "stored")
+        proto = ModelProto(ir_version=11)
+        proto.opset_import.add(version=23)
+        proto.graph.name = "stored"
+        proto.graph.initializer.append(stored)
+        proto.graph.output.append(onnx.helper.make_tensor_value_info("stored", stored.data_type, array.shape))
+        session = Session(proto, folder=None, where=self._where)
+        return session._session.run_with_ort_values(["stored"], {})[0]
+
+
+def evaluate_constants(model: Model, values: Sequence[str], extra: Sequence[NodeProto] = ()) -> dict[str, Array]:
+    """Compute values of the main graph that depend on no input, through onnxruntime.
+
+    Args:
+        model: Its weights are read where they lie.
+        values: Initializers, or values computed from them alone.
+        extra: Further nodes over such values, whose outputs may be asked for too.
+
+    Returns:
+        An array per value, owned by the caller.
+
+    Raises:
+        RunError: onnxruntime refuses one of the nodes.
+    """
+    graph = model.main
+    producers = {**graph.producers}
+    added = {output: node for node in extra for output in node.output}
+    needed: dict[str, None] = {}
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if value and value not in needed:
+            needed[value] = None
+            if value in added:
+                waiting += added[value].input
+            elif value in producers:
+                waiting += (*producers[value].inputs, *producers[value].captured)
+    proto = ModelProto(ir_version=model.proto.ir_version)
+    proto.opset_import.extend(model.proto.opset_import)
+    proto.graph.name = "constants"
+    proto.graph.initializer.extend(graph.initializers[name] for name in needed if name in graph.initializers)
+    wanted_nodes = {id(producers[name]): producers[name] for name in needed if name in producers}
+    proto.graph.node.extend(node.proto for node in sorted(wanted_nodes.values(), key=graph.position))
+    proto.graph.node.extend(extra)
+    for value in values:
+        proto.graph.output.add().name = value
+    session = Session(proto, folder=model.folder, where=model.name, optimize=False)
+    return session.run({})
+
+
+def _own(answer: Any, lent: Collection[int]) -> Array:
+    """A tensor's values as an array that owns them; `lent` are the addresses of the arrays that were fed."""
+    elem_type = answer.element_type()
+    if elem_type == TensorProto.STRING:
+        return np.asarray(answer.numpy())
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+    if not _is_extension(dtype):
+        values = np.asarray(answer.numpy())
+        # An input that is an output too comes back uncopied, as memory of the caller's that may soon be gone.
+        return values.copy() if answer.data_ptr() in lent else values
+    shape = tuple(answer.shape())
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    content = ctypes.string_at(answer.data_ptr(), answer.tensor_size_in_bytes())
+    if dtype.name in _UNPACKED_BY_ONNX:
+        packed = TensorProto(data_type=elem_type, dims=shape, raw_data=content)
+        return np.asarray(onnx.numpy_helper.to_array(packed))
+    return np.frombuffer(bytearray(content), dtype).reshape(shape)
+
+
+def _is_extension(dtype: np.dtype[Any]) -> bool:
+    """Whether a type comes from ml_dtypes, not from numpy."""
+    return dtype.type.__module__ != "numpy"
+
+
+def _reason(error: Exception) -> str:
+    """The first line of onnxruntime's message without status codes and places in its own source."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = _SOURCE_PLACE.sub("", lines[0].rpartition("[ONNXRuntimeError]")[2]).strip(" :.")
+    if text.endswith("for the following indices"):  # a wrong shape: which axes they are stands in the next lines
+        axes = itertools.takewhile(lambda line: line.strip().startswith("index:"), lines[1:])
+        text = f"{text}: {', '.join(axis.strip() for axis in axes)}"
+    return printable(text or type(error).__name__)[:300]

@@ -1,0 +1,76 @@
+"""The values of stored parameters and of constant operands, quantized ones as the real numbers that they stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from onnxscope.model.layer_names import Operand
+from onnxscope.model.loading import Model
+from onnxscope.model.parameters import Parameter
+from onnxscope.runtime.session import evaluate_constants
+
+__all__ = ["read_operand", "read_parameter"]
+
+Array = np.ndarray[Any, Any]
+
+
+def read_parameter(model: Model, parameter: Parameter) -> Array:
+    """Return a parameter's values in its own shape; quantized ones as the real numbers that they stand for.
+
+    Stored bytes are read in place; only dequantization runs onnxruntime.
+    """
+    stored = _stored_values(model, parameter)
+    if parameter.permutation:
+        stored = stored.transpose(np.argsort(parameter.permutation))
+    return stored
+
+
+def read_operand(model: Model, operand: Operand) -> Array:
+    """Return a constant operand as its node sees it, quantized ones as the real numbers that they stand for.
+
+    Raises:
+        RunError: It is computed from stored values, and onnxruntime cannot do that.
+    """
+    origin, graph = operand.origin, model.graphs[operand.node.path]
+    if operand.node.op_type in ("QLinearConv", "QLinearMatMul") and not graph.path:
+        return _dequantized(model, operand)
+    if origin is not None and origin.permutation is not None and (origin.dequantized is None or graph.path):
+        tensor = graph.stored(origin.value)
+        assert tensor is not None  # an origin is stored
+        stored = model.array(tensor)
+        return stored.transpose(origin.permutation) if origin.permutation else stored
+    value = operand.node.inputs[operand.position]
+    return evaluate_constants(model, [value])[value]
+
+
+def _stored_values(model: Model, parameter: Parameter) -> Array:
+    operand = parameter.operand
+    if operand is not None and operand.origin is not None and not parameter.graph.path:
+        if operand.origin.dequantized is not None:
+            return evaluate_constants(model, [operand.origin.dequantized])[operand.origin.dequantized]
+        if operand.node.op_type in ("QLinearConv", "QLinearMatMul"):
+            return _dequantized(model, operand)
+    tensor = parameter.graph.stored(parameter.initializer)
+    assert tensor is not None  # find_parameters lists stored tensors only
+    return model.array(tensor)
+
+
+def _dequantized(model: Model, operand: Operand) -> Array:
+    """The real numbers behind an operand of QLinearConv or QLinearMatMul."""
+    inputs = operand.node.inputs
+    make = onnx.helper.make_node
+    if operand.role == "bias":  # int32 in units of the product of both scales
+        extra = [
+            make("Cast", [inputs[8]], ["onnxscope:bias"], to=TensorProto.FLOAT),
+            make("Mul", [inputs[1], inputs[4]], ["onnxscope:scale"]),
+            make("Mul", ["onnxscope:bias", "onnxscope:scale"], ["onnxscope:real"]),
+        ]
+    else:
+        axis = 0 if operand.node.op_type == "QLinearConv" else -1
+        first = operand.position
+        extra = [make("DequantizeLinear", list(inputs[first : first + 3]), ["onnxscope:real"], axis=axis)]
+    return evaluate_constants(model, ["onnxscope:real"], extra)["onnxscope:real"]

@@ -1,0 +1,230 @@
+"""The graph rewriter: taps become extra graph outputs.
+
+    x -> Conv -> Relu -> Gemm -> y          expose(h)         x -> Conv -> Relu -> Gemm -> y
+                    h                                                         h ----------> h
+
+The model's own outputs stay, in order, with their types. A value inside the body of an If, a Loop or a Scan is lifted
+out one level at a time: the body gives it as one more output, and so does the node that owns the body.
+
+    If    the other branch gives an empty constant of the same element type in its place; its rank of eight is the
+          mark of a branch that was not executed
+    Loop  the value becomes a scan output: one entry per iteration, stacked along a new axis 0
+    Scan  the same
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxscope.base.outputs import printable
+from onnxscope.model.graphs import Step, ValueType
+from onnxscope.model.loading import Model
+from onnxscope.model.selectors import Tap
+
+__all__ = ["TappedModel", "Unreachable", "expose", "unused_prefix", "was_not_executed"]
+
+_NOT_EXECUTED_RANK = 8
+_LIFTING = {"If", "Loop", "Scan"}
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """A tap that cannot be observed.
+
+    Attributes:
+        name: The tap's name.
+        reason: Why, in a few words.
+    """
+
+    name: str
+    reason: str
+
+    def to_dict(self) -> dict[str, str]:
+        """The record that results carry."""
+        return {"name": self.name, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class TappedModel:
+    """A copy of the model in which every tap is also a graph output.
+
+    Attributes:
+        proto: The copy; weights that were references still are.
+        outputs: For each reachable tap the graph output that carries it, by the tap's name.
+        unreachable: The other taps.
+        declared: Names of the model's own outputs, which come first.
+    """
+
+    proto: ModelProto
+    outputs: Mapping[str, str]
+    unreachable: tuple[Unreachable, ...]
+    declared: tuple[str, ...]
+
+
+def expose(
+    model: Model, taps: Iterable[Tap], *, infer: Callable[[], Mapping[tuple[Step, ...], Mapping[str, ValueType]]]
+) -> TappedModel:
+    """Make every tap a graph output of a copy of the model.
+
+    Args:
+        model: It is not changed.
+        taps: What to expose; a value that is an output already is not repeated.
+        infer: Called when the element type of a value inside a body is not declared: the types of each graph's values,
+            by the graph's path, as far as they can be inferred.
+
+    Returns:
+        The tapped model. Types of new outputs are given where the model declares them, else left to onnxruntime.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model.proto)
+    rewriter = _Rewriter(model, copy, infer)
+    outputs: dict[str, str] = {}
+    unreachable = []
+    for tap in taps:
+        try:
+            outputs[tap.name] = rewriter.expose(tap)
+        except _UnreachableError as error:
+            unreachable.append(Unreachable(tap.name, str(error)))
+    return TappedModel(copy, outputs, tuple(unreachable), model.main.outputs)
+
+
+def was_not_executed(shape: tuple[int, ...]) -> bool:
+    """Whether a lifted value's shape is the mark of a branch that was not executed."""
+    return len(shape) >= _NOT_EXECUTED_RANK and 0 in shape
+
+
+def unused_prefix(model: Model) -> str:
+    """Return what no name of a value in the model starts with."""
+    prefix = "onnxscope_"
+    used = {name for graph in model.graphs.values() for name in (*graph.producers, *graph.inputs, *graph.initializers)}
+    while any(name.startswith(prefix) for name in used):
+        prefix += "_"
+    return prefix
+
+
+class _UnreachableError(Exception):
+    pass
+
+
+class _Rewriter:
+    def __init__(
+        self,
+        model: Model,
+        copy: ModelProto,
+        infer: Callable[[], Mapping[tuple[Step, ...], Mapping[str, ValueType]]],
+    ) -> None:
+        self._model = model
+        self._copy = copy
+        self._infer = infer
+        self._inferred: Mapping[tuple[Step, ...], Mapping[str, ValueType]] | None = None
+        self._outputs = {value.name for value in copy.graph.output}
+        self._fresh = 0
+        self._prefix = unused_prefix(model)
+
+    def expose(self, tap: Tap) -> str:
+        graph = self._model.graphs[tap.path]
+        declared = graph.types.get(tap.value)
+        _refuse_non_tensors(declared)
+        if not tap.path:
+            self._add_output(tap.value, declared)
+            return tap.value
+        return self._lift(tap, declared)
+
+    def _add_output(self, name: str, declared: ValueType | None) -> None:
+        if name in self._outputs:
+            return
+        self._outputs.add(name)
+        output = self._copy.graph.output.add()
+        output.name = name
+        if declared is not None and declared.elem_type and name in self._model.main.producers:
+            output.CopyFrom(onnx.helper.make_tensor_value_info(name, declared.elem_type, declared.shape))
+
+    def _lift(self, tap: Tap, declared: ValueType | None) -> str:
+        owners = self._owners(tap.path)
+        for owner in owners:
+            if owner.op_type not in _LIFTING or owner.domain not in ("", "ai.onnx"):
+                raise _UnreachableError(f"inside the body of {printable(owner.op_type)}, which cannot hand values out")
+            if owner.op_type == "If":
+                for branch in ("then_branch", "else_branch"):
+                    _body(owner, branch)  # raises before anything is changed
+        elem_type = declared.elem_type if declared else 0
+        if not elem_type:
+            elem_type = self._inferred_type(tap, needed=any(owner.op_type == "If" for owner in owners))
+        value = tap.value
+        for step, owner in zip(reversed(tap.path), reversed(owners), strict=True):
+            lifted = self._fresh_name("tap")
+            self._add_body_output(_body(owner, step.attribute), value, lifted + "_body")
+            if owner.op_type == "If":
+                other = "else_branch" if step.attribute == "then_branch" else "then_branch"
+                _add_empty_output(_body(owner, other), lifted + "_absent", elem_type)
+                _body(owner, step.attribute).output[-1].type.tensor_type.elem_type = elem_type
+            else:
+                self._pad_outputs(owner, _body(owner, step.attribute))
+            owner.output.append(lifted)
+            value = lifted
+        self._copy.graph.output.add().name = value
+        return value
+
+    def _owners(self, path: tuple[Step, ...]) -> list[NodeProto]:
+        owners = []
+        graph = self._copy.graph
+        for step in path:
+            owner = graph.node[step.node_index]
+            owners.append(owner)
+            graph = _body(owner, step.attribute)
+        return owners
+
+    def _inferred_type(self, tap: Tap, *, needed: bool) -> int:
+        if self._inferred is None:
+            self._inferred = self._infer()
+        inferred = self._inferred.get(tap.path, {}).get(tap.value)
+        _refuse_non_tensors(inferred)
+        elem_type = inferred.elem_type if inferred else 0
+        if needed and not elem_type:
+            raise _UnreachableError("its element type cannot be inferred, and the other branch has to match it")
+        return elem_type
+
+    def _fresh_name(self, stem: str) -> str:
+        """A name that the model does not use: none of its names starts with the prefix."""
+        self._fresh += 1
+        return f"{self._prefix}{stem}_{self._fresh}"
+
+    @staticmethod
+    def _add_body_output(body: GraphProto, value: str, name: str) -> None:
+        body.node.append(onnx.helper.make_node("Identity", [value], [name]))
+        body.output.add().name = name
+
+    def _pad_outputs(self, owner: NodeProto, body: GraphProto) -> None:
+        """Name the trailing outputs that the owner leaves out, so that a new one comes to stand behind them."""
+        own_outputs = len(body.output) - (1 if owner.op_type == "Loop" else 0) - 1
+        while len(owner.output) < own_outputs:
+            owner.output.append(self._fresh_name("unused"))
+        for attribute in owner.attribute:
+            if attribute.name in ("scan_output_axes", "scan_output_directions"):
+                attribute.ints.append(0)
+
+
+def _refuse_non_tensors(declared: ValueType | None) -> None:
+    if declared is not None and declared.kind != "tensor":
+        article = "an" if declared.kind == "optional" else "a"
+        raise _UnreachableError(f"{article} {declared.kind.replace('_', ' ')}, not a tensor")
+    if declared is not None and declared.dtype == "str":
+        raise _UnreachableError("strings have no statistics")
+
+
+def _body(owner: NodeProto, name: str) -> GraphProto:
+    for attribute in owner.attribute:
+        if attribute.name == name and attribute.type == AttributeProto.GRAPH:
+            body: GraphProto = attribute.g
+            return body
+    raise _UnreachableError(f"{printable(owner.op_type)} has no {printable(name)}")
+
+
+def _add_empty_output(body: GraphProto, name: str, elem_type: int) -> None:
+    empty = TensorProto(data_type=elem_type, dims=[0] * _NOT_EXECUTED_RANK)
+    body.node.append(onnx.helper.make_node("Constant", [], [name], value=empty))
+    body.output.append(onnx.helper.make_tensor_value_info(name, elem_type, None))

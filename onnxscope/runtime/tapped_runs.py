@@ -1,0 +1,183 @@
+"""Run a tapped model: everything in one go, or a lifted value that breaks the run by itself; what taps look like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from onnxscope.errors import RunError
+from onnxscope.model.graphs import Step, ValueType
+from onnxscope.model.loading import Model
+from onnxscope.model.selectors import Tap
+from onnxscope.model.type_inference import infer_types
+from onnxscope.runtime.session import Session
+from onnxscope.runtime.tap_outputs import TappedModel, Unreachable, expose, unused_prefix, was_not_executed
+
+__all__ = ["Reached", "output_types", "reach", "reason_without_statistics", "run_tapped", "tap_shapes", "within_budget"]
+
+Array = NDArray[Any]
+_Item = TypeVar("_Item")
+_NUMBERS = frozenset(
+    {"float32", "float64", "float16", "bfloat16", "bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
+)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What taps look like in one run.
+
+    Attributes:
+        tapped: The tapped model.
+        shapes: Of the taps that hold numbers, by name.
+        dtypes: numpy's names of their element types.
+        reasons: Why the other taps hold none, by name.
+    """
+
+    tapped: TappedModel
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    reasons: Mapping[str, str]
+
+
+def reach(model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], threads: int = 0) -> Reached:
+    """Expose taps and run once, to learn what they look like without their values leaving onnxruntime.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
+    infer = cache(partial(infer_types, model))
+    tapped = expose(model, taps, infer=infer)
+    reasons = {each.name: each.reason for each in tapped.unreachable}
+    types = output_types(model, tapped.proto, list(tapped.outputs.values()))
+    dtypes = {name: types[output] for name, output in tapped.outputs.items() if types[output] in _NUMBERS}
+    reasons |= {name: "not a tensor of numbers" for name in tapped.outputs if name not in dtypes}
+    shapes = tap_shapes(model, [tap for tap in taps if tap.name in dtypes], feeds, infer, threads)
+    for tap in taps:
+        if tap.name in dtypes and (tap.name not in shapes or (tap.path and was_not_executed(shapes[tap.name]))):
+            reasons[tap.name] = "not executed on this input"
+            shapes.pop(tap.name, None)
+    return Reached(tapped, shapes, dtypes, reasons)
+
+
+def run_tapped(
+    model: Model,
+    taps: Sequence[Tap],
+    run: Callable[[Session], dict[str, Any]],
+    *,
+    infer: Callable[[], Mapping[tuple[Step, ...], Mapping[str, ValueType]]],
+    threads: int = 0,
+) -> tuple[dict[str, Any], TappedModel]:
+    """Expose taps and run; where a value inside a body breaks the run, each of those runs alone.
+
+    Args:
+        model: It is not changed.
+        taps: What to expose.
+        run: Runs a session, once or in pieces, and returns its outputs by name.
+        infer: As for `expose`.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Returns:
+        The answers, and the tapped model whose `outputs` say which answer belongs to which tap; a tap that could not
+        be computed stands in its `unreachable`.
+
+    Raises:
+        RunError: onnxruntime fails for another reason.
+    """
+
+    def answer(tapped: TappedModel) -> dict[str, Any]:
+        return run(Session(tapped.proto, folder=model.folder, where=model.name, threads=threads))
+
+    tapped = expose(model, taps, infer=infer)
+    try:
+        return answer(tapped), tapped
+    except RunError:
+        lifted = [tap for tap in taps if tap.path and tap.name in tapped.outputs]
+        if not lifted:
+            raise
+    plain = expose(model, [tap for tap in taps if not tap.path], infer=infer)
+    answers = answer(plain)
+    outputs = dict(plain.outputs)
+    unreachable = [*plain.unreachable, *(each for each in tapped.unreachable if each not in plain.unreachable)]
+    for number, tap in enumerate(lifted):
+        alone = expose(model, [tap], infer=infer)
+        output = alone.outputs[tap.name]
+        try:
+            value = answer(alone)[output]
+        except RunError as error:
+            changes = "inconsistent shape" in str(error).lower()
+            reason = "its shape changes from one iteration to the next" if changes else str(error)
+            unreachable.append(Unreachable(tap.name, reason))
+            continue
+        outputs[tap.name] = f"{output}_{number}"
+        answers[outputs[tap.name]] = value
+    return answers, TappedModel(plain.proto, outputs, tuple(unreachable), plain.declared)
+
+
+def reason_without_statistics(tap: Tap, data: Any) -> str | None:
+    """Why what a tap held has no statistics, or None where it has."""
+    if data is None:
+        return "absent in this run"
+    if not isinstance(data, np.ndarray):
+        return "a sequence, not a tensor"
+    if data.dtype.kind in "OUS":
+        return "strings have no statistics"
+    if data.dtype.kind == "c":
+        return "complex numbers have no order, so no statistics"
+    if tap.path and was_not_executed(data.shape):
+        return f"the {tap.path[-1].attribute} that holds it was not executed on this input"
+    if tap.path and not data.size and 0 in data.shape[: len(tap.path)]:
+        return "the loop that holds it made no iteration on this input"
+    return None
+
+
+def output_types(model: Model, proto: Any, outputs: Sequence[str]) -> dict[str, str]:
+    """Return numpy's names of the outputs' element types, as onnxruntime finds them."""
+    session = Session(proto, folder=model.folder, where=model.name, optimize=False)
+    names = {"float": "float32", "double": "float64"}
+    kinds = {name: session.outputs[name].removeprefix("tensor(").rstrip(")") for name in outputs}
+    return {name: names.get(kind, kind) for name, kind in kinds.items()}
+
+
+def tap_shapes(
+    model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], infer: Callable[[], Any], threads: int = 0
+) -> dict[str, tuple[int, ...]]:
+    """Run once and return the shapes of the taps that were reached, without their values leaving onnxruntime."""
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    prefix = unused_prefix(model)
+    plain = [tap for tap in taps if not tap.path]
+    for number, tap in reversed(list(enumerate(plain))):
+        proto.graph.node.append(onnx.helper.make_node("Shape", [tap.value], [f"{prefix}shape_{number}"]))
+        proto.graph.output.append(
+            onnx.helper.make_tensor_value_info(f"{prefix}shape_{number}", TensorProto.INT64, [None])
+        )
+    session = Session(proto, folder=model.folder, where=model.name, threads=threads, optimize=False)
+    answers = session.run(feeds, [f"{prefix}shape_{number}" for number in range(len(plain))])
+    shapes = {tap.name: tuple(answers[f"{prefix}shape_{number}"].tolist()) for number, tap in enumerate(plain)}
+    lifted = [tap for tap in taps if tap.path]
+    if lifted:
+        values, tapped = run_tapped(model, lifted, lambda session: session.run(feeds), infer=infer, threads=threads)
+        held = {tap.name: values[tapped.outputs[tap.name]] for tap in lifted if tap.name in tapped.outputs}
+        shapes |= {name: value.shape for name, value in held.items() if isinstance(value, np.ndarray)}
+    return shapes
+
+
+def within_budget(items: Iterable[_Item], size_of: Callable[[_Item], int], budget: int) -> list[list[_Item]]:
+    """Cut items into groups that fit a budget together, in order; one that does not fit stands alone."""
+    groups: list[list[_Item]] = []
+    free = 0
+    for item in items:
+        size = size_of(item)
+        if not groups or size > free:
+            groups.append([])
+            free = budget
+        groups[-1].append(item)
+        free -= size
+    return groups

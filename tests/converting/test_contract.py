@@ -1,0 +1,120 @@
+"""The converters' contract, with a converter of the test's own in a real child process."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from dataclasses import asdict
+
+import pytest
+
+from onnxscope.base.outputs import dump_json
+from onnxscope.converting.contract import ConversionReport, ConversionRequest, run_child, serve_child
+from onnxscope.errors import ConversionError, OutputError
+
+
+@pytest.fixture
+def child(tmp_path):
+    """Returns a function that runs a request through a child whose `export` has the given body."""
+
+    def run(body, **fields):
+        lines = textwrap.indent(textwrap.dedent(body).strip(), "    ")
+        (tmp_path / "made_converter.py").write_text(
+            "import os, sys\n"
+            "from onnxscope.converting.contract import ConversionReport, serve_child\n"
+            "from onnxscope.errors import ConversionError\n"
+            f"def export(request):\n{lines}\n"
+            "if __name__ == '__main__':\n    sys.exit(serve_child(export, sys.argv[1:]))\n"
+        )
+        request = ConversionRequest(**{"source": "net.py:make", "output": str(tmp_path / "out.onnx"), **fields})
+        return run_child("made_converter", request, environment={"PYTHONPATH": str(tmp_path), "CHOSEN": "yes"})
+
+    return run
+
+
+def test_a_request_travels_whole(child):
+    report = child(
+        """
+        assert request.input_shapes == (("x", (None, 3)), ("", (1,))), request.input_shapes
+        assert request.arguments == {"classes": 10, "name": "a"}
+        assert os.environ["CHOSEN"] == "yes"
+        return ConversionReport(request.output, "made 1", 17, 4, 1, ("a note",))
+        """,
+        input_shapes=(("x", (None, 3)), ("", (1,))),
+        arguments={"classes": 10, "name": "a"},
+    )
+    assert (report.framework, report.opset, report.parameters, report.absent) == ("made 1", 17, 4, 1)
+    assert report.notes == ("a note",)
+
+
+def test_an_error_of_the_converter_arrives_with_its_hint(child):
+    with pytest.raises(ConversionError, match=r"^no factory 'make': net\.py$") as caught:
+        child("raise ConversionError(\"no factory 'make': net.py\", hint='it has: build')")
+    assert caught.value.hint == "it has: build"
+
+
+def test_an_error_of_the_users_code_is_one_line(child):
+    with pytest.raises(ConversionError) as caught:
+        child(r"raise ValueError('bad\nshape')")
+    assert str(caught.value) == "ValueError: bad shape: net.py:make"
+
+
+def test_a_child_that_dies_is_reported_with_its_last_words(child):
+    with pytest.raises(ConversionError, match=r"the converter died with code 3 \(goodbye\): net\.py:make"):
+        child("print('goodbye', flush=True)\nos._exit(3)")
+
+
+def test_what_the_child_prints_stays_in_the_child(child, capfd):
+    child("print('noise')\nreturn ConversionReport(request.output, 'made 1', 17, 0, 0)")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_report_names_no_folder():
+    report = ConversionReport("/somewhere/private/m.onnx", "torch 2", 17, 2, 0)
+    record = json.loads(dump_json(report.to_dict()))
+    assert record["output"] == "m.onnx"
+    assert "private" not in json.dumps(record)
+
+
+def test_a_conversion_that_fails_removes_nothing(tmp_path):
+    def refuse(_):
+        raise ConversionError("no")
+
+    request, answer, other = (tmp_path / name for name in ("request.json", "answer.json", "out.onnx.partial"))
+    request.write_text(json.dumps(asdict(ConversionRequest("net.py:make", str(tmp_path / "out.onnx")))))
+    other.write_text("someone's")
+    assert serve_child(refuse, [str(request), str(answer)]) == 1
+    assert json.loads(answer.read_text()) == {"error": "no", "hint": None}
+    assert other.read_text() == "someone's"
+
+
+@pytest.mark.parametrize(
+    ("source", "file"),
+    [
+        ("net.py:make", "net.py"),
+        ("net:make", "net.py"),
+        ("package.net:make", "package/net.py"),
+        ("package:make", "package/__init__.py"),
+        ("saved.h5", "saved.h5"),
+        ("saved", "saved/saved_model.pb"),
+        ("saved/saved_model.pb", "saved/assets/words.txt"),
+    ],
+)
+def test_a_model_never_takes_the_place_of_its_source(child, tmp_path, monkeypatch, source, file):
+    monkeypatch.chdir(tmp_path)
+    for name in ("net.py", "package/net.py", "package/__init__.py", "saved.h5", "saved/saved_model.pb", file):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("the source")
+    for output in (file, f"./{file}", str(tmp_path / file)):
+        with pytest.raises(OutputError, match=rf"^the output would replace an input: .*{file}$"):
+            child("raise AssertionError", source=source, output=output)
+    assert (tmp_path / file).read_text() == "the source"
+
+
+@pytest.mark.parametrize("place", ["resnet50/model.onnx", "resnet50.onnx", "resnet50"])
+def test_a_shipped_network_is_no_file(child, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("what an earlier conversion wrote")
+    answer = "return ConversionReport(request.output, 'made 1', 17, 4, 1)"
+    assert child(answer, source="resnet50", output=place).output == place

@@ -1,0 +1,175 @@
+"""What the user gave: kinds, folders, globs, orders, and things that are no files."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onnxscope.errors import InputError
+from onnxscope.inputs.sources import gather, open_regular, suffix_of
+
+FORMS = "an input is an image, a folder or a glob of images, a .npy, a .npz, or random[:seed]"
+
+
+def refusal(call, *arguments, **options):
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value), caught.value.hint
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("img10.png", "img2.PNG", "Img1.jpg", "notes.txt", "data.npy"):
+        (tmp_path / name).touch()
+    (tmp_path / "below.png").mkdir()
+    (tmp_path / "below.png" / "img3.png").touch()
+    return tmp_path
+
+
+def names(paths):
+    return [os.path.basename(path) for path in paths]
+
+
+def test_a_folder_gives_its_images_in_natural_order(folder):
+    kind, paths, notes = gather(folder)
+    assert kind == "images"
+    assert names(paths) == ["Img1.jpg", "img2.PNG", "img10.png"]
+    assert notes == [f"2 other files ignored in {folder}"]
+
+
+def test_a_glob(folder):
+    kind, paths, notes = gather(f"{folder}/img*")
+    assert (kind, names(paths), notes) == ("images", ["img2.PNG", "img10.png"], [])
+    assert names(gather(f"{folder}/**/*3.png")[1]) == ["img3.png"]
+    kind, paths, notes = gather(f"{folder}/*.npy")
+    assert (kind, names(paths), notes) == ("arrays", ["data.npy"], [])
+    _, paths, notes = gather(f"{folder}/[In]*")
+    assert names(paths) == ["Img1.jpg"]
+    assert notes == [f"1 other file ignored matched by {folder}/[In]*"]
+
+
+def test_a_file_with_a_globs_name_is_a_file(folder):
+    (folder / "img[1].png").touch()
+    assert names(gather(f"{folder}/img[1].png")[1]) == ["img[1].png"]
+
+
+def test_several_images_keep_the_order_given(folder):
+    assert names(gather([folder / "img10.png", str(folder / "Img1.jpg"), folder / "img10.png"])[1]) == [
+        "img10.png",
+        "Img1.jpg",
+        "img10.png",
+    ]
+    assert names(gather(path for path in sorted(folder.glob("img*.*")))[1]) == ["img10.png", "img2.PNG"]
+
+
+def test_random_and_its_seed():
+    assert gather("random") == ("random", [0], [])
+    assert gather(["random:12"]) == ("random", [12], [])
+
+
+def test_things_from_the_library():
+    image = Image.new("L", (1, 1))
+    assert gather([image, image]) == ("images", [image, image], [])
+    assert gather({"x": 1}) == ("arrays", [{"x": 1}], [])
+    assert gather([[1.0, 2.0], [3.0, 4.0]]) == ("arrays", [[[1.0, 2.0], [3.0, 4.0]]], [])
+    array = np.ones(3)
+    assert gather(array)[1][0] is array
+    assert gather([array])[1][0] is array
+
+
+def test_suffixes_are_lower_case():
+    assert suffix_of("a/B.NPZ") == ".npz"
+
+
+def test_nothing_given():
+    message, hint = refusal(gather, [])
+    assert message == "no input is given"
+    assert hint == "give an image, a folder of images, a .npy, a .npz or random[:seed]"
+
+
+def test_kinds_do_not_mix():
+    message, hint = refusal(gather, ["a.png", "b.npy", "random"])
+    assert message == "inputs of different kinds do not mix: arrays and images and random"
+    assert hint == "give one kind of input"
+
+
+def test_one_array_file_at_a_time():
+    message, hint = refusal(gather, ["a.npy", "b.npy"])
+    assert message == "2 inputs of kind 'arrays', and one is all that is taken"
+    assert hint == "put the arrays into one .npz, one array per input; stack samples along axis 0"
+
+
+@pytest.mark.parametrize("seed", ["", "x", "-1", "1.5", "9" * 19, "1\n"])
+def test_bad_seeds(seed):
+    message, _ = refusal(gather, f"random:{seed}")
+    assert message == f"the seed {seed!r} is no whole number of up to 18 digits: random:SEED"
+
+
+def test_a_folder_without_images(tmp_path):
+    message, hint = refusal(gather, tmp_path)
+    assert message == f"no image in the folder: {tmp_path}"
+    assert hint.startswith("images end in .avif, .bmp, ")
+    (tmp_path / "a.npz").touch()
+    assert refusal(gather, tmp_path)[1] == "name the .npy or .npz file itself"
+
+
+def test_a_glob_without_matches(tmp_path):
+    message, hint = refusal(gather, f"{tmp_path}/*.png")
+    assert message == f"no image matches: {tmp_path}/*.png"
+    assert hint.startswith("images end in ")
+
+
+def test_a_fifo_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    message, hint = refusal(open_regular, str(tmp_path / "a.png"))
+    assert message == f"not a regular file: {tmp_path / 'a.png'}"
+    assert hint == "give a file; copy a stream or a device into one first"
+    assert refusal(gather, tmp_path)[0] == f"no image in the folder: {tmp_path}"
+    assert refusal(open_regular, "/dev/zero")[0] == "not a regular file: /dev/zero"
+    assert refusal(open_regular, str(tmp_path))[0] == f"not a regular file: {tmp_path}"
+
+
+def test_a_file_that_becomes_a_fifo_does_not_hang(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "a.png")
+    status = os.stat(__file__)
+    monkeypatch.setattr(os, "stat", lambda path, **options: status)
+    assert refusal(open_regular, str(tmp_path / "a.png"))[0] == f"not a regular file: {tmp_path / 'a.png'}"
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    message, hint = refusal(open_regular, str(tmp_path / "absent.png"))
+    assert message == f"no such file: {tmp_path / 'absent.png'}"
+    assert hint == FORMS
+    assert refusal(open_regular, "a\0b")[0] == r"cannot read (embedded null byte): a\x00b"
+    assert refusal(open_regular, "a" * 300)[0] == f"cannot read (File name too long): {'a' * 300}"
+    assert refusal(open_regular, "a\nb\x1b[2J")[0] == r"no such file: a\nb\x1b[2J"
+    (tmp_path / "loop").symlink_to("loop")
+    assert refusal(open_regular, str(tmp_path / "loop"))[0].startswith(
+        "cannot read (Too many levels of symbolic links)"
+    )
+
+
+def test_the_size_is_looked_at_first(tmp_path):
+    path = tmp_path / "sparse"
+    with open(path, "wb") as stream:
+        stream.truncate(3_000_000_000)
+    message, _ = refusal(open_regular, str(path), limit_bytes=1000)
+    assert message == f"3,000,000,000 bytes are more than the 1,000 that we read: {path}"
+
+
+def test_a_regular_file_opens(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    with open_regular(str(tmp_path / "a"), limit_bytes=3) as stream:
+        assert stream.read() == b"abc"
+
+
+def test_an_unreadable_folder(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert refusal(gather, tmp_path)[0] == f"cannot read the folder (Permission denied): {tmp_path}"

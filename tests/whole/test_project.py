@@ -1,0 +1,115 @@
+"""What the project promises about itself: cheap imports, lazy public names, layers of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import onnx
+import pytest
+
+import onnxscope
+from onnxscope.runtime.session import Session
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("onnx", "onnxruntime", "matplotlib", "numpy", "torch", "tensorflow", "ray", "PIL", "rich")
+
+
+def modules_after(code):
+    program = f"import sys\n{code}\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert modules_after("import onnxscope") == []
+
+
+def test_help_loads_nothing_heavy():
+    assert modules_after("from onnxscope.cli.main import run\nassert run(['--help']) == 0") == []
+    assert modules_after("from onnxscope.cli.main import run\nassert run(['features', '--help']) == 0") == []
+
+
+def test_inspect_needs_no_engine(tmp_path):
+    import onnx.parser
+
+    path = tmp_path / "m.onnx"
+    text = '<ir_version: 9, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Relu(x) }'
+    onnx.save(onnx.parser.parse_model(text), path)
+    loaded = modules_after(f"from onnxscope.cli.main import run\nassert run(['inspect', {str(path)!r}]) == 0")
+    assert not {"onnxruntime", "matplotlib", "PIL"} & set(loaded)
+
+
+def test_figures_keep_no_pyplot_state():
+    code = (
+        "import io, sys, numpy; from onnxscope.drawing.figures import feature_figure, histogram_png; "
+        "feature_figure(numpy.ones((2, 3, 3)), [0, 1], 'a').savefig(io.BytesIO()); histogram_png('a', [0, 1], [2]); "
+        "print('matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_public_names_resolve_twice_in_a_row():
+    for _ in range(2):
+        for name in onnxscope.__all__:
+            assert getattr(onnxscope, name) is not None
+
+
+def test_no_public_name_is_a_module():
+    modules = {path.stem for path in (ROOT / "onnxscope").iterdir()}
+    assert not modules & set(onnxscope.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'wieghts'"):
+        onnxscope.wieghts  # noqa: B018
+
+
+def test_editors_see_every_public_name():
+    source = (ROOT / "onnxscope" / "__init__.py").read_text(encoding="utf-8")
+    typed = source.split("if TYPE_CHECKING:")[1].split("_MODULES")[0]
+    lazy = {name for name in onnxscope.__all__ if name != "__version__"}
+    assert all(name in typed for name in lazy)
+    assert set(onnxscope.__dir__()) == set(onnxscope.__all__)
+
+
+def test_the_wheel_holds_everything_and_nothing_else(tmp_path, monkeypatch):
+    from hatchling.build import build_wheel
+
+    monkeypatch.chdir(ROOT)
+    with zipfile.ZipFile(tmp_path / build_wheel(str(tmp_path))) as wheel:
+        names = set(wheel.namelist())
+    for package, folder in (
+        ("onnxscope", ROOT / "onnxscope"),
+        ("onnxscope_torch", ROOT / "converters" / "onnxscope_torch"),
+        ("onnxscope_tensorflow", ROOT / "converters" / "onnxscope_tensorflow"),
+    ):
+        files = [path.relative_to(folder) for path in folder.rglob("*.*") if path.is_file()]
+        assert {f"{package}/{path.as_posix()}" for path in files if "__pycache__" not in path.parts} <= names
+    for folder, least in (("schemas", 10), ("reporting/templates", 3)):
+        files = {f"onnxscope/{folder}/{path.name}" for path in (ROOT / "onnxscope" / folder).iterdir()}
+        assert len(files) >= least
+        assert files <= names
+    assert {"onnxscope/samples/digits.onnx", "onnxscope/samples/digits.npz", "onnxscope/drawing/viridis.bin"} <= names
+    assert not [name for name in names if name.startswith(("tests/", "fixtures/", "benchmarks/"))]
+
+
+def test_binary_fixtures_are_small_and_recognise_digits():
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = (digits.images[:, None] / 16.0).astype("float32")
+    _, images, _, labels = train_test_split(
+        images, digits.target, test_size=0.25, random_state=0, stratify=digits.target
+    )
+    files = [path for path in (ROOT / "fixtures").iterdir() if path.suffix not in (".py", "") and path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 2_000_000
+    for name in ("digits.onnx", "digits_deployed.onnx", "digits_qdq.onnx"):
+        path = ROOT / "fixtures" / name
+        assert path.stat().st_size < 300_000
+        (logits,) = Session(onnx.load(path), folder=None, where=name).run({"digits": images}).values()
+        assert (logits.argmax(axis=1) == labels).mean() > 0.97
