@@ -36,17 +36,17 @@ def plain(model: str, data: np.ndarray[Any, Any], select: list[str]) -> None:
 
 
 def ours(model: str, data: np.ndarray[Any, Any], select: list[str]) -> None:
-    """analyze(), from loading the model to the last statistic."""
+    """stats(), from loading the model to the last statistic."""
     import onnxscope
 
-    onnxscope.analyze(model, data, select=select, batch_size=BATCH)
+    onnxscope.stats(model, data, select=select, batch_size=BATCH)
 
 
 def _ray(workers: int) -> Callable[..., None]:
     def run(model: str, data: np.ndarray[Any, Any], select: list[str]) -> None:
         import onnxscope
 
-        onnxscope.analyze(model, data, select=select, batch_size=BATCH, engine="ray", workers=workers, threads=1)
+        onnxscope.stats(model, data, select=select, batch_size=BATCH, engine="ray", workers=workers, threads=1)
 
     return run
 

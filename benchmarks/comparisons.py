@@ -39,7 +39,7 @@ def plain(a: str, b: str, images: np.ndarray[Any, Any]) -> Callable[[], Any]:
 
 
 def merged(a: str, b: str, images: np.ndarray[Any, Any], *, own: bool) -> Callable[[], Any]:
-    """The graph that `compare()` runs on every batch, with or without its own errors."""
+    """The graph that `diff()` runs on every batch, with or without its own errors."""
     from onnxscope.comparison.match_values import match_inputs, match_values
     from onnxscope.comparison.merged_graph import merge_models
     from onnxscope.model.channel_axes import default_axis

@@ -61,7 +61,7 @@ def verify(model: Any, exported: Any, inputs: Any) -> Comparison:
         inputs: What the Keras model is called with: an array, several in order, or a mapping.
 
     Returns:
-        As `onnxscope.compare` does; the reference is what the framework's own layers return, under their names.
+        As `onnxscope.diff` does; the reference is what the framework's own layers return, under their names.
 
     Raises:
         InputError: The inputs are not as many as the model's.

@@ -58,7 +58,7 @@ def verify(module: Any, model: Any, inputs: Any) -> Comparison:
         inputs: What the module is called with: a tensor, several in order, or a mapping by argument.
 
     Returns:
-        As `onnxscope.compare` does; the reference is what the framework's own layers return, under their names.
+        As `onnxscope.diff` does; the reference is what the framework's own layers return, under their names.
 
     Raises:
         InputError: The inputs are not as many as the model's.

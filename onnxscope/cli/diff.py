@@ -66,7 +66,7 @@ def diff(
 
     Exit code 1 where they differ by more than ten times the noise, beyond --rtol and --atol where these are given.
     """
-    from onnxscope.comparison.compare_models import compare
+    from onnxscope.comparison.compare_models import diff as compare
 
     result = compare(
         a,

@@ -115,7 +115,7 @@ def check(
 ) -> None:
     """Hold each MODEL to a baseline of it. Exit code 1 where something is not within its tolerance."""
     from onnxscope.gate.checking import Check
-    from onnxscope.gate.checking import check as compare
+    from onnxscope.gate.checking import check as diff
     from onnxscope.gate.ci_formats import Outcome, Outcomes, github_annotations, junit, markdown
     from onnxscope.gate.settings import find_settings, read_settings
 
@@ -136,7 +136,7 @@ def check(
             try:
                 if isinstance(loaded, OnnxscopeError):
                     raise loaded
-                result = compare(
+                result = diff(
                     loaded,
                     _expected(model, place, inputs, update=update),
                     list(inputs) or None,

@@ -85,7 +85,8 @@ def stats(
     debug: bool,
 ) -> None:
     """Compute statistics of every layer and channel of MODEL over a dataset, and what is odd about them."""
-    from onnxscope.profiling.analysis import analyze, partial_path
+    from onnxscope.profiling.dataset_run import partial_path
+    from onnxscope.profiling.dataset_run import stats as analyze
 
     progress = _Progress() if sys.stderr.isatty() and not quiet else None
     try:

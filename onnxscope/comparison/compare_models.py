@@ -1,4 +1,4 @@
-"""Compare two models layer by layer, `compare()`; and one with itself, `noise_floors()`."""
+"""Compare two models layer by layer, `diff()`; and one with itself, `noise_floors()`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from onnxscope.model.loading import load_model
 from onnxscope.model.selectors import Tap, select_names
 from onnxscope.numerics.distances import Tolerance
 
-__all__ = ["compare", "noise_floors"]
+__all__ = ["diff", "noise_floors"]
 
 Array = NDArray[Any]
 _HARMLESS = frozenset({"permuted", "rounded"})  # unless a layer's own error says otherwise
 _MOST_LEFT_OVER = 1_000  # of layers whose values are compared each with each
 
 
-def compare(
+def diff(
     a: Any,
     b: Any,
     inputs: Any = None,
@@ -140,9 +140,9 @@ def noise_floors(
 
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.
-        inputs: As for `compare`.
-        preprocess: As for `compare`.
-        layout: As for `compare`.
+        inputs: As for `diff`.
+        preprocess: As for `diff`.
+        layout: As for `diff`.
         batch_size: Samples of the batch, where the model does not fix it.
         limit: Only the first so many samples.
         memory_budget_bytes: What values may take that leave onnxruntime.

@@ -80,8 +80,8 @@ class CommonFeed:
 
         Args:
             models: The first takes the dataset as it is, the second what is made of that.
-            inputs: As for `compare`.
-            preprocess: As for `compare`.
+            inputs: As for `diff`.
+            preprocess: As for `diff`.
             layout: Of the first model's image input.
             batch_size: Samples of a batch, where no model fixes it.
             limit: Only the first so many samples.

@@ -31,7 +31,7 @@ from onnxscope.model.attributes import attributes_of
 from onnxscope.model.layer_names import Names
 from onnxscope.model.layers import Layer, find_layers
 from onnxscope.model.loading import InputSpec, Model, load_model
-from onnxscope.profiling.analysis import analyze
+from onnxscope.profiling.dataset_run import stats
 from onnxscope.runtime.session import runtime_version
 from onnxscope.runtime.stored_values import read_parameter
 
@@ -173,7 +173,7 @@ def snapshot(
 
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.
-        inputs: What it is fed, as for `analyze`; None takes structure and weights alone.
+        inputs: What it is fed, as for `stats`; None takes structure and weights alone.
         preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
         layout: Of the model's image input.
         batch_size: Samples of a run, where the model does not fix it.
@@ -193,7 +193,7 @@ def snapshot(
     if inputs is not None:
         options: dict[str, Any] = {"preprocess": preprocess, "layout": layout, "threads": threads}
         select = [f"value:{layer.value}" for layer in layers] + [f"value:{name}" for name in loaded.main.outputs]
-        found = analyze(loaded, inputs, select=select, batch_size=batch_size, limit=limit, **options)
+        found = stats(loaded, inputs, select=select, batch_size=batch_size, limit=limit, **options)
         record = _input_record(found.profile)
         floors = noise_floors(loaded, inputs, batch_size=batch_size, limit=limit, **options)
         statistics = {tap.name: tap for tap in found}

@@ -1,4 +1,4 @@
-"""What `analyze()` returns: a profile as statistics, findings and tables."""
+"""What `stats()` returns: a profile as statistics, findings and tables."""
 
 from __future__ import annotations
 

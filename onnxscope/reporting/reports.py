@@ -17,7 +17,7 @@ from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.outputs import printable, refuse_inputs, write_whole
 from onnxscope.base.results import Record
 from onnxscope.base.tables import Table
-from onnxscope.comparison.compare_models import compare
+from onnxscope.comparison.compare_models import diff
 from onnxscope.comparison.match_values import match_inputs, match_values
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError, ProfileError, RunError
@@ -28,7 +28,7 @@ from onnxscope.model.layer_names import Names
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, select_layers
 from onnxscope.model.type_inference import infer_ranks, infer_types
-from onnxscope.profiling.analysis import analyze
+from onnxscope.profiling.dataset_run import stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.profile import Profile
 from onnxscope.reporting.attention import attention_of
@@ -122,7 +122,7 @@ def report(
         model: A path, a `ModelProto` or a loaded `Model`.
         inputs: What it is run on, as for `features`; None shows structure and weights alone. The first six samples
             have pictures; statistics, and the comparison, are over all of them.
-        profile: Statistics of a dataset, from `analyze` or a file that `onnxscope stats` wrote, in place of those of
+        profile: Statistics of a dataset, from `stats` or a file that `onnxscope stats` wrote, in place of those of
             `inputs`.
         against: Another model, compared with this one layer by layer and shown beside it.
         select: Selectors; none shows every layer that owns weights, and feature maps of every convolution.
@@ -165,7 +165,7 @@ def report(
         if count > _MAX_COLUMNS:
             notes.append(f"pictures show the first {_MAX_COLUMNS} of {count:,} samples, statistics all of them")
         if statistics is None:
-            statistics = analyze(
+            statistics = stats(
                 loaded,
                 entries,
                 select=select,
@@ -179,7 +179,7 @@ def report(
     if against is not None:
         say("comparing the two models")
         second = load_model(against)
-        comparison = compare(loaded, second, None if inputs is None else entries, select=select, **options)
+        comparison = diff(loaded, second, None if inputs is None else entries, select=select, **options)
         notes += comparison.notes
         if maps is not None:
             others, remarks = _others((loaded, second), shown, channels, comparison, options)
@@ -286,7 +286,7 @@ def _others(
 ) -> tuple[dict[str, tuple[FeatureMap, FeatureMap]], list[str]]:
     """What both models hold at aligned layers, with the first one's axes, by the name of the first one's value.
 
-    The second one is fed what the first one is, as `compare` does: prepared by the first one's preset.
+    The second one is fed what the first one is, as `diff` does: prepared by the first one's preset.
     """
     rows = [row for row in comparison.layers if row.entire is not None]
     if not rows:

@@ -37,11 +37,11 @@ CELLS = {
     "weight": "weights[0]",
     "features": "maps = onnxscope.features(model, inputs); maps",
     "feature": "maps[0]",
-    "statistics": "stats = onnxscope.analyze(model, inputs); stats",
+    "statistics": "stats = onnxscope.stats(model, inputs); stats",
     "tap": "stats[0]",
-    "comparison": "comparison = onnxscope.compare(model, other, inputs); comparison",
+    "comparison": "comparison = onnxscope.diff(model, other, inputs); comparison",
     "difference": "comparison[0]",
-    "equal": "onnxscope.compare(model, model, inputs)",
+    "equal": "onnxscope.diff(model, model, inputs)",
     "baseline": "baseline = onnxscope.snapshot(model, inputs); baseline",
     "passed": "onnxscope.check(model, baseline, inputs)",
     "failed": "onnxscope.check(other, baseline, inputs)",
@@ -246,9 +246,9 @@ def test_any_model_is_shown_small_safe_and_well_formed(layers, name):
     maps = onnxscope.features(model, values)
     weights = onnxscope.weights(model)
     baseline = onnxscope.snapshot(model)
-    comparison = onnxscope.compare(model, other, values)
+    comparison = onnxscope.diff(model, other, values)
     for record in (
-        *(onnxscope.inspect(model), maps, maps[0], weights, weights[0], onnxscope.analyze(model, values)),
+        *(onnxscope.inspect(model), maps, maps[0], weights, weights[0], onnxscope.stats(model, values)),
         *(comparison, comparison[-1], baseline, onnxscope.check(other, baseline)),
         ConversionReport(name, name, 20, 1, 1, (name,) * 9, name, False),
     ):
@@ -264,7 +264,7 @@ def test_hostile_names_do_not_break_figures(tmp_path):
     figures = [
         onnxscope.features(model, values)[0].plot(),
         onnxscope.weights(model)[0].plot(),
-        onnxscope.analyze(model, values).plot(),
+        onnxscope.stats(model, values).plot(),
     ]
     for number, figure in enumerate(figures):
         for form in ("png", "pdf", "svg"):

@@ -1,4 +1,4 @@
-"""compare(): planted faults are found where they are, and nothing is found where there is none."""
+"""diff(): planted faults are found where they are, and nothing is found where there is none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from compared_models import (
 )
 from onnx import numpy_helper
 
-from onnxscope import compare
+from onnxscope import diff
 from onnxscope.comparison.compare_models import noise_floors
 from onnxscope.errors import InputError, SelectorError
 
@@ -37,7 +37,7 @@ def transposed(values):
 
 
 def test_a_model_is_equal_to_itself():
-    result = compare(DIGITS, DIGITS, INPUT)
+    result = diff(DIGITS, DIGITS, INPUT)
     assert result.equal
     assert [row.a.layer for row in result] == LAYERS
     assert result.first_divergence is None
@@ -47,7 +47,7 @@ def test_a_model_is_equal_to_itself():
 
 
 def test_a_deployed_export_is_equal_and_its_folding_is_seen():
-    result = compare(DIGITS, DEPLOYED, INPUT)
+    result = diff(DIGITS, DEPLOYED, INPUT)
     assert result.equal
     assert [(change.layer, change.change, change.counts) for change in result.weights] == [
         ("block.0", "folded", False),
@@ -55,12 +55,12 @@ def test_a_deployed_export_is_equal_and_its_folding_is_seen():
     ]
     formula = "block.0.weight x block.1.weight / sqrt(block.1.running_var + 1e-05)"
     assert result.weights[0].message == f"block.0.weight = {formula}"
-    assert compare(DEPLOYED, DIGITS, INPUT).equal
+    assert diff(DEPLOYED, DIGITS, INPUT).equal
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_one_changed_weight_names_its_layer(layer):
-    result = compare(DIGITS, planted(f"{layer}.weight", one_weight), INPUT)
+    result = diff(DIGITS, planted(f"{layer}.weight", one_weight), INPUT)
     assert not result.equal
     assert result.guilty[0].a.layer == layer
     assert len(result.guilty) == 1
@@ -80,18 +80,18 @@ def test_one_changed_weight_names_its_layer(layer):
     ],
 )
 def test_the_same_numbers_in_another_order_are_recognized_and_count(change, message):
-    result = compare(DIGITS, planted("block.0.weight", change), INPUT)
+    result = diff(DIGITS, planted("block.0.weight", change), INPUT)
     assert result.first_divergence.a.layer == "block.0"
     assert [row.a.layer for row in result.guilty] == ["block.0"]
     assert (result.weights[0].change, result.weights[0].message) == ("permuted", message)
-    assert not compare(DIGITS, planted("block.0.weight", change)).equal
+    assert not diff(DIGITS, planted("block.0.weight", change)).equal
 
 
 def test_of_two_faults_the_larger_is_named_first_and_the_others_are_innocent():
     model = planted("stem.0.weight", one_weight)
     (tensor,) = (each for each in model.graph.initializer if each.name == "down.0.weight")
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.5), tensor.name))
-    result = compare(DIGITS, model, INPUT)
+    result = diff(DIGITS, model, INPUT)
     assert result.first_divergence.a.layer == "stem.0"
     assert [row.a.layer for row in result.guilty] == ["down.0", "stem.0"]
     assert [row.a.layer for row in result if row.differs] == LAYERS
@@ -107,7 +107,7 @@ def test_a_batchnorm_folded_with_another_epsilon_is_told():
             scale = arrays["block.1.weight"] / np.sqrt(arrays["block.1.running_var"] + 1e-2)
             wrong = (arrays["block.0.weight"] * scale[:, None, None, None]).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(wrong, tensor.name))
-    result = compare(DIGITS, deployed, INPUT)
+    result = diff(DIGITS, deployed, INPUT)
     assert [row.a.layer for row in result.guilty] == ["block.0"]
     assert "but with an epsilon of 0.01: " in result.weights[0].message
 
@@ -122,7 +122,7 @@ def test_a_batchnorm_left_out_is_named():
             if name == norm.output[0]:
                 node.input[place] = norm.input[0]
     model.graph.node.remove(norm)
-    result = compare(DIGITS, model, INPUT)
+    result = diff(DIGITS, model, INPUT)
     assert [row.a.layer for row in result.guilty] == ["down.0"]
     messages = [change.message for change in result.weights if change.counts]
     assert messages == ["the BatchNorm down.1 is missing in the second model"]
@@ -130,27 +130,27 @@ def test_a_batchnorm_left_out_is_named():
 
 def test_moved_padding_is_the_layers_own_and_shows_in_the_structure():
     other = parsed(TWO.replace("[1, 1, 1, 1]", "[2, 2, 0, 0]"), **WEIGHTS)
-    result = compare(parsed(TWO, **WEIGHTS), other, X)
+    result = diff(parsed(TWO, **WEIGHTS), other, X)
     assert [row.a.layer for row in result.guilty] == [result[0].a.layer]
     assert "pads [1, 1, 1, 1] became [2, 2, 0, 0]" in result.structure[0].message
-    assert not compare(parsed(TWO, **WEIGHTS), other).equal
+    assert not diff(parsed(TWO, **WEIGHTS), other).equal
 
 
 def test_the_noise_is_the_first_models_own_and_a_tolerance_can_only_forgive():
     a = parsed(TWO, **WEIGHTS)
     b = parsed(TWO, **WEIGHTS | {"b2": WEIGHTS["b2"] + np.float32(1e-3)})
-    assert not compare(a, b, X).layers[0].differs
-    assert compare(a, b, X)[1].differs
-    assert not compare(a, b, X, atol=1e-2)[1].differs
-    assert compare(a, b, X, atol=1e-5)[1].differs
+    assert not diff(a, b, X).layers[0].differs
+    assert diff(a, b, X)[1].differs
+    assert not diff(a, b, X, atol=1e-2)[1].differs
+    assert diff(a, b, X, atol=1e-5)[1].differs
     tiny = parsed(TWO, **WEIGHTS | {"b2": WEIGHTS["b2"] * np.float32(1 + 2e-7)})
-    assert not compare(a, tiny, X, atol=0)[1].differs
+    assert not diff(a, tiny, X, atol=0)[1].differs
     with pytest.raises(InputError, match="not a tolerance: rtol nan, atol None"):
-        compare(a, b, X, rtol=math.nan)
+        diff(a, b, X, rtol=math.nan)
 
 
 def test_the_noise_alone_is_that_of_a_comparison_with_itself():
-    result = compare(DIGITS, DIGITS, INPUT, limit=20)
+    result = diff(DIGITS, DIGITS, INPUT, limit=20)
     floors = noise_floors(DIGITS, INPUT, limit=20)
     assert floors == {row.a.name: row.floor for row in (*result.layers, *result.outputs)}
     assert noise_floors(DIGITS, INPUT, batch_size=1) != floors
@@ -160,14 +160,14 @@ def test_what_is_not_finite_differs_even_where_sums_could_not_tell():
     a = parsed(TWO, **WEIGHTS)
     bias = WEIGHTS["b2"].copy()
     bias[1] = np.inf
-    result = compare(a, parsed(TWO, **WEIGHTS | {"b2": bias}), X)
+    result = diff(a, parsed(TWO, **WEIGHTS | {"b2": bias}), X)
     row = result[1]
     assert row.differs
     assert row.to_dict()["mismatched_count"] == 3
     assert row.to_dict()["relative_l2"] is None
     assert "(not finite)" in result.verdict()
     both = parsed(TWO, **WEIGHTS | {"b2": bias})
-    assert compare(both, both, X).equal
+    assert diff(both, both, X).equal
 
 
 def test_the_order_behind_a_flatten_is_explained_by_the_other_layout():
@@ -184,7 +184,7 @@ def test_the_order_behind_a_flatten_is_explained_by_the_other_layout():
     a = parsed(flat % "r = Relu(c)", w1=WEIGHTS["w1"], w2=w2)
     b = parsed(flat % "s = Relu(c) r = Transpose<perm = [0, 2, 3, 1]>(s)", w1=WEIGHTS["w1"], w2=other)
     for inputs in (X, None):
-        result = compare(a, b, inputs)
+        result = diff(a, b, inputs)
         assert result.equal
         (change,) = result.weights
         assert (change.change, change.counts) == ("permuted", False)
@@ -208,20 +208,20 @@ def test_layers_whose_weights_have_changed_are_paired_by_their_values(scale):
         axes=np.array([1, 2]),
     )
     for b in (plain, last):
-        assert len(compare(a, b, align="content")) == 0
-        result = compare(a, b, X, align="content")
+        assert len(diff(a, b, align="content")) == 0
+        result = diff(a, b, X, align="content")
         assert [(row.a.name, row.b.name) for row in result] == [("r", "r"), ("y", b.graph.output[0].name)]
         assert (result.only_a, result.only_b) == ((), ())
         assert "layers paired by their values: 2" in result.notes
         assert all(0 < row.entire.relative_l2 < 3 * scale for row in result)
         # One sample of the last layer is five numbers, and no evidence.
-        short = compare(a, b, X, align="content", memory_budget_bytes=1)
+        short = diff(a, b, X, align="content", memory_budget_bytes=1)
         assert [row.a for row in short] == [result[0].a]
 
 
 def test_a_quantized_network_is_paired_with_the_original_by_its_values():
-    assert len(compare(DIGITS, QDQ, align="content")) == 0
-    result = compare(DIGITS, QDQ, INPUT, align="content")
+    assert len(diff(DIGITS, QDQ, align="content")) == 0
+    result = diff(DIGITS, QDQ, INPUT, align="content")
     assert [(row.a.layer, row.b.layer) for row in result] == [(layer, layer) for layer in LAYERS]
 
 
@@ -246,12 +246,12 @@ def test_convolutions_are_found_in_matrix_products_by_their_values():
     v1, v2 = RNG.standard_normal((5, 3, 1, 1), np.float32), RNG.standard_normal((4, 5, 1, 1), np.float32)
     b = parsed(AS_MATRICES, d1=noisy(v1[:, :, 0, 0].T), d2=noisy(v2[:, :, 0, 0].T))
     a = parsed(ONE_BY_ONE, v1=v1, v2=v2)
-    assert len(compare(a, b)) == 0
-    result = compare(a, b, X)
+    assert len(diff(a, b)) == 0
+    result = diff(a, b, X)
     assert [(row.a.name, row.b.name) for row in result] == [("r", "q"), ("y", "z")]
     assert [row.own.relative_l2 for row in result] == pytest.approx([1e-3, 1e-3], rel=1)
     for align in ("name", "structure"):
-        assert len(compare(a, b, X, align=align)) == 0
+        assert len(diff(a, b, X, align=align)) == 0
 
 
 def test_values_that_say_nothing_pair_nothing(monkeypatch):
@@ -261,14 +261,14 @@ def test_values_that_say_nothing_pair_nothing(monkeypatch):
     w = RNG.standard_normal((12, 4), np.float32)
     x = RNG.standard_normal((5, 12), np.float32)
     same = parsed(twins, w=w, v=noisy(w, 1e-6)), parsed(twins, w=noisy(w), v=noisy(w, 1e-4))
-    assert len(compare(*same, x, align="content")) == 0  # each is near two
+    assert len(diff(*same, x, align="content")) == 0  # each is near two
     tiny = np.full_like(w, 1e-30)
     zero = parsed(twins, w=tiny, v=w), parsed(twins, w=np.zeros_like(w), v=noisy(w))
-    assert [row.a.name for row in compare(*zero, x, align="content")] == ["k"]
-    assert len(compare(*zero, 0 * x, align="content")) == 0  # all values are zeros
-    assert len(compare(*zero, x[:1], align="content")) == 0  # four numbers
+    assert [row.a.name for row in diff(*zero, x, align="content")] == ["k"]
+    assert len(diff(*zero, 0 * x, align="content")) == 0  # all values are zeros
+    assert len(diff(*zero, x[:1], align="content")) == 0  # four numbers
     monkeypatch.setattr("onnxscope.comparison.compare_models._MOST_LEFT_OVER", 1)
-    assert "layers left over, too many to pair them by their values: 2" in compare(*same, x, align="content").notes
+    assert "layers left over, too many to pair them by their values: 2" in diff(*same, x, align="content").notes
 
 
 def test_nothing_aligned_is_a_failure_and_every_unaligned_layer_is_listed():
@@ -279,29 +279,29 @@ def test_nothing_aligned_is_a_failure_and_every_unaligned_layer_is_listed():
         net (float[batch, 3, 6, 6] x) => (float[batch, 7] z) { s = Flatten(x) z = MatMul(s, v) }""",
         v=np.ones((108, 7), np.float32),
     )
-    result = compare(a, b)
+    result = diff(a, b)
     assert not result.equal
     assert [op_type for _, op_type in result.only_a] == ["Conv", "Gemm"]
     assert [op_type for _, op_type in result.only_b] == ["MatMul"]
     assert sorted(change.change for change in result.weights) == ["added", "removed", "removed", "removed"]
     assert "3 layers without a counterpart" in result.verdict()
-    run = compare(a, b, X)
+    run = diff(a, b, X)
     assert run.outputs[0].reason == "shape [3, 5] against [3, 7]"
     assert not run.equal
     nothing = parsed('<ir_version: 9, opset_import: ["": 18]> g (float[2] x) => () { }')
-    assert compare(nothing, nothing).verdict() == "differ: nothing of one model was found in the other"
+    assert diff(nothing, nothing).verdict() == "differ: nothing of one model was found in the other"
 
 
 def test_a_selector_narrows_the_rows():
-    result = compare(DIGITS, planted("stem.0.weight", one_weight), INPUT, select="down.*")
+    result = diff(DIGITS, planted("stem.0.weight", one_weight), INPUT, select="down.*")
     assert [row.a.layer for row in result] == ["down.0"]
     assert result.weights == ()
     with pytest.raises(SelectorError, match="nothing matches the selector 'nope'"):
-        compare(DIGITS, DIGITS, INPUT, select="nope")
+        diff(DIGITS, DIGITS, INPUT, select="nope")
 
 
 def test_json_is_strict_and_complete():
-    record = compare(DIGITS, QDQ, INPUT).to_dict()
+    record = diff(DIGITS, QDQ, INPUT).to_dict()
     assert record["schema"] == "onnxscope.diff/1"
     assert record["equal"] is False
     assert record["first_divergence"]["a"] == record["layers"][0]["a"]

@@ -38,7 +38,7 @@ from onnxruntime.quantization.qdq_loss_debug import (
 )
 from planting import in_half, raw_values
 
-from onnxscope import compare
+from onnxscope import diff
 from onnxscope.errors import InputError, RunError
 
 RNG = np.random.default_rng(7)
@@ -51,7 +51,7 @@ def submodel(model, reads, gives):
 def test_the_numbers_are_those_of_the_reference_evaluator():
     a, b = parsed(TWO, **WEIGHTS), parsed(TWO, **WEIGHTS | {"w1": WEIGHTS["w1"] * np.float32(1.01)})
     b.graph.initializer[2].CopyFrom(numpy_helper.from_array(WEIGHTS["b2"] + np.float32(0.1), "b2"))
-    result = compare(a, b, X, rtol=1e-3, atol=1e-3)
+    result = diff(a, b, X, rtol=1e-3, atol=1e-3)
     (left, first), (right, second) = (
         ReferenceEvaluator(model).run(["r", "y"], {"x": X})
         for model in (submodel(m, ["x"], ["r", "y"]) for m in (a, b))
@@ -73,7 +73,7 @@ def test_two_sessions_give_the_same_numbers_as_one_graph():
     a = parsed(TWO, **WEIGHTS)
     b = parsed(TWO, **WEIGHTS | {"w1": WEIGHTS["w1"] * np.float32(1.01)})
     older = parsed(TWO.replace("18]", "17]"), **WEIGHTS | {"w1": WEIGHTS["w1"] * np.float32(1.01)})
-    merged, apart = compare(a, b, X), compare(a, older, X, memory_budget_bytes=1)
+    merged, apart = diff(a, b, X), diff(a, older, X, memory_budget_bytes=1)
     assert merged.notes == ()
     assert apart.notes == ("compared in two sessions, not in one graph: two operator sets ai.onnx: 18 and 17",)
     for one, two in zip((*merged, *merged.outputs), (*apart, *apart.outputs), strict=True):
@@ -88,8 +88,8 @@ def test_two_sessions_give_the_same_numbers_as_one_graph():
 @pytest.mark.parametrize("options", [{}, {"rtol": 1e-3}])
 def test_an_output_of_any_kind_is_compared(kind, opset, options):
     a, b = with_output(kind, opset=opset), with_output(kind, 2.0, opset=opset)
-    (same,) = compare(a, a, KIND_INPUT, **options).outputs
-    (row,) = compare(a, b, KIND_INPUT, **options).outputs
+    (same,) = diff(a, a, KIND_INPUT, **options).outputs
+    (row,) = diff(a, b, KIND_INPUT, **options).outputs
     assert not same.differs
     if kind.startswith(("string", "seq")):
         assert row.reason in ("strings have no statistics", "a sequence, not a tensor")
@@ -112,9 +112,9 @@ def test_a_single_number_is_compared_with_one_of_another_rank(kinds, turned):
         return made
 
     left, right = kinds[::-1] if turned else kinds
-    assert compare(model(left, 1.0), model(right, 1.0), KIND_INPUT).equal
+    assert diff(model(left, 1.0), model(right, 1.0), KIND_INPUT).equal
     for options in ({}, {"memory_budget_bytes": 1}):
-        (row,) = compare(model(left, 1.0), model(right, 1.5), KIND_INPUT, **options).outputs
+        (row,) = diff(model(left, 1.0), model(right, 1.5), KIND_INPUT, **options).outputs
         assert row.entire.relative_l2 == pytest.approx(0.5, rel=1e-5)
 
 
@@ -130,8 +130,8 @@ def test_layers_that_hold_a_single_number_are_fed_and_compared():
         )
 
     feeds = {"x": np.array([1, 1, 2], np.float32)}
-    assert compare(model(), model(), feeds).equal
-    result = compare(model(), model(v=np.array([2, 4, 6], np.float32)), feeds)
+    assert diff(model(), model(), feeds).equal
+    result = diff(model(), model(v=np.array([2, 4, 6], np.float32)), feeds)
     assert [row.a.name for row in result.guilty] == ["s"]
     assert [row.entire.relative_l2 for row in result] == [1, 1]
     assert result[1].own.relative_l2 == 0
@@ -156,21 +156,21 @@ def test_integers_that_are_one_apart_differ(dtype, shape, number):
             c=np.full(shape, number, dtype),
         )
 
-    assert compare(model(number), model(number), KIND_INPUT).equal
+    assert diff(model(number), model(number), KIND_INPUT).equal
     for options in ({}, {"atol": 0.5}):
-        result = compare(model(number), model(number + 1), KIND_INPUT, **options)
+        result = diff(model(number), model(number + 1), KIND_INPUT, **options)
         assert [row.differs for row in result.outputs] == [True, False]
         assert result.outputs[0].entire.max_abs == 1
         assert result.notes == ()  # in one graph
-    assert compare(model(number), model(number + 1), KIND_INPUT, atol=1).equal
+    assert diff(model(number), model(number + 1), KIND_INPUT, atol=1).equal
 
 
 def test_batches_add_up():
     a, b = parsed(TWO, **WEIGHTS), parsed(TWO, **WEIGHTS | {"b2": WEIGHTS["b2"] * 2})
-    whole, single = compare(a, b, X, batch_size=3), compare(a, b, X, batch_size=1)
+    whole, single = diff(a, b, X, batch_size=3), diff(a, b, X, batch_size=1)
     assert whole.samples == single.samples == 3
     assert single[1].entire.relative_l2 == pytest.approx(whole[1].entire.relative_l2, rel=1e-5)
-    assert compare(a, b, X, limit=2).samples == 2
+    assert diff(a, b, X, limit=2).samples == 2
 
 
 HALF = """
@@ -188,7 +188,7 @@ def test_an_overflow_in_half_precision_is_named():
     w1, w2 = np.full((3, 4), 300.0, np.float32), np.full((4, 2), 300.0, np.float32)
     feeds = np.ones((2, 3), np.float32)
     a, b = parsed(SINGLE, w1=w1, w2=w2), parsed(HALF, w1=w1.astype(np.float16), w2=w2.astype(np.float16))
-    result = compare(a, b, feeds)
+    result = diff(a, b, feeds)
     assert [row.b.name for row in result.guilty] == ["k"]
     assert result[1].entire.mismatched == 4
     assert not result[0].differs
@@ -198,15 +198,15 @@ def test_an_overflow_in_half_precision_is_named():
 def test_half_precision_alone_is_no_difference():
     half = in_half(DIGITS)
     for pair in ((DIGITS, half), (half, DIGITS), (half, half)):
-        result = compare(*pair, INPUT)
+        result = diff(*pair, INPUT)
         assert result.equal, repr(result)
         assert result.guilty == ()
         assert all(row.floor == 2**-10 for row in (*result, *result.outputs))
         assert result.notes == ("compared in two sessions, not in one graph: values in half precision",)
-    result = compare(DIGITS, half, INPUT)
+    result = diff(DIGITS, half, INPUT)
     assert {change.change for change in result.weights} == {"rounded"}
     assert all(1e-5 < row.own.relative_l2 < 2**-10 for row in result)
-    assert not compare(DIGITS, half).equal  # nothing has acquitted the weights
+    assert not diff(DIGITS, half).equal  # nothing has acquitted the weights
 
 
 INTO_HALF = """
@@ -222,7 +222,7 @@ def test_an_input_is_rounded_for_the_second_model_as_it_takes_it():
     weights = RNG.normal(size=(3, 2)).astype(np.float32)
     a, b = (parsed(INTO_HALF.format(kind), w=weights) for kind in ("float", "float16"))
     feeds = RNG.normal(size=(5, 3)).astype(np.float32)
-    result = compare(a, b, feeds)
+    result = diff(a, b, feeds)
     assert result.notes == ("input x: float16 instead of float32",)  # in one graph
     left, right = (raw_values(model, "y", {"x": x})[0] for model, x in ((a, feeds), (b, feeds.astype(np.float16))))
     expected = np.linalg.norm(right - left) / np.linalg.norm(left)
@@ -232,7 +232,7 @@ def test_an_input_is_rounded_for_the_second_model_as_it_takes_it():
 
 def test_a_layer_in_single_precision_behind_others_in_half_is_innocent():
     mixed = in_half(DIGITS, single={onnx.load(DIGITS).graph.node[-1].output[0]})
-    result = compare(DIGITS, mixed, INPUT)
+    result = diff(DIGITS, mixed, INPUT)
     assert result.equal, repr(result)
     assert [row.floor for row in result] == [2**-10] * 4
 
@@ -241,7 +241,7 @@ def test_a_layer_in_single_precision_behind_others_in_half_is_innocent():
 def test_a_fault_in_half_precision_is_named(layer, tmp_path):
     half = in_half(DIGITS)
     onnx.save(half, tmp_path / "half.onnx")
-    result = compare(DIGITS, planted(f"{layer}.weight", one_weight, tmp_path / "half.onnx"), INPUT)
+    result = diff(DIGITS, planted(f"{layer}.weight", one_weight, tmp_path / "half.onnx"), INPUT)
     assert not result.equal
     assert [row.a.layer for row in result.guilty] == [layer]
     assert {change.layer for change in result.weights if change.counts} == {layer}
@@ -252,7 +252,7 @@ def test_weights_rounded_to_half_precision_count_where_values_are_not():
     a = parsed(SINGLE, w1=WEIGHTS["w1"][:, :, 0, 0].T.copy(), w2=WEIGHTS["w2"][:2].T.copy())
     text = SINGLE.replace("MatMul(h, w1)", "MatMul(h, s)").replace("h = Cast", "s = Cast<to = 1>(w1) h = Cast")
     b = parsed(text, w1=WEIGHTS["w1"][:, :, 0, 0].T.astype(np.float16), w2=WEIGHTS["w2"][:2].T.copy())
-    result = compare(a, b, X[:, :, 0, 0].copy())
+    result = diff(a, b, X[:, :, 0, 0].copy())
     assert [row.a.name for row in result.guilty] == ["g"]
     assert [(change.change, change.counts) for change in result.weights] == [("rounded", True)]
 
@@ -266,16 +266,16 @@ def test_another_layout_is_matched_and_said():
         axes=np.array([1, 2]),
     )
     a = parsed(TWO, **WEIGHTS)
-    result = compare(a, b, X)
+    result = diff(a, b, X)
     assert result.equal
     assert len(result) == 2
     assert result.notes == ("input x: called image in the second model, its axes in the order [0, 2, 3, 1]",)
     assert {change.change for change in result.weights} == {"renamed"}
-    assert compare(b, a, X.transpose(0, 2, 3, 1)).equal
+    assert diff(b, a, X.transpose(0, 2, 3, 1)).equal
     b.graph.initializer[0].CopyFrom(
         numpy_helper.from_array(np.ascontiguousarray(swapped(WEIGHTS["w1"].copy()).transpose(2, 3, 1, 0)), "kernel")
     )
-    assert [row.a.name for row in compare(a, b, X).guilty] == ["r"]
+    assert [row.a.name for row in diff(a, b, X).guilty] == ["r"]
 
 
 def test_models_that_take_different_things_cannot_be_run():
@@ -284,10 +284,10 @@ def test_models_that_take_different_things_cannot_be_run():
     with pytest.raises(
         InputError, match=r"input 'x' float32 \(batch, 3, 6, 6\) cannot become 'x' float32 \(batch, 3, 8"
     ):
-        compare(a, b, X)
+        diff(a, b, X)
     two = parsed('<ir_version: 9, opset_import: ["": 18]> g (float[2] x, float[2] y) => (float[2] z) { z = Add(x, y) }')
     with pytest.raises(InputError, match="1 inputs against 2: "):
-        compare(a, two, X)
+        diff(a, two, X)
 
 
 def test_layers_inside_a_body_are_compared_too():
@@ -300,9 +300,9 @@ def test_layers_inside_a_body_are_compared_too():
     w = RNG.standard_normal((3, 3), np.float32)
     a, b = parsed(text, w=w), parsed(text, w=one_weight(w.copy()))
     feeds = {"x": X[:, :, 0, 0].copy(), "c": np.array(True)}
-    assert compare(a, a, feeds).equal
-    assert compare(a, b, feeds).first_divergence.a.name == "d"
-    idle = compare(a, a, feeds | {"c": np.array(False)})
+    assert diff(a, a, feeds).equal
+    assert diff(a, b, feeds).first_divergence.a.name == "d"
+    idle = diff(a, a, feeds | {"c": np.array(False)})
     assert "not executed" in idle[0].reason
 
 
@@ -315,7 +315,7 @@ def test_signal_to_noise_of_a_quantized_model_is_what_onnxruntime_reports(tmp_pa
         modify_model_output_intermediate_tensors(path, changed)
         collected.append(collect_activations(changed, iter_reader(feeds)))
     errors = compute_activation_error(create_activation_matching(collected[1], collected[0]))
-    result = compare(DIGITS, QDQ, images, batch_size=len(images))
+    result = diff(DIGITS, QDQ, images, batch_size=len(images))
     checked = 0
     for row in (*result.layers, *result.outputs):
         reported = errors.get(row.a.name, {}).get("xmodel_err")
@@ -351,4 +351,4 @@ def test_a_model_that_onnxruntime_refuses_is_an_error():
     b.graph.node.insert(1, helper.make_node("Relu6", ["c"], ["q"]))
     b.graph.node[2].input[0] = "q"
     with pytest.raises(RunError, match="onnxruntime cannot load the model"):
-        compare(a, b, X)
+        diff(a, b, X)

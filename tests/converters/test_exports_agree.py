@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from onnxscope import check, compare, snapshot
+from onnxscope import check, diff, snapshot
 from onnxscope.base.plugins import load_converter
 from onnxscope.converting.contract import ConversionRequest
 
@@ -47,7 +47,7 @@ def assert_equal(made, inputs, **options):
     compared = 0
     for (left, first), (right, second) in itertools.combinations(made.items(), 2):
         for threads in (1, 2):
-            result = compare(first, second, inputs, threads=threads, **options)
+            result = diff(first, second, inputs, threads=threads, **options)
             assert result.equal, f"{left} against {right}: {result!r}{result.changes_table().text()}"
             compared += 1
     return compared

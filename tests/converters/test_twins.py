@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 from converters.tensorflow_helpers import convert, keras
 from safetensors.numpy import save_file
 
-from onnxscope import compare
+from onnxscope import diff
 from onnxscope.base.plugins import load_converter
 from onnxscope.converting.contract import ConversionRequest
 
@@ -77,7 +77,7 @@ def twins(tmp_path_factory):
 
 
 def test_alexnet_in_keras_is_that_of_pytorch_layer_for_layer(twins):
-    result = compare(*twins, PHOTO, preprocess="unit")
+    result = diff(*twins, PHOTO, preprocess="unit")
     expected = [*(f"features.{i}" for i in (0, 3, 6, 8, 10)), *(f"classifier.{i}" for i in (1, 4, 6))]
     assert [row.a.layer for row in result] == expected
     assert [row.b.layer for row in result][0:2] == ["conv2d", "conv2d_1"]
@@ -87,7 +87,7 @@ def test_alexnet_in_keras_is_that_of_pytorch_layer_for_layer(twins):
     assert not any(change.counts for change in result.weights)
     permuted = [change.layer for change in result.weights if change.change == "permuted"]
     assert permuted == ["classifier.1"]
-    assert [pair.b.layer for pair in compare(*twins, align="content")] == [row.b.layer for row in result]
+    assert [pair.b.layer for pair in diff(*twins, align="content")] == [row.b.layer for row in result]
 
 
 def test_two_channels_exchanged_in_one_of_them_are_found(twins):
@@ -96,6 +96,6 @@ def test_two_channels_exchanged_in_one_of_them_are_found(twins):
     kernel = onnx.numpy_helper.to_array(tensor).copy()
     kernel[..., [4, 9]] = kernel[..., [9, 4]]
     tensor.CopyFrom(onnx.numpy_helper.from_array(kernel, tensor.name))
-    result = compare(twins[0], model, PHOTO, preprocess="unit")
+    result = diff(twins[0], model, PHOTO, preprocess="unit")
     assert [row.a.layer for row in result.guilty] == ["features.6"]
     assert result.first_divergence.b.layer == "conv2d_2"

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from onnxscope import check, compare, snapshot
+from onnxscope import check, diff, snapshot
 from onnxscope.cli.main import run
 from onnxscope.gate.baseline import Baseline
 from onnxscope.model.attributes import attributes_of
@@ -139,13 +139,13 @@ def test_an_attribute_of_any_kind_is_kept_and_its_change_is_found(name, tmp_path
     loaded = Baseline.load(tmp_path / "b.json")
     assert loaded == taken
     assert check(model, loaded).ok
-    assert compare(model, model).equal
+    assert diff(model, model).equal
     for another in (changed, without):
         (finding,) = check(another, loaded).findings
         assert (finding.layer, finding.statistic) == ("fc", "attributes")
         json.dumps(finding.to_dict(), allow_nan=False)
-        assert [row.layer for row in compare(model, another).structure] == ["fc"]
-        assert not compare(another, model).equal
+        assert [row.layer for row in diff(model, another).structure] == ["fc"]
+        assert not diff(another, model).equal
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -217,13 +217,13 @@ def test_an_lstm_is_held_to_its_activations(tmp_path):
     taken = snapshot(model, "random")
     taken.save(tmp_path / "b.json")
     assert check(model, tmp_path / "b.json", "random").ok
-    assert compare(model, model, "random").equal
+    assert diff(model, model, "random").equal
     changed = lstm("Sigmoid", "Tanh", "Relu")
     first, *moved = check(changed, tmp_path / "b.json", "random").findings
     assert first.statistic == "attributes"
     assert "'activations': ['Sigmoid', 'Tanh', 'Relu']" in first.message
     assert moved[0].message.endswith("its structure has changed")
-    result = compare(model, changed, "random")
+    result = diff(model, changed, "random")
     message = "LSTM: activations ['Sigmoid', 'Tanh', 'Tanh'] became ['Sigmoid', 'Tanh', 'Relu']"
     assert [change.message for change in result.structure] == [message]
     assert not result.equal

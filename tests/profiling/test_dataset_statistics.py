@@ -1,4 +1,4 @@
-"""What analyze() returns: the record of the contract, tables, a picture."""
+"""What stats() returns: the record of the contract, tables, a picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxscope.base.outputs import dump_json
-from onnxscope.profiling.analysis import analyze
+from onnxscope.profiling.dataset_run import stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -20,7 +20,7 @@ FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 
 @pytest.fixture(scope="module")
 def statistics():
-    return analyze(FIXTURES / "digits.onnx", FIXTURES / "digits.npz", select=["op:Conv", "op:Gemm"])
+    return stats(FIXTURES / "digits.onnx", FIXTURES / "digits.npz", select=["op:Conv", "op:Gemm"])
 
 
 def test_the_record_has_the_fields_of_the_contract(statistics):
@@ -74,7 +74,7 @@ def test_findings_of_a_kind_and_a_layer_share_a_line():
         net (float[batch, 2, 4, 4] x) => (float[batch, 20, 4, 4] y) { y = Conv(x, w) }""")
     model.graph.node[0].name = "bad\x1b<b>"
     model.graph.initializer.append(numpy_helper.from_array(np.zeros((20, 2, 1, 1), np.float32), "w"))
-    statistics = analyze(model, "random:1", limit=3)
+    statistics = stats(model, "random:1", limit=3)
     assert len(statistics.findings) == 20
     (row,) = statistics.findings_table().rows
     assert row[0] == "dead_channel"
@@ -92,7 +92,7 @@ def test_what_was_not_reached_is_listed_with_the_reason():
                        else_branch = e () => (float[batch, 3] v) { s = Mul(x, x) v = Abs(s) }>
         }""")
     feeds = {"x": np.ones((1, 3), np.float32), "c": np.array(True)}
-    record = analyze(model, feeds, select=["value:d", "value:s"]).to_dict()
+    record = stats(model, feeds, select=["value:d", "value:s"]).to_dict()
     assert [tap["name"] for tap in record["taps"]] == ["d"]
     reason = "the else_branch that holds it was not executed on this input"
     assert record["unreachable"] == [{"name": "s", "reason": reason}]

@@ -11,7 +11,7 @@ import pytest
 
 from onnxscope.numerics.log_histogram import LogHistogram
 from onnxscope.numerics.observations import observe_array
-from onnxscope.profiling.analysis import analyze
+from onnxscope.profiling.dataset_run import stats
 from onnxscope.profiling.findings import find, saturated_fraction
 from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.tap_profile import ChannelState, TapProfile
@@ -122,7 +122,7 @@ def test_an_input_that_is_tapped_too_is_told_once():
     model = onnx.parser.parse_model("""
         <ir_version: 9, opset_import: ["": 17]>
         g (float[N, 2] x) => (float[N, 2] y) { y = Neg(x) }""")
-    found = analyze(model, np.array([[np.nan, 1.0]], np.float32), select=["value:x", "value:y"]).findings
+    found = stats(model, np.array([[np.nan, 1.0]], np.float32), select=["value:x", "value:y"]).findings
     assert [(each.kind, each.layer) for each in found if "non_finite" in each.kind] == [
         ("non_finite", "x"),
         ("non_finite_spread", "Neg_0"),

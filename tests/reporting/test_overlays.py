@@ -28,7 +28,7 @@ def written(tmp_path_factory):
     results = {
         "activations": onnxscope.features(DIGITS, INPUTS, select="value:*"),
         "weights": onnxscope.weights(DIGITS),
-        "comparison": onnxscope.compare(DIGITS, FIXTURES / "digits_qdq.onnx", INPUTS),
+        "comparison": onnxscope.diff(DIGITS, FIXTURES / "digits_qdq.onnx", INPUTS),
     }
     return folder, write_node_data(folder, DIGITS, **results), results
 
@@ -99,7 +99,7 @@ def test_every_key_is_a_node_of_the_adapters_graph(tmp_path, name):
         path,
         activations=onnxscope.features(path, INPUTS, select="value:*"),
         weights=onnxscope.weights(path),
-        comparison=onnxscope.compare(path, DIGITS, INPUTS),
+        comparison=onnxscope.diff(path, DIGITS, INPUTS),
     )
     graph, nodes = adapter_graph(path)
     for overlay in overlays:
@@ -159,7 +159,7 @@ def test_equal_models_have_errors_of_zero_and_no_ratio_to_show(tmp_path):
     (tmp_path / "onnxscope_error_sqnr_db.json").write_text("from an earlier call")
     (tmp_path / "onnxscope_weight_std.json").write_text("from an earlier call")
     (tmp_path / "notes.txt").write_text("not ours")
-    same = onnxscope.compare(DIGITS, DIGITS, INPUTS)
+    same = onnxscope.diff(DIGITS, DIGITS, INPUTS)
     own, entire, ratio = write_node_data(tmp_path, DIGITS, comparison=same)
     assert set(results_of(tmp_path, "onnxscope_error_relative_l2", "main_graph").values()) == {0.0}
     assert (own.file, entire.shown) == ("onnxscope_error_own_relative_l2.json", len(same.layers))
@@ -169,7 +169,7 @@ def test_equal_models_have_errors_of_zero_and_no_ratio_to_show(tmp_path):
 
 
 def test_statistics_of_a_dataset_are_shown_alike(tmp_path):
-    statistics = onnxscope.analyze(DIGITS, INPUTS, exact=True)
+    statistics = onnxscope.stats(DIGITS, INPUTS, exact=True)
     overlays = write_node_data(tmp_path, DIGITS, activations=statistics)
     assert [overlay.shown for overlay in overlays] == [3] * 5
     shown = results_of(tmp_path, "onnxscope_activation_std", "main_graph")

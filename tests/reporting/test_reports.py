@@ -18,7 +18,7 @@ from pages import Parsed, network
 from PIL import Image
 from planting import HALF_INPUT, overflowing_half, scaled
 
-from onnxscope import analyze, report
+from onnxscope import report, stats
 from onnxscope.cli.main import run
 from onnxscope.errors import InputError, ProfileError
 from onnxscope.model.provenance import Provenance, write_provenance
@@ -139,20 +139,20 @@ def test_another_model_stands_beside_it_and_the_guilty_layer_is_named(tmp_path):
 
 
 def test_a_dataset_s_profile_takes_the_place_of_the_input_s_statistics(tmp_path):
-    stats = analyze(DIGITS, SAMPLES, limit=16)
-    stats.profile.save(tmp_path / "p.json")
+    statistics = stats(DIGITS, SAMPLES, limit=16)
+    statistics.profile.save(tmp_path / "p.json")
     made = report(DIGITS, profile=tmp_path / "p.json")
     assert "16 samples" in Parsed(made.html).text
-    first = stats[0]
+    first = statistics[0]
     assert float(rows(made.html)[first.layer][5]) == pytest.approx(first.overall.mean, rel=1e-3)
 
 
 def test_the_profile_of_another_model_is_refused():
-    stats = analyze(FIXTURES / "digits_deployed.onnx", SAMPLES, limit=2)
+    statistics = stats(FIXTURES / "digits_deployed.onnx", SAMPLES, limit=2)
     with pytest.raises(
         ProfileError, match=r"the profile is of another model, digits_deployed.onnx: digits.onnx"
     ) as caught:
-        report(DIGITS, profile=stats.profile)
+        report(DIGITS, profile=statistics.profile)
     assert "onnxscope stats" in caught.value.hint
 
 
@@ -204,7 +204,7 @@ def test_overlays_for_the_graph_s_viewer_hold_the_same_numbers(tmp_path, capsys)
     assert re.search(r"\d+ overlays for Model Explorer are in ", capsys.readouterr().err)
     (graph,) = json.loads((tmp_path / "overlays" / "onnxscope_activation_mean.json").read_text()).values()
     shown = sorted(each["value"] for each in graph["results"].values())
-    expected = sorted(tap.overall.mean for tap in analyze(DIGITS, SAMPLES))
+    expected = sorted(tap.overall.mean for tap in stats(DIGITS, SAMPLES))
     assert shown == pytest.approx(expected)
 
 

@@ -112,7 +112,7 @@ def workplace(tmp_path, monkeypatch):
         Path(name).write_text("[tool.onnxscope]\n")
     for name in ("b.json", "m.onnxscope.json"):
         onnxscope.snapshot("m.onnx").save(name)
-    onnxscope.analyze("m.onnx", "x.npy", output="p.json")
+    onnxscope.stats("m.onnx", "x.npy", output="p.json")
     for name in ("net.py", "w.pth", "out.onnx.data", "saved.keras", "broken.onnx", "saved/saved_model.pb"):
         Path(name).write_text("not looked at")
     Path("saved/variables/variables.index").write_text("not looked at")
@@ -254,7 +254,7 @@ def test_analyze_refuses_what_it_reads(workplace, name, opened):
     before = contents(workplace)
     refusal = rf"^the output would replace an input: {name}$"
     with opened() as inputs, pytest.raises(OutputError, match=refusal) as caught:
-        onnxscope.analyze("m.onnx", inputs, preprocess="recipe.json", output=name)
+        onnxscope.stats("m.onnx", inputs, preprocess="recipe.json", output=name)
     assert caught.value.hint == "write to another place"
     assert contents(workplace) == before
 

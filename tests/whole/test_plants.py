@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from planting import KINDS, NORM_KINDS, Plot, insert_norms, one_weight, possible, quantized_badly, train_norms
 
-from onnxscope import check, compare, snapshot
+from onnxscope import check, diff, snapshot
 from onnxscope.base.plugins import load_converter
 from onnxscope.converting.contract import ConversionRequest
 
@@ -33,7 +33,7 @@ def planted(source, kind, seed):
 def found(source, kind, seed, inputs):
     """Plant one fault, compare, and return the planted layer's name with the result."""
     plot = planted(source, kind, seed)
-    return None if plot is None else (plot[0], compare(source, plot[1].model, inputs))
+    return None if plot is None else (plot[0], diff(source, plot[1].model, inputs))
 
 
 def assert_named(name, result, label):
@@ -118,7 +118,7 @@ def test_of_two_plants_both_are_named_the_larger_first(networks):
         first, second = plot.layers[1], plot.layers[-2]
         one_weight(plot, first, np.random.default_rng(1))
         quantized_badly(plot, second, np.random.default_rng(2))
-        result = compare(path, plot.model, PHOTO)
+        result = diff(path, plot.model, PHOTO)
         assert [row.a.layer for row in result.guilty] == [second.name, first.name], f"{name}: {result.verdict()}"
         innocent = [row for row in result if row.a.layer not in (first.name, second.name)]
         assert all(row.own.relative_l2 <= 10 * row.floor for row in innocent), name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import subprocess
 import sys
 import zipfile
@@ -68,12 +70,20 @@ def test_an_unknown_name_is_an_attribute_error():
         onnxscope.wieghts  # noqa: B018
 
 
-def test_editors_see_every_public_name():
-    source = (ROOT / "onnxscope" / "__init__.py").read_text(encoding="utf-8")
-    typed = source.split("if TYPE_CHECKING:")[1].split("_MODULES")[0]
-    lazy = {name for name in onnxscope.__all__ if name != "__version__"}
-    assert all(name in typed for name in lazy)
-    assert set(onnxscope.__dir__()) == set(onnxscope.__all__)
+def test_what_editors_see_is_what_is_public():
+    stub = ast.parse((ROOT / "onnxscope" / "__init__.pyi").read_text(encoding="utf-8"))
+    names = [alias.asname for line in stub.body if isinstance(line, ast.ImportFrom) for alias in line.names]
+    assert onnxscope.__dir__() == onnxscope.__all__ == sorted(names)
+    commands = {"inspect", "weights", "features", "stats", "diff", "snapshot", "check", "report"}
+    assert commands <= set(names)
+
+
+def test_the_library_s_functions_are_called_like_the_commands():
+    from onnxscope.cli.main import cli
+
+    functions = {name for name in onnxscope.__all__ if inspect.isfunction(getattr(onnxscope, name))}
+    helpers = {"class_activation", "load_model", "save_features", "save_weights", "write_node_data"}
+    assert functions - helpers == set(cli.commands) - {"convert", "demo", "doctor"}
 
 
 def test_the_wheel_holds_everything_and_nothing_else(tmp_path, monkeypatch):

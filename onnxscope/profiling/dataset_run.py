@@ -1,4 +1,4 @@
-"""Statistics of activations over a whole dataset: `analyze()`."""
+"""Statistics of activations over a whole dataset: `stats()`."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards, empty_profile
 from onnxscope.runtime.session import runtime_version
 
-__all__ = ["analyze", "partial_path"]
+__all__ = ["partial_path", "stats"]
 
 _WRITING_SHARE = 0.05  # of the running time goes into writing what is known so far, at most
 _MEMORY_BUDGET = 512 << 20
 
 
-def analyze(
+def stats(
     model: Any,
     inputs: Any,
     *,

@@ -1,4 +1,4 @@
-"""analyze(): the profile of a dataset equals that of the raw taps, however the work is cut, killed and resumed."""
+"""stats(): the profile of a dataset equals that of the raw taps, however the work is cut, killed and resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from onnxscope.inputs.datasets import open_dataset
 from onnxscope.model.layer_names import Names
 from onnxscope.model.selectors import select_taps
 from onnxscope.numerics.log_histogram import RELATIVE_ERROR
-from onnxscope.profiling.analysis import analyze, partial_path
+from onnxscope.profiling.dataset_run import partial_path, stats
 from onnxscope.profiling.shards import Shard, cut_shards
 from onnxscope.runtime.session import Session
 from onnxscope.runtime.tap_outputs import expose
@@ -73,7 +73,7 @@ def assert_equals_raw_taps(result, model, images, select):
 @pytest.mark.parametrize("exact", [False, True])
 def test_the_profile_equals_the_raw_taps(exact):
     images = many(150)
-    result = analyze(MODEL, images, select=["op:Conv", "op:Gemm"], exact=exact)
+    result = stats(MODEL, images, select=["op:Conv", "op:Gemm"], exact=exact)
     assert result.profile.samples == 150
     assert_equals_raw_taps(result, MODEL, images, ["op:Conv", "op:Gemm"])
 
@@ -90,7 +90,7 @@ def test_probes_of_large_maps_equal_the_raw_taps():
     for name, shape in (("w", (8, 3, 3, 3)), ("v", (8, 8, 3, 3))):
         model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
     images = rng.normal(0.5, 1, (19, 3, 64, 64)).astype(np.float32)
-    result = analyze(model, images, batch_size=4)
+    result = stats(model, images, batch_size=4)
     assert all(tap.sampled is not None for tap in result)
     assert_equals_raw_taps(result, model, images, [])
 
@@ -98,7 +98,7 @@ def test_probes_of_large_maps_equal_the_raw_taps():
 @pytest.mark.parametrize("exact", [False, True])
 def test_what_half_precision_cannot_hold_is_counted(exact):
     model = overflowing_half()
-    result = analyze(model, HALF_INPUT, batch_size=2, exact=exact)
+    result = stats(model, HALF_INPUT, batch_size=2, exact=exact)
     raw = dict(zip("aby", raw_values(model, "aby", {"x": HALF_INPUT}), strict=True))
     assert np.isinf(raw["b"]).sum() > 5000
     for tap in result:
@@ -116,7 +116,7 @@ def test_what_half_precision_cannot_hold_is_counted(exact):
 
 
 def profile_bytes(tmp_path, name, **options):
-    analyze(MODEL, many(70), select="*", output=tmp_path / name, batch_size=2, **options)
+    stats(MODEL, many(70), select="*", output=tmp_path / name, batch_size=2, **options)
     return (tmp_path / name).read_bytes()
 
 
@@ -145,7 +145,7 @@ def slow(self, shard):
     time.sleep(float(sys.argv[3]))
     return work(self, shard)
 ShardWorker.__call__ = slow
-onnxscope.analyze(sys.argv[1], np.load(sys.argv[2]), batch_size=1, output=sys.argv[4], resume="resume" in sys.argv)
+onnxscope.stats(sys.argv[1], np.load(sys.argv[2]), batch_size=1, output=sys.argv[4], resume="resume" in sys.argv)
 """
 
 
@@ -174,7 +174,7 @@ def killed_and_resumed(tmp_path, images, tries, expected):
 
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path):
     images = many(80)
-    analyze(MODEL, images, batch_size=1, output=tmp_path / "whole.json")
+    stats(MODEL, images, batch_size=1, output=tmp_path / "whole.json")
     assert killed_and_resumed(tmp_path, images, 2, (tmp_path / "whole.json").read_bytes()) == 2
 
 
@@ -188,7 +188,7 @@ def interrupted(tmp_path, **options):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        analyze(MODEL, many(70), batch_size=1, output=tmp_path / "p.json", progress=stop, **options)
+        stats(MODEL, many(70), batch_size=1, output=tmp_path / "p.json", progress=stop, **options)
     return seen
 
 
@@ -197,23 +197,23 @@ def test_an_interrupted_analysis_goes_on(tmp_path):
     assert seen == sorted(seen)
     assert not (tmp_path / "p.json").exists()
     with pytest.raises(OutputError, match=r"^an unfinished analysis is in the way: .*p\.json\.partial$") as caught:
-        analyze(MODEL, many(70), batch_size=1, output=tmp_path / "p.json")
+        stats(MODEL, many(70), batch_size=1, output=tmp_path / "p.json")
     assert caught.value.hint == "`--resume` goes on from it; remove the file to begin again"
     done = []
     again = {"batch_size": 1, "output": tmp_path / "p.json", "resume": True}
-    analyze(MODEL, many(70), **again, progress=lambda *at: done.append(at))
+    stats(MODEL, many(70), **again, progress=lambda *at: done.append(at))
     assert done[0][0] == 33
     assert done[-1] == (70, 70)
-    analyze(MODEL, many(70), batch_size=1, output=tmp_path / "whole.json")
+    stats(MODEL, many(70), batch_size=1, output=tmp_path / "whole.json")
     assert (tmp_path / "p.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
 def test_an_output_that_cannot_be_written_costs_no_run(tmp_path):
     started = []
     with pytest.raises(OutputError, match=r"^cannot write \(No such file or directory\): .*none/p\.json$"):
-        analyze(MODEL, DIGITS, output=tmp_path / "none" / "p.json", progress=lambda *at: started.append(at))
+        stats(MODEL, DIGITS, output=tmp_path / "none" / "p.json", progress=lambda *at: started.append(at))
     with pytest.raises(OutputError, match=r"^cannot write \(not a regular file\): "):
-        analyze(MODEL, DIGITS, output=tmp_path, progress=lambda *at: started.append(at))
+        stats(MODEL, DIGITS, output=tmp_path, progress=lambda *at: started.append(at))
     assert not started
     assert not list(tmp_path.iterdir())
 
@@ -223,17 +223,17 @@ def test_resuming_another_analysis_is_refused(tmp_path):
     with pytest.raises(
         MergeError, match=r"^cannot resume, the profiles were made in different ways: batch_size '2'"
     ) as caught:
-        analyze(MODEL, many(70), batch_size=2, output=tmp_path / "p.json", resume=True)
+        stats(MODEL, many(70), batch_size=2, output=tmp_path / "p.json", resume=True)
     assert caught.value.hint == "give the same arguments as before, or remove the file"
     with pytest.raises(
         MergeError, match=r"^cannot resume, the profiles are of different datasets: samples '60' and '70'"
     ):
-        analyze(MODEL, many(60), batch_size=1, output=tmp_path / "p.json", resume=True)
+        stats(MODEL, many(60), batch_size=1, output=tmp_path / "p.json", resume=True)
     broken = onnxscope.Profile.load(tmp_path / "p.json.partial")
     object.__setattr__(broken, "shards", ((0, 7),))
     broken.save(tmp_path / "p.json.partial")
     with pytest.raises(MergeError, match=r"^cannot resume, samples are missing: "):
-        analyze(MODEL, many(70), batch_size=1, output=tmp_path / "p.json", resume=True)
+        stats(MODEL, many(70), batch_size=1, output=tmp_path / "p.json", resume=True)
 
 
 @pytest.mark.parametrize(("workers", "engine"), [(1, "local"), (2, "local")])
@@ -242,25 +242,25 @@ def test_broken_images_are_named_or_skipped(workers, engine, tmp_path):
         Image.fromarray((DIGITS[index, 0] * 255).astype(np.uint8)).save(tmp_path / f"{index:02d}.png")
     (tmp_path / "07.png").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"07\.png$"):
-        analyze(MODEL, str(tmp_path), preprocess="none", workers=workers, engine=engine)
-    result = analyze(MODEL, str(tmp_path), preprocess="none", workers=workers, engine=engine, on_error="skip")
+        stats(MODEL, str(tmp_path), preprocess="none", workers=workers, engine=engine)
+    result = stats(MODEL, str(tmp_path), preprocess="none", workers=workers, engine=engine, on_error="skip")
     assert result.profile.samples == 19
     assert [name for _, name, _ in result.profile.skipped] == ["07.png"]
     assert result[0].samples == 19
     for index in range(20):
         (tmp_path / f"{index:02d}.png").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"^none of the 20 samples can be read; the first: .*00\.png$"):
-        analyze(MODEL, str(tmp_path), preprocess="none", on_error="skip")
+        stats(MODEL, str(tmp_path), preprocess="none", on_error="skip")
 
 
 def test_a_fixed_batch_changes_nothing(tmp_path):
-    whole = analyze(MODEL, DIGITS[:10], select="*")
+    whole = stats(MODEL, DIGITS[:10], select="*")
     for batch in (1, 4):
         model = onnx.load(MODEL)
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = batch
         del model.graph.value_info[:]
-        found = analyze(model, DIGITS[:10], select="op:Conv")
+        found = stats(model, DIGITS[:10], select="op:Conv")
         for tap in found:
             assert tap.samples == 10
             same = whole.layer(tap.layer)
@@ -280,7 +280,7 @@ def planted(change):
 
 
 def findings_of(model):
-    found = analyze(model, DIGITS, select="op:Conv", at="pre").findings
+    found = stats(model, DIGITS, select="op:Conv", at="pre").findings
     return {(finding.kind, finding.layer, finding.channel): finding.message for finding in found}
 
 
@@ -320,14 +320,14 @@ def test_planted_faults_are_named_by_layer_and_channel():
 def test_non_finite_input_is_told_from_a_layer_that_makes_it():
     images = DIGITS.copy()
     images[11, 0, 3, 3] = np.inf
-    found = analyze(MODEL, images, select="op:Conv").findings
+    found = stats(MODEL, images, select="op:Conv").findings
     assert (found[0].kind, found[0].layer, found[0].channel) == ("non_finite", "digits", 0)
     assert found[0].message == "the input holds 1 infinity, first in sample 11; nothing observed before it does"
 
 
 def test_an_unknown_engine_lists_those_that_are_installed():
     with pytest.raises(MissingDependencyError, match=r"^no engine 'dask'$") as caught:
-        analyze(MODEL, DIGITS, engine="dask")
+        stats(MODEL, DIGITS, engine="dask")
     assert caught.value.hint == "installed engines: local, ray"
 
 
@@ -337,14 +337,14 @@ def test_a_model_from_memory_and_several_inputs():
         net (float[batch, 4] a, float[batch, 4] b) => (float[batch, 4] y) { y = Mul(a, b) }""")
     rng = np.random.default_rng(2)
     feeds = {"a": rng.normal(size=(30, 4)).astype(np.float32), "b": rng.normal(size=(30, 4)).astype(np.float32)}
-    result = analyze(model, feeds, select="value:y", workers=2, batch_size=1)
+    result = stats(model, feeds, select="value:y", workers=2, batch_size=1)
     (expected,) = ReferenceEvaluator(model).run(None, feeds)
     np.testing.assert_allclose(result[0].channels.mean, expected.astype(np.float64).mean(axis=0), rtol=1e-6)
     assert [tap.name for tap in result.profile.inputs] == ["a", "b"]
 
 
 def test_weights_stand_beside_the_activations():
-    profile = analyze(MODEL, DIGITS[:2]).profile
+    profile = stats(MODEL, DIGITS[:2]).profile
     row = next(row for row in profile.weights if row["name"] == "stem.0.weight")
     stored = next(t for t in onnx.load(MODEL).graph.initializer if t.name == "stem.0.weight")
     assert row["std"] == pytest.approx(numpy_helper.to_array(stored).astype(np.float64).std(ddof=1), rel=1e-6)
@@ -434,7 +434,7 @@ def same_bytes(model, inputs, folder, **options):
     contents = []
     for engine, workers in (("local", 1), ("local", 2), ("ray", 1), ("ray", 2)):
         output = folder / f"{engine}{workers}.json"
-        result = analyze(model, inputs, engine=engine, workers=workers, output=output, **options)
+        result = stats(model, inputs, engine=engine, workers=workers, output=output, **options)
         contents.append(output.read_bytes())
         if len(contents) == 1:
             first = result
@@ -465,7 +465,7 @@ def test_all_digits_equal_the_raw_taps_on_every_engine_and_after_twenty_kills(tm
         raw.run(images[start : start + 100])
     assert result.profile.samples == 1797
     assert_equals(result, raw)
-    analyze(MODEL, images, batch_size=1, output=tmp_path / "whole.json")
+    stats(MODEL, images, batch_size=1, output=tmp_path / "whole.json")
     assert killed_and_resumed(tmp_path, images, 20, (tmp_path / "whole.json").read_bytes()) == 20
 
 
