@@ -23,9 +23,7 @@ from typing import Any
 import matplotlib
 
 import onnxscope
-from onnxscope.base.plugins import load_converter
 from onnxscope.base.tables import Table
-from onnxscope.converting.contract import ConversionRequest
 
 PHOTOGRAPH = str(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
 COMMAND = [sys.executable, "-m", "onnxscope"]
@@ -145,7 +143,7 @@ def measure(folder: Path, pairs: int) -> list[Row]:
     from onnxscope_torch.networks import resnet50
 
     model = folder / "resnet50.onnx"
-    load_converter("torch").convert(ConversionRequest(source="resnet50", output=str(model)))
+    onnxscope.convert("torch", "resnet50", model)
     drawn = folder / "tutorial"
     drawn.mkdir()
     torch.manual_seed(0)

@@ -182,11 +182,11 @@ def against_plain(ways: list[tuple[str, str, list[str]]], model: Path, data: Pat
 
 def tables(folder: Path, pairs: int) -> list[Table]:
     """Measure everything; models and data go into `folder`."""
-    from onnxscope.base.plugins import load_converter
-    from onnxscope.converting.contract import ConversionRequest
+
+    import onnxscope
 
     model = folder / "resnet50.onnx"
-    load_converter("torch").convert(ConversionRequest(source="resnet50", output=str(model)))
+    onnxscope.convert("torch", "resnet50", model)
     rng = np.random.default_rng(0)
     data = {}
     for samples in (1, 8, 64, 256):

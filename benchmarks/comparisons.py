@@ -113,11 +113,10 @@ def models(folder: Path) -> tuple[Path, Path]:
     """ResNet50 as deployed, and a copy with noise in every weight."""
     import onnx
 
-    from onnxscope.base.plugins import load_converter
-    from onnxscope.converting.contract import ConversionRequest
+    import onnxscope
 
     first, second = folder / "resnet50.onnx", folder / "noisy.onnx"
-    load_converter("torch").convert(ConversionRequest(source="resnet50", output=str(first), mode="deployed"))
+    onnxscope.convert("torch", "resnet50", first, mode="deployed")
     model, rng = onnx.load(first), np.random.default_rng(1)
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:

@@ -20,10 +20,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxscope import report
-from onnxscope.base.plugins import load_converter
+from onnxscope import convert, report
 from onnxscope.base.tables import Table
-from onnxscope.converting.contract import ConversionRequest
 
 PHOTOGRAPH = str(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -55,7 +53,7 @@ def subjects(folder: Path) -> Iterator[tuple[str, Path, Any]]:
     """What pages are made of: a name, a model, its input."""
     for network in ("alexnet", "resnet50"):
         path = folder / f"{network}.onnx"
-        load_converter("torch").convert(ConversionRequest(source=network, output=str(path)))
+        convert("torch", network, path)
         yield network, path, PHOTOGRAPH
     deep(folder / "deep.onnx")
     yield "1,000 layers", folder / "deep.onnx", "random"

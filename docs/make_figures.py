@@ -16,8 +16,6 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 import onnxscope
-from onnxscope.base.plugins import load_converter
-from onnxscope.converting.contract import ConversionRequest
 
 IMAGES = Path(__file__).resolve().parent / "images"
 PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
@@ -36,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for framework, network, layers in LAYERS:
             model = Path(folder, f"{framework}-{network}.onnx")
-            load_converter(framework).convert(ConversionRequest(network, str(model)))
+            onnxscope.convert(framework, network, model)
             maps = onnxscope.features(model, PHOTO, select=layers)
             for layer in layers:
                 save(maps.layer(layer).plot(), f"{model.stem}-{layer}")

@@ -2,6 +2,7 @@
 
     import onnxscope
 
+    onnxscope.convert("torch", "net.py:make", "model.onnx")
     print(onnxscope.inspect("model.onnx"))
     weights = onnxscope.weights("model.onnx")
     maps = onnxscope.features("model.onnx", "photo.jpg", select="layer1.*")

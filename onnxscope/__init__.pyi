@@ -15,6 +15,8 @@ from onnxscope.analyses.weight_statistics import weights as weights
 from onnxscope.comparison.compare_models import diff as diff
 from onnxscope.comparison.result import Comparison as Comparison
 from onnxscope.comparison.result import LayerDifference as LayerDifference
+from onnxscope.converting.contract import ConversionReport as ConversionReport
+from onnxscope.converting.convert_model import convert as convert
 from onnxscope.errors import BaselineError as BaselineError
 from onnxscope.errors import ConversionError as ConversionError
 from onnxscope.errors import InputError as InputError

@@ -1,6 +1,6 @@
 """Convert Keras models and SavedModels to ONNX: the light half, which never imports tensorflow.
 
-onnxscope.convert("tensorflow", "net.py:make")
+onnxscope.convert("tensorflow", "net.py:make", "net.onnx")
     convert()             here: are tensorflow and tf2onnx installed? then a child process
       child.export()      build or load the model, load its checkpoint, export, describe, save
 """

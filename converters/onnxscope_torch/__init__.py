@@ -1,6 +1,6 @@
 """Convert PyTorch models to ONNX: the light half, which never imports torch.
 
-onnxscope.convert("torch", "net.py:make")
+onnxscope.convert("torch", "net.py:make", "net.onnx")
     convert()             here: are torch and onnxscript installed? then a child process
       child.export()      build the module, load its checkpoint, export, describe, save
 """

@@ -244,7 +244,7 @@ def convert(
     mode: Literal["faithful", "deployed"],
     preprocess: str | None,
     opset: int | None,
-    exporter: str | None,
+    exporter: Literal["dynamo", "legacy"] | None,
     static: bool,
     seed: int,
     verify: bool,
@@ -253,19 +253,15 @@ def convert(
     debug: bool,
 ) -> None:
     """Export SOURCE (file.py:factory, package:factory, a saved model, or a shipped network) to ONNX."""
-    from onnxscope.base.plugins import load_converter
-    from onnxscope.converting.contract import ConversionRequest
+    from onnxscope.converting.convert_model import convert as export
 
-    if preprocess is not None:
-        from onnxscope.inputs.feeds import load_preset
-
-        load_preset(preprocess)
-    request = ConversionRequest(
-        source=source,
-        output=str(output),
-        weights=None if weights is None else str(weights),
+    report = export(
+        framework,
+        source,
+        output,
+        weights=weights,
         arguments=dict(_key_value(argument) for argument in arguments),
-        input_shapes=tuple(_input_shape(shape) for shape in shapes),
+        input_shapes=[_input_shape(shape) for shape in shapes],
         mode=mode,
         preprocess=preprocess,
         opset=opset,
@@ -274,7 +270,6 @@ def convert(
         seed=seed,
         verify=verify,
     )
-    report = load_converter(framework).convert(request)
     for remark in report.notes:
         note(remark, quiet)
     show(report, form)

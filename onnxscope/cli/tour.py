@@ -16,9 +16,8 @@ from onnxscope.analyses.folders import files_in_place, save_features, save_weigh
 from onnxscope.analyses.inspection import inspect
 from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.outputs import make_folder, refuse_inputs, write_whole
-from onnxscope.base.plugins import load_converter
 from onnxscope.base.tables import Table
-from onnxscope.converting.contract import ConversionRequest
+from onnxscope.converting.convert_model import convert
 from onnxscope.errors import MissingDependencyError
 from onnxscope.model.loading import load_model
 from onnxscope.reporting.reports import report
@@ -108,7 +107,7 @@ def tour(folder: str | Path, *, say: Callable[[str], None]) -> Tour:
         model = place / "model.onnx"
         say(f"converting {network} from {framework}")
         try:
-            load_converter(framework).convert(ConversionRequest(source=network, output=str(model)))
+            convert(framework, network, model)
         except MissingDependencyError as error:
             say(f"left out: {error}; {error.hint}")
             continue

@@ -1,4 +1,4 @@
-"""The contract between the core and the converters of `converters/`, and what those share.
+"""A framework's model becomes a file: `convert`, its contract with `converters/`, and what the converters share.
 
-Imports `base` and `model`.
+Imports `base`, `model` and `inputs`.
 """

@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from onnxscope.base.outputs import refuse_inputs
+from onnxscope.base.outputs import first_line, refuse_inputs
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Table
+from onnxscope.converting.input_shapes import InputShapes
 from onnxscope.errors import ConversionError
 from onnxscope.model.provenance import Mode
 
@@ -38,9 +39,9 @@ class ConversionRequest:
         output: Where the model goes; written whole or not at all.
         weights: A checkpoint to load into the built model, or None.
         arguments: Keyword arguments of the factory.
-        input_shapes: Name (or "" for by position) and dimensions; None stands for a dynamic dimension.
+        input_shapes: By name or position.
         mode: `faithful` or `deployed`.
-        preprocess: Preset recorded in the model, or None for the source's own.
+        preprocess: Name of the preset to record in the model, or a recipe as JSON; None for the source's own.
         opset: ONNX opset, or None for the converter's default.
         exporter: `dynamo` or `legacy` (PyTorch only), or None for the default.
         static: Keep axis 0 of every input as given instead of making it the symbolic `batch`.
@@ -52,7 +53,7 @@ class ConversionRequest:
     output: str
     weights: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    input_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = ()
+    input_shapes: InputShapes = ()
     mode: Mode = "faithful"
     preprocess: str | None = None
     opset: int | None = None
@@ -61,13 +62,18 @@ class ConversionRequest:
     seed: int = 0
     verify: bool = False
 
+    @property
+    def outputs(self) -> tuple[str, str]:
+        """The files that a conversion may write: the model, and its weights where one file cannot hold them."""
+        return self.output, f"{self.output}.data"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ConversionReport(Record):
-    """What the child has to say about a conversion that worked.
+    """What became of an export.
 
     Attributes:
-        output: The request's output path.
+        output: The model's path, as it was asked for.
         framework: `torch 2.13.0`.
         opset: The opset of the default domain.
         parameters: How many parameters and buffers the framework's model has.
@@ -100,6 +106,10 @@ class ConversionReport(Record):
         columns = ("model", "framework", "opset", "parameters", "not in the file", "verified")
         row = (self.output, self.framework, self.opset, self.parameters, self.absent, self.verified)
         return Table("", columns, (row,))
+
+    def __repr__(self) -> str:
+        verdict = "" if self.verification is None else f"against {self.framework}: {self.verification}\n"
+        return self.table().text() + verdict
 
     def html_parts(self) -> list[str]:
         """The row, the verdict of a verification, and remarks."""
@@ -135,13 +145,20 @@ def run_child(module: str, request: ConversionRequest, *, environment: Mapping[s
         environment: Variables that silence or configure the framework, added to this process's own.
 
     Raises:
-        ConversionError: What the child reported, or that it died.
+        ConversionError: What the child reported, that it died, or that an argument cannot travel to it.
         OutputError: The output is the source or another file that is read; nothing was started.
     """
-    refuse_inputs((request.output, f"{request.output}.data"), _files_read(request))
+    refuse_inputs(request.outputs, _files_read(request))
+    try:
+        question_text = json.dumps(asdict(request))
+    except (TypeError, ValueError) as error:
+        raise ConversionError(
+            f"the factory's arguments cannot be passed on to its process ({first_line(error)}): {request.source}",
+            hint="numbers, texts, True, False, None, and lists and dictionaries of them can",
+        ) from error
     with tempfile.TemporaryDirectory(prefix="onnxscope-") as folder:
         question, answer, log = (Path(folder, name) for name in ("request.json", "answer.json", "log.txt"))
-        question.write_text(json.dumps(asdict(request)), encoding="utf-8")
+        question.write_text(question_text, encoding="utf-8")
         with log.open("wb") as sink:
             done = subprocess.run(
                 [sys.executable, "-P", "-m", module, str(question), str(answer)],
@@ -187,11 +204,11 @@ def serve_child(export: Callable[[ConversionRequest], ConversionReport], argumen
 
 
 def _files_read(request: ConversionRequest) -> Iterator[str]:
-    """The files that a request names and that are there: checkpoint, recipe, saved model, or the factory's module."""
+    """The files that a request names and that are there: checkpoint, saved model, or the factory's module."""
     source = Path(request.source)
     folder = source.parent if source.name == _SAVED_MODEL else source
     place, colon, _ = request.source.rpartition(":")
-    named = [request.weights, request.preprocess, place, request.source if source.suffix else None]
+    named = [request.weights, place, request.source if source.suffix else None]
     if (folder / _SAVED_MODEL).is_file():
         named += [str(path) for path in folder.rglob("*")]
     if colon and not place.endswith(".py"):

@@ -47,6 +47,22 @@ def test_a_request_travels_whole(child):
     assert report.notes == ("a note",)
 
 
+def test_an_argument_that_cannot_travel_is_refused_before_anything_is_started(child, tmp_path):
+    with pytest.raises(
+        ConversionError, match=r"^the factory's arguments cannot be passed on .*set.*: net\.py:make$"
+    ) as caught:
+        child("raise AssertionError", arguments={"sizes": {1, 2}})
+    assert caught.value.hint.startswith("numbers, texts")
+    assert list(tmp_path.glob("*.onnx")) == []
+
+
+def test_a_report_shows_itself_in_words():
+    report = ConversionReport("m.onnx", "torch 2", 17, 2, 0, verification="equal: 4 layers", verified=True)
+    for words in ("m.onnx", "torch 2", "17", "against torch 2: equal: 4 layers"):
+        assert words in repr(report)
+    assert "against" not in repr(ConversionReport("m.onnx", "torch 2", 17, 2, 0))
+
+
 def test_an_error_of_the_converter_arrives_with_its_hint(child):
     with pytest.raises(ConversionError, match=r"^no factory 'make': net\.py$") as caught:
         child("raise ConversionError(\"no factory 'make': net.py\", hint='it has: build')")
