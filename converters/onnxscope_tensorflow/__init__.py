@@ -7,11 +7,9 @@ onnxscope.convert("tensorflow", "net.py:make", "net.onnx")
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from onnxscope.converting.contract import ConversionReport, ConversionRequest, run_child
-from onnxscope.errors import MissingDependencyError
+from onnxscope.converting.contract import ConversionReport, ConversionRequest, require_packages, run_child
 
 if TYPE_CHECKING:
     from onnxscope.comparison.result import Comparison
@@ -21,12 +19,9 @@ __all__ = ["SHIPPED", "convert", "verify"]
 SHIPPED = ("alexnet", "alexnet-subclassed", "resnet34", "resnet50")
 """Networks that need no source of the user's; the factories of these names are in `networks`."""
 
-_NEEDED = ("tensorflow", "tf2onnx")
 _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "-1",  # the same model on every machine, and no time lost on starting a GPU
     "KERAS_BACKEND": "tensorflow",
-    "PYTHONHASHSEED": "0",  # same input, same bytes: no order may depend on the hashes of strings
-    "PYTHONWARNINGS": "ignore",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "0",
 }
@@ -43,12 +38,7 @@ def convert(request: ConversionRequest) -> ConversionReport:
         ConversionError: The source, the checkpoint, the shapes or the export failed; nothing was written.
         MissingDependencyError: tensorflow or tf2onnx is not installed.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"the TensorFlow converter needs {' and '.join(missing)}: not installed",
-            hint="pip install 'onnxscope[tensorflow]'",
-        )
+    require_packages(("tensorflow", "tf2onnx"), converter="TensorFlow", extra="tensorflow")
     return run_child("onnxscope_tensorflow.child", request, environment=_ENVIRONMENT)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import h5py
 from keras.src.saving import saving_lib
 
-from onnxscope.base.outputs import printable
+from onnxscope.converting.checkpoints import Shapes, check_fit, find_checkpoint, read_safetensors
+from onnxscope.converting.factories import one_line
 from onnxscope.errors import ConversionError
 from onnxscope_tensorflow.configs import check_links
 
@@ -20,8 +20,6 @@ _HOW_TO_SAVE = "`model.save_weights('model.weights.h5')` writes one"
 _RANDOM_STATE = "seed_generator_state"
 # What a compiled model's file holds beside the model's own variables.
 _TRAINING = ("optimizer/", "_loss_tracker/", "_metrics/", "_compile_metrics/", "metrics/", "seed_generator/")
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def load_checkpoint(model: Any, path: str) -> list[str]:
@@ -38,9 +36,7 @@ def load_checkpoint(model: Any, path: str) -> list[str]:
         ConversionError: The file is no checkpoint, or does not fit: names the first missing, unexpected and wrongly
             shaped parameter.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ConversionError(f"{'not a file' if file.exists() else 'no such file'}: {path}")
+    file = find_checkpoint(path)
     if file.suffix == ".safetensors":
         return _load_safetensors(model, path)
     with file.open("rb") as stream:
@@ -55,31 +51,22 @@ def load_checkpoint(model: Any, path: str) -> list[str]:
                 return _load_legacy(model, group, path)
             _check_keras(model, content, path)
     except OSError as error:
-        raise ConversionError(f"cannot read the checkpoint ({_brief(error)}): {path}") from error
+        raise ConversionError(f"cannot read the checkpoint ({one_line(error)}): {path}") from error
     try:
         saving_lib.load_weights_only(model, path)
     except Exception as error:
-        raise ConversionError(f"Keras cannot load the checkpoint ({_brief(error)}): {path}") from error
+        raise ConversionError(f"Keras cannot load the checkpoint ({one_line(error)}): {path}") from error
     return []
 
 
 def _load_safetensors(model: Any, path: str) -> list[str]:
-    try:
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise ConversionError(
-            f"reading it needs safetensors, which is not installed: {path}", hint="pip install 'onnxscope[tensorflow]'"
-        ) from error
-    try:
-        state = load_file(path)
-    except Exception as error:  # SafetensorError does not say what else it may be
-        raise ConversionError(f"not a safetensors file ({_brief(error)}): {path}") from error
+    state = read_safetensors(path, "numpy", extra="tensorflow")
     variables: dict[str, Any] = {}
     for variable in model.variables:
         if variables.setdefault(variable.path, variable) is not variable:
             raise ConversionError(f"two variables are called {variable.path!r}, which safetensors cannot tell: {path}")
     own = {name: tuple(variable.shape) for name, variable in variables.items()}
-    _check_fit(own, {name: tuple(value.shape) for name, value in state.items()}, path)
+    _check_weights(own, {name: tuple(value.shape) for name, value in state.items()}, path)
     for name, value in state.items():
         variables[name].assign(value)
     return []
@@ -118,7 +105,7 @@ def _check_keras(model: Any, content: Any, path: str) -> None:
     content.visititems(visit)
     if not found:
         raise ConversionError(f"the checkpoint holds no weights: {path}", hint=_HOW_TO_SAVE)
-    _check_fit(own, found, path)
+    _check_weights(own, found, path)
 
 
 def _load_legacy(model: Any, group: Any, path: str) -> list[str]:
@@ -150,7 +137,7 @@ def _load_legacy(model: Any, group: Any, path: str) -> list[str]:
         for variable, weight in zip(free, top, strict=False):
             pairs.append((variable, group["top_level_model_weights"][weight]))
             found[variable.path] = tuple(pairs[-1][1].shape)
-    _check_fit(own, found, path)
+    _check_weights(own, found, path)
     for variable, dataset in pairs:
         variable.assign(dataset[()])
     return [] if by_name else ["the layers were matched by their order, because their names differ"]
@@ -172,26 +159,5 @@ def _names(group: Any, attribute: str) -> list[str]:
     return [name.decode("utf-8") if isinstance(name, bytes) else str(name) for chunk in chunks for name in chunk]
 
 
-def _check_fit(own: Shapes, found: Shapes, path: str) -> None:
-    is_state: Callable[[str], bool] = lambda name: name.rpartition("/")[2] == _RANDOM_STATE  # noqa: E731
-    missing = [name for name in own if name not in found and not is_state(name)]
-    unexpected = [name for name in found if name not in own]
-    wrong = [name for name in own if name in found and found[name] != own[name]]
-    faults = []
-    if missing:
-        faults.append(f"{len(missing)} missing, first {missing[0]!r}")
-    if unexpected:
-        faults.append(f"{len(unexpected)} unexpected, first {printable(unexpected[0])!r}")
-    if wrong:
-        shapes = f"{found[wrong[0]]} in the file, {own[wrong[0]]} in the model"
-        faults.append(f"{len(wrong)} wrongly shaped, first {wrong[0]!r}: {shapes}")
-    if faults:
-        raise ConversionError(
-            f"the checkpoint does not fit the model ({'; '.join(faults)}): {path}",
-            hint="`--arg` sets the factory's arguments, such as num_classes",
-        )
-
-
-def _brief(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
-    return printable(f"{type(error).__name__}: {lines[0][:200]}")
+def _check_weights(own: Shapes, stored: Shapes, path: str) -> None:
+    check_fit(own, stored, path, optional={name for name in own if name.rpartition("/")[2] == _RANDOM_STATE})

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import keras
-import onnx
 import tensorflow as tf
 
-from onnxscope.converting.contract import ConversionReport, ConversionRequest, serve_child
-from onnxscope.converting.saving import save_model
-from onnxscope.errors import ConversionError, OutputError
+from onnxscope.converting.child import serve_child, write_conversion
+from onnxscope.converting.contract import ConversionReport, ConversionRequest
+from onnxscope.errors import ConversionError
 from onnxscope.inputs.random_inputs import random_feeds
 from onnxscope.model.loading import load_model
-from onnxscope.model.provenance import Mode, ParameterRecord, Provenance, write_provenance
+from onnxscope.model.provenance import Mode, ParameterRecord, Provenance
 from onnxscope_tensorflow import networks
 from onnxscope_tensorflow.checkpoints import load_checkpoint
 from onnxscope_tensorflow.cleaning import attach_parameters, clean_model
@@ -36,7 +35,8 @@ def export(request: ConversionRequest) -> ConversionReport:
     """Convert one model in this process.
 
     Raises:
-        ConversionError: The source, the checkpoint, the shapes, the export or the writing failed; nothing was written.
+        ConversionError: The source, the checkpoint, the shapes or the export failed; nothing was written.
+        OutputError: The model could not be written.
     """
     keras.utils.set_random_seed(request.seed % (1 << 32))
     opset = check_opset(request.opset, request.source)
@@ -65,24 +65,18 @@ def export(request: ConversionRequest) -> ConversionReport:
         preprocess=request.preprocess or (networks.PRESETS[source.label] if source.shipped else None),
         parameters=parameters,
     )
-    for key, value in write_provenance(provenance).items():
-        exported.model.metadata_props.add(key=key, value=value)
-    notes += _notes(parameters, request.mode)
-    _save(exported.model, request.output, notes)
-    comparison = None
-    if request.verify:
-        specs = load_model(request.output).inputs
-        comparison = verify(model, request.output, list(random_feeds(specs, request.seed).values()))
-    return ConversionReport(
-        output=request.output,
+    report = write_conversion(
+        request,
+        exported.model,
+        provenance,
         framework=f"tensorflow {tf.__version__} (keras {keras.__version__})",
-        opset=opset,
-        parameters=len(parameters),
-        absent=sum(record.initializer is None for record in parameters),
-        notes=tuple(notes),
-        verification=None if comparison is None else comparison.verdict(),
-        verified=None if comparison is None else comparison.equal,
+        notes=[*notes, *_notes(parameters, request.mode)],
     )
+    if not request.verify:
+        return report
+    feeds = random_feeds(load_model(request.output).inputs, request.seed)
+    comparison = verify(model, request.output, list(feeds.values()))
+    return replace(report, verification=comparison.verdict(), verified=comparison.equal)
 
 
 def _convert_keras(source: Source, request: ConversionRequest, opset: int, notes: list[str]) -> tuple[Any, Exported]:
@@ -123,14 +117,6 @@ def _notes(parameters: tuple[ParameterRecord, ...], mode: Mode) -> list[str]:
     if mode == "faithful" and unused:
         notes.append(f"{len(unused)} parameters are not used by the model's call, first {unused[0].name!r}")
     return notes
-
-
-def _save(model: onnx.ModelProto, output: str, notes: list[str]) -> None:
-    try:
-        if save_model(model, output):
-            notes.append(f"the weights are in {Path(output).name}.data, which belongs beside the model")
-    except OutputError as error:
-        raise ConversionError(str(error), hint=error.hint) from error
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxscope.converting.unread_nodes import drop_unread
+from onnxscope.model.graphs import walk_graphs
 from onnxscope_tensorflow.export import Exported
 from onnxscope_tensorflow.inputs import InputSpec
-from onnxscope_tensorflow.layers import node_graphs
 
 __all__ = ["attach_parameters", "clean_model"]
 
@@ -25,7 +26,7 @@ def attach_parameters(exported: Exported) -> tuple[str | None, ...]:
         For each parameter its initializer, None where no node reads it, and for all of them in deployed mode.
     """
     graph = exported.model.graph
-    used = {name for inner in node_graphs(graph) for node in inner.node for name in node.input}
+    used = {name for inner in walk_graphs(graph) for node in inner.node for name in node.input}
     taken = _names(graph) - set(exported.handles)
     renamed: dict[str, str] = {}
     tensors = []
@@ -51,7 +52,7 @@ def clean_model(exported: Exported) -> None:
     model.ir_version = max(model.ir_version, _IR_VERSION)
     model.doc_string = graph.doc_string = ""
     graph.name = "main"
-    for inner in node_graphs(graph):
+    for inner in walk_graphs(graph):
         del inner.value_info[:]  # shapes with tf2onnx's `unk__12`; shape inference gives them better
         for node in inner.node:
             node.doc_string = ""
@@ -92,10 +93,10 @@ def _skip_reshapes(graph: onnx.GraphProto, weights: set[str]) -> None:
             direct[node.output[0]] = weight.name
     outputs = {value.name for value in graph.output}
     direct = {name: weight for name, weight in direct.items() if name not in outputs}
-    for inner in node_graphs(graph):
+    for inner in walk_graphs(graph):
         for node in inner.node:
             node.input[:] = [direct.get(name, name) for name in node.input]
-    _drop_unread(graph)
+    drop_unread(graph)
 
 
 def _restores(weight: onnx.TensorProto, shape: onnx.TensorProto, axes: list[onnx.TensorProto]) -> bool:
@@ -107,23 +108,8 @@ def _restores(weight: onnx.TensorProto, shape: onnx.TensorProto, axes: list[onnx
         return False
 
 
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    while True:
-        read = {name for inner in node_graphs(graph) for node in inner.node for name in node.input}
-        read |= {value.name for inner in node_graphs(graph) for value in inner.output}
-        kept = [node for node in graph.node if any(name in read for name in node.output)]
-        if len(kept) == len(graph.node):
-            break
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-        del graph.node[:]
-        graph.node.extend(copies)
-    constants = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
-
-
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    for inner in node_graphs(graph):
+    for inner in walk_graphs(graph):
         for node in inner.node:
             node.input[:] = [names.get(name, name) for name in node.input]
             node.output[:] = [names.get(name, name) for name in node.output]
@@ -136,7 +122,7 @@ def _names(graph: onnx.GraphProto) -> set[str]:
 
 
 def _all_names(graph: onnx.GraphProto) -> Iterator[str]:
-    for inner in node_graphs(graph):
+    for inner in walk_graphs(graph):
         yield from (value.name for value in (*inner.input, *inner.output))
         yield from (tensor.name for tensor in inner.initializer)
         for node in inner.node:

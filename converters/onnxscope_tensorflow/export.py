@@ -14,8 +14,10 @@ import tf2onnx
 from tf2onnx import constants
 
 from onnxscope.base.outputs import printable
+from onnxscope.converting.factories import one_line
 from onnxscope.errors import ConversionError
 from onnxscope.model.provenance import Mode
+from onnxscope.runtime.nodes import opset_of
 from onnxscope_tensorflow.inputs import Binding, InputSpec, takes_training
 from onnxscope_tensorflow.layers import CallRecorder, layer_of_path
 from onnxscope_tensorflow.steadiness import steady_tf2onnx
@@ -215,7 +217,7 @@ def _check_operators(model: onnx.ModelProto, source: str) -> None:
     try:
         onnx.checker.check_model(model)
     except Exception as error:
-        version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        version = opset_of(model)
         unknown = [n for n in model.graph.node if not n.domain and not onnx.defs.has(n.op_type, version, "")]
         if unknown:
             raise ConversionError(
@@ -227,6 +229,4 @@ def _check_operators(model: onnx.ModelProto, source: str) -> None:
 
 
 def _fail(what: str, error: BaseException, source: str) -> NoReturn:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
-    message = printable(f"{type(error).__name__}: {lines[0][:300]}")
-    raise ConversionError(f"{what} ({message}): {source}") from error
+    raise ConversionError(f"{what} ({one_line(error)}): {source}") from error

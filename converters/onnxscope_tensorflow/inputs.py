@@ -9,12 +9,11 @@ from typing import Any
 
 import keras
 
-from onnxscope.base.outputs import printable
+from onnxscope.converting.factories import one_line
+from onnxscope.converting.input_shapes import InputShapes, read_shape, shown_shape
 from onnxscope.errors import ConversionError
 
 __all__ = ["Binding", "InputSpec", "bind_inputs", "override_shapes", "takes_training"]
-
-Shapes = tuple[tuple[str, tuple[int | None, ...]], ...]
 
 _DTYPES = (
     *("float16", "bfloat16", "float32", "float64"),
@@ -53,7 +52,7 @@ class Binding:
     arrange: Callable[[Sequence[Any]], tuple[list[Any], dict[str, Any]]]
 
 
-def bind_inputs(model: Any, shapes: Shapes, *, static: bool, source: str) -> Binding:
+def bind_inputs(model: Any, shapes: InputShapes, *, static: bool, source: str) -> Binding:
     """Find out a model's inputs; a model without any, such as a subclass, is built by calling it on `keras.Input`.
 
     Args:
@@ -79,7 +78,9 @@ def bind_inputs(model: Any, shapes: Shapes, *, static: bool, source: str) -> Bin
     return Binding(model, override_shapes(own, shapes, static=static, source=source), arrange)
 
 
-def override_shapes(own: tuple[InputSpec, ...], shapes: Shapes, *, static: bool, source: str) -> tuple[InputSpec, ...]:
+def override_shapes(
+    own: tuple[InputSpec, ...], shapes: InputShapes, *, static: bool, source: str
+) -> tuple[InputSpec, ...]:
     """Lay the user's shapes over those that a model has: they may only fix what is dynamic.
 
     Raises:
@@ -88,7 +89,7 @@ def override_shapes(own: tuple[InputSpec, ...], shapes: Shapes, *, static: bool,
     specs = {spec.name: spec for spec in own}
     free = [spec.name for spec in own if spec.name not in {text.partition(":")[0] for text, _ in shapes}]
     for text, dims in shapes:
-        name, dtype = _parse(text, dims, source)
+        name, dtype = read_shape(text, dims, _DTYPES, source)
         if not name:
             if not free:
                 raise ConversionError(
@@ -102,8 +103,9 @@ def override_shapes(own: tuple[InputSpec, ...], shapes: Shapes, *, static: bool,
             raise ConversionError(f"the input {name!r} is {known.dtype}, not {dtype}: {source}")
         merged = _merge(known, dims, static)
         if merged is None:
+            given, own_shape = shown_shape(dims), shown_shape(known.shape)
             raise ConversionError(
-                f"the shape {_shown(dims)} contradicts the model's {_shown(known.shape)} for {name!r}: {source}",
+                f"the shape {given} contradicts the model's {own_shape} for {name!r}: {source}",
                 hint="a dimension may only be fixed where the model leaves it open",
             )
         specs[name] = InputSpec(name, merged, known.dtype)
@@ -134,7 +136,7 @@ def _merge(known: InputSpec, dims: tuple[int | None, ...], static: bool) -> tupl
     return tuple(merged)
 
 
-def _wanted(model: Any, shapes: Shapes, static: bool, source: str) -> list[InputSpec]:
+def _wanted(model: Any, shapes: InputShapes, static: bool, source: str) -> list[InputSpec]:
     names = _arguments(model)
     if not shapes and getattr(model, "built", False):
         built = list((getattr(model, "_build_shapes_dict", None) or {}).values())
@@ -145,7 +147,7 @@ def _wanted(model: Any, shapes: Shapes, static: bool, source: str) -> list[Input
     specs: list[InputSpec] = []
     free = [name for name in names if name not in {text.partition(":")[0] for text, _ in shapes}]
     for index, (text, dims) in enumerate(shapes):
-        name, dtype = _parse(text, dims, source)
+        name, dtype = read_shape(text, dims, _DTYPES, source)
         name = name or (free.pop(0) if free else f"input_{index}")
         if any(spec.name == name for spec in specs):
             raise ConversionError(f"two shapes for the input {name!r}: {source}")
@@ -161,9 +163,9 @@ def _call_on_inputs(model: Any, specs: list[InputSpec], source: str) -> Binding:
     try:
         model(*positional, **keywords)
     except Exception as error:
-        shown = ", ".join(_shown(spec.shape) for spec in specs)
-        message = _first_line(error)
-        raise ConversionError(f"the model cannot be called on {shown} ({message}): {source}", hint=_HINT) from error
+        shown = ", ".join(shown_shape(spec.shape) for spec in specs)
+        fault = f"the model cannot be called on {shown} ({one_line(error)})"
+        raise ConversionError(f"{fault}: {source}", hint=_HINT) from error
     return Binding(model, tuple(specs), arrange)
 
 
@@ -185,23 +187,5 @@ def _arguments(model: Any) -> list[str]:
     return [p.name for p in parameters if p.kind in named and p.name not in ("self", "training", "mask")]
 
 
-def _parse(text: str, dims: tuple[int | None, ...], source: str) -> tuple[str, str]:
-    name, _, dtype = text.partition(":")
-    if any(dim is not None and dim < 1 for dim in dims):
-        raise ConversionError(f"an input shape has a dimension below 1, {_shown(dims)}: {source}")
-    if dtype and dtype not in _DTYPES:
-        raise ConversionError(f"no element type named {dtype!r}: {source}", hint=f"one of {', '.join(_DTYPES)}")
-    return name, dtype
-
-
 def _listed(specs: tuple[InputSpec, ...]) -> str:
     return ", ".join(spec.name for spec in specs) or "none"
-
-
-def _shown(dims: Sequence[int | None]) -> str:
-    return "(" + ", ".join("?" if dim is None else str(dim) for dim in dims) + ")"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return printable(f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__)

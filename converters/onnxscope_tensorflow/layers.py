@@ -21,7 +21,6 @@ __all__ = [
     "CallRecorder",
     "LayerIndex",
     "layer_of_path",
-    "node_graphs",
     "node_layers",
     "own_layers",
     "record_layers",
@@ -127,14 +126,6 @@ class LayerIndex:
                 return layer
             name = name.rpartition("/")[0]
         return None
-
-
-def node_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graph and every graph inside its nodes, outermost first."""
-    yield graph
-    for node in graph.node:
-        for inner in _inner_graphs(node):
-            yield from node_graphs(inner)
 
 
 def node_layers(graph: onnx.GraphProto, index: LayerIndex, weights: Mapping[str, str]) -> list[str | None]:

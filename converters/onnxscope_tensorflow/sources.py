@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from onnxscope.converting.factories import call_factory, find_factory, one_line
+from onnxscope.converting.factories import call_factory, find_factory, one_line, split_source
 from onnxscope.errors import ConversionError
 from onnxscope_tensorflow import SHIPPED, networks
 from onnxscope_tensorflow.configs import check_config, read_h5_config, read_keras_config
@@ -53,14 +53,13 @@ def find_source(text: str) -> Source:
     path = Path(text)
     if path.is_dir() or path.suffix in (".keras", ".h5", ".hdf5", ".pb"):
         return _find_saved(path)
-    place, colon, name = text.rpartition(":")
-    if not colon or not place or not name:
-        if text.endswith(".py"):
-            raise ConversionError(f"no factory named: {text}", hint=f"name one as `{text}:factory`")
+    named = split_source(text)
+    if named is None:
         raise ConversionError(
             f"no shipped network named {text!r}: TensorFlow",
             hint=f"one of {', '.join(SHIPPED)}, a .keras or .h5 file, a SavedModel, or `path/to/file.py:factory`",
         )
+    place, name = named
     label = name if place.endswith(".py") else text
     return Source(label, find_factory(place, name, text, keras.Model))
 

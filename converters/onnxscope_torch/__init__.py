@@ -7,11 +7,9 @@ onnxscope.convert("torch", "net.py:make", "net.onnx")
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from onnxscope.converting.contract import ConversionReport, ConversionRequest, run_child
-from onnxscope.errors import MissingDependencyError
+from onnxscope.converting.contract import ConversionReport, ConversionRequest, require_packages, run_child
 
 if TYPE_CHECKING:
     from onnxscope.comparison.result import Comparison
@@ -21,11 +19,8 @@ __all__ = ["SHIPPED", "convert", "verify"]
 SHIPPED = ("alexnet", "resnet34", "resnet50")
 """Networks that need no source of the user's; the factories of these names are in `networks`."""
 
-_NEEDED = ("torch", "onnxscript")
 _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",  # the same model on every machine, and no time lost on starting a GPU
-    "PYTHONHASHSEED": "0",  # same input, same bytes: no order may depend on the hashes of strings
-    "PYTHONWARNINGS": "ignore",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
@@ -40,12 +35,7 @@ def convert(request: ConversionRequest) -> ConversionReport:
         ConversionError: The source, the checkpoint, the shapes or the export failed; nothing was written.
         MissingDependencyError: torch or onnxscript is not installed.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"the PyTorch converter needs {' and '.join(missing)}: not installed",
-            hint="pip install 'onnxscope[torch]'",
-        )
+    require_packages(("torch", "onnxscript"), converter="PyTorch", extra="torch")
     return run_child("onnxscope_torch.child", request, environment=_ENVIRONMENT)
 
 

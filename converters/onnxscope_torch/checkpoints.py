@@ -6,12 +6,12 @@ import pickle  # noqa: TID251 - only for the name of the error that torch.load r
 import re
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from onnxscope.converting.checkpoints import Shapes, check_fit, find_checkpoint, read_safetensors
 from onnxscope.converting.factories import one_line
 from onnxscope.errors import ConversionError
 from onnxscope_torch.bits import state_tensors
@@ -61,31 +61,15 @@ def read_checkpoint(path: str) -> tuple[dict[str, Tensor], list[str]]:
     Raises:
         ConversionError: No such file, another format, or a pickle that wants more than tensors.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ConversionError(f"{'not a file' if file.exists() else 'no such checkpoint'}: {path}")
+    file = find_checkpoint(path)
     if file.suffix == ".safetensors":
-        return _read_safetensors(path), []
+        return read_safetensors(path, "torch", extra="torch"), []
     if file.suffix not in _TORCH_SUFFIXES:
         raise ConversionError(
             f"cannot tell the format of a checkpoint by {file.suffix or 'no suffix'!r}: {path}",
             hint=f"one of {', '.join(_TORCH_SUFFIXES)}, .safetensors",
         )
     return _find_state(_read_torch(path), path)
-
-
-def _read_safetensors(path: str) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ConversionError(
-            f"reading it needs safetensors, which is not installed: {path}", hint="pip install 'onnxscope[torch]'"
-        ) from error
-    try:
-        state: dict[str, Tensor] = load_file(path, device="cpu")
-    except Exception as error:  # SafetensorError does not say what else it may be
-        raise ConversionError(f"not a safetensors file ({one_line(error)}): {path}") from error
-    return state
 
 
 def _read_torch(path: str) -> Any:
@@ -128,21 +112,9 @@ def _is_state(content: Mapping[Any, Any]) -> bool:
 def _check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str) -> None:
     # Checkpoints older than torch 0.4.1 have no counters; safetensors keeps one name of tied parameters.
     present = {id(own[key]) for key in state if key in own}
-    missing = [
-        key for key, tensor in own.items() if key not in state and id(tensor) not in present and _COUNTER not in key
-    ]
-    unexpected = [key for key in state if key not in own]
-    wrong = [key for key in state if key in own and state[key].shape != own[key].shape]
-    faults = []
-    if missing:
-        faults.append(f"{len(missing)} missing, first {missing[0]!r}")
-    if unexpected:
-        faults.append(f"{len(unexpected)} unexpected, first {unexpected[0]!r}")
-    if wrong:
-        shapes = f"{tuple(state[wrong[0]].shape)} in the file, {tuple(own[wrong[0]].shape)} in the model"
-        faults.append(f"{len(wrong)} wrongly shaped, first {wrong[0]!r}: {shapes}")
-    if faults:
-        raise ConversionError(
-            f"the checkpoint does not fit the model ({'; '.join(faults)}): {path}",
-            hint="`--arg` sets the factory's arguments, such as num_classes",
-        )
+    optional = {key for key, tensor in own.items() if _COUNTER in key or id(tensor) in present}
+    check_fit(_shapes(own), _shapes(state), path, optional=optional)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> Shapes:
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import random
 import sys
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
-import onnx
 import torch
 
-from onnxscope.converting.contract import ConversionReport, ConversionRequest, serve_child
-from onnxscope.converting.saving import save_model
-from onnxscope.errors import ConversionError, OutputError
-from onnxscope.model.provenance import Mode, ParameterRecord, Provenance, write_provenance
+from onnxscope.converting.child import serve_child, write_conversion
+from onnxscope.converting.contract import ConversionReport, ConversionRequest
+from onnxscope.model.provenance import Mode, ParameterRecord, Provenance
 from onnxscope_torch.checkpoints import load_checkpoint
 from onnxscope_torch.cleaning import clean_model
 from onnxscope_torch.examples import make_example
@@ -34,7 +32,8 @@ def export(request: ConversionRequest) -> ConversionReport:
     """Convert one module in this process.
 
     Raises:
-        ConversionError: The source, the checkpoint, the shapes, the export or the writing failed; nothing was written.
+        ConversionError: The source, the checkpoint, the shapes or the export failed; nothing was written.
+        OutputError: The model could not be written.
     """
     _seed(request.seed)
     source = find_source(request.source)
@@ -61,38 +60,23 @@ def export(request: ConversionRequest) -> ConversionReport:
         preprocess=request.preprocess or (_SHIPPED_PRESET if source.shipped else None),
         parameters=parameters,
     )
-    for key, value in write_provenance(provenance).items():
-        model.metadata_props.add(key=key, value=value)
-    notes += _notes(parameters, observation, request.mode)
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    _save(model, request.output, notes)
-    comparison = None
-    if request.verify:
-        comparison = verify_calls(module, request.output, example.positional, example.keywords)
-    return ConversionReport(
-        output=request.output,
+    report = write_conversion(
+        request,
+        model,
+        provenance,
         framework=f"torch {version}",
-        opset=opset,
-        parameters=len(parameters),
-        absent=sum(record.initializer is None for record in parameters),
-        notes=tuple(notes),
-        verification=None if comparison is None else comparison.verdict(),
-        verified=None if comparison is None else comparison.equal,
+        notes=[*notes, *_notes(parameters, observation, request.mode)],
     )
+    if not request.verify:
+        return report
+    comparison = verify_calls(module, request.output, example.positional, example.keywords)
+    return replace(report, verification=comparison.verdict(), verified=comparison.equal)
 
 
 def _seed(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % (1 << 32))
-
-
-def _save(model: onnx.ModelProto, output: str, notes: list[str]) -> None:
-    try:
-        if save_model(model, output):
-            notes.append(f"the weights are in {Path(output).name}.data, which belongs beside the model")
-    except OutputError as error:
-        raise ConversionError(str(error), hint=error.hint) from error
 
 
 def _notes(parameters: tuple[ParameterRecord, ...], observation: Observation, mode: Mode) -> list[str]:

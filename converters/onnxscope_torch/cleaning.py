@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx
 
+from onnxscope.converting.unread_nodes import drop_unread
+
 __all__ = ["clean_model"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -68,7 +70,7 @@ def _drop_zero_biases(graph: onnx.GraphProto) -> None:
             del node.input[2]
             dropped = True
     if dropped:
-        _drop_unread(graph)
+        drop_unread(graph)
 
 
 def _separate_outputs(graph: onnx.GraphProto) -> None:
@@ -102,29 +104,3 @@ def _is_zero(name: str, producers: dict[str, onnx.NodeProto]) -> bool:
     if attribute.name in ("value_float", "value_int"):
         return not (attribute.f or attribute.i)
     return attribute.name == "value" and not onnx.numpy_helper.to_array(attribute.t).any()
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    read = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):  # topological order, so that every reader has been seen
-        if any(name in read for name in node.output):
-            kept.append(node)
-            read.update(_inputs(node))
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    infos = {name for node in nodes for name in node.output} | {tensor.name for tensor in graph.initializer}
-    stale = [index for index, value in enumerate(graph.value_info) if value.name not in infos]
-    for index in reversed(stale):
-        del graph.value_info[index]
-
-
-def _inputs(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield what a node reads, and what the nodes of its bodies read from outside them."""
-    yield from node.input
-    for attribute in node.attribute:
-        for body in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-            for inner in body.node:
-                yield from _inputs(inner)
-            yield from (value.name for value in body.output)

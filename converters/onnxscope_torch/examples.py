@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from onnxscope.converting.input_shapes import Dims, InputShapes, read_shape
 from onnxscope.errors import ConversionError
 
 __all__ = ["Example", "make_example"]
-
-Shapes = tuple[tuple[str, tuple[int | None, ...]], ...]
 
 _BATCH = "batch"
 _DTYPES = (
@@ -39,7 +38,7 @@ class Example:
     dynamic_axes: dict[str, dict[int, str]]
 
 
-def make_example(module: nn.Module, shapes: Shapes, *, static: bool, seed: int, source: str) -> Example:
+def make_example(module: nn.Module, shapes: InputShapes, *, static: bool, seed: int, source: str) -> Example:
     """Make the inputs to trace with.
 
     Args:
@@ -96,17 +95,15 @@ def _leading(parameters: list[inspect.Parameter], names: list[str]) -> list[str]
 
 
 def _assign(
-    parameters: list[inspect.Parameter], shapes: Shapes, source: str
-) -> list[tuple[str, tuple[int | None, ...], torch.dtype]]:
+    parameters: list[inspect.Parameter], shapes: InputShapes, source: str
+) -> list[tuple[str, Dims, torch.dtype]]:
     names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
     several = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-    given: dict[str, tuple[tuple[int | None, ...], torch.dtype]] = {}
+    given: dict[str, tuple[Dims, torch.dtype]] = {}
     unnamed = []
     for text, dims in shapes:
-        name, _, dtype = text.partition(":")
-        if any(dim is not None and dim < 1 for dim in dims):
-            raise ConversionError(f"an input shape has a dimension below 1, {dims}: {source}")
-        entry = (dims, _dtype(dtype, source))
+        name, dtype = read_shape(text, dims, _DTYPES, source)
+        entry = (dims, getattr(torch, dtype or "float32"))
         if not name:
             unnamed.append(entry)
         elif name in given:
@@ -137,14 +134,7 @@ def _assign(
     return [(name, *given[name]) for name in order if name in given]
 
 
-def _dtype(name: str, source: str) -> torch.dtype:
-    if name and name not in _DTYPES:
-        raise ConversionError(f"no element type named {name!r}: {source}", hint=f"one of {', '.join(_DTYPES)}")
-    dtype: torch.dtype = getattr(torch, name or "float32")
-    return dtype
-
-
-def _batch_size(shapes: list[tuple[int | None, ...]], source: str) -> int:
+def _batch_size(shapes: list[Dims], source: str) -> int:
     given = {dims[0] for dims in shapes if dims and dims[0] not in (None, 1)}
     if len(given) > 1:
         raise ConversionError(

@@ -17,6 +17,7 @@ from torch import nn
 from onnxscope.converting.contract import ConversionRequest
 from onnxscope.converting.factories import one_line
 from onnxscope.errors import ConversionError
+from onnxscope.runtime.nodes import opset_of
 from onnxscope_torch.examples import Example
 
 __all__ = ["EXPORTERS", "export_model"]
@@ -50,7 +51,7 @@ def export_model(
         raise ConversionError(
             f"the {exporter} exporter failed ({_root_cause(error)}): {request.source}", hint=_hint(exporter, request)
         ) from error
-    written = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    written = opset_of(model)
     if request.opset not in (None, written):
         raise ConversionError(
             f"the {exporter} exporter cannot write opset {request.opset} (it wrote {written}): {request.source}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from onnxscope.converting.factories import call_factory, find_factory
+from onnxscope.converting.factories import call_factory, find_factory, split_source
 from onnxscope.errors import ConversionError
 from onnxscope_torch import SHIPPED, networks
 
@@ -38,14 +38,13 @@ def find_source(text: str) -> Source:
     """
     if text in SHIPPED:
         return Source(text, getattr(networks, text), shipped=True)
-    place, colon, name = text.rpartition(":")
-    if not colon or not place or not name:
-        if text.endswith(".py"):
-            raise ConversionError(f"no factory named: {text}", hint=f"name one as `{text}:factory`")
+    named = split_source(text)
+    if named is None:
         raise ConversionError(
             f"no shipped network named {text!r}: PyTorch",
             hint=f"one of {', '.join(SHIPPED)}, or `path/to/file.py:factory`, or `package.module:factory`",
         )
+    place, name = named
     label = name if place.endswith(".py") else text
     return Source(label, find_factory(place, name, text, nn.Module), shipped=False)
 

@@ -1,4 +1,4 @@
 """A framework's model becomes a file: `convert`, its contract with `converters/`, and what the converters share.
 
-Imports `base`, `model` and `inputs`.
+Imports `base`, `model`, `inputs` and `runtime`.
 """

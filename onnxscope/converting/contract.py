@@ -1,18 +1,20 @@
 """The contract between the core and the converters: a request, a child process, a file.
 
 A converter is a package found through the entry point group `onnxscope.converters`. It is light to import and has a
-function `convert(request)` that calls `run_child`; the child module loads the framework, writes the model
-to `request.output` and answers with a `ConversionReport`. The analyzer's own process never loads a framework.
+function `convert(request)` that calls `run_child`; the child module loads the framework, writes the model to
+`request.output` and answers with a `ConversionReport`; its side is in `child`. The analyzer's own process never loads a
+framework.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,12 +23,16 @@ from onnxscope.base.outputs import first_line, refuse_inputs
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Table
 from onnxscope.converting.input_shapes import InputShapes
-from onnxscope.errors import ConversionError
+from onnxscope.errors import ConversionError, MissingDependencyError, OnnxscopeError
 from onnxscope.model.provenance import Mode
 
-__all__ = ["ConversionReport", "ConversionRequest", "Converter", "run_child", "serve_child"]
+__all__ = ["ConversionReport", "ConversionRequest", "Converter", "require_packages", "run_child"]
 
 _MAX_ANSWER_BYTES = 64 << 20
+_ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",  # same input, same bytes: no order may depend on the hashes of strings
+    "PYTHONWARNINGS": "ignore",
+}
 _SAVED_MODEL = "saved_model.pb"  # beside it, the folder of a SavedModel has its variables and assets
 
 
@@ -132,6 +138,20 @@ class Converter(Protocol):
         ...
 
 
+def require_packages(names: Sequence[str], *, converter: str, extra: str) -> None:
+    """Refuse to start without what a converter needs; nothing is imported.
+
+    Raises:
+        MissingDependencyError: Some are not installed.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"the {converter} converter needs {' and '.join(missing)}: not installed",
+            hint=f"pip install 'onnxscope[{extra}]'",
+        )
+
+
 def run_child(module: str, request: ConversionRequest, *, environment: Mapping[str, str]) -> ConversionReport:
     """Run `python -m module` on one request and return its answer.
 
@@ -140,12 +160,13 @@ def run_child(module: str, request: ConversionRequest, *, environment: Mapping[s
     (`-P`): a file there called json.py is no factory that the user named.
 
     Args:
-        module: A module whose `__main__` block calls `serve_child`.
+        module: A module whose `__main__` block calls `child.serve_child`.
         request: Relative paths in it refer to the current folder, which is the child's too.
         environment: Variables that silence or configure the framework, added to this process's own.
 
     Raises:
         ConversionError: What the child reported, that it died, or that an argument cannot travel to it.
+        OnnxscopeError: Another that the child reported.
         OutputError: The output is the source or another file that is read; nothing was started.
     """
     refuse_inputs(request.outputs, _files_read(request))
@@ -165,7 +186,7 @@ def run_child(module: str, request: ConversionRequest, *, environment: Mapping[s
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
+                env={**os.environ, **_ENVIRONMENT, **environment},
                 check=False,
             )
         if not answer.exists() or answer.stat().st_size > _MAX_ANSWER_BYTES:
@@ -173,34 +194,9 @@ def run_child(module: str, request: ConversionRequest, *, environment: Mapping[s
             raise ConversionError(f"the converter died with code {done.returncode} ({last[0][:300]}): {request.source}")
         record = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in record:
-        raise ConversionError(record["error"], hint=record.get("hint"))
+        kinds = {kind.__name__: kind for kind in OnnxscopeError.__subclasses__()}
+        raise kinds.get(record.get("kind"), ConversionError)(record["error"], hint=record.get("hint"))
     return ConversionReport(**{**record, "notes": tuple(record["notes"])})
-
-
-def serve_child(export: Callable[[ConversionRequest], ConversionReport], arguments: list[str]) -> int:
-    """Answer one request inside the child process: the body of a converter's `__main__` block.
-
-    Args:
-        export: Does the conversion; raises `ConversionError` with a line that a user can act on.
-        arguments: Paths of the request and of the answer, as `run_child` passes them.
-
-    Returns:
-        The exit code: 0, or 1 where the answer is an error.
-    """
-    question, answer = map(Path, arguments)
-    fields = json.loads(question.read_text(encoding="utf-8"))
-    shapes = tuple((name, tuple(dims)) for name, dims in fields.pop("input_shapes"))
-    request = ConversionRequest(**fields, input_shapes=shapes)
-    record: dict[str, Any]
-    try:
-        record = asdict(export(request))
-    except ConversionError as error:
-        record = {"error": str(error), "hint": error.hint}
-    except (Exception, SystemExit) as error:  # the user's factory may raise anything
-        text = " ".join(str(error).split()) or "no message"
-        record = {"error": f"{type(error).__name__}: {text[:500]}: {request.source}", "hint": None}
-    answer.write_text(json.dumps(record), encoding="utf-8")
-    return 1 if "error" in record else 0
 
 
 def _files_read(request: ConversionRequest) -> Iterator[str]:

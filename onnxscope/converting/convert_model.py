@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from onnxscope.base.outputs import refuse_inputs
 from onnxscope.base.plugins import load_converter
-from onnxscope.converting.contract import ConversionReport, ConversionRequest
+from onnxscope.converting.contract import ConversionReport, ConversionRequest, Converter
 from onnxscope.converting.input_shapes import GivenShapes, named_shapes
 from onnxscope.errors import ConversionError
 from onnxscope.inputs.presets import load_preset, recipe_file
@@ -43,8 +43,7 @@ def convert(
 
     Args:
         framework: `torch` or `tensorflow`.
-        source: `file.py:factory`, `package.module:factory`, a saved model's path, or a shipped network's name. Only
-            what a factory's file holds is run.
+        source: `file.py:factory`, `package.module:factory`, a saved model's path, or a shipped network's name.
         path: Where the model goes, whole or not at all.
         weights: A checkpoint to load into the built model.
         arguments: Keyword arguments of the factory: what JSON can hold.
@@ -67,19 +66,13 @@ def convert(
         MissingDependencyError: There is no such converter, or its framework is not installed.
         OutputError: The file cannot be written, or would replace one that is read.
     """
-    if not isinstance(source, (str, os.PathLike)):
-        raise ConversionError(
-            f"a model is converted from its source, not from a {type(source).__name__}", hint=_HOW_TO_NAME
-        )
-    if mode not in get_args(Mode):
-        raise ConversionError(f"unknown mode {mode!r}", hint=f"one of {', '.join(get_args(Mode))}")
     request = ConversionRequest(
-        source=os.fspath(source),
+        source=_text(source),
         output=os.fspath(path),
         weights=None if weights is None else os.fspath(weights),
         arguments=dict(arguments or {}),
         input_shapes=named_shapes(input_shapes),
-        mode=mode,
+        mode=_checked(mode),
         preprocess=None if preprocess is None else _recorded(preprocess),
         opset=opset,
         exporter=exporter,
@@ -88,8 +81,22 @@ def convert(
         verify=verify,
     )
     refuse_inputs(request.outputs, [recipe_file(preprocess)])
-    report: ConversionReport = load_converter(framework).convert(request)
-    return report
+    converter: Converter = load_converter(framework)
+    return converter.convert(request)
+
+
+def _text(source: Any) -> str:
+    if not isinstance(source, (str, os.PathLike)):
+        fault = f"a model is converted from its source, not from a {type(source).__name__}"
+        raise ConversionError(fault, hint=_HOW_TO_NAME)
+    text: str = os.fspath(source)
+    return text
+
+
+def _checked(mode: Mode) -> Mode:
+    if mode not in get_args(Mode):
+        raise ConversionError(f"unknown mode {mode!r}", hint=f"one of {', '.join(get_args(Mode))}")
+    return mode
 
 
 def _recorded(preprocess: str | os.PathLike[str] | Preset) -> str:

@@ -18,7 +18,21 @@ from typing import Any
 from onnxscope.base.outputs import printable
 from onnxscope.errors import ConversionError
 
-__all__ = ["call_factory", "find_factory", "one_line"]
+__all__ = ["call_factory", "find_factory", "one_line", "split_source"]
+
+
+def split_source(text: str) -> tuple[str, str] | None:
+    """Return the file or module that SOURCE names and the factory in it, None where it names no factory.
+
+    Raises:
+        ConversionError: It is a Python file alone.
+    """
+    place, _, name = text.rpartition(":")
+    if place and name:
+        return place, name
+    if text.endswith(".py"):
+        raise ConversionError(f"no factory named: {text}", hint=f"name one as `{text}:factory`")
+    return None
 
 
 def find_factory(place: str, name: str, text: str, product: type) -> Callable[..., Any]:
@@ -118,12 +132,12 @@ def _import_dotted(name: str) -> ModuleType:
 def _named(module: ModuleType, name: str, text: str, product: type) -> Callable[..., Any]:
     factory = getattr(module, name, None)
     if factory is None:
-        found = sorted(
+        defined = sorted(
             key
             for key, value in vars(module).items()
             if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == module.__name__
         )
-        hint = f"it defines {', '.join(found)}" if found else "it defines no function and no class"
+        hint = f"it defines {', '.join(defined)}" if defined else "it defines no function and no class"
         raise ConversionError(f"no factory named {name!r}: {text}", hint=hint)
     if isinstance(factory, product) or not callable(factory):
         raise ConversionError(

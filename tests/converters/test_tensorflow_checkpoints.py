@@ -149,7 +149,7 @@ def test_another_networks_legacy_file_is_refused(tmp_path):
         ("w.pth", b"PK\x03\x04", "not a checkpoint of Keras", "`model.save_weights('model.weights.h5')` writes one"),
         ("w.h5", b"\x89HDF\r\n\x1a\n" + b"\0" * 40, "cannot read the checkpoint (OSError: ", None),
         ("w.safetensors", b"just text\n", "not a safetensors file (SafetensorError: ", None),
-        ("w.h5", None, "no such file", None),
+        ("w.h5", None, "no such checkpoint", None),
     ],
 )
 def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path, name, content, message, hint):

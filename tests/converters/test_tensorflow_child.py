@@ -12,7 +12,7 @@ import pytest
 
 import onnxscope_tensorflow
 from onnxscope.converting.contract import ConversionRequest
-from onnxscope.errors import ConversionError, MissingDependencyError
+from onnxscope.errors import ConversionError, MissingDependencyError, OutputError
 from onnxscope.model.provenance import read_provenance
 
 HELPERS = str(Path(__file__).with_name("tensorflow_helpers.py"))
@@ -101,6 +101,6 @@ def test_an_error_leaves_what_was_there(tmp_path, monkeypatch, capfd):
 @needs_tensorflow
 def test_an_output_folder_that_is_missing(tmp_path):
     target = tmp_path / "nowhere" / "model.onnx"
-    with pytest.raises(ConversionError, match=r"^cannot write \(No such file or directory\): "):
+    with pytest.raises(OutputError, match=r"^cannot write \(No such file or directory\): "):
         onnxscope_tensorflow.convert(ConversionRequest(source=f"{HELPERS}:embedding", output=str(target)))
     assert list(tmp_path.iterdir()) == []

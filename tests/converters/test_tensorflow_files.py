@@ -8,14 +8,15 @@ import pytest
 pytest.importorskip("tensorflow")
 pytest.importorskip("tf2onnx")
 
-from converters.tensorflow_helpers import HERE, child, convert
+from converters.tensorflow_helpers import HERE, convert
 
 from onnxscope.converting.saving import save_model
 
 
 def test_large_weights_lie_beside_the_model(tmp_path, monkeypatch):
     whole = convert(f"{HERE}:residual", tmp_path)
-    monkeypatch.setattr(child, "save_model", lambda model, path: save_model(model, path, limit_bytes=100))
+    limited = lambda model, path: save_model(model, path, limit_bytes=100)  # noqa: E731
+    monkeypatch.setattr("onnxscope.converting.child.save_model", limited)
     split = convert(f"{HERE}:residual", tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     bare = onnx.load(split.path, load_external_data=False)

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from onnxscope.converting.contract import ConversionReport, ConversionRequest  # noqa: E402
-from onnxscope.errors import ConversionError  # noqa: E402
+from onnxscope.errors import ConversionError, OutputError  # noqa: E402
 from onnxscope.model.provenance import LAYER_KEY, ParameterRecord, Provenance, read_provenance  # noqa: E402
 from onnxscope_torch import SHIPPED, child  # noqa: E402
 from onnxscope_torch.sources import build_module, find_source  # noqa: E402
@@ -370,5 +370,5 @@ def test_legacy_says_that_it_fixed_a_branch(tmp_path):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(ConversionError, match=r"cannot write \(No such file or directory\): .*model\.onnx"):
+    with pytest.raises(OutputError, match=r"cannot write \(No such file or directory\): .*model\.onnx"):
         Exported(tmp_path / "nowhere", "Residual", input_shapes=IMAGE, exporter="legacy")

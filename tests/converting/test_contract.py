@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import asdict
 
 import pytest
 
 from onnxscope.base.outputs import dump_json
-from onnxscope.converting.contract import ConversionReport, ConversionRequest, run_child, serve_child
-from onnxscope.errors import ConversionError, OutputError
+from onnxscope.converting.contract import ConversionReport, ConversionRequest, require_packages, run_child
+from onnxscope.errors import ConversionError, MissingDependencyError, OutputError, RunError
 
 
 @pytest.fixture
@@ -21,8 +20,9 @@ def child(tmp_path):
         lines = textwrap.indent(textwrap.dedent(body).strip(), "    ")
         (tmp_path / "made_converter.py").write_text(
             "import os, sys\n"
-            "from onnxscope.converting.contract import ConversionReport, serve_child\n"
-            "from onnxscope.errors import ConversionError\n"
+            "from onnxscope.converting.child import serve_child\n"
+            "from onnxscope.converting.contract import ConversionReport\n"
+            "from onnxscope.errors import ConversionError, RunError\n"
             f"def export(request):\n{lines}\n"
             "if __name__ == '__main__':\n    sys.exit(serve_child(export, sys.argv[1:]))\n"
         )
@@ -69,6 +69,25 @@ def test_an_error_of_the_converter_arrives_with_its_hint(child):
     assert caught.value.hint == "it has: build"
 
 
+def test_an_error_keeps_its_kind(child):
+    with pytest.raises(RunError, match=r"^it does not run: out\.onnx$") as caught:
+        child("raise RunError('it does not run: out.onnx', hint='mend it')")
+    assert caught.value.hint == "mend it"
+
+
+def test_what_a_converter_needs_is_named_with_its_extra():
+    require_packages(("json", "sys"), converter="Made", extra="made")
+    with pytest.raises(MissingDependencyError) as caught:
+        require_packages(("json", "no_such_a", "no_such_b"), converter="Made", extra="made")
+    assert str(caught.value) == "the Made converter needs no_such_a and no_such_b: not installed"
+    assert caught.value.hint == "pip install 'onnxscope[made]'"
+
+
+def test_the_child_hashes_alike_each_time(child):
+    report = child("return ConversionReport(request.output, 'made 1', 17, 0, 0, (os.environ['PYTHONHASHSEED'],))")
+    assert report.notes == ("0",)
+
+
 def test_an_error_of_the_users_code_is_one_line(child):
     with pytest.raises(ConversionError) as caught:
         child(r"raise ValueError('bad\nshape')")
@@ -90,18 +109,6 @@ def test_a_report_names_no_folder():
     record = json.loads(dump_json(report.to_dict()))
     assert record["output"] == "m.onnx"
     assert "private" not in json.dumps(record)
-
-
-def test_a_conversion_that_fails_removes_nothing(tmp_path):
-    def refuse(_):
-        raise ConversionError("no")
-
-    request, answer, other = (tmp_path / name for name in ("request.json", "answer.json", "out.onnx.partial"))
-    request.write_text(json.dumps(asdict(ConversionRequest("net.py:make", str(tmp_path / "out.onnx")))))
-    other.write_text("someone's")
-    assert serve_child(refuse, [str(request), str(answer)]) == 1
-    assert json.loads(answer.read_text()) == {"error": "no", "hint": None}
-    assert other.read_text() == "someone's"
 
 
 @pytest.mark.parametrize(
