@@ -96,16 +96,16 @@ def _check_keras(model: Any, content: Any, path: str) -> None:
     saving_lib._save_state(model, weights_store=inventory, assets_store=None, inner_path="", visited_saveables=set())
     names = {place: getattr(value, "path", place) for place, value in inventory.entries.items()}
     own = {names[place]: tuple(value.shape) for place, value in inventory.entries.items()}
-    found: dict[str, tuple[int, ...]] = {}
+    stored: dict[str, tuple[int, ...]] = {}
 
     def visit(place: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and (place in names or not place.startswith(_TRAINING)):
-            found[names.get(place, place)] = tuple(item.shape)
+            stored[names.get(place, place)] = tuple(item.shape)
 
     content.visititems(visit)
-    if not found:
+    if not stored:
         raise ConversionError(f"the checkpoint holds no weights: {path}", hint=_HOW_TO_SAVE)
-    _check_weights(own, found, path)
+    _check_weights(own, stored, path)
 
 
 def _load_legacy(model: Any, group: Any, path: str) -> list[str]:
@@ -116,17 +116,17 @@ def _load_legacy(model: Any, group: Any, path: str) -> list[str]:
     by_name = set(stored) == set(layers)
     pairs: list[tuple[Any, Any]] = []
     own: dict[str, tuple[int, ...]] = {}
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     places = list(layers.items())
     for index, (name, weights) in enumerate(stored.items()):
         variables = layers[name] if by_name else places[index][1] if index < len(places) else []
         for number, weight in enumerate(weights):
             dataset = group[name][weight]
             if number < len(variables):
-                found[variables[number].path] = tuple(dataset.shape)
+                shapes[variables[number].path] = tuple(dataset.shape)
                 pairs.append((variables[number], dataset))
             else:
-                found[weight.removesuffix(":0")] = tuple(dataset.shape)
+                shapes[weight.removesuffix(":0")] = tuple(dataset.shape)
     for variables in layers.values():
         own.update((variable.path, tuple(variable.shape)) for variable in variables)
     if "top_level_model_weights" in group:
@@ -136,8 +136,8 @@ def _load_legacy(model: Any, group: Any, path: str) -> list[str]:
         own.update((variable.path, tuple(variable.shape)) for variable in free)
         for variable, weight in zip(free, top, strict=False):
             pairs.append((variable, group["top_level_model_weights"][weight]))
-            found[variable.path] = tuple(pairs[-1][1].shape)
-    _check_weights(own, found, path)
+            shapes[variable.path] = tuple(pairs[-1][1].shape)
+    _check_weights(own, shapes, path)
     for variable, dataset in pairs:
         variable.assign(dataset[()])
     return [] if by_name else ["the layers were matched by their order, because their names differ"]

@@ -20,10 +20,23 @@ _FACTORY_HINT = "name a factory that builds the model, `file.py:factory`, and pa
 _CODE = {"Lambda": "Lambda", "__lambda__": "Lambda"}
 _OUTSIDE = ("TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 # Parts of keras whose functions and classes compute and do nothing else; `keras.utils.get_file` is elsewhere.
-_MODELING = (
-    *("activations", "constraints", "dtype_policies", "initializers", "layers", "losses", "metrics", "models"),
-    *("ops", "optimizers", "quantizers", "random", "regularizers", "backend", "legacy"),
-)
+_MODELING = {
+    "activations",
+    "backend",
+    "constraints",
+    "dtype_policies",
+    "initializers",
+    "layers",
+    "legacy",
+    "losses",
+    "metrics",
+    "models",
+    "ops",
+    "optimizers",
+    "quantizers",
+    "random",
+    "regularizers",
+}
 _CODE_IN_MODULE = ("function", "type")
 
 

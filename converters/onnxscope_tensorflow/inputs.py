@@ -15,10 +15,9 @@ from onnxscope.errors import ConversionError
 
 __all__ = ["Binding", "InputSpec", "bind_inputs", "override_shapes", "takes_training"]
 
-_DTYPES = (
-    *("float16", "bfloat16", "float32", "float64"),
-    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-)
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_DTYPES = (*_FLOATS, "bool", *_INTEGERS)
 _HINT = "`--input-shape 1,224,224,3`, once for each input"
 
 

@@ -111,7 +111,7 @@ class LayerIndex:
         inside: dict[str, set[str]] = {}
         for name, layer in operations.items():
             inside.setdefault(name.rpartition("/")[0], set()).add(layer)
-        self._scopes = {scope: next(iter(found)) for scope, found in inside.items() if scope and len(found) == 1}
+        self._scopes = {scope: next(iter(layers)) for scope, layers in inside.items() if scope and len(layers) == 1}
 
     def find(self, node_name: str) -> str | None:
         """Return the layer, or None where the name does not tell."""
@@ -193,8 +193,8 @@ def _fill_between(nodes: Sequence[onnx.NodeProto], layers: list[str | None]) -> 
     for index, layer in enumerate(layers):
         if layer is None:
             common = above[index] & below[index]
-            found = below[index] if shaping[index] and len(common) != 1 else common
-            filled[index] = next(iter(found)) if len(found) == 1 else None
+            candidates = below[index] if shaping[index] and len(common) != 1 else common
+            filled[index] = next(iter(candidates)) if len(candidates) == 1 else None
     return filled
 
 

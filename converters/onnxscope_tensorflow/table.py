@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from onnx import numpy_helper
 
 from onnxscope.errors import ConversionError
 from onnxscope.model.provenance import ParameterRecord
-from onnxscope_tensorflow.export import Exported, Parameter
+from onnxscope_tensorflow.export import Exported
 
 __all__ = ["make_table"]
 
@@ -47,54 +48,45 @@ class _Table:
 
     def records(self, initializers: Sequence[str | None]) -> Iterator[ParameterRecord]:
         for parameter, own in zip(self.exported.parameters, initializers, strict=True):
-            value = parameter.value()
-            initializer, permutation, folded, reason = self._locate(parameter, value, own)
-            yield ParameterRecord(
-                name=parameter.name,
-                layer=parameter.layer,
-                shape=parameter.shape,
-                dtype=parameter.dtype,
-                initializer=initializer,
-                permutation=permutation,
-                reason=reason,
-                folded=folded,
+            record = ParameterRecord(
+                name=parameter.name, layer=parameter.layer, shape=parameter.shape, dtype=parameter.dtype
             )
+            yield self._locate(record, parameter.value(), own)
 
-    def _locate(
-        self, parameter: Parameter, value: Any, own: str | None
-    ) -> tuple[str | None, tuple[int, ...] | None, bool, str | None]:
-        """Return initializer, permutation, whether it holds more than the parameter, and the reason if none does."""
+    def _locate(self, parameter: ParameterRecord, value: Any, own: str | None) -> ParameterRecord:
+        """Return the record with the initializer that holds it, or with the reason why none does."""
         if own is not None:
             if _match(value, self._array(own)) != ():
                 raise ConversionError(f"the initializer differs from its parameter: {parameter.name}")
-            return own, None, False, None
+            return replace(parameter, initializer=own)
         if parameter.name.rpartition("/")[2] == _RANDOM_STATE:
-            return None, None, False, "random state"
+            return replace(parameter, reason="random state")
         if self.exported.handles:
-            return None, None, False, "not used by call()"
+            return replace(parameter, reason="not used by call()")
         near = list(self.read.get(parameter.layer, ()))
         far = [] if _is_plain(value) else [name for name in self.stored if name not in near]
         for name in (*near, *far):
             same = _match(value, self._array(name))
             if same is not None:
-                return name, same or None, False, None
+                return replace(parameter, initializer=name, permutation=same or None)
         return self._explain(parameter, value)
 
-    def _explain(self, parameter: Parameter, value: Any) -> tuple[str | None, tuple[int, ...] | None, bool, str | None]:
+    def _explain(self, parameter: ParameterRecord, value: Any) -> ParameterRecord:
         """Do as `_locate` for a parameter that no initializer equals."""
         kernel = self.kernels.get(parameter.layer)
         if kernel is not None and value.ndim > 1:
             permutation = _rearranged(value.shape, tuple(self.stored[kernel].dims))
             if permutation is not None:
-                return kernel, permutation or None, True, None
+                return replace(parameter, initializer=kernel, permutation=permutation or None, folded=True)
         if kernel is not None and value.ndim == 1:
             for name in self.read[parameter.layer]:
                 if name != kernel and self._array(name).size == value.size:
-                    return name, None, True, None
+                    return replace(parameter, initializer=name, folded=True)
         into = self._folded_into(parameter.layer) if kernel is None else None
         if into is not None:
-            return None, None, False, f"folded into {into}"
-        return None, None, False, "dropped: all zeros" if not value.any() else "rewritten by the exporter's optimizer"
+            return replace(parameter, reason=f"folded into {into}")
+        reason = "rewritten by the exporter's optimizer" if value.any() else "dropped: all zeros"
+        return replace(parameter, reason=reason)
 
     def _folded_into(self, norm: str) -> str | None:
         """Return the kernel whose numbers have changed in the layer that `norm` reads."""

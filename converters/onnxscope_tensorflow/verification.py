@@ -11,8 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from onnxscope.comparison.result import Comparison
-from onnxscope.comparison.with_framework import Activation, compare_with_framework
-from onnxscope.errors import InputError
+from onnxscope.comparison.with_framework import FrameworkValue, compare_with_framework, name_inputs
 from onnxscope.model.loading import load_model
 from onnxscope_tensorflow.layers import layer_of_path, own_layers
 
@@ -22,21 +21,18 @@ __all__ = ["verify"]
 def verify(model: Any, exported: Any, inputs: Any) -> Comparison:
     """Compare an exported model with the Keras model; see `onnxscope_tensorflow.verify`."""
     loaded = load_model(exported)
-    names = [spec.name for spec in loaded.inputs]
     given = list(inputs.values()) if isinstance(inputs, Mapping) else _listed(inputs)
-    if len(given) != len(names):
-        raise InputError(f"{len(given)} inputs for the {len(names)} of the model: {loaded.name}")
-    arrays = [np.asarray(value) for value in given]
-    activations: list[Activation] = []
-    with _recording(model, activations):
-        tensors = [tf.convert_to_tensor(array) for array in arrays]
+    feeds = name_inputs(loaded, [np.asarray(value) for value in given])
+    calls: list[FrameworkValue] = []
+    with _recording(model, calls):
+        tensors = [tf.convert_to_tensor(array) for array in feeds.values()]
         fed = dict(zip(inputs, tensors, strict=True)) if isinstance(inputs, Mapping) else tensors
         result = model(fed if isinstance(fed, dict) or len(tensors) > 1 else tensors[0], training=False)
     return compare_with_framework(
         loaded,
-        dict(zip(names, arrays, strict=True)),
-        activations,
-        [np.asarray(each) for each in tf.nest.flatten(result)],
+        feeds,
+        calls,
+        [np.asarray(output) for output in tf.nest.flatten(result)],
         framework=f"{type(model).__name__} {model.name} in keras {keras.__version__}",
         channels_last=keras.config.image_data_format() == "channels_last",
     )
@@ -48,7 +44,7 @@ def _listed(inputs: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _recording(model: Any, activations: list[Activation]) -> Iterator[None]:
+def _recording(model: Any, calls: list[FrameworkValue]) -> Iterator[None]:
     """While it is entered, every call of a layer that owns variables is noted."""
     owners = own_layers(model, lambda variable: layer_of_path(variable.path, model.name))
     layers = {id(layer): layer for layer in model._flatten_layers() if id(layer) in owners}
@@ -60,7 +56,8 @@ def _recording(model: Any, activations: list[Activation]) -> Iterator[None]:
             output = call(*args, **kwargs)
             if tf.is_tensor(output):
                 source, _ = returned.get(id(args[0]), (None, None)) if args else (None, None)
-                activations.append(Activation(name, type(layer).__name__, np.array(output), source))
+                kind = type(layer).__name__
+                calls.append(FrameworkValue(layer=name, kind=kind, array=np.array(output), source=source))
                 returned[id(output)] = name, output
             return output
 

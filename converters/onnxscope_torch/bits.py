@@ -33,13 +33,15 @@ def match(tensor: Tensor, stored: onnx.TensorProto) -> tuple[int, ...] | None:
     dims = tuple(stored.dims)
     if values.nbytes != len(stored.raw_data) or sorted(dims) != sorted(values.shape):
         return None
-    held = np.frombuffer(stored.raw_data, values.dtype).reshape(dims)
-    if dims == values.shape and np.array_equal(values, held):
+    stored_values = np.frombuffer(stored.raw_data, values.dtype).reshape(dims)
+    if dims == values.shape and np.array_equal(values, stored_values):
         return ()
     if values.ndim > _MAX_PERMUTED_RANK:
         return None
     for order in itertools.permutations(range(values.ndim)):
-        if dims == tuple(values.shape[axis] for axis in order) and np.array_equal(values.transpose(order), held):
+        if dims == tuple(values.shape[axis] for axis in order) and np.array_equal(
+            values.transpose(order), stored_values
+        ):
             return order
     return None
 

@@ -14,10 +14,7 @@ from onnxscope.errors import ConversionError
 __all__ = ["Example", "make_example"]
 
 _BATCH = "batch"
-_DTYPES = (
-    *("float16", "bfloat16", "float32", "float64"),
-    *("bool", "int8", "int16", "int32", "int64", "uint8"),
-)
+_DTYPES = ("float16", "bfloat16", "float32", "float64", "bool", "int8", "int16", "int32", "int64", "uint8")
 _IMAGE_SIDE, _OTHER_SIDE = 224, 16  # for a dimension given as dynamic: the usual image, or a short sequence
 
 

@@ -55,8 +55,8 @@ def record_layers(model: onnx.ModelProto, layers: list[str], initializers: Itera
     """Write `layers` into the metadata of the nodes that read weights, unless scope and weight already say so."""
     stored = {name: {layer_of(name)} for name in initializers}
     for node, layer, reads in zip(model.graph.node, layers, _owners(model.graph, stored), strict=True):
-        told = _dynamo_scope(node) == layer and reads == {layer}
-        if reads and layer and node.op_type != "Identity" and not told:
+        is_known = _dynamo_scope(node) == layer and reads == {layer}
+        if reads and layer and node.op_type != "Identity" and not is_known:
             node.metadata_props.add(key=LAYER_KEY, value=layer)
 
 
@@ -80,16 +80,16 @@ def _owners(graph: onnx.GraphProto, stored: Mapping[str, Iterable[str]]) -> list
     """Return for each node the owners of the weights it reads, also through nodes that only reshape weights."""
     fixed = {tensor.name for tensor in graph.initializer}  # known without any input of the model
     known: dict[str, set[str]] = {name: set(layers) for name, layers in stored.items()}
-    found = []
+    owners = []
     for node in graph.node:
         reads: set[str] = set()
         for name in _operands(node):
             reads |= known.get(name, set())
-        found.append(reads)
+        owners.append(reads)
         if all(name in fixed or not name for name in node.input):
             fixed.update(node.output)
             known.update((name, reads) for name in node.output)
-    return found
+    return owners
 
 
 def _operands(node: onnx.NodeProto) -> list[str]:

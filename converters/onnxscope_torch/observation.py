@@ -17,10 +17,8 @@ from onnxscope_torch.examples import Example
 
 __all__ = ["Observation", "observe"]
 
-_FOLDING = (
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_FOLDING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -80,7 +78,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _watch_batch_norms(module: nn.Module, found: dict[str, str]) -> list[Any]:
+def _watch_batch_norms(module: nn.Module, batch_norms: dict[str, str]) -> list[Any]:
     values: dict[int, tuple[str, Tensor]] = {}
     names = {id(child): name for name, child in reversed(list(module.named_modules(remove_duplicate=False)))}
 
@@ -89,7 +87,7 @@ def _watch_batch_norms(module: nn.Module, found: dict[str, str]) -> list[Any]:
 
     def before(child: nn.Module, inputs: tuple[Any, ...]) -> None:
         if inputs and id(inputs[0]) in values:
-            found[names[id(child)]] = values[id(inputs[0])][0]
+            batch_norms[names[id(child)]] = values[id(inputs[0])][0]
 
     hooks: list[Any] = []
     for child in module.modules():

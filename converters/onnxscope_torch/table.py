@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -29,7 +30,8 @@ def make_table(
         layers: Of each node, from `node_layers`.
         observation: Of the module.
     """
-    return tuple(_Table(model, module, layers, observation).records())
+    table = _Table(model=model, module=module, layers=layers, observation=observation)
+    return tuple(table.records())
 
 
 class _Table:
@@ -37,8 +39,8 @@ class _Table:
         self.state: Mapping[str, Tensor] = state_tensors(module)
         self.observation = observation
         self.stored = {tensor.name: tensor for tensor in model.graph.initializer}
-        held = {id(tensor): name for name, tensor in self.state.items() if name in self.stored}
-        self.aliases = {name: held[id(tensor)] for name, tensor in self.state.items() if id(tensor) in held}  # tied
+        kept = {id(tensor): name for name, tensor in self.state.items() if name in self.stored}
+        self.aliases = {name: kept[id(tensor)] for name, tensor in self.state.items() if id(tensor) in kept}  # tied
         self.aliases |= {  # merged by the legacy exporter because they are equal
             node.output[0]: node.input[0]
             for node in model.graph.node
@@ -57,39 +59,35 @@ class _Table:
 
     def records(self) -> Iterator[ParameterRecord]:
         for name, tensor in self.state.items():
-            initializer, permutation, folded, reason = self._locate(name, tensor)
-            yield ParameterRecord(
+            parameter = ParameterRecord(
                 name=name,
                 layer=layer_of(name),
                 shape=tuple(tensor.shape),
                 dtype=str(tensor.dtype).removeprefix("torch."),
-                initializer=initializer,
-                permutation=permutation,
-                reason=reason,
-                folded=folded,
             )
+            yield self._locate(parameter, tensor)
 
-    def _locate(self, name: str, tensor: Tensor) -> tuple[str | None, tuple[int, ...] | None, bool, str | None]:
-        """Return the initializer, its permutation, whether it holds more, and the reason where there is none."""
-        layer = layer_of(name)
+    def _locate(self, parameter: ParameterRecord, tensor: Tensor) -> ParameterRecord:
+        """Return the record with the initializer that holds it, or with the reason why none does."""
+        name, layer = parameter.name, parameter.layer
         own = self.stored.get(self.aliases.get(name, name))
         if own is not None and (same := match(tensor, own)) is not None:
-            return own.name, same or None, False, None
+            return replace(parameter, initializer=own.name, permutation=same or None)
         if name.endswith(_COUNTER):
-            return None, None, False, "counter"
+            return replace(parameter, reason="counter")
         if layer in self.folded:
-            return None, None, False, f"folded into {self.folded[layer]}.weight"
+            return replace(parameter, reason=f"folded into {self.folded[layer]}.weight")
         if name not in self.observation.used:
-            return None, None, False, "not used by forward()"
+            return replace(parameter, reason="not used by forward()")
         nearby = [self.stored[other] for other in dict.fromkeys(self.read.get(layer, ()))]
         for candidate in nearby:
             if (same := match(tensor, candidate)) is not None:
-                return candidate.name, same or None, False, None
+                return replace(parameter, initializer=candidate.name, permutation=same or None)
         if layer in self.folded.values():
             changed = own or next((c for c in nearby if tuple(c.dims) == tuple(tensor.shape)), None)
             if changed is not None and tuple(changed.dims) == tuple(tensor.shape):
-                return changed.name, None, True, None
-        return None, None, False, self._loss(tensor, nearby)
+                return replace(parameter, initializer=changed.name, folded=True)
+        return replace(parameter, reason=self._loss(tensor, nearby))
 
     def _loss(self, tensor: Tensor, nearby: list[onnx.TensorProto]) -> str:
         equal = [other for other in nearby if other.name not in self.state and _size(other) == tensor.numel()]

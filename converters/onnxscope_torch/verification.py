@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from onnxscope.comparison.result import Comparison
-from onnxscope.comparison.with_framework import Activation, compare_with_framework
-from onnxscope.errors import InputError
+from onnxscope.comparison.with_framework import FrameworkValue, compare_with_framework, name_inputs
 from onnxscope.model.loading import load_model
 
 __all__ = ["verify", "verify_calls"]
@@ -28,16 +27,13 @@ def verify_calls(
 ) -> Comparison:
     """The same, for the arguments of one call; the model takes them in this order."""
     loaded = load_model(model)
-    names = [spec.name for spec in loaded.inputs]
-    given = [*positional, *keywords.values()]
-    if len(given) != len(names):
-        raise InputError(f"{len(given)} inputs for the {len(names)} of the model: {loaded.name}")
-    activations, result = _run(module, positional, keywords)
+    feeds = name_inputs(loaded, [tensor.detach().cpu().numpy() for tensor in (*positional, *keywords.values())])
+    calls, result = _run(module, positional, keywords)
     outputs = [leaf.detach().cpu().numpy() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
     return compare_with_framework(
         loaded,
-        {name: value.detach().cpu().numpy() for name, value in zip(names, given, strict=True)},
-        activations,
+        feeds,
+        calls,
         outputs,
         framework=f"{type(module).__name__} in torch {str(torch.__version__).partition('+')[0]}",
         channels_last=False,
@@ -54,9 +50,9 @@ def _arguments(inputs: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
 
 def _run(
     module: nn.Module, positional: Sequence[Tensor], keywords: Mapping[str, Tensor]
-) -> tuple[list[Activation], Any]:
+) -> tuple[list[FrameworkValue], Any]:
     """Call the module once in inference mode, and put it back as it was."""
-    activations: list[Activation] = []
+    calls: list[FrameworkValue] = []
     returned: dict[int, tuple[str, Tensor]] = {}  # with the tensor, so that no other gets its id
     hooks = []
     for name, child in module.named_modules():
@@ -66,7 +62,7 @@ def _run(
                 if isinstance(output, Tensor):  # what works in place behind it must not reach the copy
                     values = output.detach().cpu().clone().numpy()
                     source, _ = returned.get(id(inputs[0]), (None, None)) if inputs else (None, None)
-                    activations.append(Activation(name, type(child).__name__, values, source))
+                    calls.append(FrameworkValue(layer=name, kind=type(child).__name__, array=values, source=source))
                     returned[id(output)] = name, output
 
             hooks.append(child.register_forward_hook(record))
@@ -80,4 +76,4 @@ def _run(
             hook.remove()
         for child, mode in training.items():
             child.training = mode
-    return activations, result
+    return calls, result

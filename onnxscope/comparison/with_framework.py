@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from onnxscope.comparison.match_values import Counterpart, FedInput, match_values
 from onnxscope.comparison.measure import Comparer, Held, held_by, near_values
 from onnxscope.comparison.result import Comparison, LayerDifference, Side, floor_of
+from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import describe_array
 from onnxscope.model.activation_functions import own_output
 from onnxscope.model.channel_axes import activation_axes, default_axis
 from onnxscope.model.layer_names import Names
 from onnxscope.model.layers import find_layers
-from onnxscope.model.loading import load_model
+from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import Tap
-from onnxscope.runtime.tapped_runs import reach
+from onnxscope.runtime.tapped_runs import Reached, reach
 
-__all__ = ["Activation", "compare_with_framework"]
+__all__ = ["FrameworkValue", "compare_with_framework", "name_inputs"]
 
 Array = NDArray[Any]
 _BUDGET_BYTES = 512 << 20
@@ -30,26 +31,62 @@ _FOLDED = re.compile(r"folded into (.+?)[./](?:weight|kernel)\b")
 
 
 @dataclass(frozen=True, eq=False)
-class Activation:
+class FrameworkValue:
     """What one call of a framework's layer has returned.
 
     Attributes:
         layer: Its name, as the model's provenance has it.
         kind: Its class.
-        values: Owned by us.
+        array: Owned by us.
         source: The layer whose returned value it read, where that came to it as it was.
     """
 
     layer: str
     kind: str
-    values: Array
+    array: Array
     source: str | None = None
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether the layer is a BatchNorm, which exporters fold into the layer before it."""
+        return self.kind.startswith("BatchNorm")
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """One comparison to be made.
+
+    Attributes:
+        name: Unique; it begins with `output` for an output of the model.
+        layer: The framework's layer.
+        kind: Its class, or `Output`.
+        value: The value in the graph.
+        reference: What the framework has computed.
+    """
+
+    name: str
+    layer: str
+    kind: str
+    value: str
+    reference: Array
+
+
+def name_inputs(model: Model, arrays: Sequence[Array]) -> dict[str, Array]:
+    """Return what a framework's model was called with by the names of the exported model's inputs.
+
+    Raises:
+        InputError: They are not as many as the model's.
+    """
+    names = [spec.name for spec in model.inputs]
+    if len(arrays) != len(names):
+        raise InputError(f"{len(arrays)} inputs for the {len(names)} of the model: {model.name}")
+    return dict(zip(names, arrays, strict=True))
 
 
 def compare_with_framework(
     model: Any,
     feeds: Mapping[str, Array],
-    activations: Sequence[Activation],
+    calls: Sequence[FrameworkValue],
     outputs: Sequence[Array],
     *,
     framework: str,
@@ -61,7 +98,7 @@ def compare_with_framework(
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.
         feeds: For every input of the model.
-        activations: Of the layers that own parameters, in the order of their calls. They are the reference.
+        calls: What the layers that own parameters returned, in the order of their calls. They are the reference.
         outputs: What the framework returned, in the order of the model's outputs.
         framework: What the reference is called.
         channels_last: Whether the framework's channels are along the last axis.
@@ -73,92 +110,136 @@ def compare_with_framework(
     """
     loaded = load_model(model)
     names = Names(loaded)
-    folded = _folded(names, activations)
-    pairs = _pair_by_values(
-        names, activations, _pairs(names, activations, folded), feeds, channels_last=channels_last, threads=threads
-    )
-    only = _without_value(names, activations, pairs, folded)
-    values = {f"{place}": activations[place].values for place, _ in pairs}
-    values |= {f"output {place}": output for place, output in enumerate(outputs)}
-    declared = loaded.main.outputs[: len(outputs)]
-    named = [(f"{place}", value) for place, value in pairs]
-    named += [(f"output {place}", name) for place, name in enumerate(declared)]
-    axes = activation_axes(loaded.main)
-    taps = [Tap(name, value, (), value, "", None, axes.get(value), (0,)) for name, value in named]
-    reached = reach(loaded, taps, feeds, threads)
-    counterparts: list[Counterpart] = []
-    found: dict[str, int] = {}
-    reasons = dict(reached.reasons)
-    for tap in taps:
-        if tap.name in reasons:
-            continue
-        left, right = values[tap.name], reached.shapes[tap.name]
-        last = left.ndim - 1 if channels_last else None
-        each = match_values(
-            tap.name,
-            reached.tapped.outputs[tap.name],
-            (left.shape, right),
-            (left.dtype.name, reached.dtypes[tap.name]),
-            (default_axis(left.ndim, last), default_axis(len(right), tap.channel_axis)),
-            replaced=not tap.name.startswith("output"),
+    folded = _folded(names, calls)
+    pairs = _pair_by_names(names, calls, folded)
+    pairs = _pair_by_values(names, calls, pairs, feeds, channels_last=channels_last, threads=threads)
+    rows = [
+        _Row(
+            name=f"{place}", layer=calls[place].layer, kind=calls[place].kind, value=value, reference=calls[place].array
         )
-        if each is None:
-            reasons[tap.name] = f"shape {list(left.shape)} against {list(right)}"
-        else:
-            found[tap.name] = len(counterparts)
-            counterparts.append(each)
-    inputs = [FedInput(spec.name, spec.name, (), 0) for spec in loaded.inputs]
+        for place, value in pairs
+    ]
+    rows += [
+        _Row(name=f"output {place}", layer=value, kind="Output", value=value, reference=output)
+        for place, (value, output) in enumerate(zip(loaded.main.outputs, outputs, strict=False))
+    ]
+    differences = _measure(names, rows, feeds, channels_last=channels_last, threads=threads)
+    return Comparison(
+        a={"name": framework},
+        b=loaded.to_dict(),
+        input={"kind": "arrays", "inputs": [describe_array(name, array, None) for name, array in feeds.items()]},
+        samples=len(next(iter(feeds.values()), np.zeros(1))),
+        layers=tuple(differences[: len(pairs)]),
+        outputs=tuple(differences[len(pairs) :]),
+        only_a=tuple((call.layer, call.kind) for call in _without_value(names, calls, pairs, folded)),
+        only_b=(),
+        weights=(),
+        structure=(),
+        notes=(),
+    )
+
+
+def _measure(
+    names: Names, rows: Sequence[_Row], feeds: Mapping[str, Array], *, channels_last: bool, threads: int
+) -> list[LayerDifference]:
+    """Run the model once with the values of all rows tapped, once for each layer's own error, once for the noise."""
+    model = names.model
+    axes = activation_axes(model.main)
+    taps = [_tap(row.name, row.value, axes.get(row.value)) for row in rows]
+    reached = reach(model, taps, feeds, threads)
+    counterparts, reasons = _counterparts(rows, taps, reached, channels_last=channels_last)
     comparer = Comparer(
-        *(None, None, loaded, reached.tapped, counterparts, inputs),
+        a=None,
+        tapped_a=None,
+        b=model,
+        tapped_b=reached.tapped,
+        counterparts=list(counterparts.values()),
+        inputs=[FedInput(a=spec.name, b=spec.name, permutation=(), elem_type=0) for spec in model.inputs],
         tolerance=None,
         memory_budget_bytes=_BUDGET_BYTES,
         threads=threads,
     )
-    measured, noise = comparer.run(feeds, lambda wanted: values), comparer.noise(feeds)
-
-    def row(name: str, side: str, value: str, kind: str) -> LayerDifference:
-        if name not in found:
-            return LayerDifference(
-                Side(side, side), Side(side, value), kind, None, None, None, 0.0, reasons[name], True
+    references = {row.name: row.reference for row in rows}
+    measured = dict(zip(counterparts, comparer.run(feeds, lambda wanted: references), strict=True))
+    noise = dict(zip(counterparts, comparer.noise(feeds), strict=True))
+    differences = []
+    for row in rows:
+        pair, side = counterparts.get(row.name), Side(row.layer, row.layer)
+        if pair is None:
+            difference = LayerDifference(
+                a=side,
+                b=Side(row.layer, row.value),
+                op_type=row.kind,
+                entire=None,
+                own=None,
+                noise=None,
+                floor=0.0,
+                reason=reasons[row.name],
+                incomparable=True,
             )
-        place = found[name]
-        floor = floor_of(noise[place], (counterparts[place].dtype_a, counterparts[place].dtype_b))
-        here = Side(_layer_of(names, value), value)
-        one = measured[place]
-        return LayerDifference(Side(side, side), here, kind, one.entire, one.own, noise[place], floor, None, False)
-
-    return Comparison(
-        {"name": framework},
-        loaded.to_dict(),
-        {"kind": "arrays", "inputs": [describe_array(name, array, None) for name, array in feeds.items()]},
-        len(next(iter(feeds.values()), np.zeros(1))),
-        tuple(row(f"{place}", activations[place].layer, value, activations[place].kind) for place, value in pairs),
-        tuple(row(f"output {place}", name, name, "Output") for place, name in enumerate(declared)),
-        tuple((each.layer, each.kind) for each in only),
-        (),
-        (),
-        (),
-        (),
-    )
+        else:
+            difference = LayerDifference(
+                a=side,
+                b=Side(_layer_of(names, row.value), row.value),
+                op_type=row.kind,
+                entire=measured[row.name].entire,
+                own=measured[row.name].own,
+                noise=noise[row.name],
+                floor=floor_of(noise[row.name], (pair.dtype_a, pair.dtype_b)),
+                reason=None,
+                incomparable=False,
+            )
+        differences.append(difference)
+    return differences
 
 
-def _pairs(names: Names, activations: Sequence[Activation], folded: Mapping[str, str]) -> list[tuple[int, str]]:
+def _counterparts(
+    rows: Sequence[_Row], taps: Sequence[Tap], reached: Reached, *, channels_last: bool
+) -> tuple[dict[str, Counterpart], dict[str, str]]:
+    """What belongs together, by the rows' names, and why a row has nothing to compare."""
+    counterparts: dict[str, Counterpart] = {}
+    reasons = dict(reached.reasons)
+    for row, tap in zip(rows, taps, strict=True):
+        if row.name in reasons:
+            continue
+        rank, shape = row.reference.ndim, reached.shapes[row.name]
+        counterpart = match_values(
+            row.name,
+            reached.tapped.outputs[row.name],
+            (row.reference.shape, shape),
+            (row.reference.dtype.name, reached.dtypes[row.name]),
+            (default_axis(rank, rank - 1 if channels_last else None), default_axis(len(shape), tap.channel_axis)),
+            replaced=not row.name.startswith("output"),
+        )
+        if counterpart is None:
+            reasons[row.name] = f"shape {list(row.reference.shape)} against {list(shape)}"
+        else:
+            counterparts[row.name] = counterpart
+    return counterparts, reasons
+
+
+def _tap(name: str, value: str, channel_axis: int | None) -> Tap:
+    """A value of the main graph, whose layer does not matter here."""
+    return Tap(name=name, value=value, path=(), layer=value, op_type="", at=None, channel_axis=channel_axis, order=(0,))
+
+
+def _pair_by_names(names: Names, calls: Sequence[FrameworkValue], folded: Mapping[str, str]) -> list[tuple[int, str]]:
     """Each call's place with the value that holds the same, as far as names tell."""
     holding, main = set(folded.values()), names.model.main
     pairs: list[tuple[int, str]] = []
-    for layer in dict.fromkeys(each.layer for each in activations):
-        calls = [place for place, each in enumerate(activations) if each.layer == layer]
+    for layer in dict.fromkeys(call.layer for call in calls):
+        places = [place for place, call in enumerate(calls) if call.layer == layer]
         if layer in holding:
             continue  # its value has the BatchNorm in it, and is compared with that
         values = _leaving(names, layer) or _leaving(names, folded.get(layer, ""))
-        if len(values) != len(calls):  # a call's value may stay inside: the next call of the layer reads it
+        if len(values) != len(places):  # a call's value may stay inside: the next call of the layer reads it
             values = [own_output(main, node) for node in names.modules.get(layer, ()) if names.owns_weights(node)]
-        if len(values) == len(calls):
-            pairs += zip(calls, values, strict=True)
+        if len(values) == len(places):
+            pairs += zip(places, values, strict=True)
     return sorted(pairs)
 
 
-def _folded(names: Names, activations: Sequence[Activation]) -> dict[str, str]:
+def _folded(names: Names, calls: Sequence[FrameworkValue]) -> dict[str, str]:
     """BatchNorms that were folded away, with the layer whose value holds what each returned."""
     provenance = names.model.provenance
     folded: dict[str, str] = {}
@@ -166,29 +247,29 @@ def _folded(names: Names, activations: Sequence[Activation]) -> dict[str, str]:
         target = _FOLDED.match(record.reason or "")
         if target is not None:
             folded[record.layer] = target[1]
-    for each in activations:  # an export that recorded nothing: its BatchNorm is gone, and the layer before it is not
-        is_norm = each.kind.startswith("BatchNorm") and each.layer not in folded
-        if is_norm and each.source and _leaving(names, each.source) and not _leaving(names, each.layer):
-            folded[each.layer] = each.source
+    for call in calls:  # an export that recorded nothing: its BatchNorm is gone, and the layer before it is not
+        is_apart = call.layer in folded or _leaving(names, call.layer)
+        if call.is_norm and call.source and not is_apart and _leaving(names, call.source):
+            folded[call.layer] = call.source
     return folded
 
 
 def _without_value(
-    names: Names, activations: Sequence[Activation], pairs: Sequence[tuple[int, str]], folded: Mapping[str, str]
-) -> list[Activation]:
+    names: Names, calls: Sequence[FrameworkValue], pairs: Sequence[tuple[int, str]], folded: Mapping[str, str]
+) -> list[FrameworkValue]:
     """Calls that are in the graph nowhere, neither themselves nor with a BatchNorm that was folded into them."""
     inside: set[str | None] = set(folded.values())
     for place, value in pairs:
         node = names.model.main.producers.get(value)
-        if activations[place].kind.startswith("BatchNorm") and (node is None or node.op_type != "BatchNormalization"):
-            inside.add(activations[place].source)
+        if calls[place].is_norm and (node is None or node.op_type != "BatchNormalization"):
+            inside.add(calls[place].source)
     paired = {place for place, _ in pairs}
-    return [each for place, each in enumerate(activations) if place not in paired and each.layer not in inside]
+    return [call for place, call in enumerate(calls) if place not in paired and call.layer not in inside]
 
 
 def _pair_by_values(
     names: Names,
-    activations: Sequence[Activation],
+    calls: Sequence[FrameworkValue],
     pairs: list[tuple[int, str]],
     feeds: Mapping[str, Array],
     *,
@@ -200,45 +281,70 @@ def _pair_by_values(
     Where several are alike, as a convolution and a BatchNorm that was never trained, they are paired in order; a
     convolution whose BatchNorm was folded into it stays out, for the value has the BatchNorm in it.
     """
-    main, taken = names.model.main, {value for _, value in pairs}
-    done = {place for place, _ in pairs}
-    left = {}
-    for place, each in enumerate(activations):
-        if place not in done:
-            axis = default_axis(each.values.ndim, each.values.ndim - 1 if channels_last else None)
-            left[Tap(f"{place}", each.layer, (), each.layer, each.kind, None, axis, (place,))] = place
-    axes = activation_axes(main)
+    paired = {place for place, _ in pairs}
+    left = {
+        _call_tap(place, call, channels_last=channels_last): place
+        for place, call in enumerate(calls)
+        if place not in paired
+    }
+    values = _values_of_layers(names, {value for _, value in pairs})
+    if not left or not values:
+        return pairs
+    axes = activation_axes(names.model.main)
+    right = [_tap(value, value, axes.get(value)) for value in values]
+    shapes = {tap.name: calls[place].array.shape for tap, place in left.items()}
+    reference = Held(list(left), shapes, lambda wanted: {name: calls[int(name)].array for name in wanted})
+    near = near_values(reference, held_by(names.model, right, feeds, threads), _BUDGET_BYTES)
+    more = list(pairs)
+    order = {value: place for place, value in enumerate(values)}
+    for places, alike in _groups([(left[tap], partner.name) for tap, partner in near]):
+        inside = {calls[place].source for place in places if calls[place].is_norm}
+        if len(places) > len(alike):
+            places = [place for place in places if calls[place].layer not in inside]
+        if len(places) == len(alike):
+            more += zip(sorted(places), sorted(alike, key=order.__getitem__), strict=True)
+    return sorted(more)
+
+
+def _call_tap(place: int, call: FrameworkValue, *, channels_last: bool) -> Tap:
+    rank = call.array.ndim
+    return Tap(
+        name=f"{place}",
+        value=call.layer,
+        path=(),
+        layer=call.layer,
+        op_type=call.kind,
+        at=None,
+        channel_axis=default_axis(rank, rank - 1 if channels_last else None),
+        order=(place,),
+    )
+
+
+def _values_of_layers(names: Names, taken: Set[str]) -> list[str]:
+    """What layers of the main graph compute, before and after what follows them, but for what is `taken`."""
+    main = names.model.main
     values = dict.fromkeys(
         value
         for layer in find_layers(names)
         if not layer.path
         for value in (own_output(main, layer.node), layer.inner, layer.value)
-        if value not in taken
     )
-    right = [Tap(value, value, (), value, "", None, axes.get(value), (0,)) for value in values]
-    if not left or not right:
-        return pairs
-    shapes = {tap.name: activations[place].values.shape for tap, place in left.items()}
-    reference = Held(list(left), shapes, lambda wanted: {name: activations[int(name)].values for name in wanted})
-    near = near_values(reference, held_by(names.model, right, feeds, threads), _BUDGET_BYTES)
-    found = list(pairs)
-    order = {value: place for place, value in enumerate(values)}
-    for places, alike in _groups([(left[x], y.name) for x, y in near]):
-        inside = {activations[place].source for place in places if activations[place].kind.startswith("BatchNorm")}
-        if len(places) > len(alike):
-            places = [place for place in places if activations[place].layer not in inside]
-        if len(places) == len(alike):
-            found += zip(sorted(places), sorted(alike, key=order.__getitem__), strict=True)
-    return sorted(found)
+    return [value for value in values if value not in taken]
 
 
 def _groups(near: Sequence[tuple[int, str]]) -> list[tuple[list[int], list[str]]]:
     """Calls and values that are near each other, directly or by way of others, together."""
     groups: list[tuple[set[int], set[str]]] = []
     for place, value in near:
-        joined = [each for each in groups if place in each[0] or value in each[1]]
-        groups = [each for each in groups if each not in joined]
-        groups.append(({place}.union(*(each[0] for each in joined)), {value}.union(*(each[1] for each in joined))))
+        places, values = {place}, {value}
+        apart = []
+        for group in groups:
+            if place in group[0] or value in group[1]:
+                places |= group[0]
+                values |= group[1]
+            else:
+                apart.append(group)
+        groups = [*apart, (places, values)]
     return [(list(places), list(values)) for places, values in groups]
 
 
