@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.cli.options import (
-    batch_options,
-    common,
-    image_options,
-    input_option,
-    note,
-    select_option,
-    show,
-    show_more,
-)
+from onnxscope.cli.options import Presentation, batch_options, common, image_options, input_option, select_option
 
 if TYPE_CHECKING:
-    from onnxscope.base.tables import Format
     from onnxscope.comparison.align_layers import Align
 
 __all__ = ["diff"]
@@ -58,9 +48,7 @@ def diff(
     weights_only: bool,
     batch_size: int,
     limit: int | None,
-    form: Format,
-    quiet: bool,
-    debug: bool,
+    shown: Presentation,
 ) -> None:
     """Compare the models A and B layer by layer: where does it start, and who is to blame?
 
@@ -82,18 +70,18 @@ def diff(
         limit=limit,
     )
     for remark in result.notes:
-        note(remark, quiet)
+        shown.note(remark)
     if not result.was_run:
-        note("nothing was run: weights and structure alone are compared; -i names an input", quiet)
-    if form == "table":
+        shown.note("nothing was run: weights and structure alone are compared; -i names an input")
+    if shown.form == "table":
         if result.was_run:
-            show(result, form)
+            shown.show(result)
             click.echo()
         changes = result.changes_table()
         if changes.rows:
-            show_more(changes)
+            shown.show_table(changes)
             click.echo()
         click.echo(result.verdict())
     else:
-        show(result, form)
+        shown.show(result)
     context.exit(0 if result.equal else 1)

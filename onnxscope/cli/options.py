@@ -1,21 +1,26 @@
-"""Options that commands share, and how they show notes and results."""
+"""Options that commands share, and how they show results, notes and faults."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from onnxscope.base.outputs import printable
+from onnxscope.errors import OnnxscopeError
 
 if TYPE_CHECKING:
     from onnxscope.base.tables import Format, Result, Table
 
 __all__ = [
+    "Presentation",
     "StatusLine",
     "batch_options",
     "channel_options",
@@ -25,10 +30,7 @@ __all__ = [
     "input_option",
     "input_options",
     "model_argument",
-    "note",
     "select_option",
-    "show",
-    "show_more",
 ]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -38,8 +40,66 @@ _SELECT_HELP = (
 )
 
 
-def common(command: _Command) -> _Command:
-    """Options of every command."""
+@dataclass(frozen=True)
+class Presentation:
+    """How a command shows its result, and what else it says.
+
+    Attributes:
+        form: How stdout carries the result.
+        quiet: Whether notes on stderr are left out.
+        debug: Whether a fault ends with a traceback.
+    """
+
+    form: Format
+    quiet: bool
+    debug: bool
+
+    def show(self, result: Result) -> None:
+        """Print a result on stdout."""
+        from onnxscope.base.tables import render
+
+        if self.form == "table":
+            self.show_table(result.table())
+        else:
+            click.echo(render(result, self.form), nl=False)
+
+    @staticmethod
+    def show_table(table: Table) -> None:
+        """Print a table on stdout, for a person or for a pipe."""
+        from onnxscope.base.tables import show_table
+
+        if sys.stdout.isatty():
+            show_table(table)
+        else:
+            click.echo(table.text(), nl=False)
+
+    def note(self, text: str) -> None:
+        """Print a remark on stderr."""
+        if not self.quiet:
+            click.echo(printable(text), err=True)
+
+    @contextlib.contextmanager
+    def telling_faults(self) -> Iterator[None]:
+        """End with a line about what could not be done, and a hint where there is one, instead of a traceback."""
+        try:
+            yield
+        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if self.debug:
+                raise
+            raise click.exceptions.Exit(_tell(error)) from error
+
+
+def common(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command, which is given a `Presentation` for them."""
+
+    @functools.wraps(command)
+    def presented(*, form: Format, quiet: bool, debug: bool, **options: Any) -> None:
+        shown = Presentation(form, quiet, debug)
+        with shown.telling_faults():
+            command(shown=shown, **options)
+
     for option in (
         click.option("--debug", is_flag=True, help="Show a traceback when something fails."),
         click.option("-q", "--quiet", is_flag=True, help="No notes on stderr."),
@@ -52,8 +112,8 @@ def common(command: _Command) -> _Command:
             help="How stdout carries the result.",
         ),
     ):
-        command = option(command)
-    return command
+        presented = option(presented)
+    return presented
 
 
 def model_argument(command: _Command) -> _Command:
@@ -139,26 +199,6 @@ def channel_options(command: _Command) -> _Command:
     return command
 
 
-def show(result: Result, form: Format) -> None:
-    """Print a result on stdout."""
-    from onnxscope.base.tables import render
-
-    if form == "table":
-        show_more(result.table())
-    else:
-        click.echo(render(result, form), nl=False)
-
-
-def show_more(table: Table) -> None:
-    """Print a table on stdout, for a person or for a pipe."""
-    from onnxscope.base.tables import show_table
-
-    if sys.stdout.isatty():
-        show_table(table)
-    else:
-        click.echo(table.text(), nl=False)
-
-
 class StatusLine:
     """A line on stderr that is written over: what is being done."""
 
@@ -175,15 +215,19 @@ class StatusLine:
         click.echo("\r\x1b[K", nl=False, err=True)
 
 
-def note(text: str, quiet: bool) -> None:
-    """Print a remark on stderr."""
-    if not quiet:
-        click.echo(printable(text), err=True)
-
-
 def fail(message: str, hint: str | None) -> int:
     """Print an error on stderr, and return the exit code of work that could not be done."""
     click.echo(f"onnxscope: error: {printable(message)}", err=True)
     if hint:
         click.echo(f"hint: {printable(hint)}", err=True)
     return 2
+
+
+def _tell(error: Exception) -> int:
+    """Print what could not be done, and return its exit code."""
+    if isinstance(error, OnnxscopeError):
+        return fail(str(error), error.hint)
+    if isinstance(error, MemoryError):
+        return fail("not enough memory", "choose fewer taps with --select")
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    return fail(f"unexpected {text[:300]}", "this is a fault of onnxscope; --debug shows where")

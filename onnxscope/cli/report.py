@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxscope.base.outputs import refuse_inputs
-from onnxscope.cli.options import StatusLine, channel_options, common, input_options, model_argument, note, show
+from onnxscope.cli.options import (
+    Presentation,
+    StatusLine,
+    channel_options,
+    common,
+    input_options,
+    model_argument,
+)
 
 if TYPE_CHECKING:
-    from onnxscope.base.tables import Format
     from onnxscope.reporting.reports import Report
 
 __all__ = ["report"]
@@ -75,9 +81,7 @@ def report(
     max_size: float,
     preprocess: str | None,
     layout: Literal["auto", "nchw", "nhwc"],
-    form: Format,
-    quiet: bool,
-    debug: bool,
+    shown: Presentation,
 ) -> None:
     """Write one self-contained page about MODEL: what deserves attention, its layers, their pictures and numbers."""
     from onnxscope.inputs.feeds import files_of
@@ -85,18 +89,18 @@ def report(
     from onnxscope.reporting.overlays import overlay_files
     from onnxscope.reporting.reports import report as make
 
-    shown = [load_model(each) for each in (model, against) if each is not None]
+    models = [load_model(path) for path in (model, against) if path is not None]
     refuse_inputs(
         [output, *(overlay_files(node_data) if node_data is not None else ())],
-        [*files_of(*shown, inputs=inputs, preprocess=preprocess), profile],
+        [*files_of(*models, inputs=inputs, preprocess=preprocess), profile],
     )
-    progress = StatusLine() if sys.stderr.isatty() and not quiet else None
+    progress = StatusLine() if sys.stderr.isatty() and not shown.quiet else None
     try:
         made = make(
-            shown[0],
+            models[0],
             list(inputs) or None,
             profile=profile,
-            against=None if against is None else shown[1],
+            against=None if against is None else models[1],
             select=select,
             at=at,
             channels=channels,
@@ -113,15 +117,15 @@ def report(
         if progress is not None:
             progress.clear()
     made.save(output)
-    show(made, form)
+    shown.show(made)
     for remark in (*made.content.notes, *made.page.left_out):
-        note(remark, quiet)
+        shown.note(remark)
     if node_data is not None:
-        _write_overlays(made, node_data, quiet)
-    note(f"the page is in {output}, {output.stat().st_size:,} bytes", quiet)
+        _write_overlays(made, node_data, shown)
+    shown.note(f"the page is in {output}, {output.stat().st_size:,} bytes")
 
 
-def _write_overlays(report: Report, folder: Path, quiet: bool) -> None:
+def _write_overlays(report: Report, folder: Path, shown: Presentation) -> None:
     from onnxscope.reporting.overlays import write_node_data
 
     content = report.content
@@ -135,7 +139,7 @@ def _write_overlays(report: Report, folder: Path, quiet: bool) -> None:
     written = [each for each in overlays if each.file is not None]
     missing = {name: reason for each in written for name, reason in each.left_out}
     for name, reason in list(missing.items())[:3]:
-        note(f"not in the overlays: {name}: {reason}", quiet)
+        shown.note(f"not in the overlays: {name}: {reason}")
     if len(missing) > 3:
-        note(f"nor are {len(missing) - 3:,} more", quiet)
-    note(f"{len(written)} overlays for Model Explorer are in {folder}", quiet)
+        shown.note(f"nor are {len(missing) - 3:,} more")
+    shown.note(f"{len(written)} overlays for Model Explorer are in {folder}")

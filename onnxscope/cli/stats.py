@@ -9,20 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.cli.options import (
-    StatusLine,
-    batch_options,
-    common,
-    input_options,
-    model_argument,
-    note,
-    show,
-    show_more,
-)
+from onnxscope.cli.options import Presentation, StatusLine, batch_options, common, input_options, model_argument
 from onnxscope.errors import OnnxscopeError, RunError
 
 if TYPE_CHECKING:
-    from onnxscope.base.tables import Format
     from onnxscope.profiling.dataset_statistics import DatasetStatistics
 
 __all__ = ["stats"]
@@ -80,15 +70,13 @@ def stats(
     workers: int,
     ray_address: str | None,
     resume: bool,
-    form: Format,
-    quiet: bool,
-    debug: bool,
+    shown: Presentation,
 ) -> None:
     """Compute statistics of every layer and channel of MODEL over a dataset, and what is odd about them."""
     from onnxscope.profiling.dataset_run import partial_path
     from onnxscope.profiling.dataset_run import stats as analyze
 
-    progress = _Progress() if sys.stderr.isatty() and not quiet else None
+    progress = _Progress() if sys.stderr.isatty() and not shown.quiet else None
     try:
         result = analyze(
             model,
@@ -122,32 +110,31 @@ def stats(
         if progress is not None:
             progress.clear()
     for remark in result.notes:
-        note(remark, quiet)
-    show(result, form)
-    if form == "table" and result.findings:
+        shown.note(remark)
+    shown.show(result)
+    if shown.form == "table" and result.findings:
         click.echo()
-        show_more(result.findings_table())
-    _say(result, output, quiet)
+        shown.show_table(result.findings_table())
+    _say(result, output, shown)
 
 
-def _say(result: DatasetStatistics, output: Path, quiet: bool) -> None:
+def _say(result: DatasetStatistics, output: Path, shown: Presentation) -> None:
     profile = result.profile
     for position, name, fault in profile.skipped[:3]:
-        note(f"skipped sample {position}, {name}: {fault}", quiet)
+        shown.note(f"skipped sample {position}, {name}: {fault}")
     if len(profile.skipped) > 3:
-        note(f"skipped {len(profile.skipped) - 3:,} more samples; all of them are in {output}", quiet)
+        shown.note(f"skipped {len(profile.skipped) - 3:,} more samples; all of them are in {output}")
     for remark, count in profile.remarks.items():
-        note(f"{count:,} {'sample' if count == 1 else 'samples'}: {remark}", quiet)
+        shown.note(f"{count:,} {'sample' if count == 1 else 'samples'}: {remark}")
     for name, reason in profile.unreachable:
-        note(f"not reached: {name}: {reason}", quiet)
+        shown.note(f"not reached: {name}: {reason}")
     sampled = [tap.sampled for tap in result if tap.sampled is not None]
     if sampled:
-        note(
+        shown.note(
             f"zeros and quantiles of {len(sampled)} taps rest on a sample of their elements, at least "
             f"{min(sampled):.2g} of them; --exact counts all",
-            quiet,
         )
-    note(f"the profile is in {output}; peak memory {_peak_mib():,.0f} MiB", quiet)
+    shown.note(f"the profile is in {output}; peak memory {_peak_mib():,.0f} MiB")
 
 
 def _peak_mib() -> float:

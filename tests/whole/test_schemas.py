@@ -17,8 +17,8 @@ from jsonschema import Draft202012Validator
 from planting import scaled
 
 import onnxscope
+from onnxscope.cli.demonstration import Tour
 from onnxscope.cli.main import run
-from onnxscope.cli.tour import Tour
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "fixtures"
@@ -241,7 +241,7 @@ def test_what_a_class_activation_map_returns(workplace, method):
 
 
 def test_what_the_demonstration_prints(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("onnxscope.cli.tour._NETWORKS", ())
+    monkeypatch.setattr("onnxscope.cli.demonstration._NETWORKS", ())
     assert run(["demo", "-o", str(tmp_path), "--format", "json", "-q"]) == 0
     assert conform(strict(capsys.readouterr().out))["models"]
     conform(Tour("nowhere", ()).to_dict())

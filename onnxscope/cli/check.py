@@ -1,75 +1,28 @@
-"""The commands `snapshot` and `check`: a baseline, and the gate that holds a model to it."""
+"""The command `check`: the gate that holds models to their baselines."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from onnxscope.base.outputs import printable, refuse_inputs, write_whole
-from onnxscope.cli.options import batch_options, common, fail, image_options, input_option, model_argument, note, show
+from onnxscope.cli.options import Presentation, batch_options, common, fail, image_options, input_option
 from onnxscope.errors import BaselineError, InputError, OnnxscopeError
 
 if TYPE_CHECKING:
-    from onnxscope.base.tables import Format
     from onnxscope.gate.baseline import Baseline
+    from onnxscope.gate.checking import Check
+    from onnxscope.gate.ci_formats import Outcome
     from onnxscope.model.loading import Model
 
-__all__ = ["check", "snapshot"]
-
-
-@click.command()
-@model_argument
-@input_option(required=False)
-@image_options
-@batch_options
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="BASELINE.json",
-    required=True,
-    help="The baseline.",
-)
-@common
-def snapshot(
-    model: Path,
-    inputs: tuple[str, ...],
-    preprocess: str | None,
-    layout: Literal["auto", "nchw", "nhwc"],
-    batch_size: int,
-    limit: int | None,
-    output: Path,
-    form: Format,
-    quiet: bool,
-    debug: bool,
-) -> None:
-    """Write a baseline of MODEL: structure, weights, and what its layers compute on INPUT."""
-    from onnxscope.gate.baseline import snapshot as take
-    from onnxscope.inputs.feeds import files_of
-    from onnxscope.model.loading import load_model
-
-    loaded = load_model(model)
-    refuse_inputs([output], files_of(loaded, inputs=inputs, preprocess=preprocess))
-    baseline = take(
-        loaded,
-        list(inputs) or None,
-        preprocess=preprocess,
-        layout=layout,
-        batch_size=batch_size,
-        limit=limit,
-    )
-    baseline.save(output)
-    show(baseline, form)
-    if not inputs:
-        note("nothing was run: the baseline holds structure and weights alone; -i names an input", quiet)
-    note(f"the baseline is in {output}, {output.stat().st_size:,} bytes", quiet)
+__all__ = ["check"]
 
 
 @click.command()
@@ -109,14 +62,10 @@ def check(
     junit_file: Path | None,
     markdown_file: Path | None,
     github: bool,
-    form: Format,
-    quiet: bool,
-    debug: bool,
+    shown: Presentation,
 ) -> None:
     """Hold each MODEL to a baseline of it. Exit code 1 where something is not within its tolerance."""
-    from onnxscope.gate.checking import Check
-    from onnxscope.gate.checking import check as diff
-    from onnxscope.gate.ci_formats import Outcome, Outcomes, github_annotations, junit, markdown
+    from onnxscope.gate.ci_formats import Outcome, Outcomes
     from onnxscope.gate.settings import find_settings, read_settings
 
     if baseline is not None and len(models) > 1:
@@ -129,57 +78,92 @@ def check(
         [junit_file, markdown_file, summary or None, *(places if update else ())],
         [*_files_read(models, opened, inputs, preprocess), find_settings(config), *(() if update else places)],
     )
-    outcomes = []
-    with _no_workflow_commands(github, to_stderr=form == "json"):
-        for model, name, place, loaded in zip(models, _names(models), places, opened, strict=True):
-            result: Check | OnnxscopeError
-            try:
-                if isinstance(loaded, OnnxscopeError):
-                    raise loaded
-                result = diff(
-                    loaded,
-                    _expected(model, place, inputs, update=update),
-                    list(inputs) or None,
-                    settings=settings,
-                    preprocess=preprocess,
-                    layout=layout,
-                    batch_size=batch_size,
-                    limit=limit,
-                    renew=update,
-                )
-                result = replace(result, name=name)
-                for remark in result.notes:
-                    note(remark if len(models) == 1 else f"{name}: {remark}", quiet)
-                if form == "table" and result.ok:
-                    click.echo(f"{printable(name)}: {result.verdict()}")
-                elif form == "table" or len(models) == 1:
-                    show(result, form)
-                if update:
-                    result.merged().save(place)
-                    note(f"the baseline is rewritten: {place}", quiet)
-            except OnnxscopeError as error:
-                if debug:
-                    raise
-                fail(str(error), error.hint)
-                result = error
-            outcomes.append(Outcome(name, str(place), result))
-        if form != "table" and len(models) > 1:
-            show(Outcomes(tuple(outcomes)), form)
+    asked = {"preprocess": preprocess, "layout": layout, "batch_size": batch_size, "limit": limit}
+    gate = _Gate(inputs=inputs, options={**asked, "settings": settings}, update=update, single=len(models) == 1)
+    to_stderr = shown.form == "json"
+    with _no_workflow_commands(github, to_stderr=to_stderr):
+        outcomes = [
+            Outcome(name, str(place), gate.outcome(model, name, place, loaded, shown))
+            for model, name, place, loaded in zip(models, _names(models), places, opened, strict=True)
+        ]
+        if shown.form != "table" and len(models) > 1:
+            shown.show(Outcomes(tuple(outcomes)))
+    _write_for_ci(outcomes, junit_file, markdown_file)
+    if github:
+        _annotate(outcomes, summary, to_stderr=to_stderr)
+    failed = any(isinstance(outcome.result, OnnxscopeError) for outcome in outcomes)
+    differs = any(not isinstance(outcome.result, OnnxscopeError) and not outcome.result.ok for outcome in outcomes)
+    if differs and not update:
+        shown.note("if this is intended, the same command with `--update` accepts it")
+    context.exit(2 if failed else int(differs and not update))
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """Holds one model after the other to its baseline.
+
+    Attributes:
+        inputs: What the models are fed.
+        options: Of the library's `check`.
+        update: Whether baselines are rewritten.
+        single: Whether there is one model alone, which needs no name before what is said of it.
+    """
+
+    inputs: Sequence[str]
+    options: Mapping[str, Any]
+    update: bool
+    single: bool
+
+    def outcome(
+        self, model: Path, name: str, place: Path, loaded: Model | OnnxscopeError, shown: Presentation
+    ) -> Check | OnnxscopeError:
+        """Check one model and say what became of it; a fault is said too, and ends nothing."""
+        try:
+            if isinstance(loaded, OnnxscopeError):
+                raise loaded
+            return self._checked(model, name, place, loaded, shown)
+        except OnnxscopeError as error:
+            if shown.debug:
+                raise
+            fail(str(error), error.hint)
+            return error
+
+    def _checked(self, model: Path, name: str, place: Path, loaded: Model, shown: Presentation) -> Check:
+        from onnxscope.gate.checking import check as compare
+
+        expected = _expected(model, place, self.inputs, update=self.update)
+        result = compare(loaded, expected, list(self.inputs) or None, renew=self.update, **self.options)
+        result = replace(result, name=name)
+        for remark in result.notes:
+            shown.note(remark if self.single else f"{name}: {remark}")
+        if shown.form == "table" and result.ok:
+            click.echo(f"{printable(name)}: {result.verdict()}")
+        elif shown.form == "table" or self.single:
+            shown.show(result)
+        if self.update:
+            result.merged().save(place)
+            shown.note(f"the baseline is rewritten: {place}")
+        return result
+
+
+def _write_for_ci(outcomes: Sequence[Outcome], junit_file: Path | None, markdown_file: Path | None) -> None:
+    from onnxscope.gate.ci_formats import junit, markdown
+
     if junit_file is not None:
         write_whole(junit_file, junit(outcomes))
     if markdown_file is not None:
         write_whole(markdown_file, markdown(outcomes))
-    if github:
-        for line in github_annotations(outcomes):
-            click.echo(line, err=form == "json")
-        if summary:
-            with open(summary, "a", encoding="utf-8") as stream:
-                stream.write(markdown(outcomes))
-    failed = any(isinstance(each.result, OnnxscopeError) for each in outcomes)
-    differs = any(isinstance(each.result, Check) and not each.result.ok for each in outcomes)
-    if differs and not update:
-        note("if this is intended, the same command with `--update` accepts it", quiet)
-    context.exit(2 if failed else int(differs and not update))
+
+
+def _annotate(outcomes: Sequence[Outcome], summary: str | None, *, to_stderr: bool) -> None:
+    """Print annotations for GitHub, and add to the job's summary where it has one."""
+    from onnxscope.gate.ci_formats import github_annotations, markdown
+
+    for line in github_annotations(outcomes):
+        click.echo(line, err=to_stderr)
+    if summary:
+        with open(summary, "a", encoding="utf-8") as stream:
+            stream.write(markdown(outcomes))
 
 
 def _opened(model: Path) -> Model | OnnxscopeError:

@@ -1,16 +1,12 @@
-"""The demonstration, and a look at what is installed: `onnxscope demo`, `onnxscope doctor`."""
+"""The demonstration: the tutorial's networks converted and looked into, for `onnxscope demo`."""
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from onnxscope._version import __version__
 from onnxscope.analyses.feature_maps import features
 from onnxscope.analyses.folders import files_in_place, save_features, save_weights
 from onnxscope.analyses.inspection import inspect
@@ -21,9 +17,8 @@ from onnxscope.converting.convert_model import convert
 from onnxscope.errors import MissingDependencyError
 from onnxscope.model.loading import load_model
 from onnxscope.reporting.reports import report
-from onnxscope.runtime.session import providers, runtime_version
 
-__all__ = ["Examination", "Tour", "examine", "tour"]
+__all__ = ["Tour", "tour"]
 
 _NETWORKS = (
     ("torch", "alexnet"),
@@ -31,13 +26,6 @@ _NETWORKS = (
     ("tensorflow", "alexnet"),
     ("tensorflow", "alexnet-subclassed"),
 )
-_EXTRAS = {
-    "torch": ("torch", "onnxscript", "safetensors"),
-    "tensorflow": ("tensorflow-cpu", "tf2onnx", "safetensors"),
-    "ray": ("ray",),
-    "frames": ("pandas",),
-}
-_CORE = ("numpy", "onnx", "pillow", "matplotlib", "click", "rich", "jinja2")
 
 
 @dataclass(frozen=True)
@@ -61,25 +49,6 @@ class Tour:
         """One row per model."""
         columns = ("folder", "layers tapped", "feature maps", "parameters", "histograms")
         return Table("", columns, self.stops)
-
-
-@dataclass(frozen=True)
-class Examination:
-    """What is installed.
-
-    Attributes:
-        found: Name and version, or what is missing.
-    """
-
-    found: tuple[tuple[str, str], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """`onnxscope.doctor/1`, ready for JSON."""
-        return {"schema": "onnxscope.doctor/1", "found": dict(self.found)}
-
-    def table(self) -> Table:
-        """One row per package."""
-        return Table("", ("what", "found"), self.found)
 
 
 def tour(folder: str | Path, *, say: Callable[[str], None]) -> Tour:
@@ -113,26 +82,6 @@ def tour(folder: str | Path, *, say: Callable[[str], None]) -> Tour:
             continue
         stops.append(_look(model, photograph, place, say))
     return Tour(str(target), tuple(stops))
-
-
-def examine() -> Examination:
-    """Look for our dependencies, extras and execution providers."""
-    found = [
-        ("onnxscope", __version__),
-        ("python", f"{platform.python_version()} on {sys.platform}"),
-        ("onnxruntime", runtime_version()),
-        ("execution providers", ", ".join(providers())),
-    ]
-    found += [(package, _version_of(package) or "missing") for package in _CORE]
-    for extra, packages in _EXTRAS.items():
-        versions = {package: _version_of(package) for package in packages}
-        missing = [package for package, known in versions.items() if known is None]
-        if missing:
-            shown = f"missing {', '.join(missing)}: pip install 'onnxscope[{extra}]'"
-        else:
-            shown = ", ".join(f"{package} {known}" for package, known in versions.items())
-        found.append((f"extra {extra}", shown))
-    return Examination(tuple(found))
 
 
 def _look(model: Path, inputs: Path, place: Path, say: Callable[[str], None]) -> tuple[str, int, int, int, int]:
@@ -172,10 +121,3 @@ def _photograph() -> Path:
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -1,0 +1,78 @@
+"""The command `features`: what layers compute, drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from onnxscope.base.outputs import dump_json, refuse_inputs
+from onnxscope.cli.options import Presentation, channel_options, common, input_options, model_argument
+
+__all__ = ["features"]
+
+
+@click.command()
+@model_argument
+@input_options(required=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder of the results."
+)
+@channel_options
+@click.option("--sample", type=click.IntRange(0), default=0, show_default=True, help="Which sample a picture shows.")
+@click.option("--cmap", default="viridis", show_default=True, help="A colour map of matplotlib's.")
+@click.option("--arrays", is_flag=True, help="Also write features.npz, keyed by value.")
+@click.option("--verify", is_flag=True, help="Also run the model untapped and compare its outputs.")
+@common
+def features(
+    model: Path,
+    inputs: tuple[str, ...],
+    output: Path,
+    select: tuple[str, ...],
+    at: Literal["post", "pre"],
+    channels: int,
+    rank: Literal["index", "std", "max", "mean"],
+    sample: int,
+    preprocess: str | None,
+    layout: Literal["auto", "nchw", "nhwc"],
+    cmap: str,
+    arrays: bool,
+    verify: bool,
+    shown: Presentation,
+) -> None:
+    """Run MODEL on INPUT and draw what its layers compute."""
+    from onnxscope.analyses.feature_maps import features as compute
+    from onnxscope.analyses.folders import files_in_place, save_features
+    from onnxscope.drawing.mosaics import colour_table
+    from onnxscope.inputs.feeds import files_of
+    from onnxscope.model.loading import load_model
+
+    colour_table(cmap)  # a misspelt map should not cost a run
+    loaded = load_model(model)
+    refuse_inputs(files_in_place(output, "features"), files_of(loaded, inputs=inputs, preprocess=preprocess))
+    maps = compute(
+        loaded,
+        list(inputs),
+        select=select,
+        at=at,
+        preprocess=preprocess,
+        layout=layout,
+        channels=channels,
+        rank=rank,
+        sample=sample,
+        verify=verify,
+    )
+    for remark in maps.notes:
+        shown.note(remark)
+    pictures = save_features(maps, output, cmap=cmap, arrays=arrays)
+    if shown.form == "json":
+        click.echo(dump_json(maps.to_dict(pictures)), nl=False)
+    else:
+        shown.show(maps)
+    for each in maps.unreachable:
+        shown.note(f"not reached: {each.name}: {each.reason}")
+    if maps.tapping is not None:
+        moved = f"largest difference {maps.tapping['max_abs']:.3g}, relative {maps.tapping['relative']:.3g}"
+        shown.note(f"outputs of the tapped and the untapped model: {moved}")
+    shown.note(f"{len(pictures)} pictures and features.json are in {output}")

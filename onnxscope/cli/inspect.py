@@ -1,0 +1,26 @@
+"""The command `inspect`: what a model says about itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from onnxscope.base.outputs import printable
+from onnxscope.cli.options import Presentation, common, model_argument, select_option
+
+__all__ = ["inspect"]
+
+
+@click.command()
+@model_argument
+@select_option
+@common
+def inspect(model: Path, select: tuple[str, ...], shown: Presentation) -> None:
+    """List inputs, outputs, layers and parameters of MODEL; its weights are not read."""
+    from onnxscope.analyses.inspection import inspect as describe
+
+    summary = describe(model, select=select)
+    if shown.form == "table":
+        click.echo("\n".join(map(printable, summary.header().splitlines())))
+    shown.show(summary)

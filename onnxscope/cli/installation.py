@@ -1,0 +1,69 @@
+"""A look at what is installed, for `onnxscope doctor`."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from onnxscope._version import __version__
+from onnxscope.base.tables import Table
+from onnxscope.runtime.session import providers, runtime_version
+
+__all__ = ["Examination", "examine"]
+
+_EXTRAS = {
+    "torch": ("torch", "onnxscript", "safetensors"),
+    "tensorflow": ("tensorflow-cpu", "tf2onnx", "safetensors"),
+    "ray": ("ray",),
+    "frames": ("pandas",),
+}
+_CORE = ("numpy", "onnx", "pillow", "matplotlib", "click", "rich", "jinja2")
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What is installed.
+
+    Attributes:
+        found: Name and version, or what is missing.
+    """
+
+    found: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """`onnxscope.doctor/1`, ready for JSON."""
+        return {"schema": "onnxscope.doctor/1", "found": dict(self.found)}
+
+    def table(self) -> Table:
+        """One row per package."""
+        return Table("", ("what", "found"), self.found)
+
+
+def examine() -> Examination:
+    """Look for our dependencies, extras and execution providers."""
+    found = [
+        ("onnxscope", __version__),
+        ("python", f"{platform.python_version()} on {sys.platform}"),
+        ("onnxruntime", runtime_version()),
+        ("execution providers", ", ".join(providers())),
+    ]
+    found += [(package, _version_of(package) or "missing") for package in _CORE]
+    for extra, packages in _EXTRAS.items():
+        versions = {package: _version_of(package) for package in packages}
+        missing = [package for package, known in versions.items() if known is None]
+        if missing:
+            shown = f"missing {', '.join(missing)}: pip install 'onnxscope[{extra}]'"
+        else:
+            shown = ", ".join(f"{package} {known}" for package, known in versions.items())
+        found.append((f"extra {extra}", shown))
+    return Examination(tuple(found))
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,59 @@
+"""The command `snapshot`: write a baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from onnxscope.base.outputs import refuse_inputs
+from onnxscope.cli.options import Presentation, batch_options, common, image_options, input_option, model_argument
+
+__all__ = ["snapshot"]
+
+
+@click.command()
+@model_argument
+@input_option(required=False)
+@image_options
+@batch_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="BASELINE.json",
+    required=True,
+    help="The baseline.",
+)
+@common
+def snapshot(
+    model: Path,
+    inputs: tuple[str, ...],
+    preprocess: str | None,
+    layout: Literal["auto", "nchw", "nhwc"],
+    batch_size: int,
+    limit: int | None,
+    output: Path,
+    shown: Presentation,
+) -> None:
+    """Write a baseline of MODEL: structure, weights, and what its layers compute on INPUT."""
+    from onnxscope.gate.baseline import snapshot as take
+    from onnxscope.inputs.feeds import files_of
+    from onnxscope.model.loading import load_model
+
+    loaded = load_model(model)
+    refuse_inputs([output], files_of(loaded, inputs=inputs, preprocess=preprocess))
+    baseline = take(
+        loaded,
+        list(inputs) or None,
+        preprocess=preprocess,
+        layout=layout,
+        batch_size=batch_size,
+        limit=limit,
+    )
+    baseline.save(output)
+    shown.show(baseline)
+    if not inputs:
+        shown.note("nothing was run: the baseline holds structure and weights alone; -i names an input")
+    shown.note(f"the baseline is in {output}, {output.stat().st_size:,} bytes")

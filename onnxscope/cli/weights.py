@@ -1,0 +1,56 @@
+"""The command `weights`: statistics and histograms of every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from onnxscope.base.outputs import refuse_inputs
+from onnxscope.cli.options import Presentation, common, model_argument, select_option
+
+__all__ = ["weights"]
+
+
+@click.command()
+@model_argument
+@select_option
+@click.option("--bins", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Bins of the histograms.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Draw histograms into this folder."
+)
+@click.option(
+    "--picture", type=click.Choice(["svg", "png"]), default="svg", show_default=True, help="Format of the histograms."
+)
+@common
+def weights(
+    model: Path,
+    select: tuple[str, ...],
+    bins: int,
+    output: Path | None,
+    picture: Literal["svg", "png"],
+    shown: Presentation,
+) -> None:
+    """Compute statistics and a histogram of every parameter of MODEL."""
+    from onnxscope.analyses.weight_statistics import weights as compute
+    from onnxscope.model.loading import load_model
+
+    loaded = load_model(model)
+    if output is not None:
+        from onnxscope.analyses.folders import files_in_place, save_weights
+
+        refuse_inputs(files_in_place(output, "weights"), loaded.storage.files)
+    statistics = compute(loaded, select=select, bins=bins)
+    if output is not None:
+        pictures = save_weights(statistics, loaded, output, picture=picture)
+        shown.note(f"{len(pictures)} histograms and weights.json are in {output}")
+    shown.show(statistics)
+    if statistics.absent and shown.form == "table":
+        shown.note(f"{len(statistics.absent)} parameters are not in the file, {_first(statistics.absent)}")
+
+
+def _first(absent: Sequence[tuple[str, str]]) -> str:
+    name, reason = absent[0]
+    return f"the first {name}: {reason}"
