@@ -1,6 +1,6 @@
 """Comparing two models, and running both: each way in a process of its own.
 
-python -m benchmarks.comparisons [--pairs 3]    the table
+python -m benchmarks.comparisons [--pairs 3]    the tables: a run in the steady state, and whole processes
 python -m benchmarks.comparisons run WAY A B    one way, printing the seconds of a run and its peak memory
 """
 
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,22 @@ RUNS = 7
 NOISE = 1e-4
 WAYS = {"plain": "two plain sessions", "entire": "merged, entire errors", "own": "merged, own errors too"}
 AIMS = {"plain": "", "entire": "1.15x, 1.5x", "own": "1.8x, 1.5x"}
+WHOLE_BATCH = 16
+PLAIN = """
+import sys, numpy, onnxruntime
+sessions = [onnxruntime.InferenceSession(path) for path in sys.argv[1:3]]
+images = numpy.load(sys.argv[3])
+for session in sessions:
+    session.run(None, {session.get_inputs()[0].name: images})
+"""
+DIFF = f"""
+import sys, onnxscope
+onnxscope.diff(*sys.argv[1:4], batch_size={WHOLE_BATCH})
+"""
+PROGRAMS = {
+    "two plain runs, whole process": (PLAIN, ""),
+    "diff, whole process, one batch of 16 with noise floor": (DIFF, "3x, 1.6x"),
+}
 
 
 def plain(a: str, b: str, images: np.ndarray[Any, Any]) -> Callable[[], Any]:
@@ -67,7 +85,7 @@ def merged(a: str, b: str, images: np.ndarray[Any, Any], *, own: bool) -> Callab
     made = merge_models(models[0], protos[0], models[1], protos[1], counterparts, fed, tolerance=None)
     if not own:
         _cut(made.proto.graph, {output for each in made.outputs for key, output in each.items() if "own" not in key})
-    session = Session(made.proto, folder=made.folder, where="merged")
+    session = Session(made.proto, folder=made.folder, where="merged", plan_memory=False)
     return lambda: session.run({f"a:{models[0].inputs[0].name}": images})
 
 
@@ -109,14 +127,25 @@ def measured(way: str, a: Path, b: Path) -> tuple[float, float]:
     return found["seconds"], found["peak_mib"]
 
 
-def models(folder: Path) -> tuple[Path, Path]:
-    """ResNet50 as deployed, and a copy with noise in every weight."""
+def whole_process(program: str, a: Path, b: Path, images: Path) -> tuple[float, float]:
+    """Seconds and peak memory of a Python program, from its start to its end."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-c", program, str(a), str(b), str(images)])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"the process has failed: {program}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def models(folder: Path) -> tuple[Path, Path, Path]:
+    """ResNet50 as deployed, a copy with noise in every weight, and the faithful export."""
     import onnx
 
     import onnxscope
 
-    first, second = folder / "resnet50.onnx", folder / "noisy.onnx"
+    first, second, faithful = (folder / f"{name}.onnx" for name in ("resnet50", "noisy", "faithful"))
     onnxscope.convert("torch", "resnet50", first, mode="deployed")
+    onnxscope.convert("torch", "resnet50", faithful)
     model, rng = onnx.load(first), np.random.default_rng(1)
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
@@ -124,23 +153,35 @@ def models(folder: Path) -> tuple[Path, Path]:
             noise = 1 + NOISE * rng.standard_normal(values.shape)
             tensor.CopyFrom(onnx.numpy_helper.from_array((values * noise).astype(np.float32), tensor.name))
     onnx.save(model, second)
-    return first, second
+    return first, second, faithful
 
 
 def table(a: Path, b: Path, pairs: int) -> Table:
-    """Medians, and ratios to the two plain sessions, taken in turn."""
-    seen: dict[str, list[tuple[float, float, float, float]]] = {way: [] for way in WAYS}
-    for _ in range(pairs):
-        found = {way: measured(way, a, b) for way in WAYS}
-        base = found["plain"]
-        for way, (seconds, peak) in found.items():
-            seen[way].append((seconds, peak, seconds / base[0], peak / base[1]))
-            print(f"{WAYS[way]}: {seconds:.3f} s, {peak:.0f} MiB", file=sys.stderr)
-    rows = tuple(
-        (WAYS[way], *(statistics.median(column) for column in zip(*taken, strict=True)), AIMS[way])
-        for way, taken in seen.items()
-    )
+    """The steady state: medians, and ratios to the two plain sessions, taken in turn."""
     title = f"ResNet50 as deployed against a copy with noise of {NOISE:g} in every weight, batches of {BATCH}"
+    return compared(title, {WAYS[way]: (partial(measured, way, a, b), AIMS[way]) for way in WAYS}, pairs)
+
+
+def whole_table(a: Path, b: Path, images: Path, pairs: int) -> Table:
+    """Whole processes: the same."""
+    title = f"ResNet50, the faithful export against the deployed one, one batch of {WHOLE_BATCH}"
+    ways = {way: (partial(whole_process, program, a, b, images), aim) for way, (program, aim) in PROGRAMS.items()}
+    return compared(title, ways, pairs)
+
+
+def compared(title: str, ways: Mapping[str, tuple[Callable[[], tuple[float, float]], str]], pairs: int) -> Table:
+    """Medians of what each way takes, and of its ratios to the first, taken in turn."""
+    seen: dict[str, list[tuple[float, float, float, float]]] = {way: [] for way in ways}
+    for _ in range(pairs):
+        taken = {way: measure() for way, (measure, _) in ways.items()}
+        base = next(iter(taken.values()))
+        for way, (seconds, peak) in taken.items():
+            seen[way].append((seconds, peak, seconds / base[0], peak / base[1]))
+            print(f"{way}: {seconds:.3f} s, {peak:.0f} MiB", file=sys.stderr)
+    rows = tuple(
+        (way, *(statistics.median(column) for column in zip(*seen[way], strict=True)), aim)
+        for way, (_, aim) in ways.items()
+    )
     return Table(title, ("way", "seconds", "peak MiB", "time / plain", "memory / plain", "aim"), rows)
 
 
@@ -153,7 +194,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     pairs = parser.parse_args().pairs
     with tempfile.TemporaryDirectory(prefix="onnxscope-bench-") as name:
-        print(table(*models(Path(name)), pairs).text())
+        deployed, noisy, faithful = models(Path(name))
+        print(table(deployed, noisy, pairs).text())
+        images = Path(name, "images.npy")
+        np.save(images, np.random.default_rng(0).standard_normal((WHOLE_BATCH, 3, 224, 224), np.float32))
+        print(whole_table(faithful, deployed, images, pairs).text())
 
 
 if __name__ == "__main__":

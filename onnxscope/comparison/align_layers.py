@@ -102,9 +102,9 @@ def pair_by_values(alignment: Alignment, near: Iterable[tuple[int, int]]) -> Ali
     Returns:
         A new alignment, which has the pairs of the old one.
     """
-    found = set(near)
-    counts = [Counter(pair[side] for pair in found) for side in (0, 1)]
-    alone = sorted(pair for pair in found if counts[0][pair[0]] == counts[1][pair[1]] == 1)
+    candidates = set(near)
+    counts = [Counter(pair[side] for pair in candidates) for side in (0, 1)]
+    alone = sorted(pair for pair in candidates if counts[0][pair[0]] == counts[1][pair[1]] == 1)
     pairs = (*alignment.pairs, *_mostly_in_order(alignment.pairs, alone))
     paired = [{pair[side] for pair in pairs} for side in (0, 1)]
     return Alignment(
@@ -175,9 +175,9 @@ class _Pairing:
         """Unpaired layers with a key that one layer of each model has."""
         places_a, places_b = self._places(key, self._a, self._of_a), self._places(key, self._b, self._of_b)
         return [
-            (places[0], places_b[found][0])
-            for found, places in places_a.items()
-            if len(places) == 1 and len(places_b.get(found, ())) == 1
+            (places[0], places_b[evidence][0])
+            for evidence, places in places_a.items()
+            if len(places) == 1 and len(places_b.get(evidence, ())) == 1
         ]
 
     def _alike(self, key: _Key) -> list[tuple[int, int]]:
@@ -185,18 +185,18 @@ class _Pairing:
         places_a, places_b = self._places(key, self._a, self._of_a), self._places(key, self._b, self._of_b)
         return [
             pair
-            for found, places in places_a.items()
-            if len(places) == len(places_b.get(found, ()))
-            for pair in zip(places, places_b[found], strict=True)
+            for evidence, places in places_a.items()
+            if len(places) == len(places_b.get(evidence, ()))
+            for pair in zip(places, places_b[evidence], strict=True)
         ]
 
     @staticmethod
     def _places(key: _Key, layers: Sequence[LayerKey], paired: dict[int, int]) -> dict[Hashable, list[int]]:
         places: dict[Hashable, list[int]] = {}
         for index, layer in enumerate(layers):
-            found = None if index in paired else key(layer)
-            if found is not None:
-                places.setdefault(found, []).append(index)
+            evidence = None if index in paired else key(layer)
+            if evidence is not None:
+                places.setdefault(evidence, []).append(index)
         return places
 
     def _pair(self, left: int, right: int) -> None:
@@ -209,7 +209,7 @@ def _mostly_in_order(paired: Iterable[tuple[int, int]], candidates: Sequence[tup
     """Return the candidates that cross fewer than half of all pairs, those among the candidates included."""
     pairs = sorted([*paired, *candidates])
     wanted = set(candidates)
-    found = []
+    in_order = []
     before: list[int] = []  # the second model's places of the pairs before this one in the first model
     behind = sorted(right for _, right in pairs)
     for left, right in pairs:
@@ -217,8 +217,8 @@ def _mostly_in_order(paired: Iterable[tuple[int, int]], candidates: Sequence[tup
         crossing = len(before) - bisect_left(before, right) + bisect_left(behind, right)
         insort(before, right)
         if (left, right) in wanted and 2 * crossing < len(pairs):
-            found.append((left, right))
-    return found
+            in_order.append((left, right))
+    return in_order
 
 
 def _name_of(layer: Layer) -> str | None:

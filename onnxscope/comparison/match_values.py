@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,21 +79,26 @@ class Counterpart:
     replaced: bool
 
     @property
+    def _permuted_b(self) -> tuple[int, ...]:
+        return tuple(self.shape_b[axis] for axis in self.permutation) if self.permutation else self.shape_b
+
+    @property
     def reduced(self) -> tuple[int, ...]:
         """The axes over which errors are summed."""
         return tuple(axis for axis in range(len(self.shape_a)) if axis != self.channel_axis)
 
     def to_a(self, array: Array) -> Array:
-        """An array of `b`, as `a` would hold it."""
+        """An array of `b`, as `a` would hold it; it may be of other samples than the pilot run's."""
         if self.permutation:
             array = array.transpose(self.permutation)
-        return array.reshape((-1, *self.shape_a[1:]) if self.shape_a else ()) if self.reshaped else array
+        if not self.reshaped:
+            return array
+        return array.reshape(_reshaped(array.shape, self._permuted_b, self.shape_a))
 
     def to_b(self, array: Array) -> Array:
-        """An array of `a`, as `b` would hold it."""
+        """An array of `a`, as `b` would hold it; it may be of other samples than the pilot run's."""
         if self.reshaped:
-            order = self.permutation or tuple(range(len(self.shape_b)))
-            array = array.reshape((-1, *(self.shape_b[axis] for axis in order[1:])) if self.shape_b else ())
+            array = array.reshape(_reshaped(array.shape, self.shape_a, self._permuted_b))
         if self.permutation:
             array = array.transpose(tuple(np.argsort(self.permutation)))
         with np.errstate(over="ignore"):
@@ -111,10 +117,10 @@ def match_inputs(a: Sequence[InputSpec], b: Sequence[InputSpec]) -> tuple[list[F
         InputError: The models take different numbers of inputs, or inputs that cannot be made of each other.
     """
     if len(a) != len(b):
-        shown = [", ".join(f"{printable(each.name)} {spec_text(each)}" for each in specs) or "none" for specs in (a, b)]
+        shown = [", ".join(f"{printable(spec.name)} {spec_text(spec)}" for spec in specs) or "none" for specs in (a, b)]
         raise InputError(f"{len(a)} inputs against {len(b)}: {shown[0]}; {shown[1]}")
-    by_name = {each.name: each for each in a}
-    named = by_name.keys() == {each.name for each in b}
+    by_name = {spec.name: spec for spec in a}
+    named = by_name.keys() == {spec.name for spec in b}
     fed, notes = [], []
     for place, spec in enumerate(b):
         source = by_name[spec.name] if named else a[place]
@@ -126,7 +132,7 @@ def match_inputs(a: Sequence[InputSpec], b: Sequence[InputSpec]) -> tuple[list[F
             )
         cast = source.dtype != spec.dtype
         elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)) if cast else 0
-        fed.append(FedInput(source.name, spec.name, permutation, elem_type))
+        fed.append(FedInput(a=source.name, b=spec.name, permutation=permutation, elem_type=elem_type))
         changes = [f"called {printable(spec.name)} in the second model"] if source.name != spec.name else []
         changes += [f"its axes in the order {list(permutation)}"] if permutation else []
         changes += [f"{spec.dtype} instead of {source.dtype}"] if cast else []
@@ -206,7 +212,30 @@ def match_values(
             reshaped = True
         else:
             return None
-    return Counterpart(a, b, shape_a, shape_b, *dtypes, permutation, reshaped, axes[0], replaced)
+    return Counterpart(
+        a=a,
+        b=b,
+        shape_a=shape_a,
+        shape_b=shape_b,
+        dtype_a=dtypes[0],
+        dtype_b=dtypes[1],
+        permutation=permutation,
+        reshaped=reshaped,
+        channel_axis=axes[0],
+        replaced=replaced,
+    )
+
+
+def _reshaped(shape: tuple[int, ...], pilot: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that becomes of `shape`, where `target` has become of `pilot`: both are the same but for sides of 1.
+
+    A side that the pilot run had at another length, such as the batch, keeps the length that it has now.
+    """
+    sides = iter([side for side, before in zip(shape, pilot, strict=True) if before != 1])
+    filled = [1 if side == 1 else next(sides) for side in target]
+    if filled and math.prod(filled) != math.prod(shape):
+        filled[0] = -1  # the pilot run had a batch of one
+    return tuple(filled)
 
 
 def _moved(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:

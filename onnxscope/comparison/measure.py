@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 
 from onnxscope.comparison.match_values import Counterpart, FedInput, match_values
 from onnxscope.comparison.merged_graph import Merged, merge_models, own_model
+from onnxscope.comparison.pilot import Pilot
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
-from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
 from onnxscope.numerics.distances import Discrepancy, Tolerance, from_sums, measure
 from onnxscope.runtime.session import Session
-from onnxscope.runtime.tap_outputs import TappedModel
-from onnxscope.runtime.tapped_runs import reach, within_budget
+from onnxscope.runtime.tapped_runs import within_budget
 
 __all__ = ["Comparer", "Fetch", "Held", "Measured", "held_by", "near_values"]
 
@@ -54,7 +53,7 @@ class Measured:
 
 
 class Comparer:
-    """The sessions of one comparison, made when they are first needed.
+    """What compares the batches, one after the other.
 
     Attributes:
         fallback: Why one graph was not enough, or None.
@@ -62,43 +61,52 @@ class Comparer:
 
     def __init__(
         self,
-        a: Model | None,
-        tapped_a: TappedModel | None,
-        b: Model,
-        tapped_b: TappedModel,
+        a: Pilot | None,
+        b: Pilot,
         counterparts: Sequence[Counterpart],
         inputs: Sequence[FedInput],
         *,
         tolerance: Tolerance | None,
+        samples: int,
         memory_budget_bytes: int,
         threads: int,
     ) -> None:
-        """Prepare.
+        """Build the merged graph; where that is possible both pilots are closed.
 
         Args:
             a: The reference, None where its values come from elsewhere.
-            tapped_a: Its tapped copy.
             b: The model to be compared with it.
-            tapped_b: Its tapped copy.
             counterparts: In execution order.
             inputs: What the inputs of `b` are made of.
             tolerance: Count the numbers beyond it.
+            samples: How many times the pilot run's samples a batch has, rounded up.
             memory_budget_bytes: What values may take that leave onnxruntime.
             threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         """
-        self._a, self._tapped_a, self._b, self._tapped_b = a, tapped_a, b, tapped_b
+        self._a, self._b = a, b
         self._counterparts = counterparts
         self._inputs = inputs
         self._tolerance = tolerance
         self._threads = threads
         self._groups = within_budget(
-            range(len(counterparts)), lambda place: _bytes(counterparts[place].shape_a), memory_budget_bytes // 2
+            range(len(counterparts)),
+            lambda place: samples * _bytes(counterparts[place].shape_a),
+            memory_budget_bytes // 2,
         )
-        self._merged: tuple[Session, Merged] | None = None
-        self._sessions: dict[str, Session] = {}
+        self._merged: Merged | None = None
+        self._session: Session | None = None
         self._own: dict[int, tuple[Session, dict[str, Counterpart]]] = {}
-        self._mergeable = a is not None and bool(counterparts)
         self.fallback: str | None = None
+        if a is not None and counterparts:
+            try:
+                self._merged = merge_models(
+                    a.model, a.tapped.proto, b.model, b.tapped.proto, counterparts, inputs, tolerance=tolerance
+                )
+            except RunError as error:
+                self.fallback = str(error)
+            else:
+                a.close()
+                b.close()
 
     def run(self, feeds: Mapping[str, Array], fetch: Fetch | None = None) -> list[Measured]:
         """Measure one batch.
@@ -113,106 +121,75 @@ class Comparer:
         Raises:
             RunError: onnxruntime cannot run one of the models.
         """
-        found: dict[int, Measured] = {}
-        if self._mergeable:
+        measured: dict[int, Measured] = {}
+        if self._merged is not None:
             try:
-                found = self._run_merged(feeds)
+                measured = self._run_merged(self._merged, feeds)
             except RunError as error:
-                self._mergeable, self._merged, self.fallback = False, None, str(error)
-        missing = [place for place in range(len(self._counterparts)) if place not in found]
+                self._merged = self._session = None
+                self.fallback = str(error)
+        missing = [place for place in range(len(self._counterparts)) if place not in measured]
         if missing:
-            found |= self._run_apart(set(missing), feeds, fetch)
-        return [found[place] for place in range(len(self._counterparts))]
+            measured |= self._run_apart(set(missing), feeds, fetch)
+        return [measured[place] for place in range(len(self._counterparts))]
 
-    def noise(self, feeds: Mapping[str, Array]) -> list[Discrepancy]:
-        """Measure how far the first model is from itself without onnxruntime's optimizations, on one thread."""
-        # A reference without a session has no noise of its own: the second model's stands for it.
-        side = "a" if self._a is not None else "b"
-        if side == "b":
-            feeds = {each.b: each.apply(feeds[each.a]) for each in self._inputs}
-        model, tapped = self._side(side)
-        plain = Session(tapped.proto, folder=model.folder, where=model.name, threads=1, optimize=False)
-        found = []
-        for group in self._groups:
-            pairs = [self._counterparts[place] for place in group]
-            names = [each.a if side == "a" else each.b for each in pairs]
-            left, right = (session.run(feeds, dict.fromkeys(names)) for session in (self._session(side), plain))
-            for each, name in zip(pairs, names, strict=True):
-                axis = each.channel_axis if side == "a" else None
-                found.append(measure(left[name], right[name], axis, None))
-        return found
-
-    def _merge(self) -> tuple[Session, Merged]:
-        (a, tapped_a), (b, tapped_b) = self._side("a"), self._side("b")
-        merged = merge_models(
-            *(a, tapped_a.proto, b, tapped_b.proto, self._counterparts, self._inputs), tolerance=self._tolerance
-        )
-        where = f"{a.name} and {b.name}"
-        return Session(merged.proto, folder=merged.folder, where=where, threads=self._threads), merged
-
-    def _run_merged(self, feeds: Mapping[str, Array]) -> dict[int, Measured]:
-        session, merged = self._merged = self._merged or self._merge()
-        answers = session.run({f"a:{name}": array for name, array in feeds.items()})
-        found = {}
+    def _run_merged(self, merged: Merged, feeds: Mapping[str, Array]) -> dict[int, Measured]:
+        if self._session is None:
+            where = " and ".join(pilot.model.name for pilot in (self._a, self._b) if pilot is not None)
+            self._session = Session(
+                merged.proto, folder=merged.folder, where=where, threads=self._threads, plan_memory=False
+            )
+        answers = self._session.run({f"a:{name}": array for name, array in feeds.items()})
+        measured = {}
         for place, outputs in enumerate(merged.outputs):
             numbers = {key: answers[output] for key, output in outputs.items()}
             entire, own = from_sums(numbers, ""), from_sums(numbers, "own_")
             if entire is not None and own is not None:
-                found[place] = Measured(entire, own)
-        return found
+                measured[place] = Measured(entire, own)
+        return measured
 
     def _run_apart(
         self, places: Collection[int], feeds: Mapping[str, Array], fetch: Fetch | None
     ) -> dict[int, Measured]:
         """The same numbers from two sessions that return the values themselves."""
-        feeds_b = {each.b: each.apply(feeds[each.a]) for each in self._inputs}
-        fetch = fetch or (lambda names: self._session("a").run(feeds, names))
-        found = {}
+        feeds_b = {fed.b: fed.apply(feeds[fed.a]) for fed in self._inputs}
+        if fetch is None:
+            assert self._a is not None
+            fetch = partial(self._a.values, feeds=feeds)
+        measured = {}
         for number, group in enumerate(self._groups):
             wanted = [place for place in group if place in places]
             if not wanted:
                 continue
             pairs = [self._counterparts[place] for place in wanted]
-            second = self._session("b").run(feeds_b, dict.fromkeys(each.b for each in pairs))
-            alone, first = self._run_own(number, group, feeds_b, fetch, [each.a for each in pairs])
-            for place, each in zip(wanted, pairs, strict=True):
-                left = first[each.a]
-                own = alone.get(each.b)
-                found[place] = Measured(
-                    self._measure(left, second[each.b], each), None if own is None else self._measure(left, own, each)
+            second = self._b.values([pair.b for pair in pairs], feeds_b)
+            alone, first = self._run_own(number, group, feeds_b, fetch, [pair.a for pair in pairs])
+            for place, pair in zip(wanted, pairs, strict=True):
+                left = first[pair.a]
+                own = alone.get(pair.b)
+                measured[place] = Measured(
+                    self._measure(left, second[pair.b], pair), None if own is None else self._measure(left, own, pair)
                 )
-        return found
+        return measured
 
     def _run_own(
         self, number: int, group: Sequence[int], feeds_b: Mapping[str, Array], fetch: Fetch, names: Sequence[str]
     ) -> tuple[dict[str, Any], Mapping[str, Any]]:
         """The values of a group's layers fed with the reference's; and the reference's values of `names`."""
+        model = self._b.model
         if number not in self._own:
             wanted = [self._counterparts[place] for place in group]
-            proto, used = own_model(self._b, self._tapped_b.proto, self._counterparts, wanted)
-            session = Session(proto, folder=self._b.folder, where=self._b.name, threads=self._threads)
+            proto, used = own_model(model, self._b.tapped.proto, self._counterparts, wanted)
+            session = Session(proto, folder=model.folder, where=model.name, threads=self._threads)
             self._own[number] = session, used
         session, used = self._own[number]
-        first = fetch(list(dict.fromkeys([*names, *(each.a for each in used.values())])))
-        fed = {name: each.to_b(first[each.a]) for name, each in used.items()}
+        first = fetch(list(dict.fromkeys([*names, *(pair.a for pair in used.values())])))
+        fed = {name: pair.to_b(first[pair.a]) for name, pair in used.items()}
         answers = session.run({**feeds_b, **fed})
         return {name.removeprefix("o:"): value for name, value in answers.items()}, first
 
-    def _measure(self, left: Array, right: Array, each: Counterpart) -> Discrepancy:
-        return measure(left, each.to_a(np.asarray(right)), each.channel_axis, self._tolerance)
-
-    def _side(self, side: str) -> tuple[Model, TappedModel]:
-        if side == "b":
-            return self._b, self._tapped_b
-        assert self._a is not None
-        assert self._tapped_a is not None
-        return self._a, self._tapped_a
-
-    def _session(self, side: str) -> Session:
-        if side not in self._sessions:
-            model, tapped = self._side(side)
-            self._sessions[side] = Session(tapped.proto, folder=model.folder, where=model.name, threads=self._threads)
-        return self._sessions[side]
+    def _measure(self, left: Array, right: Array, pair: Counterpart) -> Discrepancy:
+        return measure(left, pair.to_a(np.asarray(right)), pair.channel_axis, self._tolerance)
 
 
 @dataclass(frozen=True)
@@ -235,24 +212,15 @@ class Held:
         return sum(map(_bytes, self.shapes.values()))
 
 
-def held_by(model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], threads: int) -> Held:
-    """Return what a model holds at taps of its main graph; the values are computed when they are fetched.
-
-    Raises:
-        RunError: onnxruntime fails.
-    """
-    reached = reach(model, taps, feeds, threads)
-    outputs = reached.tapped.outputs
-
-    @cache
-    def session() -> Session:
-        return Session(reached.tapped.proto, folder=model.folder, where=model.name, threads=threads)
+def held_by(pilot: Pilot) -> Held:
+    """Return what a model holds at its taps, once its first run is made."""
+    outputs = pilot.tapped.outputs
 
     def fetch(names: Sequence[str]) -> Mapping[str, Any]:
-        values = session().run(feeds, dict.fromkeys(outputs[name] for name in names))
+        values = pilot.values([outputs[name] for name in names])
         return {name: values[outputs[name]] for name in names}
 
-    return Held(taps, reached.shapes, fetch)
+    return Held(pilot.taps, pilot.shapes, fetch)
 
 
 def near_values(a: Held, b: Held, memory_budget_bytes: int) -> list[tuple[Tap, Tap]]:
@@ -279,17 +247,17 @@ def near_values(a: Held, b: Held, memory_budget_bytes: int) -> list[tuple[Tap, T
         for side in (a, b)
     ]
 
-    def held(side: Held, group: Sequence[Tap]) -> list[tuple[Tap, Array, tuple[float, float, float]]]:
+    def evidence(side: Held, group: Sequence[Tap]) -> list[tuple[Tap, Array, tuple[float, float, float]]]:
         values = side.fetch([tap.name for tap in group])
-        found = [(tap, values[tap.name]) for tap in group]
-        return [(tap, value, sums) for tap, value in found if (sums := _sums(value)) is not None]
+        observed = [(tap, values[tap.name]) for tap in group]
+        return [(tap, value, sums) for tap, value in observed if (sums := _sums(value)) is not None]
 
     near = []
     for some in groups[0]:
-        left = held(a, some)
+        left = evidence(a, some)
         for others in groups[1]:
-            right = held(b, others)
-            sums = np.array([each for _, _, each in right]).reshape(-1, 3)
+            right = evidence(b, others)
+            sums = np.array([sizes for _, _, sizes in right]).reshape(-1, 3)
             for x, value, (size, total, norm) in left:
                 # Whatever the order of the axes, sums and norms are no further apart than the values themselves.
                 allowed = (0.0, _NEAR * norm * math.sqrt(size), _NEAR * norm)
@@ -313,11 +281,11 @@ def _sums(value: Array) -> tuple[float, float, float] | None:
 
 def _is_near(x: Array, y: Array, norm: float, taps: tuple[Tap, Tap]) -> bool:
     axes = default_axis(x.ndim, taps[0].channel_axis), default_axis(y.ndim, taps[1].channel_axis)
-    each = match_values("", "", (x.shape, y.shape), (x.dtype.name, y.dtype.name), axes, replaced=False)
-    if each is None:
+    pair = match_values("", "", (x.shape, y.shape), (x.dtype.name, y.dtype.name), axes, replaced=False)
+    if pair is None:
         return False
     longest = int(np.argmax(x.shape))
-    left, right = (np.moveaxis(array, longest, 0) for array in (x, each.to_a(y)))
+    left, right = (np.moveaxis(array, longest, 0) for array in (x, pair.to_a(y)))
     allowed = (_NEAR * norm) ** 2
     for one, other in zip(left, right, strict=True):  # most are told apart by the first few
         allowed -= float(np.square(one.astype(np.float64) - other.astype(np.float64)).sum())

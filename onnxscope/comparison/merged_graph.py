@@ -79,7 +79,7 @@ def merge_models(
         RunError: They cannot stand in one graph: their operator sets differ, the files have no folder in common, or
             values are in half precision.
     """
-    if any({each.dtype_a, each.dtype_b} & HALF_TYPES for each in counterparts):
+    if any({pair.dtype_a, pair.dtype_b} & HALF_TYPES for pair in counterparts):
         # On a CPU they are computed in float32, and a probe behind them would see numbers that were never rounded.
         raise RunError("values in half precision")
     folder = _common_folder(a, b)
@@ -93,7 +93,7 @@ def merge_models(
             proto.graph.input[-1].name = f"a:{value.name}"
     first, second, third = (GraphWriter(proto, prefix) for prefix in ("p:", "q:", "r:"))
     _copy_graph(proto, proto_a, lambda name: f"a:{name}", a.folder, folder)
-    fed = {each.b: each for each in inputs}
+    fed = {source.b: source for source in inputs}
 
     def in_b(name: str) -> str:
         return f"a:{shared[name]}" if name in shared else f"b:{name}"
@@ -108,15 +108,15 @@ def merge_models(
     alone = _copy_with_replacements(proto, proto_b, b, counterparts, in_b, fed.keys(), second)
     outputs: list[dict[str, str]] = [{} for _ in counterparts]
     for place in range(len(counterparts) - 1, -1, -1):
-        each = counterparts[place]
-        found = outputs[place]
-        left = _computable(third, f"a:{each.a}", each.dtype_a, each)
-        right = _like_a(third, in_b(each.b), each, left)
-        found["shape"] = third.node("Shape", [left])
-        found["a"], found["b"] = _squares(third, left, each), _squares(third, right, each)
-        _append_error(third, left, right, each, tolerance, "", found)
-        _append_error(third, left, _like_a(third, alone(each.b), each, left), each, tolerance, "own_", found)
-        for output in found.values():
+        pair = counterparts[place]
+        numbers = outputs[place]
+        left = _computable(third, f"a:{pair.a}", pair.dtype_a, pair)
+        right = _like_a(third, in_b(pair.b), pair, left)
+        numbers["shape"] = third.node("Shape", [left])
+        numbers["a"], numbers["b"] = _squares(third, left, pair), _squares(third, right, pair)
+        _append_error(third, left, right, pair, tolerance, "", numbers)
+        _append_error(third, left, _like_a(third, alone(pair.b), pair, left), pair, tolerance, "own_", numbers)
+        for output in numbers.values():
             third.output(output)
     return Merged(proto, folder, tuple(outputs))
 
@@ -133,7 +133,7 @@ def own_model(
     proto = ModelProto(ir_version=proto_b.ir_version)
     proto.opset_import.extend(proto_b.opset_import)
     proto.graph.name = "own"
-    replaced = {each.b: each for each in counterparts if each.replaced}
+    replaced = {pair.b: pair for pair in counterparts if pair.replaced}
     constants = b.main.constants
     used: dict[str, Counterpart] = {}
 
@@ -143,7 +143,7 @@ def own_model(
             return f"fed:{name}"
         return name if name in constants or name in b.main.inputs else f"o:{name}"
 
-    needed = _needed(proto_b, {each.b for each in wanted}, replaced.keys())
+    needed = _needed(proto_b, {pair.b for pair in wanted}, replaced.keys())
     for node in proto_b.graph.node:
         if any(output in needed for output in node.output):
             proto.graph.node.append(_renamed(node, rename))
@@ -152,11 +152,11 @@ def own_model(
     for value in proto_b.graph.input:
         if value.name not in b.main.initializers:
             proto.graph.input.add().CopyFrom(value)
-    for name, each in used.items():
-        elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(each.dtype_b))
-        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, elem_type, [None] * len(each.shape_b)))
-    for each in wanted:
-        proto.graph.output.add().name = rename(each.b, reading=False)
+    for name, pair in used.items():
+        elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(pair.dtype_b))
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, elem_type, [None] * len(pair.shape_b)))
+    for pair in wanted:
+        proto.graph.output.add().name = rename(pair.b, reading=False)
     return proto, used
 
 
@@ -226,9 +226,9 @@ def _copy_with_replacements(
 ) -> Callable[[str], str]:
     """Append the copy of B whose layers read A's values, and return what its values are called."""
     replaced: dict[str, str] = {}
-    for each in counterparts:
-        if each.replaced:
-            replaced[each.b] = _like_b(writer, f"a:{each.a}", each, in_b(each.b))
+    for pair in counterparts:
+        if pair.replaced:
+            replaced[pair.b] = _like_b(writer, f"a:{pair.a}", pair, in_b(pair.b))
     constants = b.main.constants
 
     def rename(name: str, *, reading: bool) -> str:
@@ -236,7 +236,7 @@ def _copy_with_replacements(
             return replaced[name]
         return in_b(name) if name in constants or name in inputs else f"o:{name}"
 
-    needed = _needed(source, {each.b for each in counterparts}, replaced.keys())
+    needed = _needed(source, {pair.b for pair in counterparts}, replaced.keys())
     for node in source.graph.node:
         if any(output in needed and output not in constants for output in node.output):
             proto.graph.node.append(_renamed(node, rename))
@@ -253,7 +253,7 @@ def _renamed(node: NodeProto, rename: Callable[..., str]) -> NodeProto:
         copy.output[place] = rename(name, reading=False) if name else ""
     for body in _bodies(copy):
         del body.value_info[:]
-        inner = [_renamed(each, rename) for each in body.node]
+        inner = [_renamed(inner_node, rename) for inner_node in body.node]
         del body.node[:]
         body.node.extend(inner)
         for value in body.input:
@@ -271,65 +271,65 @@ def _append_error(
     writer: GraphWriter,
     left: str,
     right: str,
-    each: Counterpart,
+    pair: Counterpart,
     tolerance: Tolerance | None,
     lead: str,
-    found: dict[str, str],
+    numbers: dict[str, str],
 ) -> None:
     gap = writer.node("Sub", [right, left])
-    found[f"{lead}squares"] = _squares(writer, gap, each)
-    found[f"{lead}low"] = writer.reduce("ReduceMin", gap, each.reduced)
-    found[f"{lead}high"] = writer.reduce("ReduceMax", gap, each.reduced)
+    numbers[f"{lead}squares"] = _squares(writer, gap, pair)
+    numbers[f"{lead}low"] = writer.reduce("ReduceMin", gap, pair.reduced)
+    numbers[f"{lead}high"] = writer.reduce("ReduceMax", gap, pair.reduced)
     if tolerance is not None:
-        dtype = _computed_in(each)
+        dtype = _computed_in(pair)
         allowed = writer.node("Abs", [left])
         for kind, number in (("Mul", tolerance.rtol), ("Add", tolerance.atol)):
             allowed = writer.node(kind, [allowed, writer.array(np.array(number, dtype))])
         outside = writer.cast(writer.node("Greater", [writer.node("Abs", [gap]), allowed]), TensorProto.INT64)
-        found[f"{lead}beyond"] = writer.reduce("ReduceSum", outside, tuple(range(len(each.shape_a))))
+        numbers[f"{lead}beyond"] = writer.reduce("ReduceSum", outside, tuple(range(len(pair.shape_a))))
 
 
-def _squares(writer: GraphWriter, value: str, each: Counterpart) -> str:
+def _squares(writer: GraphWriter, value: str, pair: Counterpart) -> str:
     # Mul and ReduceSum are vectorized and ReduceSumSquare is not: half the time, for one value more in memory.
     squared = writer.node("Mul", [value, value])
-    axes = each.reduced
-    in_rows = len(axes) > 1 and each.shape_a[axes[-1]] >= MIN_ROW
+    axes = pair.reduced
+    in_rows = len(axes) > 1 and pair.shape_a[axes[-1]] >= MIN_ROW
     return (writer.reduce_rows if in_rows else writer.reduce)("ReduceSum", squared, axes)
 
 
-def _computed_in(each: Counterpart) -> str:
+def _computed_in(pair: Counterpart) -> str:
     """numpy's name of the element type in which two values are compared; float32 would make long integers equal."""
-    wide = each.dtype_a == "float64" or not _WIDE.isdisjoint((each.dtype_a, each.dtype_b))
+    wide = pair.dtype_a == "float64" or not _WIDE.isdisjoint((pair.dtype_a, pair.dtype_b))
     return "float64" if wide else "float32"
 
 
-def _computable(writer: GraphWriter, value: str, dtype: str, each: Counterpart) -> str:
-    computed_in = _computed_in(each)
+def _computable(writer: GraphWriter, value: str, dtype: str, pair: Counterpart) -> str:
+    computed_in = _computed_in(pair)
     if dtype == computed_in:
         return value
     return writer.cast(value, TensorProto.DOUBLE if computed_in == "float64" else TensorProto.FLOAT)
 
 
-def _like_a(writer: GraphWriter, value: str, each: Counterpart, left: str) -> str:
-    if each.permutation:
-        value = writer.node("Transpose", [value], perm=list(each.permutation))
-    if each.reshaped:
+def _like_a(writer: GraphWriter, value: str, pair: Counterpart, left: str) -> str:
+    if pair.permutation:
+        value = writer.node("Transpose", [value], perm=list(pair.permutation))
+    if pair.reshaped:
         value = writer.node("Reshape", [value, writer.node("Shape", [left])])
-    return _computable(writer, value, each.dtype_b, each)
+    return _computable(writer, value, pair.dtype_b, pair)
 
 
-def _like_b(writer: GraphWriter, value: str, each: Counterpart, model: str) -> str:
+def _like_b(writer: GraphWriter, value: str, pair: Counterpart, model: str) -> str:
     """A value of A as B would hold it; `model` is B's own, for its shape."""
-    if each.reshaped:
-        order = each.permutation or tuple(range(len(each.shape_b)))
+    if pair.reshaped:
+        order = pair.permutation or tuple(range(len(pair.shape_b)))
         sides = writer.node("Shape", [model])
-        if each.permutation:
+        if pair.permutation:
             sides = writer.node("Gather", [sides, writer.integers(order)])
         value = writer.node("Reshape", [value, sides])
-    if each.permutation:
-        value = writer.node("Transpose", [value], perm=np.argsort(each.permutation).tolist())
-    if each.dtype_a != each.dtype_b:
-        value = writer.cast(value, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(each.dtype_b)))
+    if pair.permutation:
+        value = writer.node("Transpose", [value], perm=np.argsort(pair.permutation).tolist())
+    if pair.dtype_a != pair.dtype_b:
+        value = writer.cast(value, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(pair.dtype_b)))
     return value
 
 
@@ -394,7 +394,7 @@ def _stored(model: Model) -> Mapping[str, TensorProto]:
         if node.op_type == "Constant" and (stored := model.main.stored(node.outputs[0])) is not None
     }
     tensors = {**model.main.initializers, **constants}
-    return {name: each for name, each in tensors.items() if each.data_type != TensorProto.STRING}
+    return {name: tensor for name, tensor in tensors.items() if tensor.data_type != TensorProto.STRING}
 
 
 def _content(model: Model, tensor: TensorProto) -> NDArray[np.uint8]:

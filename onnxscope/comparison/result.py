@@ -13,7 +13,16 @@ from onnxscope.base.tables import Cell, Table, format_number
 from onnxscope.comparison.weight_changes import WeightChange
 from onnxscope.numerics.distances import Discrepancy
 
-__all__ = ["INTEGERS", "NOISE_FACTOR", "Comparison", "LayerDifference", "Side", "StructureChange", "floor_of"]
+__all__ = [
+    "INTEGERS",
+    "NOISE_FACTOR",
+    "Comparison",
+    "LayerDifference",
+    "Side",
+    "StructureChange",
+    "floor_of",
+    "not_measured",
+]
 
 INTEGERS = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
 """numpy's names of the element types that nothing is rounded in."""
@@ -60,7 +69,7 @@ class LayerDifference(Record):
         op_type: The layer's operator, `Output` for an output of the model.
         entire: With all that has accumulated since the input; None where it could not be measured.
         own: With the layer fed with the first model's values; None where that is unknown.
-        noise: The first model against itself, on the first batch.
+        noise: The first model against itself, on samples of the first batch.
         floor: What a relative difference is compared with: the noise, or the element types' resolution if that is more.
         reason: Why there are no numbers, or None.
         incomparable: Whether that is a difference itself: two shapes, or a value that one model alone has computed.
@@ -304,6 +313,29 @@ class Comparison(Record, Sequence[LayerDifference]):
         return parts + remarks(self.notes)
 
 
+def not_measured(a: Side, b: Side, op_type: str, reason: str | None, *, incomparable: bool) -> LayerDifference:
+    """Return a row without numbers.
+
+    Args:
+        a: In the first model.
+        b: In the second.
+        op_type: The layer's operator.
+        reason: Why there are no numbers; None where nothing was run.
+        incomparable: Whether that is a difference itself.
+    """
+    return LayerDifference(
+        a=a,
+        b=b,
+        op_type=op_type,
+        entire=None,
+        own=None,
+        noise=None,
+        floor=0.0,
+        reason=reason,
+        incomparable=incomparable,
+    )
+
+
 def floor_of(noise: Discrepancy, dtypes: Iterable[str]) -> float:
     """Return what a relative difference is judged by: the noise, or what rounding alone may do if that is more.
 
@@ -315,16 +347,16 @@ def floor_of(noise: Discrepancy, dtypes: Iterable[str]) -> float:
     return max(noise.relative_l2 or 0.0, *(_RESOLUTIONS.get(dtype, 2.0**-23) for dtype in dtypes))
 
 
-def _is_beyond(found: Discrepancy | None, floor: float) -> bool:
-    if found is None:
+def _is_beyond(discrepancy: Discrepancy | None, floor: float) -> bool:
+    if discrepancy is None:
         return False
-    if found.mismatched:
+    if discrepancy.mismatched:
         return True
-    return _size(found) > NOISE_FACTOR * floor and found.beyond != 0
+    return _size(discrepancy) > NOISE_FACTOR * floor and discrepancy.beyond != 0
 
 
-def _size(found: Discrepancy | None) -> float:
-    relative = None if found is None else found.relative_l2
+def _size(discrepancy: Discrepancy | None) -> float:
+    relative = None if discrepancy is None else discrepancy.relative_l2
     return math.inf if relative is None else relative
 
 

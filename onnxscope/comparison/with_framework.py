@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from onnxscope.comparison.match_values import Counterpart, FedInput, match_values
 from onnxscope.comparison.measure import Comparer, Held, held_by, near_values
-from onnxscope.comparison.result import Comparison, LayerDifference, Side, floor_of
+from onnxscope.comparison.pilot import Pilot
+from onnxscope.comparison.result import Comparison, LayerDifference, Side, floor_of, not_measured
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import describe_array
 from onnxscope.model.activation_functions import own_output
@@ -21,7 +22,6 @@ from onnxscope.model.layer_names import Names
 from onnxscope.model.layers import find_layers
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import Tap
-from onnxscope.runtime.tapped_runs import Reached, reach
 
 __all__ = ["FrameworkValue", "compare_with_framework", "name_inputs"]
 
@@ -143,40 +143,31 @@ def _measure(
     names: Names, rows: Sequence[_Row], feeds: Mapping[str, Array], *, channels_last: bool, threads: int
 ) -> list[LayerDifference]:
     """Run the model once with the values of all rows tapped, once for each layer's own error, once for the noise."""
-    model = names.model
-    axes = activation_axes(model.main)
+    axes = activation_axes(names.model.main)
     taps = [_tap(row.name, row.value, axes.get(row.value)) for row in rows]
-    reached = reach(model, taps, feeds, threads)
-    counterparts, reasons = _counterparts(rows, taps, reached, channels_last=channels_last)
+    pilot = Pilot(names.model, taps, memory_budget_bytes=_BUDGET_BYTES, threads=threads)
+    pilot.run(feeds)
+    counterparts, reasons = _counterparts(rows, pilot, channels_last=channels_last)
     comparer = Comparer(
-        a=None,
-        tapped_a=None,
-        b=model,
-        tapped_b=reached.tapped,
-        counterparts=list(counterparts.values()),
-        inputs=[FedInput(a=spec.name, b=spec.name, permutation=(), elem_type=0) for spec in model.inputs],
+        None,
+        pilot,
+        list(counterparts.values()),
+        [FedInput(a=spec.name, b=spec.name, permutation=(), elem_type=0) for spec in names.model.inputs],
         tolerance=None,
+        samples=1,
         memory_budget_bytes=_BUDGET_BYTES,
         threads=threads,
     )
     references = {row.name: row.reference for row in rows}
     measured = dict(zip(counterparts, comparer.run(feeds, lambda wanted: references), strict=True))
-    noise = dict(zip(counterparts, comparer.noise(feeds), strict=True))
+    # The framework's own noise is not known: the model's stands for it.
+    noise = pilot.noise({pair.b: None for pair in counterparts.values()})
     differences = []
     for row in rows:
         pair, side = counterparts.get(row.name), Side(row.layer, row.layer)
         if pair is None:
-            difference = LayerDifference(
-                a=side,
-                b=Side(row.layer, row.value),
-                op_type=row.kind,
-                entire=None,
-                own=None,
-                noise=None,
-                floor=0.0,
-                reason=reasons[row.name],
-                incomparable=True,
-            )
+            reason = reasons[row.name]
+            difference = not_measured(side, Side(row.layer, row.value), row.kind, reason, incomparable=True)
         else:
             difference = LayerDifference(
                 a=side,
@@ -184,8 +175,8 @@ def _measure(
                 op_type=row.kind,
                 entire=measured[row.name].entire,
                 own=measured[row.name].own,
-                noise=noise[row.name],
-                floor=floor_of(noise[row.name], (pair.dtype_a, pair.dtype_b)),
+                noise=noise[pair.b],
+                floor=floor_of(noise[pair.b], (pair.dtype_a, pair.dtype_b)),
                 reason=None,
                 incomparable=False,
             )
@@ -194,20 +185,20 @@ def _measure(
 
 
 def _counterparts(
-    rows: Sequence[_Row], taps: Sequence[Tap], reached: Reached, *, channels_last: bool
+    rows: Sequence[_Row], pilot: Pilot, *, channels_last: bool
 ) -> tuple[dict[str, Counterpart], dict[str, str]]:
     """What belongs together, by the rows' names, and why a row has nothing to compare."""
     counterparts: dict[str, Counterpart] = {}
-    reasons = dict(reached.reasons)
-    for row, tap in zip(rows, taps, strict=True):
+    reasons = dict(pilot.reasons)
+    for row, tap in zip(rows, pilot.taps, strict=True):
         if row.name in reasons:
             continue
-        rank, shape = row.reference.ndim, reached.shapes[row.name]
+        rank, shape = row.reference.ndim, pilot.shapes[row.name]
         counterpart = match_values(
             row.name,
-            reached.tapped.outputs[row.name],
+            pilot.tapped.outputs[row.name],
             (row.reference.shape, shape),
-            (row.reference.dtype.name, reached.dtypes[row.name]),
+            (row.reference.dtype.name, pilot.dtypes[row.name]),
             (default_axis(rank, rank - 1 if channels_last else None), default_axis(len(shape), tap.channel_axis)),
             replaced=not row.name.startswith("output"),
         )
@@ -294,7 +285,9 @@ def _pair_by_values(
     right = [_tap(value, value, axes.get(value)) for value in values]
     shapes = {tap.name: calls[place].array.shape for tap, place in left.items()}
     reference = Held(list(left), shapes, lambda wanted: {name: calls[int(name)].array for name in wanted})
-    near = near_values(reference, held_by(names.model, right, feeds, threads), _BUDGET_BYTES)
+    pilot = Pilot(names.model, right, memory_budget_bytes=_BUDGET_BYTES, threads=threads)
+    pilot.run(feeds)
+    near = near_values(reference, held_by(pilot), _BUDGET_BYTES)
     more = list(pairs)
     order = {value: place for place, value in enumerate(values)}
     for places, alike in _groups([(left[tap], partner.name) for tap, partner in near]):

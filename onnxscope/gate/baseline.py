@@ -24,7 +24,7 @@ from onnxscope.base.results import Record
 from onnxscope.base.tables import Table
 from onnxscope.comparison.align_layers import LayerKey, layer_keys
 from onnxscope.comparison.compare_models import noise_floors
-from onnxscope.comparison.weight_changes import LayerWeights
+from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.errors import BaselineError, InputError
 from onnxscope.inputs.sources import open_regular
 from onnxscope.model.attributes import attributes_of

@@ -65,11 +65,17 @@ class MappedFile:
             if status.st_size == 0:
                 raise ModelError(f"the file is empty: {shown}", hint="export or download it again")
             self.size_bytes = status.st_size
-            self.data = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+            self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+            self.data = memoryview(self._map)
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot map into memory ({error}): {shown}") from error
         finally:
             os.close(descriptor)
+
+    def release(self) -> None:
+        """Let go of the pages that were read; they are read again when they are touched."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def contained_path(folder: Path, location: str, *, owner: str) -> Path:

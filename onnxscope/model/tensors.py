@@ -53,6 +53,11 @@ class Storage:
         """The files that were opened, by name: the model's own, and those with external data."""
         return sorted(self._files)
 
+    def release(self) -> None:
+        """Let go of what was read of the files: onnxruntime maps them itself, and pages would count twice."""
+        for file in self._files.values():
+            file.release()
+
     def array(self, tensor: TensorProto) -> np.ndarray[Any, Any]:
         """Return the values of a tensor of this model, in place where the stored bytes allow it.
 

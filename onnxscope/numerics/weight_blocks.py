@@ -66,19 +66,28 @@ def difference(x: Array, y: Array, scale: Array | None = None, tolerance: float 
         tolerance: What counts as equal, relative to the number, and to a tenth of the largest one of its row.
     """
     found = Difference(size=x.size, rows=len(x) if x.ndim else 1)
-    largest = squares = reference = 0.0
+    if scale is None and _are_equal(x, y):
+        return found
+    largest = squares = 0.0
     channels: list[int] = []
     for start, left, right in row_blocks(x, y):
         if scale is not None:
             left = left * scale[start : start + len(left), None]
         with np.errstate(invalid="ignore", over="ignore"):
-            gap = np.where((left == right) | (np.isnan(left) & np.isnan(right)), 0.0, np.abs(left - right))
-            reference += float(np.sum(np.square(left), where=np.isfinite(left)))
+            gap = left - right
+        np.abs(gap, out=gap)
+        if np.isnan(gap.max(initial=0.0)):
+            gap[(left == right) | (np.isnan(left) & np.isnan(right))] = 0.0
         if tolerance:
-            size = np.maximum(np.abs(left), np.abs(right))
-            gap[gap <= tolerance * (size + 0.1 * size.max(axis=1, keepdims=True, initial=0.0))] = 0.0
+            # In place: memory for each step would take longer than the step.
+            allowed = np.maximum(np.abs(left, out=left), np.abs(right, out=right), out=left)
+            allowed += 0.1 * allowed.max(axis=1, keepdims=True, initial=0.0)
+            allowed *= tolerance
+            gap[gap <= allowed] = 0.0
         gap[np.isnan(gap)] = np.inf
         changed = gap > 0
+        if not changed.any():
+            continue
         found.count += int(np.count_nonzero(changed))
         channels += [start + int(row) for row in np.flatnonzero(changed.any(axis=1))]
         largest = max(largest, float(gap.max(initial=0.0)))
@@ -86,9 +95,30 @@ def difference(x: Array, y: Array, scale: Array | None = None, tolerance: float 
     found.equal = found.count == 0
     found.channels = tuple(channels)
     if not found.equal and math.isfinite(largest):
+        reference = _squares(x, scale)
         found.largest = largest
         found.relative = math.sqrt(squares / reference) if reference and math.isfinite(squares) else None
     return found
+
+
+def _squares(x: Array, scale: Array | None) -> float:
+    """The sum of the squares of finite numbers."""
+    total = 0.0
+    for start, block, _ in row_blocks(x, x):
+        if scale is not None:
+            block = block * scale[start : start + len(block), None]
+        with np.errstate(over="ignore"):
+            total += float(np.sum(np.square(block), where=np.isfinite(block)))
+    return total
+
+
+def _are_equal(x: Array, y: Array) -> bool:
+    """Whether all numbers are equal as they are stored; none of them is widened."""
+    if not x.ndim:
+        return bool(x == y)
+    rows = max(1, _BLOCK * len(x) // max(1, x.size))
+    starts = range(0, len(x), rows)
+    return all(np.array_equal(x[start : start + rows], y[start : start + rows]) for start in starts)
 
 
 def row_blocks(x: Array, y: Array) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:

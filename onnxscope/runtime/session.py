@@ -65,6 +65,7 @@ class Session:
         threads: int = 0,
         execution_providers: Sequence[str] = ("CPUExecutionProvider",),
         optimize: bool = True,
+        plan_memory: bool = True,
     ) -> None:
         """Build the session.
 
@@ -75,6 +76,8 @@ class Session:
             threads: Threads within an operator; 0 leaves it to onnxruntime.
             execution_providers: By onnxruntime's names, the preferred first.
             optimize: Whether onnxruntime may fuse and fold.
+            plan_memory: Whether the second run of the same shapes takes one block for all values, beside what the first
+                one took; where nearly everything dies early, that is slower and half as much memory again.
 
         Raises:
             RunError: onnxruntime refuses the model.
@@ -85,6 +88,7 @@ class Session:
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.enable_mem_pattern = plan_memory
         if not optimize:
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if folder is not None:
@@ -98,6 +102,20 @@ class Session:
             raise RunError(f"onnxruntime cannot load the model ({_reason(error)}): {where}") from error
         self._inputs = {value.name: value for value in self._session.get_inputs()}
         self.outputs: Mapping[str, str] = {value.name: value.type for value in self._session.get_outputs()}
+
+    def expected_shapes(self, feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...] | None]:
+        """Return the outputs' shapes before anything is run; None where onnxruntime cannot tell."""
+        sides: dict[Any, int] = {}
+        for name, array in feeds.items():
+            if isinstance(array, np.ndarray) and name in self._inputs:
+                sides.update(zip(self._inputs[name].shape, array.shape, strict=False))
+        shapes: dict[str, tuple[int, ...] | None] = {}
+        for value in self._session.get_outputs():
+            shape = [side if isinstance(side, int) else sides.get(side) for side in value.shape or ()]
+            known = tuple(side for side in shape if side is not None)
+            # It gives an empty list for a scalar, and for a value of unknown rank.
+            shapes[value.name] = known if known and len(known) == len(shape) else None
+        return shapes
 
     def run(self, feeds: Mapping[str, Array], outputs: Iterable[str] | None = None) -> dict[str, Any]:
         """Run the model once.

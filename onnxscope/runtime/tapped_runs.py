@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,54 +14,16 @@ from onnxscope.errors import RunError
 from onnxscope.model.graphs import Step, ValueType
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
-from onnxscope.model.type_inference import infer_types
 from onnxscope.runtime.session import Session
 from onnxscope.runtime.tap_outputs import TappedModel, Unreachable, expose, unused_prefix, was_not_executed
 
-__all__ = ["Reached", "output_types", "reach", "reason_without_statistics", "run_tapped", "tap_shapes", "within_budget"]
+__all__ = ["number_type", "output_types", "reason_without_statistics", "run_tapped", "tap_shapes", "within_budget"]
 
 Array = NDArray[Any]
 _Item = TypeVar("_Item")
 _NUMBERS = frozenset(
     {"float32", "float64", "float16", "bfloat16", "bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
 )
-
-
-@dataclass(frozen=True)
-class Reached:
-    """What taps look like in one run.
-
-    Attributes:
-        tapped: The tapped model.
-        shapes: Of the taps that hold numbers, by name.
-        dtypes: numpy's names of their element types.
-        reasons: Why the other taps hold none, by name.
-    """
-
-    tapped: TappedModel
-    shapes: Mapping[str, tuple[int, ...]]
-    dtypes: Mapping[str, str]
-    reasons: Mapping[str, str]
-
-
-def reach(model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], threads: int = 0) -> Reached:
-    """Expose taps and run once, to learn what they look like without their values leaving onnxruntime.
-
-    Raises:
-        RunError: onnxruntime fails.
-    """
-    infer = cache(partial(infer_types, model))
-    tapped = expose(model, taps, infer=infer)
-    reasons = {each.name: each.reason for each in tapped.unreachable}
-    types = output_types(model, tapped.proto, list(tapped.outputs.values()))
-    dtypes = {name: types[output] for name, output in tapped.outputs.items() if types[output] in _NUMBERS}
-    reasons |= {name: "not a tensor of numbers" for name in tapped.outputs if name not in dtypes}
-    shapes = tap_shapes(model, [tap for tap in taps if tap.name in dtypes], feeds, infer, threads)
-    for tap in taps:
-        if tap.name in dtypes and (tap.name not in shapes or (tap.path and was_not_executed(shapes[tap.name]))):
-            reasons[tap.name] = "not executed on this input"
-            shapes.pop(tap.name, None)
-    return Reached(tapped, shapes, dtypes, reasons)
 
 
 def run_tapped(
@@ -140,9 +100,18 @@ def reason_without_statistics(tap: Tap, data: Any) -> str | None:
 def output_types(model: Model, proto: Any, outputs: Sequence[str]) -> dict[str, str]:
     """Return numpy's names of the outputs' element types, as onnxruntime finds them."""
     session = Session(proto, folder=model.folder, where=model.name, optimize=False)
-    names = {"float": "float32", "double": "float64"}
-    kinds = {name: session.outputs[name].removeprefix("tensor(").rstrip(")") for name in outputs}
-    return {name: names.get(kind, kind) for name, kind in kinds.items()}
+    return {name: _numpy_name(session.outputs[name]) for name in outputs}
+
+
+def number_type(kind: str) -> str | None:
+    """Return numpy's name of the element type of what onnxruntime calls `kind`, None for anything but numbers."""
+    dtype = _numpy_name(kind)
+    return dtype if dtype in _NUMBERS else None
+
+
+def _numpy_name(kind: str) -> str:
+    name = kind.removeprefix("tensor(").rstrip(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def tap_shapes(

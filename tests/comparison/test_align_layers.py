@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxscope.comparison.align_layers import Alignment, LayerKey, align_layers, layer_keys, pair_by_values
-from onnxscope.comparison.weight_changes import LayerWeights
+from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.model.layer_names import Names
 from onnxscope.model.layers import find_layers
 from onnxscope.model.loading import load_model

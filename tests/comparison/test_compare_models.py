@@ -267,7 +267,7 @@ def test_values_that_say_nothing_pair_nothing(monkeypatch):
     assert [row.a.name for row in diff(*zero, x, align="content")] == ["k"]
     assert len(diff(*zero, 0 * x, align="content")) == 0  # all values are zeros
     assert len(diff(*zero, x[:1], align="content")) == 0  # four numbers
-    monkeypatch.setattr("onnxscope.comparison.compare_models._MOST_LEFT_OVER", 1)
+    monkeypatch.setattr("onnxscope.comparison.layer_comparison._MOST_LEFT_OVER", 1)
     assert "layers left over, too many to pair them by their values: 2" in diff(*same, x, align="content").notes
 
 

@@ -86,6 +86,24 @@ def test_a_skeleton_of_a_large_file_is_tiny(tmp_path: Path) -> None:
     assert len(skeleton_of(file, where="large.onnx")) < 1000
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell which pages are resident")
+def test_pages_that_were_read_are_given_back_and_read_again(tmp_path: Path) -> None:
+    def resident_kilobytes() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile:"))
+
+    path = tmp_path / "large"
+    numbers = np.arange(4 << 20, dtype=np.int64)
+    path.write_bytes(numbers.tobytes())
+    file = MappedFile(path)
+    values = np.frombuffer(file.data, np.int64)
+    assert np.array_equal(values, numbers)
+    before = resident_kilobytes()
+    file.release()
+    assert resident_kilobytes() < before - 30_000
+    assert np.array_equal(values, numbers)
+
+
 @pytest.mark.parametrize("external", [False, True], ids=["inline", "external"])
 def test_onnxruntime_gives_the_same_bits_from_skeleton_and_file(tmp_path: Path, external: bool) -> None:
     path = tmp_path / "model.onnx"

@@ -7,9 +7,6 @@ import onnx
 import onnx.parser
 
 from onnxscope.analyses.feature_maps import features
-from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import Tap
-from onnxscope.runtime.tapped_runs import reach
 
 
 def parsed(text):
@@ -110,21 +107,3 @@ def test_strings_and_sequences_are_listed_with_the_reason():
         "text": "strings have no statistics",
         "pair": "a sequence, not a tensor",
     }
-
-
-def test_what_taps_look_like_and_why_some_hold_no_numbers():
-    model = load_model(
-        parsed("""
-        <ir_version: 10, opset_import: ["": 21]>
-        net (float[2, N] x, bool c) => (float[2, N] y) {
-            h = Neg(x)
-            t = Cast<to = 8>(h)
-            y = If(c) <then_branch = a () => (float[2, N] u) { u = Abs(x) },
-                       else_branch = e () => (float[2, N] v) { v = Neg(x) }>
-        }""")
-    )
-    branch = next(path for path in model.graphs if path and path[-1].attribute == "else_branch")
-    taps = [Tap(value, value, path, "", "", None, None, (0,)) for value, path in (("h", ()), ("t", ()), ("v", branch))]
-    found = reach(model, taps, {"x": np.zeros((2, 3), np.float32), "c": np.array(True)})
-    assert (found.shapes, found.dtypes["h"]) == ({"h": (2, 3)}, "float32")
-    assert found.reasons == {"t": "not a tensor of numbers", "v": "not executed on this input"}

@@ -1,0 +1,123 @@
+"""What two models are fed: one dataset, read once, and what the second model is fed of it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from onnxscope.comparison.match_values import FedInput, match_inputs, with_batch_of
+from onnxscope.inputs.batches import Batch, Fed, read_batches
+from onnxscope.inputs.datasets import Dataset, open_dataset
+from onnxscope.model.index_inputs import index_bounds
+from onnxscope.model.loading import Model
+
+__all__ = ["CommonFeed", "open_common_feed"]
+
+Array = NDArray[Any]
+
+
+class CommonFeed:
+    """What both models are fed. It is read once: the first batch is kept for the pilot run.
+
+    Attributes:
+        inputs: What each input of the second model is made of.
+        record: The `input` record.
+        notes: Remarks for people.
+        seen: What was learned about the samples that were read.
+    """
+
+    def __init__(
+        self, dataset: Dataset, inputs: Sequence[FedInput], *, batch_size: int, notes: Sequence[str] = ()
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            dataset: Opened for the first model, with a batch that is fixed in the second alone.
+            inputs: What each input of the second model is made of.
+            batch_size: Samples of a batch, where no model fixes it.
+            notes: Remarks on both models' inputs.
+        """
+        self.inputs = inputs
+        self.notes = [*notes, *dataset.notes]
+        self.record = dataset.record
+        self.seen = Fed()
+        self._dataset = dataset
+        self._reading = read_batches(dataset, 0, dataset.count, self.seen, batch_size=batch_size)
+        self._first: Batch | None = None
+
+    def first(self) -> Mapping[str, Array]:
+        """Return what the first model is fed in the first batch.
+
+        Raises:
+            InputError: A sample cannot be read.
+        """
+        if self._first is None:
+            self._first = next(self._reading)
+        return self._first.feeds
+
+    def batches(self) -> Generator[Batch]:
+        """Yield all batches once, as the first model takes them."""
+        self.first()
+        assert self._first is not None
+        first, self._first = self._first, None
+        yield first
+        del first
+        yield from self._reading
+
+    def few(self, feeds: Mapping[str, Array], samples: int) -> Mapping[str, Array]:
+        """Return only the first so many samples of a batch, where no model fixes how many there are."""
+        axes = self._dataset.batch_axes
+        lengths = {len(feeds[name]) for name, axis in axes.items() if axis is not None}
+        if self._dataset.fixed_batch is not None or not lengths or max(lengths) <= samples:
+            return feeds
+        return {name: array if axes[name] is None else array[:samples] for name, array in feeds.items()}
+
+    def of_second(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """What the second model is fed where the first is fed `feeds`."""
+        return {fed.b: fed.apply(feeds[fed.a]) for fed in self.inputs}
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._reading.close()
+
+
+def open_common_feed(
+    models: tuple[Model, Model],
+    inputs: Any,
+    *,
+    preprocess: str | None,
+    layout: Literal["auto", "nchw", "nhwc"],
+    batch_size: int,
+    limit: int | None,
+) -> CommonFeed:
+    """Match the inputs of both models, and open the dataset.
+
+    Args:
+        models: The first takes the dataset as it is, the second what is made of that.
+        inputs: As for `diff`.
+        preprocess: As for `diff`.
+        layout: Of the first model's image input.
+        batch_size: Samples of a batch, where no model fixes it.
+        limit: Only the first so many samples.
+
+    Raises:
+        InputError: The inputs do not fit, or the models take different things.
+    """
+    a, b = models
+    fed, notes = match_inputs(a.inputs, b.inputs)
+    recorded = [model.provenance.preprocess if model.provenance else None for model in models]
+    if None not in recorded and recorded[0] != recorded[1]:
+        notes.append(f"the models record two presets, {recorded[0]} and {recorded[1]}: the first is used")
+    partners = {one.a: next(spec for spec in b.inputs if spec.name == one.b) for one in fed}
+    dataset = open_dataset(
+        inputs,
+        tuple(with_batch_of(spec, partners[spec.name]) for spec in a.inputs),
+        preset=preprocess,
+        recorded_preset=recorded[0] or recorded[1],
+        layout=layout,
+        bounds=index_bounds(a),
+        limit=limit,
+    )
+    return CommonFeed(dataset, fed, batch_size=batch_size, notes=notes)

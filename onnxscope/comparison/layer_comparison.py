@@ -1,0 +1,242 @@
+"""Compare two models that are open already: `compare_layers()`, which `diff` and the report share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxscope.comparison.align_layers import Align, Alignment, align_layers, layer_keys, pair_by_values
+from onnxscope.comparison.common_feed import CommonFeed
+from onnxscope.comparison.measure import held_by, near_values
+from onnxscope.comparison.model_layers import ModelLayers
+from onnxscope.comparison.paired_run import PairedRun
+from onnxscope.comparison.pilot import Pilot
+from onnxscope.comparison.result import Comparison, LayerDifference, StructureChange
+from onnxscope.comparison.weight_changes import WeightChange, compare_weights, one_sided
+from onnxscope.model.attributes import attributes_of
+from onnxscope.model.layers import Layer
+from onnxscope.model.selectors import Tap, select_names
+from onnxscope.numerics.distances import Tolerance
+
+__all__ = ["ComparedLayers", "compare_layers"]
+
+Array = NDArray[Any]
+_HARMLESS = frozenset({"permuted", "rounded"})  # unless a layer's own error says otherwise
+_MOST_LEFT_OVER = 1_000  # of layers whose values are compared each with each
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedLayers:
+    """Two models compared, and what else the runs have told.
+
+    Attributes:
+        comparison: The result of `diff`.
+        floors: The noise floor of each layer and output, by the name of the first model's value.
+        side_by_side: For each batch that was asked for, by the name of the first model's value, what both models hold
+            there, the second one's with the axes of the first. The arrays belong to the caller.
+    """
+
+    comparison: Comparison
+    floors: Mapping[str, float]
+    side_by_side: Sequence[Mapping[str, tuple[Array, Array]]]
+
+
+def compare_layers(
+    sides: tuple[ModelLayers, ModelLayers],
+    feed: CommonFeed | None,
+    *,
+    align: Align = "auto",
+    tolerance: Tolerance | None = None,
+    select: str | Sequence[str] = (),
+    shown: Sequence[Mapping[str, Array]] = (),
+    memory_budget_bytes: int = 512 << 20,
+    threads: int = 0,
+) -> ComparedLayers:
+    """Compare two models that are open already, layer by layer; see `diff`.
+
+    Args:
+        sides: Both models with their layers.
+        feed: What both are fed; it is read to its end and closed. None compares structure and weights alone.
+        align: Which evidence pairs layers.
+        tolerance: Count the numbers beyond it.
+        select: Selectors over the first model's layers.
+        shown: Batches of the first model, for `side_by_side`. The pilot run is made on the first of them.
+        memory_budget_bytes: What values may take that leave onnxruntime.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Raises:
+        SelectorError: A selector matches nothing.
+        InputError: A sample cannot be read.
+        RunError: onnxruntime fails.
+    """
+    with contextlib.nullcontext() if feed is None else contextlib.closing(feed):
+        notes: list[str] = []
+        alignment = _aligned(sides, feed, align, notes, memory_budget_bytes, threads)
+        kept = _selected(sides[0], [select] if isinstance(select, str) else list(select))
+        pairs = [
+            (sides[0].layers[left], sides[1].layers[right])
+            for left, right in alignment.pairs
+            if kept is None or left in kept
+        ]
+        weights = _weight_changes(sides, alignment, kept)
+        for side in sides:
+            side.model.storage.release()
+        run = PairedRun(sides, pairs, tolerance=tolerance, memory_budget_bytes=memory_budget_bytes, threads=threads)
+        if feed is not None:
+            run.measure(feed, shown)
+            notes += run.notes
+    layers, outputs = run.rows()
+    if feed is not None:
+        weights = _acquitted(weights, layers)
+    only_a, only_b = _unaligned(sides, alignment, kept)
+    comparison = Comparison(
+        a=sides[0].model.to_dict(),
+        b=sides[1].model.to_dict(),
+        input=run.record,
+        samples=run.samples,
+        layers=tuple(layers),
+        outputs=tuple(outputs),
+        only_a=only_a,
+        only_b=only_b,
+        weights=tuple(weights),
+        structure=tuple(change for pair in pairs for change in _structure_changes(sides, *pair)),
+        notes=tuple(notes),
+    )
+    floors = {row.a.name: row.floor for row in (*layers, *outputs) if row.noise is not None}
+    return ComparedLayers(comparison, floors, tuple(run.side_by_side))
+
+
+def _aligned(
+    sides: tuple[ModelLayers, ModelLayers],
+    feed: CommonFeed | None,
+    align: Align,
+    notes: list[str],
+    memory_budget_bytes: int,
+    threads: int,
+) -> Alignment:
+    """Pair the layers by all evidence that was asked for; by their values where there is anything to run on."""
+    keys = [layer_keys(side.layers, side.weights.content) for side in sides]
+    alignment = align_layers(keys[0], keys[1], align)
+    left_over = max(len(alignment.only_a), len(alignment.only_b))
+    if feed is None or align not in ("auto", "content") or not (alignment.only_a and alignment.only_b):
+        return alignment
+    if left_over > _MOST_LEFT_OVER:
+        notes.append(f"layers left over, too many to pair them by their values: {left_over:,}")
+        return alignment
+    more = _by_values(sides, alignment, feed, memory_budget_bytes, threads)
+    paired = len(more.pairs) - len(alignment.pairs)
+    notes += [f"layers paired by their values: {paired:,}"] if paired else []
+    return more
+
+
+def _acquitted(weights: Sequence[WeightChange], layers: Sequence[LayerDifference]) -> list[WeightChange]:
+    """Changes of weights that do not count where a run has shown that they change nothing."""
+    innocent = {row.a.layer for row in layers if not row.is_guilty and row.entire is not None}
+    return [
+        replace(change, counts=False) if change.change in _HARMLESS and change.layer in innocent else change
+        for change in weights
+    ]
+
+
+def _by_values(
+    sides: tuple[ModelLayers, ModelLayers],
+    alignment: Alignment,
+    feed: CommonFeed,
+    memory_budget_bytes: int,
+    threads: int,
+) -> Alignment:
+    """Pair layers left over that give nearly the same numbers on the first batch.
+
+    Where only one of them has an activation function, what is before it is compared, as it will be later.
+    """
+    taps: tuple[dict[Tap, int], dict[Tap, int]] = ({}, {})
+    for side, only, places in zip(sides, (alignment.only_a, alignment.only_b), taps, strict=True):
+        for index in only:
+            layer = side.layers[index]
+            if not layer.path:
+                places[side.tap(layer, layer.value, f"{index} post", "post")] = index
+                places[side.tap(layer, layer.inner, f"{index} pre", "pre")] = index
+    pilots = [
+        Pilot(side.model, list(places), memory_budget_bytes=memory_budget_bytes, threads=threads)
+        for side, places in zip(sides, taps, strict=True)
+    ]
+    whole = feed.first()
+    for feeds in (whole, feed.few(whole, 1)):  # one sample where a whole batch would take too much memory
+        for pilot, fed in zip(pilots, (feeds, feed.of_second(feeds)), strict=True):
+            pilot.run(fed)
+        values = [held_by(pilot) for pilot in pilots]
+        if sum(side.size_bytes for side in values) <= memory_budget_bytes:
+            break
+    pairs = []
+    for x, y in near_values(values[0], values[1], memory_budget_bytes):
+        left, right = taps[0][x], taps[1][y]
+        alike = sides[0].layers[left].activated == sides[1].layers[right].activated
+        if (x.at == "post") == alike:
+            pairs.append((left, right))
+    return pair_by_values(alignment, pairs)
+
+
+def _selected(side: ModelLayers, selectors: list[str]) -> set[int] | None:
+    """Indices of the chosen layers, None for all of them."""
+    if not selectors:
+        return None
+    candidates = [(layer.name, layer.value, layer.node.name) for layer in side.layers]
+    facets = [{"op": layer.node.op_type, "node": layer.node.name} for layer in side.layers]
+    return set(select_names(candidates, selectors, where=side.model.name, facets=facets))
+
+
+def _weight_changes(
+    sides: tuple[ModelLayers, ModelLayers], alignment: Alignment, kept: set[int] | None
+) -> list[WeightChange]:
+    changes: list[WeightChange] = []
+    for left, right in alignment.pairs:
+        if kept is not None and left not in kept:
+            continue
+        x, y = sides[0].layers[left], sides[1].layers[right]
+        read = [sides[0].layers[index].shape[:1] for index in x.before]
+        before = read[0][0] if len(read) == 1 and read[0] else None
+        changes += compare_weights(x, y, sides[0].weights.read(x), sides[1].weights.read(y), before)
+    if kept is None:
+        for side, only, removed in ((sides[0], alignment.only_a, True), (sides[1], alignment.only_b, False)):
+            for index in only:
+                layer = side.layers[index]
+                changes += one_sided(layer, side.weights.read(layer), removed=removed)
+    return changes
+
+
+def _unaligned(
+    sides: tuple[ModelLayers, ModelLayers], alignment: Alignment, kept: set[int] | None
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    def shown(side: ModelLayers, only: Sequence[int]) -> tuple[tuple[str, str], ...]:
+        return tuple((side.layers[index].name, side.layers[index].node.op_type) for index in only)
+
+    only_a = [index for index in alignment.only_a if kept is None or index in kept]
+    return shown(sides[0], only_a), shown(sides[1], alignment.only_b if kept is None else ())
+
+
+def _structure_changes(sides: tuple[ModelLayers, ModelLayers], x: Layer, y: Layer) -> list[StructureChange]:
+    """Attributes of two aligned layers that are not the same."""
+    changes = []
+    for left, right in ((x.node, y.node), (x.norm, y.norm)):
+        if left is None or right is None or left.op_type != right.op_type:
+            continue
+        before, after = (
+            attributes_of(node, side.model.storage) for node, side in zip((left, right), sides, strict=True)
+        )
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                message = f"{left.op_type}: {name} {_text(before.get(name))} became {_text(after.get(name))}"
+                changes.append(StructureChange(x.name, message))
+    if x.activated != y.activated and not (x.quantized or y.quantized):
+        where = ("first", "second") if x.activated else ("second", "first")
+        message = f"an activation function follows in the {where[0]} model, none in the {where[1]}"
+        changes.append(StructureChange(x.name, message))
+    return changes
+
+
+def _text(value: Any) -> str:
+    return "by default" if value is None else f"{value}"

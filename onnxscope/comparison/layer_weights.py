@@ -1,0 +1,125 @@
+"""The weights of one model's layers, read where they lie: by role, with the output channels first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxscope.model.layer_names import Names, Operand
+from onnxscope.model.layers import Layer
+from onnxscope.model.parameters import find_parameters
+from onnxscope.numerics.weight_blocks import row_hashes
+from onnxscope.runtime.stored_values import read_operand
+
+__all__ = ["NORM", "LayerWeights", "StoredWeight"]
+
+Array = NDArray[Any]
+NORM = "norm."
+"""What the roles of an absorbed BatchNorm's weights start with."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredWeight:
+    """One weight of a layer.
+
+    Attributes:
+        name: The parameter's name.
+        values: With the output channels along axis 0; read where they lie.
+        stored: numpy's name of the stored element type.
+        quantized: Whether `values` are the real numbers behind stored integers.
+    """
+
+    name: str
+    values: Array
+    stored: str
+    quantized: bool
+
+
+class LayerWeights:
+    """Reads the weights of the layers of one model."""
+
+    def __init__(self, names: Names) -> None:
+        """Name the parameters; nothing is read yet."""
+        self._names = names
+        self._model = names.model
+        self._named: dict[tuple[str, str], str] = {}
+        self._keys: dict[Layer, str | None] = {}
+        for parameter in find_parameters(names.model)[0]:
+            operand = parameter.operand
+            alias = operand.origin.alias if operand is not None and operand.origin is not None else ""
+            self._named[parameter.initializer, alias] = parameter.name
+
+    def read(self, layer: Layer) -> dict[str, StoredWeight]:
+        """Return a layer's weights by role; those of an absorbed BatchNorm have roles that start with `norm.`."""
+        weights: dict[str, StoredWeight] = {}
+        for node in layer.parts:
+            for operand in self._names.operands(node):
+                if operand.origin is None and node.path:
+                    continue  # computed inside a body
+                role = _role(layer, operand)
+                weight = self._stored(layer, operand, role)
+                if weight is not None:
+                    weights.setdefault(role, weight)
+        return weights
+
+    def content(self, layer: Layer) -> str | None:
+        """A digest of a layer's main weight that no permutation of its numbers changes; None where it has none."""
+        if layer not in self._keys:
+            weight = self.read(layer).get("weight")
+            hashes = None if weight is None or weight.values.size < 2 else row_hashes(weight.values)
+            total = None if hashes is None else int(hashes.sum(dtype=np.uint64))
+            self._keys[layer] = None if total is None else f"{total:016x}"
+        return self._keys[layer]
+
+    def _stored(self, layer: Layer, operand: Operand, role: str) -> StoredWeight | None:
+        origin = operand.origin
+        if operand.node.path and (origin is None or origin.permutation is None):
+            return None
+        values = read_operand(self._model, operand)
+        if values.dtype.kind in "OUSc":
+            return None
+        name = f"{layer.name}.{role}"
+        quantized = operand.node.op_type in ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+        stored = values.dtype.name
+        if origin is not None:
+            name = self._named.get((origin.value, origin.alias), name)
+            quantized = quantized or origin.dequantized is not None
+            tensor = self._model.graphs[operand.node.path].stored(origin.value)
+            if tensor is not None:
+                stored = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
+        return StoredWeight(name=name, values=_outputs_first(operand, values), stored=stored, quantized=quantized)
+
+
+def _role(layer: Layer, operand: Operand) -> str:
+    if operand.node is layer.node:
+        return operand.role
+    if operand.node is layer.norm:
+        return NORM + operand.role
+    if operand.node.op_type == "Add" and layer.kind in ("Linear", "Conv"):
+        return "bias"
+    return f"{operand.node.op_type.lower()}.{operand.role}"
+
+
+def _outputs_first(operand: Operand, values: Array) -> Array:
+    """The same numbers with the output channels along axis 0."""
+    node = operand.node
+    if operand.role == "bias" and values.ndim > 1 and values.size == max(values.shape):
+        return values.reshape(-1)
+    if not operand.role.startswith("weight") or values.ndim < 2:
+        return values
+    if node.op_type == "ConvTranspose":
+        groups = int(node.attribute("group") or 1)
+        if values.shape[0] % groups:
+            return values
+        split = values.reshape(groups, values.shape[0] // groups, *values.shape[1:])
+        return split.swapaxes(1, 2).reshape(groups * values.shape[1], -1, *values.shape[2:])
+    if node.op_type in ("Gemm", "FusedGemm"):
+        transposed = bool(node.attribute("transA" if operand.position == 0 else "transB"))
+        return values if transposed == (operand.position == 1) else values.T
+    if node.op_type in ("MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul") and operand.position != 0:
+        return np.moveaxis(values, -1, 0)
+    return values

@@ -1,0 +1,38 @@
+"""Noise floors: the element types that have rounded a value on its way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from compared_models import DIGITS, INPUT, TWO, WEIGHTS, X, parsed
+from planting import in_half
+
+from onnxscope.comparison.compare_models import noise_floors
+from onnxscope.comparison.floors import element_types
+
+SINGLE, HALF, DOUBLE = (frozenset({kind}) for kind in ("float32", "float16", "float64"))
+
+
+def test_a_value_has_the_types_of_all_that_it_is_computed_from():
+    own = [SINGLE, HALF, SINGLE, DOUBLE, SINGLE]
+    # 0 -> 1 -> 2, and 3 by itself; the last value is an output.
+    rows = [[("a", [])], [("b", ["a"])], [("c", ["b"])], [("d", [])]]
+    assert element_types(own, rows) == [SINGLE, SINGLE | HALF, SINGLE | HALF, DOUBLE, SINGLE | HALF | DOUBLE]
+
+
+def test_rounding_in_either_model_counts():
+    rows = [[("a", []), ("x", [])], [("b", ["a"]), ("y", ["x"])]]
+    assert element_types([SINGLE | HALF, SINGLE, SINGLE], rows) == [SINGLE | HALF] * 3
+
+
+def test_no_floor_is_below_the_resolution():
+    floors = noise_floors(in_half(DIGITS), INPUT)
+    assert len(floors) == 5
+    assert set(floors.values()) == {2.0**-10}
+    assert all(floor >= 2.0**-23 for floor in noise_floors(DIGITS, INPUT).values())
+
+
+@pytest.mark.parametrize("budget", [1, 512 << 20])
+def test_floors_do_not_depend_on_the_memory_budget(budget):
+    model = parsed(TWO, **WEIGHTS)
+    assert noise_floors(model, np.asarray(X), memory_budget_bytes=budget) == noise_floors(model, X)

@@ -1,0 +1,95 @@
+"""compare_layers(): how much is opened and run for a comparison, and what it hands out beside the result."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.parser
+import onnx.utils
+import pytest
+from compared_models import CHANNELS_LAST, DEPLOYED, DIGITS, INPUT, TWO, WEIGHTS, X, parsed
+from onnx.reference import ReferenceEvaluator
+
+from onnxscope import diff
+from onnxscope.comparison.common_feed import open_common_feed
+from onnxscope.comparison.compare_models import noise_floors
+from onnxscope.comparison.layer_comparison import compare_layers
+from onnxscope.comparison.model_layers import ModelLayers
+from onnxscope.model.loading import load_model
+from onnxscope.runtime.session import Session
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """For every session that was opened, of what it was, how many runs it made."""
+    counted = []
+    open_session, run_session = Session.__init__, Session.run
+
+    def opening(session, proto, **options):
+        session.counted = [options["where"], 0]
+        counted.append(session.counted)
+        open_session(session, proto, **options)
+
+    def running(session, feeds, outputs=None):
+        session.counted[1] += 1
+        return run_session(session, feeds, outputs)
+
+    monkeypatch.setattr(Session, "__init__", opening)
+    monkeypatch.setattr(Session, "run", running)
+    return counted
+
+
+@pytest.mark.parametrize("small_bytes", [1, 1 << 30])
+def test_a_comparison_opens_four_sessions_and_runs_its_graph_once_a_batch(runs, monkeypatch, small_bytes):
+    monkeypatch.setattr("onnxscope.comparison.pilot._SMALL_BYTES", small_bytes)
+    assert diff(DIGITS, DEPLOYED, INPUT, batch_size=8, limit=20).equal
+    pilots = [["digits.onnx", 1], ["digits_deployed.onnx", 1], ["digits.onnx", 1]]
+    assert runs == [*pilots, ["digits.onnx and digits_deployed.onnx", 3]]
+
+
+def test_the_noise_of_a_model_takes_two_sessions_of_one_run_and_no_weight(runs, monkeypatch):
+    monkeypatch.setattr("onnxscope.comparison.layer_weights.LayerWeights.read", None)
+    assert noise_floors(DIGITS, INPUT, limit=20)
+    assert runs == [["digits.onnx", 1], ["digits.onnx", 1]]
+
+
+def test_structure_and_weights_alone_open_nothing(runs):
+    assert diff(DIGITS, DEPLOYED).equal
+    assert runs == []
+
+
+def opened(*models):
+    return tuple(ModelLayers(load_model(model)) for model in models)
+
+
+def feed_of(sides, inputs, batch_size=8):
+    models = tuple(side.model for side in sides)
+    return open_common_feed(models, inputs, preprocess=None, layout="auto", batch_size=batch_size, limit=None)
+
+
+def test_floors_are_those_of_the_rows():
+    sides = opened(DIGITS, DEPLOYED)
+    compared = compare_layers(sides, feed_of(sides, INPUT))
+    rows = (*compared.comparison.layers, *compared.comparison.outputs)
+    assert compared.floors == {row.a.name: row.floor for row in rows}
+    assert compared.floors == noise_floors(DIGITS, INPUT)
+    assert compared.side_by_side == ()
+
+
+def test_both_models_values_are_handed_out_with_the_axes_of_the_first(runs):
+    a = parsed(TWO, **WEIGHTS)
+    b = parsed(
+        CHANNELS_LAST,
+        kernel=np.ascontiguousarray(WEIGHTS["w1"].transpose(2, 3, 1, 0)),
+        dense=np.ascontiguousarray(WEIGHTS["w2"].T),
+        bias=WEIGHTS["b2"],
+        axes=np.array([1, 2]),
+    )
+    sides = opened(a, b)
+    compared = compare_layers(sides, feed_of(sides, X), shown=[{"x": X}, {"x": 2 * X[:1]}])
+    assert compared.comparison.equal
+    assert len(runs) == 4  # no more than without
+    whole = ReferenceEvaluator(onnx.utils.Extractor(onnx.shape_inference.infer_shapes(a)).extract_model(["x"], ["r"]))
+    for fed, values in zip((X, 2 * X[:1]), compared.side_by_side, strict=True):
+        (expected,) = whole.run(["r"], {"x": fed})
+        for value in values["r"]:
+            np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,58 @@
+"""Weights of layers: by role, with the output channels first, and a digest that no order of the numbers changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from compared_models import DEPLOYED, DIGITS, WEIGHTS, parsed
+
+from onnxscope.comparison.model_layers import ModelLayers
+from onnxscope.model.loading import load_model
+
+RNG = np.random.default_rng(9)
+
+
+def read(model):
+    side = ModelLayers(load_model(model))
+    return [side.weights.read(layer) for layer in side.layers]
+
+
+def one_node(node, **weights):
+    text = '<ir_version: 9, opset_import: ["": 18]> net (float[batch, %s] x) => (float[N] y) { y = %s }'
+    return parsed(text % node, **weights)
+
+
+@pytest.mark.parametrize(
+    ("node", "weight", "rows"),
+    [
+        (("4", "Gemm<transB = 1>(x, w)"), (5, 4), lambda w: w),
+        (("4", "Gemm(x, w)"), (4, 5), lambda w: w.T),
+        (("4", "MatMul(x, w)"), (4, 5), lambda w: w.T),
+        (("4, 6, 6", "Conv(x, w)"), (5, 4, 3, 3), lambda w: w),
+        (("4, 6, 6", "ConvTranspose(x, w)"), (4, 5, 3, 3), lambda w: w.swapaxes(0, 1)),
+        (
+            ("4, 6, 6", "ConvTranspose<group = 2>(x, w)"),
+            (4, 5, 3, 3),  # outputs 0 to 4 read inputs 0 and 1, outputs 5 to 9 the others
+            lambda w: np.concatenate([w[:2].swapaxes(0, 1), w[2:].swapaxes(0, 1)]),
+        ),
+    ],
+)
+def test_output_channels_come_first(node, weight, rows):
+    w = RNG.standard_normal(weight, np.float32)
+    (weights,) = read(one_node(node, w=w))
+    np.testing.assert_array_equal(weights["weight"].values, rows(w))
+
+
+def test_a_batchnorm_has_roles_of_its_own():
+    norms = {"norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"}
+    assert set().union(*read(DIGITS)) == {"weight", "bias", *norms}
+    assert set().union(*read(DEPLOYED)) == {"weight", "bias"}
+
+
+def test_the_digest_is_that_of_the_numbers_in_any_order():
+    w = WEIGHTS["w1"]
+    digests = []
+    for values in (w, w[::-1], w.swapaxes(-1, -2), w + np.float32(1e-6)):
+        side = ModelLayers(load_model(one_node(("3, 6, 6", "Conv(x, w)"), w=np.ascontiguousarray(values))))
+        digests.append(side.weights.content(side.layers[0]))
+    assert digests[0] == digests[1] == digests[2] != digests[3]
