@@ -1,15 +1,17 @@
-"""Shape and type inference, in a child process: on hostile models it may abort, hang or eat memory.
-
-`python -m onnxscope.model.type_inference` reads a skeleton from standard input and writes the annotated one to standard
-output.
-"""
+"""Shape and type inference, in a child process: on hostile models onnx may abort, hang or eat memory."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
 
+import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TypeProto, ValueInfoProto
 
 from onnxscope.model.graphs import Step, ValueType, declared_types
@@ -17,10 +19,15 @@ from onnxscope.model.loading import Model
 
 __all__ = ["infer_ranks", "infer_types"]
 
-# -P: what lies in the working folder must not be imported in place of onnx.
-_COMMAND = (sys.executable, "-P", "-m", __name__)
+# -I: what lies in the working folder must not be imported in place of the standard library.
+_COMMAND = (
+    sys.executable,
+    "-I",
+    "-S",
+    str(Path(__file__).with_name("inference_child.py")),
+    str(onnx.onnx_cpp2py_export.__file__),
+)
 _TIMEOUT_S = 60
-_MAX_MEMORY_BYTES = 4 << 30
 
 
 def infer_types(model: Model) -> Mapping[tuple[Step, ...], Mapping[str, ValueType]]:
@@ -30,17 +37,11 @@ def infer_types(model: Model) -> Mapping[tuple[Step, ...], Mapping[str, ValueTyp
         For the path of each graph, the types of its values by name, declared ones included. Empty where inference
         fails, crashes or takes more than a minute: it is a help, never a need.
     """
+    annotated = ModelProto()
+    annotated.CopyFrom(model.proto)
     try:
-        done = subprocess.run(
-            _COMMAND,
-            input=model.proto.SerializeToString(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=_TIMEOUT_S,
-            check=True,
-        )
-        annotated = ModelProto()
-        annotated.ParseFromString(done.stdout)
+        with _started_child() as child:
+            _annotate(annotated.graph, {}, annotated, child)
         return {path: declared_types(_graph_at(annotated.graph, path)) for path in model.graphs}
     except Exception:  # no answer, or none that is such a model: protobuf's class for that depends on its back end
         return {}
@@ -51,6 +52,55 @@ def infer_ranks(inferred: Mapping[tuple[Step, ...], Mapping[str, ValueType]]) ->
     return {name: len(known.shape) for name, known in inferred.get((), {}).items() if known.shape is not None}
 
 
+class _Child:
+    """Asks the child process, until its time is over."""
+
+    def __init__(self, questions: IO[bytes], answers: IO[bytes]) -> None:
+        self._questions = questions
+        self._answers = answers
+        self._end_s = time.monotonic() + _TIMEOUT_S
+
+    def infer(self, model: ModelProto) -> ModelProto:
+        """Return the model with the types of its values, but for those inside bodies."""
+        if time.monotonic() > self._end_s:  # asking again and again takes its time here too
+            raise TimeoutError
+        question = model.SerializeToString()
+        self._questions.write(len(question).to_bytes(8, "big"))
+        self._questions.write(question)
+        self._questions.flush()
+        size_bytes = int.from_bytes(self._exactly(8), "big")
+        if not size_bytes:
+            raise ValueError("the graph contradicts itself")
+        inferred = ModelProto()
+        inferred.ParseFromString(self._exactly(size_bytes))
+        return inferred
+
+    def _exactly(self, size_bytes: int) -> bytes:
+        content = self._answers.read(size_bytes)
+        if len(content) < size_bytes:
+            raise EOFError
+        return content
+
+
+@contextlib.contextmanager
+def _started_child() -> Iterator[_Child]:
+    process = subprocess.Popen(
+        _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=-1
+    )
+    end = threading.Timer(_TIMEOUT_S, process.kill)
+    end.daemon = True
+    end.start()
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield _Child(process.stdin, process.stdout)
+    finally:
+        end.cancel()
+        process.kill()
+        with contextlib.suppress(OSError):  # what was not written yet, to a child that is gone
+            process.communicate()
+
+
 def _graph_at(graph: GraphProto, path: tuple[Step, ...]) -> GraphProto:
     for step in path:
         node = graph.node[step.node_index]
@@ -58,27 +108,15 @@ def _graph_at(graph: GraphProto, path: tuple[Step, ...]) -> GraphProto:
     return graph
 
 
-def _limit() -> None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (_TIMEOUT_S, _TIMEOUT_S))
-    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
-
-
-def _annotate(graph: GraphProto, outer: dict[str, TypeProto], model: ModelProto) -> None:
+def _annotate(graph: GraphProto, outer: dict[str, TypeProto], model: ModelProto, child: _Child) -> None:
     """Write the inferred types into a graph and, one level at a time, into its bodies, where onnx leaves them out."""
-    import onnx.shape_inference
-
     alone = ModelProto(ir_version=model.ir_version)
     alone.opset_import.extend(model.opset_import)
     alone.graph.CopyFrom(graph)
     alone.graph.name = graph.name or "graph"
     own = {value.name for value in graph.input}
     alone.graph.input.extend(ValueInfoProto(name=name, type=outer[name]) for name in outer if name not in own)
-    inferred = onnx.shape_inference.infer_shapes(alone).graph
+    inferred = child.infer(alone).graph
     types = dict(outer)
     for tensor in graph.initializer:
         types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
@@ -92,16 +130,4 @@ def _annotate(graph: GraphProto, outer: dict[str, TypeProto], model: ModelProto)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
-                _annotate(attribute.g, types, model)
-
-
-def _main() -> None:
-    _limit()
-    model = ModelProto()
-    model.ParseFromString(sys.stdin.buffer.read())
-    _annotate(model.graph, {}, model)
-    sys.stdout.buffer.write(model.SerializeToString())
-
-
-if __name__ == "__main__":
-    _main()
+                _annotate(attribute.g, types, model, child)

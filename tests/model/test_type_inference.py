@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import onnx
@@ -118,3 +119,22 @@ def test_a_module_in_the_working_folder_is_not_run(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert infer_types(parsed(SMALL))[()]["a"].elem_type == TensorProto.FLOAT
     assert not (tmp_path / "was-run").exists()
+
+
+def test_the_child_starts_without_onnx_and_ends_with_its_questions():
+    child, library = type_inference._COMMAND[-2:]
+    program = (
+        f"import runpy, sys; sys.argv = [{child!r}, {library!r}]; runpy.run_path({child!r}, run_name='__main__'); "
+        "print(sorted({'onnx', 'numpy', 'google', 'onnxscope'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], input=b"", capture_output=True, check=True)
+    assert (done.stdout, done.stderr.strip()) == (b"", b"[]")
+
+
+def test_many_bodies_end_with_the_time(monkeypatch):
+    then, other = "then_branch = t () => (p{0}) {{ p{0} = Neg(x) }}", "else_branch = e () => (q{0}) {{ q{0} = Abs(x) }}"
+    body = f"y{{0}} = If(c) <{then}, {other}>"
+    model = parsed(f"g (bool c, float[2] x) => (float[2] y0) {{ {' '.join(body.format(n) for n in range(40))} }}")
+    assert len(infer_types(model)) == 81
+    monkeypatch.setattr(type_inference, "_TIMEOUT_S", 0)
+    assert infer_types(model) == {}
