@@ -55,12 +55,11 @@ def _tapped(model: str, select: list[str]) -> tuple[Any, list[str], bytes]:
     import onnx
 
     import onnxscope
-    from onnxscope.model.layer_names import Names
     from onnxscope.model.selectors import select_taps
     from onnxscope.runtime.tap_outputs import expose
 
-    taps = select_taps(Names(onnxscope.load_model(model)), select, at="post")
-    tapped = expose(onnxscope.load_model(onnx.load(model)), taps, infer=dict)
+    taps = select_taps(onnxscope.load_model(model), select, at="post")
+    tapped = expose(onnxscope.load_model(onnx.load(model)), taps)
     return tapped, [tap.value for tap in taps], tapped.proto.SerializeToString()
 
 

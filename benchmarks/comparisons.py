@@ -61,8 +61,6 @@ def merged(a: str, b: str, images: np.ndarray[Any, Any], *, own: bool) -> Callab
     from onnxscope.comparison.match_values import match_inputs, match_values
     from onnxscope.comparison.merged_graph import merge_models
     from onnxscope.model.channel_axes import default_axis
-    from onnxscope.model.layer_names import Names
-    from onnxscope.model.layers import find_layers
     from onnxscope.model.loading import load_model
     from onnxscope.model.selectors import Tap
     from onnxscope.runtime.session import Session
@@ -70,9 +68,9 @@ def merged(a: str, b: str, images: np.ndarray[Any, Any], *, own: bool) -> Callab
     from onnxscope.runtime.tapped_runs import tap_shapes
 
     models = [load_model(path) for path in (a, b)]
-    values = [layer.value for layer in find_layers(Names(models[0]))]
+    values = [layer.value for layer in models[0].layers]
     taps = [Tap(value, value, (), value, "", None, None, (0,)) for value in values]
-    shapes = tap_shapes(models[0], taps, {models[0].inputs[0].name: images}, dict)
+    shapes = tap_shapes(models[0], taps, {models[0].inputs[0].name: images})
     counterparts = []
     for value in values:
         shape = shapes[value]
@@ -80,7 +78,7 @@ def merged(a: str, b: str, images: np.ndarray[Any, Any], *, own: bool) -> Callab
         each = match_values(value, value, (shape, shape), ("float32", "float32"), axes, replaced=True)
         assert each is not None
         counterparts.append(each)
-    protos = [expose(model, taps, infer=dict).proto for model in models]
+    protos = [expose(model, taps).proto for model in models]
     fed, _ = match_inputs(models[0].inputs, models[1].inputs)
     made = merge_models(models[0], protos[0], models[1], protos[1], counterparts, fed, tolerance=None)
     if not own:

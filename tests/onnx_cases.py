@@ -9,7 +9,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,8 @@ from onnx import numpy_helper
 
 from onnxscope.errors import OnnxscopeError, RunError
 from onnxscope.model.graphs import Node
-from onnxscope.model.layer_names import Names
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import Tap, select_taps
-from onnxscope.model.type_inference import infer_types
 from onnxscope.runtime.session import Session
 from onnxscope.runtime.tap_outputs import was_not_executed
 from onnxscope.runtime.tapped_runs import run_tapped
@@ -135,8 +132,7 @@ def run_case(case: Case, *, node_by_node: bool = False) -> Outcome:
     try:
         model = load_model(case.model)
         taps = _all_taps(model)
-        infer = cache(partial(infer_types, model))
-        answers, tapped = run_tapped(model, taps, lambda session: session.run(case.feeds), infer=infer, threads=1)
+        answers, tapped = run_tapped(model, taps, lambda session: session.run(case.feeds), threads=1)
     except OnnxscopeError as error:
         outcome.faults.append(f"{type(error).__name__}: {error}")
         return outcome
@@ -205,7 +201,7 @@ def summary(outcomes: Iterable[Outcome]) -> str:
 
 def _all_taps(model: Model) -> list[Tap]:
     selectors = ["value:*"] if model.main.nodes or model.main.inputs else []
-    return select_taps(Names(model), [*selectors, *(f"value:{name}" for name in model.main.initializers)])
+    return select_taps(model, [*selectors, *(f"value:{name}" for name in model.main.initializers)])
 
 
 def _untapped(case: Case) -> str:

@@ -7,8 +7,7 @@ import onnx
 import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxscope.model.layer_names import Names
-from onnxscope.model.layers import Layer, find_layers
+from onnxscope.model.layers import Layer
 from onnxscope.model.loading import load_model
 
 
@@ -122,8 +121,9 @@ class Plot:
 
     def __init__(self, source):
         self.model = onnx.load(source)
-        self._names = Names(load_model(source))
-        self.layers = [layer for layer in find_layers(self._names) if layer.kind in ("Conv", "Linear")]
+        loaded = load_model(source)
+        self._names = loaded.names
+        self.layers = [layer for layer in loaded.layers if layer.kind in ("Conv", "Linear")]
         self.opset = next(entry.version for entry in self.model.opset_import if not entry.domain)
 
     def node(self, layer: Layer):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -27,12 +26,10 @@ from onnxscope.drawing.mosaics import encode_png, scale_maps
 from onnxscope.errors import InputError
 from onnxscope.inputs.feeds import prepare_for
 from onnxscope.model.activation_functions import activation_after
-from onnxscope.model.channel_axes import activation_axes, default_axis
+from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Graph
-from onnxscope.model.layer_names import Names
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import Tap, select_taps
-from onnxscope.model.type_inference import infer_ranks, infer_types
 from onnxscope.runtime.tapped_runs import run_tapped, tap_shapes
 
 if TYPE_CHECKING:
@@ -192,17 +189,13 @@ def class_activation(
     if batch_size < 1:
         raise InputError(f"a batch of {batch_size} channels", hint="give at least 1")
     loaded = load_model(model)
-    infer = cache(partial(infer_types, loaded))
     feeds = prepare_for(loaded, inputs, preprocess=preprocess, layout=layout)
     subject = cut_sample(feeds, loaded, sample, batch_size)
-    names = Names(loaded)
     if layer is None:
-        tap = _last_convolution(names, lambda taps: tap_shapes(loaded, taps, subject.arrays, infer, threads))
+        tap = _last_convolution(loaded, lambda taps: tap_shapes(loaded, taps, subject.arrays, threads))
     else:
-        tap = _only_tap(select_taps(names, [layer], ranks=lambda: infer_ranks(infer())), layer, loaded)
-    answers, tapped = run_tapped(
-        loaded, [tap], lambda session: session.run(subject.arrays), infer=infer, threads=threads
-    )
+        tap = _only_tap(select_taps(loaded, [layer]), layer, loaded)
+    answers, tapped = run_tapped(loaded, [tap], lambda session: session.run(subject.arrays), threads=threads)
     for each in tapped.unreachable:
         raise InputError(f"no map of {printable(each.name)} ({each.reason}): {loaded.name}")
     activation = Activation(tap, answers[tapped.outputs[tap.name]], loaded)
@@ -243,18 +236,17 @@ def _only_tap(taps: Sequence[Tap], layer: str, model: Model) -> Tap:
     return taps[0]
 
 
-def _last_convolution(names: Names, shapes_of: Callable[[Sequence[Tap]], Mapping[str, tuple[int, ...]]]) -> Tap:
+def _last_convolution(model: Model, shapes_of: Callable[[Sequence[Tap]], Mapping[str, tuple[int, ...]]]) -> Tap:
     """What leaves the last convolution of the main graph that has spatial axes, ready to be pooled."""
-    graph = names.model.main
-    taps = [tap for tap in select_taps(names, []) if "Conv" in tap.op_type and not tap.path]
+    taps = [tap for tap in select_taps(model, []) if "Conv" in tap.op_type and not tap.path]
     shapes = shapes_of(taps) if taps else {}
     for tap in reversed(taps):
         shape = shapes[tap.name]
         axis = default_axis(len(shape), tap.channel_axis)
         if len(shape) == 4 and axis and math.prod(shape[1:]) > shape[axis]:
-            value = _finished(graph, tap.value)
-            return replace(tap, name=value, value=value, channel_axis=activation_axes(graph).get(value))
-    raise InputError(f"no convolution with spatial axes: {names.model.name}", hint="name a layer that has them")
+            value = _finished(model.main, tap.value)
+            return replace(tap, name=value, value=value, channel_axis=model.channel_axes(()).get(value))
+    raise InputError(f"no convolution with spatial axes: {model.name}", hint="name a layer that has them")
 
 
 def _finished(graph: Graph, value: str) -> str:

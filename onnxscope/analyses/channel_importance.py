@@ -22,7 +22,7 @@ from onnxscope.inputs.layouts import shape_text
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
-from onnxscope.runtime.session import Session
+from onnxscope.runtime.session import open_session
 from onnxscope.runtime.tap_outputs import unused_prefix
 from onnxscope.runtime.tapped_runs import reason_without_statistics
 
@@ -101,7 +101,7 @@ def weigh_by_ablation(
         Desai and Ramaswamy, "Ablation-CAM", 2020.
     """
     proto, others = _rest_of(model, activation, scored.output)
-    session = Session(proto, folder=model.folder, where=model.name, threads=threads)
+    session = open_session(model, proto, threads=threads)
     channels = activation.rows.shape[1]
     scores = subject.score(session, activation.tap.value, others, channels, activation.without, scored)
     drops: Array = (scored.score - scores[:, scored.place]) / (abs(scored.score) or 1.0)
@@ -149,7 +149,7 @@ def weigh_by_score(
         masked = (np.rint(masked) if picture.dtype.kind in "iu" else masked).astype(picture.dtype)
         return masked if has_batch else masked[0]
 
-    session = Session(model.proto, folder=model.folder, where=model.name, threads=threads)
+    session = open_session(model, threads=threads)
     probabilities = _probabilities(subject.score(session, name, (), channels + 1, variants, scored))[:, scored.place]
     increases: Array = probabilities[:channels] - probabilities[channels]
     return increases

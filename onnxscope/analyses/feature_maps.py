@@ -6,7 +6,6 @@ import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -17,12 +16,10 @@ from onnxscope.base.tables import Cell, Table
 from onnxscope.errors import InputError, OutputError
 from onnxscope.inputs.feeds import Feeds, cut, prepare_for
 from onnxscope.model.channel_axes import default_axis
-from onnxscope.model.layer_names import Names
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, Tap, select_taps
-from onnxscope.model.type_inference import infer_ranks, infer_types
 from onnxscope.numerics.moments import Accumulator
-from onnxscope.runtime.session import Session
+from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable
 from onnxscope.runtime.tapped_runs import reason_without_statistics, run_tapped
 
@@ -272,14 +269,11 @@ def features(
         RunError: onnxruntime fails.
     """
     loaded = load_model(model)
-    infer = cache(partial(infer_types, loaded))
-    taps = select_taps(Names(loaded), _as_list(select), at=at, ranks=lambda: infer_ranks(infer()))
+    taps = select_taps(loaded, _as_list(select), at=at)
     feeds = prepare_for(loaded, inputs, preprocess=preprocess, layout=layout)
     if feeds.samples is not None and not 0 <= sample < feeds.samples:
         raise InputError(f"no sample {sample} among {feeds.samples}: {loaded.name}", hint="samples count from 0")
-    answers, tapped = run_tapped(
-        loaded, taps, lambda session: _run_cut(session, loaded, feeds), infer=infer, threads=threads
-    )
+    answers, tapped = run_tapped(loaded, taps, lambda session: _run_cut(session, loaded, feeds), threads=threads)
     reached: list[FeatureMap] = []
     unreachable = list(tapped.unreachable)
     for tap in taps:
@@ -316,7 +310,7 @@ def _run_cut(session: Session, model: Model, feeds: Feeds) -> dict[str, Any]:
 
 def _tapping(model: Model, feeds: Feeds, answers: Mapping[str, Any], threads: int) -> dict[str, float]:
     """How far tapping moved the declared outputs: it keeps onnxruntime from fusing some operators."""
-    session = Session(model.proto, folder=model.folder, where=model.name, threads=threads)
+    session = open_session(model, threads=threads)
     largest = relative = 0.0
     for name, plain in _run_cut(session, model, feeds).items():
         if isinstance(plain, np.ndarray) and plain.dtype.kind in "fiub" and plain.size:

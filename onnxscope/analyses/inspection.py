@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
 from typing import Any
 
 from onnxscope.base.results import Record, facts
@@ -14,10 +13,9 @@ from onnxscope.base.tables import Table
 from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.costs import multiply_accumulates
 from onnxscope.model.graphs import Graph, Node, Step, ValueType
-from onnxscope.model.layer_names import Names
-from onnxscope.model.loading import InputSpec, Model, load_model
+from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, select_layers
-from onnxscope.model.type_inference import infer_ranks, infer_types
+from onnxscope.model.stored_model import InputSpec
 
 __all__ = ["LayerRecord", "ModelSummary", "inspect"]
 
@@ -143,23 +141,21 @@ def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") ->
         SelectorError: A selector matches nothing.
     """
     loaded = load_model(model)
-    names = Names(loaded)
     selectors = [select] if isinstance(select, str) else list(select)
-    infer = cache(partial(infer_types, loaded))
-    found: list[tuple[Node | None, LayerRecord]] = []
+    declared: list[tuple[Node | None, LayerRecord]] = []
     if selectors:
-        for node, (tap,) in select_layers(names, selectors, at=at, ranks=lambda: infer_ranks(infer())):
+        for node, (tap,) in select_layers(loaded, selectors, at=at):
             said = tap.layer, tap.op_type, tap.value, loaded.graphs[tap.path]
-            found.append((node, _layer(loaded, names, *said, node)))
+            declared.append((node, _layer(loaded, *said, node)))
     else:
-        for node in names.weighted:
+        for node in loaded.names.weighted:
             value = next(filter(None, node.outputs), "")
-            said = names.layers[node], node.op_type, value, loaded.graphs[node.path]
-            found.append((node, _layer(loaded, names, *said, node)))
+            said = loaded.names.layers[node], node.op_type, value, loaded.graphs[node.path]
+            declared.append((node, _layer(loaded, *said, node)))
     types: _Types = {graph.path: graph.types for graph in loaded.graphs.values()}
-    if any(layer.shape is None for _, layer in found):
-        types = infer()
-    layers = [_completed(loaded, names, node, layer, types) for node, layer in found]
+    if any(layer.shape is None for _, layer in declared):
+        types = loaded.types
+    layers = [_completed(loaded, node, layer, types) for node, layer in declared]
     nodes = [node for graph in loaded.graphs.values() for node in graph.nodes]
     tensors = [tensor for graph in loaded.graphs.values() for tensor in graph.initializers.values()]
     return ModelSummary(
@@ -176,7 +172,7 @@ def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") ->
     )
 
 
-def _completed(model: Model, names: Names, node: Node | None, layer: LayerRecord, types: _Types) -> LayerRecord:
+def _completed(model: Model, node: Node | None, layer: LayerRecord, types: _Types) -> LayerRecord:
     """The record with the shape that was inferred and the cost that follows from it."""
     known = types.get(node.path, {}) if node is not None else {}
 
@@ -185,7 +181,7 @@ def _completed(model: Model, names: Names, node: Node | None, layer: LayerRecord
 
     made = layer.shape or shape_of(layer.value)
     cost = None
-    for operand in names.operands(node) if node is not None else ():
+    for operand in model.names.operands(node) if node is not None else ():
         if node is not None and operand.role == "weight" and operand.origin is not None and node.outputs:
             tensor = model.graphs[node.path].stored(operand.origin.value)
             if tensor is not None:
@@ -195,12 +191,10 @@ def _completed(model: Model, names: Names, node: Node | None, layer: LayerRecord
     return replace(layer, shape=made, multiply_accumulates=cost)
 
 
-def _layer(
-    model: Model, names: Names, layer: str, op_type: str, value: str, graph: Graph, node: Node | None
-) -> LayerRecord:
+def _layer(model: Model, layer: str, op_type: str, value: str, graph: Graph, node: Node | None) -> LayerRecord:
     declared = graph.types.get(value)
     stored = {}
-    for operand in names.operands(node) if node is not None else ():
+    for operand in model.names.operands(node) if node is not None else ():
         if operand.origin is not None:
             tensor = graph.stored(operand.origin.value)
             if tensor is not None:

@@ -13,7 +13,7 @@ from onnxscope.base.results import Record, within
 from onnxscope.base.tables import Cell, Table, format_number
 from onnxscope.errors import InputError
 from onnxscope.model.loading import Model, load_model
-from onnxscope.model.parameters import Parameter, find_parameters
+from onnxscope.model.parameters import Parameter
 from onnxscope.model.selectors import select_names
 from onnxscope.numerics.tensor_summary import Summary, describe_all
 from onnxscope.runtime.stored_values import read_parameter
@@ -180,14 +180,14 @@ def weights(
         RunError: A quantized weight cannot be dequantized.
     """
     loaded = load_model(model)
-    parameters, absent = find_parameters(loaded)
+    parameters, absent = loaded.parameters, loaded.absent
     chosen = [select] if isinstance(select, str) else list(select)
     if chosen:
         candidates = [(each.name, each.layer, each.initializer) for each in parameters]
         facets = [_facets(each) for each in parameters]
         indices = select_names(candidates, chosen, where=loaded.name, facets=facets)
         parameters = [parameters[index] for index in indices]
-        absent = []
+        absent = ()
     tensors = (_tensor_and_axis(loaded, parameter) for parameter in parameters)
     summaries = describe_all(tensors, bins=bins, threads=threads)
     rows = tuple(WeightRecord(parameter, summary) for parameter, summary in zip(parameters, summaries, strict=True))

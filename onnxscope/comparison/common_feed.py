@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from onnxscope.comparison.match_values import FedInput, match_inputs, with_batch_of
 from onnxscope.inputs.batches import Batch, Fed, read_batches
 from onnxscope.inputs.datasets import Dataset, open_dataset
-from onnxscope.model.index_inputs import index_bounds
 from onnxscope.model.loading import Model
 
 __all__ = ["CommonFeed", "open_common_feed"]
@@ -117,7 +116,7 @@ def open_common_feed(
         preset=preprocess,
         recorded_preset=recorded[0] or recorded[1],
         layout=layout,
-        bounds=index_bounds(a),
+        bounds=a.index_bounds,
         limit=limit,
     )
     return CommonFeed(dataset, fed, batch_size=batch_size, notes=notes)

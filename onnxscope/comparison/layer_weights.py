@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxscope.model.layer_names import Names, Operand
+from onnxscope.model.layer_names import Operand
 from onnxscope.model.layers import Layer
-from onnxscope.model.parameters import find_parameters
+from onnxscope.model.loading import Model
 from onnxscope.numerics.weight_blocks import row_hashes
 from onnxscope.runtime.stored_values import read_operand
 
@@ -42,13 +42,12 @@ class StoredWeight:
 class LayerWeights:
     """Reads the weights of the layers of one model."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, model: Model) -> None:
         """Name the parameters; nothing is read yet."""
-        self._names = names
-        self._model = names.model
+        self._model = model
         self._named: dict[tuple[str, str], str] = {}
         self._keys: dict[Layer, str | None] = {}
-        for parameter in find_parameters(names.model)[0]:
+        for parameter in model.parameters:
             operand = parameter.operand
             alias = operand.origin.alias if operand is not None and operand.origin is not None else ""
             self._named[parameter.initializer, alias] = parameter.name
@@ -57,7 +56,7 @@ class LayerWeights:
         """Return a layer's weights by role; those of an absorbed BatchNorm have roles that start with `norm.`."""
         weights: dict[str, StoredWeight] = {}
         for node in layer.parts:
-            for operand in self._names.operands(node):
+            for operand in self._model.names.operands(node):
                 if operand.origin is None and node.path:
                     continue  # computed inside a body
                 role = _role(layer, operand)

@@ -15,7 +15,8 @@ from onnxscope.base.outputs import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import spec_text
 from onnxscope.inputs.layouts import find_layout
-from onnxscope.model.loading import InputSpec, Model
+from onnxscope.model.loading import Model
+from onnxscope.model.stored_model import InputSpec
 
 __all__ = ["Counterpart", "FedInput", "match_inputs", "match_values", "pair_outputs", "with_batch_of"]
 

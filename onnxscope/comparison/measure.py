@@ -23,7 +23,7 @@ from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.selectors import Tap
 from onnxscope.numerics.distances import Discrepancy, Tolerance, from_sums, measure
-from onnxscope.runtime.session import Session
+from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tapped_runs import within_budget
 
 __all__ = ["Comparer", "Fetch", "Held", "Measured", "held_by", "near_values"]
@@ -180,7 +180,7 @@ class Comparer:
         if number not in self._own:
             wanted = [self._counterparts[place] for place in group]
             proto, used = own_model(model, self._b.tapped.proto, self._counterparts, wanted)
-            session = Session(proto, folder=model.folder, where=model.name, threads=self._threads)
+            session = open_session(model, proto, threads=self._threads)
             self._own[number] = session, used
         session, used = self._own[number]
         first = fetch(list(dict.fromkeys([*names, *(pair.a for pair in used.values())])))

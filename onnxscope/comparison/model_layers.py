@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from onnxscope.comparison.layer_weights import LayerWeights
-from onnxscope.model.channel_axes import activation_axes
-from onnxscope.model.layer_names import Names
-from onnxscope.model.layers import Layer, find_layers
+from onnxscope.model.graphs import Step
+from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import At, Tap
 
@@ -19,17 +16,14 @@ class ModelLayers:
 
     Attributes:
         model: Whose layers they are.
-        names: What its source framework called them.
         layers: In execution order.
         weights: Reads the weights of a layer.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.names = Names(model)
-        self.layers = find_layers(self.names)
-        self.weights = LayerWeights(self.names)
-        self._axes: dict[Any, Any] = {}
+        self.layers = model.layers
+        self.weights = LayerWeights(model)
 
     def before(self, layer: Layer) -> list[Layer]:
         """The layers that a layer reads."""
@@ -61,9 +55,6 @@ class ModelLayers:
             order=(0,),
         )
 
-    def axis(self, path: Any, value: str) -> int | None:
+    def axis(self, path: tuple[Step, ...], value: str) -> int | None:
         """The channel axis, as far as operators tell it."""
-        if path not in self._axes:
-            self._axes[path] = activation_axes(self.model.graphs[path])
-        known: int | None = self._axes[path].get(value)
-        return known
+        return self.model.channel_axes(path).get(value)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,8 @@ from onnxscope.comparison.common_feed import CommonFeed
 from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
-from onnxscope.model.type_inference import infer_types
 from onnxscope.numerics.distances import Discrepancy, measure
-from onnxscope.runtime.session import Session
+from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import expose, was_not_executed
 from onnxscope.runtime.tapped_runs import number_type, run_tapped, tap_shapes, within_budget
 
@@ -58,7 +56,6 @@ class Pilot:
         """
         self.model = model
         self.taps = taps
-        self._infer = cache(partial(infer_types, model))
         self._budget = memory_budget_bytes // 2
         self._threads = threads
         self.reasons: dict[str, str] = {}
@@ -94,7 +91,7 @@ class Pilot:
         expected = self.expected_bytes(feeds)
         if expected is None or expected > self._budget:
             taps = [tap for tap in self.taps if tap.name in self._outputs]
-            self.shapes = tap_shapes(self.model, taps, feeds, self._infer, self._threads)
+            self.shapes = tap_shapes(self.model, taps, feeds, self._threads)
         else:
             self._values = self.session.run(feeds, dict.fromkeys(self._outputs.values()))
             self.shapes = {name: self._values[output].shape for name, output in self._outputs.items()}
@@ -154,7 +151,7 @@ class Pilot:
         self._values = {}
 
     def _expose(self, taps: Sequence[Tap]) -> None:
-        self.tapped = expose(self.model, taps, infer=self._infer)
+        self.tapped = expose(self.model, taps)
         self._session = self._open()
         types = {name: number_type(self._session.outputs[output]) for name, output in self.tapped.outputs.items()}
         self.dtypes = {name: dtype for name, dtype in types.items() if dtype is not None}
@@ -167,9 +164,7 @@ class Pilot:
         lifted = [tap for tap in self.taps if tap.path and tap.name in self._outputs]
         if not lifted:
             return
-        _, tapped = run_tapped(
-            self.model, lifted, lambda session: session.run(feeds), infer=self._infer, threads=self._threads
-        )
+        _, tapped = run_tapped(self.model, lifted, lambda session: session.run(feeds), threads=self._threads)
         broken = {tap.name: tap.reason for tap in tapped.unreachable}
         if broken:
             self.reasons |= broken
@@ -179,13 +174,8 @@ class Pilot:
         return np.dtype(self.dtypes[name]).itemsize * math.prod(shape)
 
     def _open(self, *, optimize: bool = True, threads: int | None = None) -> Session:
-        return Session(
-            self.tapped.proto,
-            folder=self.model.folder,
-            where=self.model.name,
-            threads=self._threads if threads is None else threads,
-            optimize=optimize,
-        )
+        threads = self._threads if threads is None else threads
+        return open_session(self.model, self.tapped.proto, threads=threads, optimize=optimize)
 
 
 def run_pilots(

@@ -17,9 +17,7 @@ from onnxscope.comparison.result import Comparison, LayerDifference, Side, floor
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import describe_array
 from onnxscope.model.activation_functions import own_output
-from onnxscope.model.channel_axes import activation_axes, default_axis
-from onnxscope.model.layer_names import Names
-from onnxscope.model.layers import find_layers
+from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import Tap
 
@@ -109,10 +107,9 @@ def compare_with_framework(
         layer that owns parameters and has no value in the graph is unaligned.
     """
     loaded = load_model(model)
-    names = Names(loaded)
-    folded = _folded(names, calls)
-    pairs = _pair_by_names(names, calls, folded)
-    pairs = _pair_by_values(names, calls, pairs, feeds, channels_last=channels_last, threads=threads)
+    folded = _folded(loaded, calls)
+    pairs = _pair_by_names(loaded, calls, folded)
+    pairs = _pair_by_values(loaded, calls, pairs, feeds, channels_last=channels_last, threads=threads)
     rows = [
         _Row(
             name=f"{place}", layer=calls[place].layer, kind=calls[place].kind, value=value, reference=calls[place].array
@@ -123,7 +120,7 @@ def compare_with_framework(
         _Row(name=f"output {place}", layer=value, kind="Output", value=value, reference=output)
         for place, (value, output) in enumerate(zip(loaded.main.outputs, outputs, strict=False))
     ]
-    differences = _measure(names, rows, feeds, channels_last=channels_last, threads=threads)
+    differences = _measure(loaded, rows, feeds, channels_last=channels_last, threads=threads)
     return Comparison(
         a={"name": framework},
         b=loaded.to_dict(),
@@ -131,7 +128,7 @@ def compare_with_framework(
         samples=len(next(iter(feeds.values()), np.zeros(1))),
         layers=tuple(differences[: len(pairs)]),
         outputs=tuple(differences[len(pairs) :]),
-        only_a=tuple((call.layer, call.kind) for call in _without_value(names, calls, pairs, folded)),
+        only_a=tuple((call.layer, call.kind) for call in _without_value(loaded, calls, pairs, folded)),
         only_b=(),
         weights=(),
         structure=(),
@@ -140,19 +137,19 @@ def compare_with_framework(
 
 
 def _measure(
-    names: Names, rows: Sequence[_Row], feeds: Mapping[str, Array], *, channels_last: bool, threads: int
+    model: Model, rows: Sequence[_Row], feeds: Mapping[str, Array], *, channels_last: bool, threads: int
 ) -> list[LayerDifference]:
     """Run the model once with the values of all rows tapped, once for each layer's own error, once for the noise."""
-    axes = activation_axes(names.model.main)
+    axes = model.channel_axes(())
     taps = [_tap(row.name, row.value, axes.get(row.value)) for row in rows]
-    pilot = Pilot(names.model, taps, memory_budget_bytes=_BUDGET_BYTES, threads=threads)
+    pilot = Pilot(model, taps, memory_budget_bytes=_BUDGET_BYTES, threads=threads)
     pilot.run(feeds)
     counterparts, reasons = _counterparts(rows, pilot, channels_last=channels_last)
     comparer = Comparer(
         None,
         pilot,
         list(counterparts.values()),
-        [FedInput(a=spec.name, b=spec.name, permutation=(), elem_type=0) for spec in names.model.inputs],
+        [FedInput(a=spec.name, b=spec.name, permutation=(), elem_type=0) for spec in model.inputs],
         tolerance=None,
         samples=1,
         memory_budget_bytes=_BUDGET_BYTES,
@@ -171,7 +168,7 @@ def _measure(
         else:
             difference = LayerDifference(
                 a=side,
-                b=Side(_layer_of(names, row.value), row.value),
+                b=Side(_layer_of(model, row.value), row.value),
                 op_type=row.kind,
                 entire=measured[row.name].entire,
                 own=measured[row.name].own,
@@ -214,44 +211,44 @@ def _tap(name: str, value: str, channel_axis: int | None) -> Tap:
     return Tap(name=name, value=value, path=(), layer=value, op_type="", at=None, channel_axis=channel_axis, order=(0,))
 
 
-def _pair_by_names(names: Names, calls: Sequence[FrameworkValue], folded: Mapping[str, str]) -> list[tuple[int, str]]:
+def _pair_by_names(model: Model, calls: Sequence[FrameworkValue], folded: Mapping[str, str]) -> list[tuple[int, str]]:
     """Each call's place with the value that holds the same, as far as names tell."""
-    holding, main = set(folded.values()), names.model.main
+    holding, names = set(folded.values()), model.names
     pairs: list[tuple[int, str]] = []
     for layer in dict.fromkeys(call.layer for call in calls):
         places = [place for place, call in enumerate(calls) if call.layer == layer]
         if layer in holding:
             continue  # its value has the BatchNorm in it, and is compared with that
-        values = _leaving(names, layer) or _leaving(names, folded.get(layer, ""))
+        values = _leaving(model, layer) or _leaving(model, folded.get(layer, ""))
         if len(values) != len(places):  # a call's value may stay inside: the next call of the layer reads it
-            values = [own_output(main, node) for node in names.modules.get(layer, ()) if names.owns_weights(node)]
+            values = [own_output(model.main, node) for node in names.modules.get(layer, ()) if names.owns_weights(node)]
         if len(values) == len(places):
             pairs += zip(places, values, strict=True)
     return sorted(pairs)
 
 
-def _folded(names: Names, calls: Sequence[FrameworkValue]) -> dict[str, str]:
+def _folded(model: Model, calls: Sequence[FrameworkValue]) -> dict[str, str]:
     """BatchNorms that were folded away, with the layer whose value holds what each returned."""
-    provenance = names.model.provenance
+    provenance = model.provenance
     folded: dict[str, str] = {}
     for record in provenance.parameters if provenance else ():
         target = _FOLDED.match(record.reason or "")
         if target is not None:
             folded[record.layer] = target[1]
     for call in calls:  # an export that recorded nothing: its BatchNorm is gone, and the layer before it is not
-        is_apart = call.layer in folded or _leaving(names, call.layer)
-        if call.is_norm and call.source and not is_apart and _leaving(names, call.source):
+        is_apart = call.layer in folded or _leaving(model, call.layer)
+        if call.is_norm and call.source and not is_apart and _leaving(model, call.source):
             folded[call.layer] = call.source
     return folded
 
 
 def _without_value(
-    names: Names, calls: Sequence[FrameworkValue], pairs: Sequence[tuple[int, str]], folded: Mapping[str, str]
+    model: Model, calls: Sequence[FrameworkValue], pairs: Sequence[tuple[int, str]], folded: Mapping[str, str]
 ) -> list[FrameworkValue]:
     """Calls that are in the graph nowhere, neither themselves nor with a BatchNorm that was folded into them."""
     inside: set[str | None] = set(folded.values())
     for place, value in pairs:
-        node = names.model.main.producers.get(value)
+        node = model.main.producers.get(value)
         if calls[place].is_norm and (node is None or node.op_type != "BatchNormalization"):
             inside.add(calls[place].source)
     paired = {place for place, _ in pairs}
@@ -259,7 +256,7 @@ def _without_value(
 
 
 def _pair_by_values(
-    names: Names,
+    model: Model,
     calls: Sequence[FrameworkValue],
     pairs: list[tuple[int, str]],
     feeds: Mapping[str, Array],
@@ -278,14 +275,14 @@ def _pair_by_values(
         for place, call in enumerate(calls)
         if place not in paired
     }
-    values = _values_of_layers(names, {value for _, value in pairs})
+    values = _values_of_layers(model, {value for _, value in pairs})
     if not left or not values:
         return pairs
-    axes = activation_axes(names.model.main)
+    axes = model.channel_axes(())
     right = [_tap(value, value, axes.get(value)) for value in values]
     shapes = {tap.name: calls[place].array.shape for tap, place in left.items()}
     reference = Held(list(left), shapes, lambda wanted: {name: calls[int(name)].array for name in wanted})
-    pilot = Pilot(names.model, right, memory_budget_bytes=_BUDGET_BYTES, threads=threads)
+    pilot = Pilot(model, right, memory_budget_bytes=_BUDGET_BYTES, threads=threads)
     pilot.run(feeds)
     near = near_values(reference, held_by(pilot), _BUDGET_BYTES)
     more = list(pairs)
@@ -313,12 +310,12 @@ def _call_tap(place: int, call: FrameworkValue, *, channels_last: bool) -> Tap:
     )
 
 
-def _values_of_layers(names: Names, taken: Set[str]) -> list[str]:
+def _values_of_layers(model: Model, taken: Set[str]) -> list[str]:
     """What layers of the main graph compute, before and after what follows them, but for what is `taken`."""
-    main = names.model.main
+    main = model.main
     values = dict.fromkeys(
         value
-        for layer in find_layers(names)
+        for layer in model.layers
         if not layer.path
         for value in (own_output(main, layer.node), layer.inner, layer.value)
     )
@@ -341,10 +338,10 @@ def _groups(near: Sequence[tuple[int, str]]) -> list[tuple[list[int], list[str]]
     return [(list(places), list(values)) for places, values in groups]
 
 
-def _leaving(names: Names, layer: str) -> list[str]:
-    return [value for value in names.leaving(layer) if value not in names.model.main.constants] if layer else []
+def _leaving(model: Model, layer: str) -> list[str]:
+    return [value for value in model.names.leaving(layer) if value not in model.main.constants] if layer else []
 
 
-def _layer_of(names: Names, value: str) -> str:
-    node = names.model.main.producers.get(value)
-    return value if node is None else names.layers[node]
+def _layer_of(model: Model, value: str) -> str:
+    node = model.main.producers.get(value)
+    return value if node is None else model.names.layers[node]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,9 +28,8 @@ from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.errors import BaselineError, InputError
 from onnxscope.inputs.sources import open_regular
 from onnxscope.model.attributes import attributes_of
-from onnxscope.model.layer_names import Names
-from onnxscope.model.layers import Layer, find_layers
-from onnxscope.model.loading import InputSpec, Model, load_model
+from onnxscope.model.loading import Model, load_model
+from onnxscope.model.stored_model import InputSpec
 from onnxscope.profiling.dataset_run import stats
 from onnxscope.runtime.session import runtime_version
 from onnxscope.runtime.stored_values import read_parameter
@@ -186,9 +185,8 @@ def snapshot(
         RunError: onnxruntime fails.
     """
     loaded = load_model(model)
-    names = Names(loaded)
-    layers = find_layers(names)
-    rows = _structure(loaded, names, layers)
+    layers = loaded.layers
+    rows = _structure(loaded)
     record = None
     if inputs is not None:
         options: dict[str, Any] = {"preprocess": preprocess, "layout": layout, "threads": threads}
@@ -237,12 +235,12 @@ def keys_of(baseline: Baseline) -> list[LayerKey]:
     ]
 
 
-def _structure(model: Model, names: Names, layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    reader = LayerWeights(names)
-    keys = layer_keys(layers, reader.content)
+def _structure(model: Model) -> list[dict[str, Any]]:
+    reader = LayerWeights(model)
+    keys = layer_keys(model.layers, reader.content)
     depths: list[int] = []
     rows: list[dict[str, Any]] = []
-    for layer, key in zip(layers, keys, strict=True):
+    for layer, key in zip(model.layers, keys, strict=True):
         depths.append(1 + max((depths[index] for index in layer.before), default=0))
         graph = model.graphs[layer.path]
         bent = layer.value != layer.inner and not layer.quantized

@@ -15,7 +15,7 @@ from onnxscope.errors import InputError
 from onnxscope.inputs.layouts import find_layout, shape_text
 
 if TYPE_CHECKING:
-    from onnxscope.model.loading import InputSpec
+    from onnxscope.model.stored_model import InputSpec
 
 __all__ = [
     "describe_array",

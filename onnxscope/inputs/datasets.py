@@ -20,7 +20,7 @@ from onnxscope.inputs.npy import map_npy, map_npz
 from onnxscope.inputs.presets import Preset, load_preset
 from onnxscope.inputs.random_inputs import random_feeds
 from onnxscope.inputs.sources import Kind, files_behind, gather, open_regular, suffix_of
-from onnxscope.model.loading import InputSpec
+from onnxscope.model.stored_model import InputSpec
 
 __all__ = ["Dataset", "open_dataset"]
 

@@ -29,7 +29,8 @@ from onnxscope.inputs.random_inputs import random_feeds
 from onnxscope.inputs.sources import Kind, files_behind, gather, open_regular, suffix_of
 
 if TYPE_CHECKING:
-    from onnxscope.model.loading import InputSpec, Model
+    from onnxscope.model.loading import Model
+    from onnxscope.model.stored_model import InputSpec
 
 __all__ = [
     "PRESETS",
@@ -132,17 +133,13 @@ def prepare_for(
     Raises:
         InputError: As `prepare`.
     """
-    from onnxscope.model.index_inputs import (
-        index_bounds,  # it loads onnx, which a worker that only reads arrays does without
-    )
-
     return prepare(
         sources,
         model.inputs,
         preset=preprocess,
         recorded_preset=model.provenance.preprocess if model.provenance else None,
         layout=layout,
-        bounds=index_bounds(model),
+        bounds=model.index_bounds,
     )
 
 

@@ -15,7 +15,7 @@ from onnxscope.inputs.arrays import element_type, spec_text
 from onnxscope.inputs.layouts import find_layout, shape_text
 
 if TYPE_CHECKING:
-    from onnxscope.model.loading import InputSpec
+    from onnxscope.model.stored_model import InputSpec
 
 __all__ = ["random_feeds"]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from onnxscope.model.loading import Model
+from onnxscope.model.stored_model import StoredModel
 
 __all__ = ["index_bounds"]
 
 
-def index_bounds(model: Model) -> dict[str, tuple[int, int]]:
+def index_bounds(model: StoredModel) -> dict[str, tuple[int, int]]:
     """Return, for integer inputs that index a stored table (an embedding), the range of valid numbers.
 
     Followed through operators that keep the numbers (Cast, Reshape, …) to the data operand of a Gather.

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from onnxscope.model.graphs import Graph, Node
-from onnxscope.model.loading import Model
 from onnxscope.model.provenance import LAYER_KEY, ParameterRecord
+from onnxscope.model.stored_model import StoredModel
 
 __all__ = ["Names", "Operand", "Origin", "is_anonymous", "operand_roles"]
 
@@ -130,11 +130,20 @@ def operand_roles(node: Node) -> Iterator[tuple[int, str]]:
 
 
 class Names:
-    """The layers and modules of one model."""
+    """The layers and modules of one model.
 
-    def __init__(self, model: Model) -> None:
+    Attributes:
+        graphs: The model's graphs by path.
+        main: The main graph.
+        records: What the converter recorded of the parameters.
+    """
+
+    def __init__(self, model: StoredModel) -> None:
         """Describe `model`; most answers are worked out when they are first asked for."""
-        self.model = model
+        # The model keeps its names: were it kept here too, its memory map would stay until a garbage collection.
+        self.graphs = model.graphs
+        self.main = model.main
+        self._producer = model.producer
         provenance = model.provenance
         self.records: Sequence[ParameterRecord] = provenance.parameters if provenance else ()
         self._by_name = {record.name: record for record in self.records}
@@ -147,7 +156,7 @@ class Names:
     @cached_property
     def layers(self) -> Mapping[Node, str]:
         """The layer of every node of every graph; several nodes may share one."""
-        nodes = [node for graph in self.model.graphs.values() for node in graph.nodes]
+        nodes = [node for graph in self.graphs.values() for node in graph.nodes]
         scopes = self._tensorflow_scopes(nodes)
         counts: dict[str, int] = {}
         layers = {}
@@ -161,7 +170,7 @@ class Names:
     def modules(self) -> Mapping[str, tuple[Node, ...]]:
         """The nodes of the main graph within each scope, single layers included, in execution order."""
         modules: dict[str, list[Node]] = {}
-        for node in self.model.main.nodes:
+        for node in self.main.nodes:
             layer = self.layers[node]
             ends = [] if layer == node.name else [match.start() for match in _SEPARATOR.finditer(layer)]
             for end in (*ends, len(layer)):
@@ -171,7 +180,7 @@ class Names:
     @cached_property
     def weighted(self) -> tuple[Node, ...]:
         """The nodes that own weights, those of bodies included, in the order of the graphs and of the nodes in each."""
-        return tuple(node for graph in self.model.graphs.values() for node in graph.nodes if self.owns_weights(node))
+        return tuple(node for graph in self.graphs.values() for node in graph.nodes if self.owns_weights(node))
 
     def is_module(self, scope: str) -> bool:
         """Whether a scope holds other layers, rather than being one."""
@@ -191,7 +200,7 @@ class Names:
 
     def leaving(self, scope: str) -> list[str]:
         """Values that leave a scope: produced inside, and read outside or declared as outputs. In execution order."""
-        main = self.model.main
+        main = self.main
         inside = set(self.modules.get(scope, ()))
         return [
             output
@@ -236,7 +245,7 @@ class Names:
         return shared[0] if len(shared) == 1 else None
 
     def _find_operands(self, node: Node) -> Iterator[Operand]:
-        graph = self.model.graphs[node.path]
+        graph = self.graphs[node.path]
         if node.op_type in _TRANSPARENT and all(value in graph.constants for value in filter(None, node.inputs)):
             return  # it only hands a weight on
         for position, role in operand_roles(node):
@@ -264,7 +273,7 @@ class Names:
 
     def _tensorflow_scopes(self, nodes: Sequence[Node]) -> dict[Node, str]:
         """Scopes of a model written by tf2onnx, without the scope that the whole model shares."""
-        if not self.model.producer.startswith("tf2onnx"):
+        if not self._producer.startswith("tf2onnx"):
             return {}
         paths = {}
         for node in nodes:

@@ -67,7 +67,7 @@ def find_layers(names: Names) -> tuple[Layer, ...]:
     """Return the layers of a model, those of its bodies included, in execution order."""
     layers: list[Layer] = []
     calls: dict[str, int] = {}
-    for graph in names.model.graphs.values():
+    for graph in names.graphs.values():
         found = _of_graph(names, graph)
         behind = _reaching(graph, found)
         offset = len(layers)
@@ -162,7 +162,7 @@ def _weight_shape(names: Names, node: Node) -> tuple[int, ...]:
     for operand in names.operands(node):
         if operand.role != "weight" or operand.origin is None:
             continue
-        stored = names.model.graphs[node.path].stored(operand.origin.value)
+        stored = names.graphs[node.path].stored(operand.origin.value)
         if stored is None or operand.origin.permutation is None:
             return ()
         order = operand.origin.permutation

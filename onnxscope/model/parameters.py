@@ -14,8 +14,8 @@ from onnx import TensorProto
 from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.graphs import Graph
 from onnxscope.model.layer_names import Names, Operand, is_anonymous
-from onnxscope.model.loading import Model
 from onnxscope.model.provenance import ParameterRecord
+from onnxscope.model.stored_model import StoredModel
 
 __all__ = ["Parameter", "find_parameters"]
 
@@ -58,20 +58,20 @@ class Parameter:
     operand: Operand | None
 
 
-def find_parameters(model: Model) -> tuple[list[Parameter], list[tuple[str, str]]]:
+def find_parameters(model: StoredModel, names: Names) -> tuple[list[Parameter], list[tuple[str, str]]]:
     """List the parameters that a model stores, and name those that it does not, with the reason.
 
     Returns:
         Parameters, recorded ones first and in the framework's order, the others in execution order; then name and
         reason of each absent one.
     """
-    return _Finder(model).find()
+    return _Finder(model, names).find()
 
 
 class _Finder:
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: StoredModel, names: Names) -> None:
         self._model = model
-        self._names = Names(model)
+        self._names = names
         self._absent: dict[str, str] = {}
         self._taken: set[str] = set()
 

@@ -28,9 +28,7 @@ from typing import Literal
 from onnxscope.base.outputs import printable
 from onnxscope.errors import SelectorError
 from onnxscope.model.activation_functions import activation_after, is_activation, own_output
-from onnxscope.model.channel_axes import activation_axes
 from onnxscope.model.graphs import Graph, Node, Step
-from onnxscope.model.layer_names import Names
 from onnxscope.model.loading import Model
 
 __all__ = ["At", "Matcher", "Tap", "matcher", "select_layers", "select_names", "select_taps"]
@@ -129,23 +127,19 @@ def select_names(
     return sorted(included.difference(*map(resolve, excluded)))
 
 
-def select_taps(
-    names: Names, selectors: Sequence[str], *, at: At = "post", ranks: Callable[[], Mapping[str, int]] | None = None
-) -> list[Tap]:
+def select_taps(model: Model, selectors: Sequence[str], *, at: At = "post") -> list[Tap]:
     """Resolve selectors to taps, each value once, in execution order.
 
     Args:
-        names: The model's layers and modules.
+        model: Its ranks are inferred where `rank:` is used and it does not declare every one.
         selectors: See the module's description. None at all, or exclusions alone, start from every convolution, in a
             model without any from every layer that has weights, and where there is none either, from every node output.
         at: Where layers and nodes are tapped: after (`post`) or before (`pre`) their activation function.
-        ranks: Called when `rank:` is used and the model does not declare every rank: the number of axes of the main
-            graph's values, where they can be inferred.
 
     Raises:
         SelectorError: A selector is malformed or matches nothing; the message lists the closest names.
     """
-    resolver = _Resolver(names, at, ranks)
+    resolver = _Resolver(model, at)
     chosen, excluded = _split(selectors)
     taps = [tap for selector in chosen for tap in resolver.resolve(selector)] if chosen else resolver.default()
     dropped = {tap.name for selector in excluded for tap in resolver.resolve(selector, inside=True)}
@@ -154,21 +148,20 @@ def select_taps(
         if tap.name not in dropped:
             unique.setdefault(tap.name, tap)
     if not unique:
-        raise SelectorError(f"the exclusions leave nothing to tap: {names.model.name}")
+        raise SelectorError(f"the exclusions leave nothing to tap: {model.name}")
     return list(unique.values())
 
 
 def select_layers(
-    names: Names, selectors: Sequence[str], *, at: At = "post", ranks: Callable[[], Mapping[str, int]] | None = None
+    model: Model, selectors: Sequence[str], *, at: At = "post"
 ) -> list[tuple[Node | None, tuple[Tap, ...]]]:
     """Return what there is to say something about: the node of each layer, and its taps.
 
     Args:
-        names: The model's layers and modules.
+        model: As for `select_taps`.
         selectors: None at all choose every layer that owns weights, in the order of the graphs and of the nodes in
             each; its taps are those before and after its activation function.
         at: As for `select_taps`.
-        ranks: As for `select_taps`.
 
     Returns:
         With selectors, a pair for each of `select_taps`: the layer's node, or the node that produces a value, None for
@@ -177,24 +170,22 @@ def select_layers(
     Raises:
         SelectorError: As `select_taps`.
     """
-    pre, post = _Resolver(names, "pre", None), _Resolver(names, "post", None)
-    layers = {node: (*pre.node_taps(node), *post.node_taps(node)) for node in names.weighted}
+    pre, post = _Resolver(model, "pre"), _Resolver(model, "post")
+    layers = {node: (*pre.node_taps(node), *post.node_taps(node)) for node in model.names.weighted}
     if not selectors:
         return list(layers.items())
     owners = {(tap.name, tap.layer): node for node, taps in layers.items() for tap in taps}
     return [
-        (owners.get((tap.name, tap.layer)) or names.model.graphs[tap.path].producers.get(tap.value), (tap,))
-        for tap in select_taps(names, selectors, at=at, ranks=ranks)
+        (owners.get((tap.name, tap.layer)) or model.graphs[tap.path].producers.get(tap.value), (tap,))
+        for tap in select_taps(model, selectors, at=at)
     ]
 
 
 class _Resolver:
-    def __init__(self, names: Names, at: At, ranks: Callable[[], Mapping[str, int]] | None) -> None:
-        self._names = names
-        self._model = names.model
+    def __init__(self, model: Model, at: At) -> None:
+        self._names = model.names
+        self._model = model
         self._at = at
-        self._ranks = ranks
-        self._axes: dict[tuple[Step, ...], Mapping[str, int]] = {}
         self._shared = self._shared_names(self._model)
         self._prefixes = self._body_names(self._model)
         self._owners = {(node.path, node.index): node for node in self._nodes()}
@@ -294,8 +285,8 @@ class _Resolver:
             declared = main.types.get(value)
             if declared is not None and declared.shape is not None:
                 known[value] = len(declared.shape)
-        if self._ranks is not None and len(known) < len(values):
-            known = {**self._ranks(), **known}
+        if len(known) < len(values):
+            known = {**self._model.ranks, **known}
         return [self._value_tap(main, value) for value in values if known.get(value) == int(text)]
 
     def node_taps(self, node: Node) -> list[Tap]:
@@ -322,8 +313,6 @@ class _Resolver:
         return self._tap(graph, value, self._names.layers[node], node.op_type, None)
 
     def _tap(self, graph: Graph, value: str, layer: str, op_type: str, at: At | None) -> Tap:
-        if graph.path not in self._axes:
-            self._axes[graph.path] = activation_axes(graph)
         node = graph.producers.get(value)
         owners = [
             (graph.path[:depth], self._owners[graph.path[:depth], step.node_index])
@@ -333,7 +322,7 @@ class _Resolver:
             *(self._model.graphs[path].position(owner) for path, owner in owners),
             graph.position(node) if node else -1,
         )
-        axis = self._axes[graph.path].get(value)
+        axis = self._model.channel_axes(graph.path).get(value)
         return Tap(self._display(graph, value), value, graph.path, layer, op_type, at, axis, order)
 
     def _display(self, graph: Graph, value: str) -> str:

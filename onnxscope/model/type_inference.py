@@ -15,7 +15,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TypeProto, ValueInfoProto
 
 from onnxscope.model.graphs import Step, ValueType, declared_types
-from onnxscope.model.loading import Model
+from onnxscope.model.stored_model import StoredModel
 
 __all__ = ["infer_ranks", "infer_types"]
 
@@ -30,7 +30,7 @@ _COMMAND = (
 _TIMEOUT_S = 60
 
 
-def infer_types(model: Model) -> Mapping[tuple[Step, ...], Mapping[str, ValueType]]:
+def infer_types(model: StoredModel) -> Mapping[tuple[Step, ...], Mapping[str, ValueType]]:
     """Infer the types of a model's values, as far as that is possible.
 
     Returns:

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +21,8 @@ from onnxscope.errors import InputError, MergeError, OutputError
 from onnxscope.inputs.batches import Batch, Fed, OnError, read_batches
 from onnxscope.inputs.datasets import Dataset, open_dataset
 from onnxscope.inputs.presets import recipe_file
-from onnxscope.model.index_inputs import index_bounds
-from onnxscope.model.layer_names import Names
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, select_taps
-from onnxscope.model.type_inference import infer_ranks, infer_types
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.plan import make_plan
 from onnxscope.profiling.profile import Profile
@@ -95,16 +91,15 @@ def stats(
     if batch_size < 1:
         raise InputError(f"a batch of {batch_size} samples is none", hint="give at least 1")
     run = load_engine(engine)(workers, address)
-    infer = cache(partial(infer_types, loaded))
     chosen = [select] if isinstance(select, str) else list(select)
-    taps = select_taps(Names(loaded), chosen, at=at, ranks=lambda: infer_ranks(infer()))
+    taps = select_taps(loaded, chosen, at=at)
     dataset = open_dataset(
         inputs,
         loaded.inputs,
         preset=preprocess,
         recorded_preset=loaded.provenance.preprocess if loaded.provenance else None,
         layout=layout,
-        bounds=index_bounds(loaded),
+        bounds=loaded.index_bounds,
         limit=limit,
     )
     kept = None

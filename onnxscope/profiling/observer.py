@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any
 
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
-from onnxscope.model.type_inference import infer_types
 from onnxscope.numerics.observations import Observation, observe_array
 from onnxscope.profiling.probes import PlannedTap, Probes, append_probes
-from onnxscope.runtime.session import Session
+from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable, expose, unused_prefix
 from onnxscope.runtime.tapped_runs import reason_without_statistics, within_budget
 
@@ -67,7 +66,6 @@ class Observer:
         self._model = model
         self._plan = plan
         self._threads = threads
-        self._infer = cache(partial(infer_types, model))
         self._probed = [each for each in plan.taps if each.probed]
         groups = plan.groups(each for each in plan.taps if not each.probed)
         # The first group travels with the probes: a run of its own would cost as much as the model does.
@@ -124,7 +122,7 @@ class Observer:
 
     def _run_probes(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
         if self._main is None:
-            tapped = expose(self._model, [each.tap for each in self._beside], infer=self._infer)
+            tapped = expose(self._model, [each.tap for each in self._beside])
             probes = append_probes(tapped.proto, self._probed, unused_prefix(self._model))
             self._raw[self._key(self._beside)] = (self._session(tapped.proto), tapped.outputs)
             self._main = self._raw[self._key(self._beside)][0], probes
@@ -181,7 +179,7 @@ class Observer:
     ) -> dict[str, Any]:
         key = self._key(session_of)
         if key not in self._raw:
-            tapped = expose(self._model, [each.tap for each in session_of], infer=self._infer)
+            tapped = expose(self._model, [each.tap for each in session_of])
             self._raw[key] = self._session(tapped.proto), tapped.outputs
         session, outputs = self._raw[key]
         answers = session.run(feeds, dict.fromkeys(outputs[each.name] for each in taps))
@@ -209,8 +207,8 @@ class Observer:
         steps = planned.steps if same_rank and not self._plan.exact else None
         return observe_array(value, batch, channel, samples=samples, steps=steps)
 
-    def _session(self, proto: Any) -> Session:
-        return Session(proto, folder=self._model.folder, where=self._model.name, threads=self._threads)
+    def _session(self, proto: ModelProto) -> Session:
+        return open_session(self._model, proto, threads=self._threads)
 
     @staticmethod
     def _key(taps: Iterable[PlannedTap]) -> tuple[str, ...]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
-from onnxscope.model.type_inference import infer_types
 from onnxscope.numerics.observations import sample_steps
 from onnxscope.profiling.observer import Observer, Plan
 from onnxscope.profiling.probes import MIN_OPSET, PlannedTap
@@ -76,11 +74,10 @@ def make_plan(
     Raises:
         RunError: onnxruntime cannot run the model on these samples.
     """
-    infer = cache(partial(infer_types, model))
-    exposed = expose(model, taps, infer=infer)
+    exposed = expose(model, taps)
     reachable = [tap for tap in taps if tap.name in exposed.outputs]
     types = output_types(model, exposed.proto, [exposed.outputs[tap.name] for tap in reachable])
-    shapes, doubled = _shapes(model, reachable, feeds, batch_axes, fixed_batch, infer, threads)
+    shapes, doubled = _shapes(model, reachable, feeds, batch_axes, fixed_batch, threads)
     planned = []
     for tap in reachable:
         dtype = types.get(exposed.outputs[tap.name], "")
@@ -103,7 +100,6 @@ def _shapes(
     feeds: Mapping[str, Array],
     batch_axes: Mapping[str, int | None],
     fixed_batch: int | None,
-    infer: Callable[[], Any],
     threads: int,
 ) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """The taps' shapes for one sample, and for the same sample twice where the model takes it."""
@@ -111,12 +107,12 @@ def _shapes(
         {name: _repeated(array, batch_axes.get(name), times) for name, array in feeds.items()} for times in (1, 2)
     )
     if fixed_batch is not None:
-        return tap_shapes(model, taps, feeds, infer, threads), {}
-    shapes = tap_shapes(model, taps, one, infer, threads)
+        return tap_shapes(model, taps, feeds, threads), {}
+    shapes = tap_shapes(model, taps, one, threads)
     if all(axis is None for axis in batch_axes.values()):
         return shapes, {}
     try:
-        return shapes, tap_shapes(model, taps, two, infer, threads)
+        return shapes, tap_shapes(model, taps, two, threads)
     except RunError:
         return shapes, {}
 

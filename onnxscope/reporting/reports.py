@@ -24,10 +24,8 @@ from onnxscope.errors import InputError, ProfileError, RunError
 from onnxscope.inputs.datasets import open_dataset
 from onnxscope.inputs.feeds import Feeds, prepare_for
 from onnxscope.inputs.sources import gather
-from onnxscope.model.layer_names import Names
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, select_layers
-from onnxscope.model.type_inference import infer_ranks, infer_types
 from onnxscope.profiling.dataset_run import stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.profile import Profile
@@ -219,17 +217,17 @@ def _dataset(profile: str | os.PathLike[str] | Profile, model: Model) -> Dataset
 
 def _rows(model: Model, select: str | Sequence[str], at: At) -> tuple[Row, ...]:
     """What belongs to each layer of the summary."""
-    names = Names(model)
     chosen = [select] if isinstance(select, str) else select
-    found = select_layers(names, chosen, at=at, ranks=lambda: infer_ranks(infer_types(model)))
     return tuple(
         Row(
             tuple(dict.fromkeys([*(tap.name for tap in taps), *(tap.value for tap in taps)])),
             frozenset(
-                operand.origin.value for operand in (names.operands(node) if node else ()) if operand.origin is not None
+                operand.origin.value
+                for operand in (model.names.operands(node) if node else ())
+                if operand.origin is not None
             ),
         )
-        for node, taps in found
+        for node, taps in select_layers(model, chosen, at=at)
     )
 
 

@@ -19,7 +19,7 @@ from onnxscope.base.outputs import printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.model.loading import Model
 
-__all__ = ["Session", "evaluate_constants", "providers", "runtime_version"]
+__all__ = ["Session", "evaluate_constants", "open_session", "providers", "runtime_version"]
 
 Array = np.ndarray[Any, Any]
 
@@ -188,6 +188,27 @@ class Session:
         return session._session.run_with_ort_values(["stored"], {})[0]
 
 
+def open_session(model: Model, proto: ModelProto | None = None, *, threads: int = 0, optimize: bool = True) -> Session:
+    """Open a session over a model, or over a copy of it that was changed.
+
+    Args:
+        model: Where its weights lie, and what messages call it.
+        proto: The changed copy; None for the model as it is.
+        threads: Threads within an operator; 0 leaves it to onnxruntime.
+        optimize: Whether onnxruntime may fuse and fold.
+
+    Raises:
+        RunError: onnxruntime refuses the model.
+    """
+    return Session(
+        model.proto if proto is None else proto,
+        folder=model.folder,
+        where=model.name,
+        threads=threads,
+        optimize=optimize,
+    )
+
+
 def evaluate_constants(model: Model, values: Sequence[str], extra: Sequence[NodeProto] = ()) -> dict[str, Array]:
     """Compute values of the main graph that depend on no input, through onnxruntime.
 
@@ -224,8 +245,7 @@ def evaluate_constants(model: Model, values: Sequence[str], extra: Sequence[Node
     proto.graph.node.extend(extra)
     for value in values:
         proto.graph.output.add().name = value
-    session = Session(proto, folder=model.folder, where=model.name, optimize=False)
-    return session.run({})
+    return open_session(model, proto, optimize=False).run({})
 
 
 def _own(answer: Any, lent: Collection[int]) -> Array:

@@ -14,7 +14,7 @@ out one level at a time: the body gives it as one more output, and so does the n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -65,23 +65,19 @@ class TappedModel:
     declared: tuple[str, ...]
 
 
-def expose(
-    model: Model, taps: Iterable[Tap], *, infer: Callable[[], Mapping[tuple[Step, ...], Mapping[str, ValueType]]]
-) -> TappedModel:
+def expose(model: Model, taps: Iterable[Tap]) -> TappedModel:
     """Make every tap a graph output of a copy of the model.
 
     Args:
-        model: It is not changed.
+        model: It is not changed. Types are inferred where the element type of a value inside a body is not declared.
         taps: What to expose; a value that is an output already is not repeated.
-        infer: Called when the element type of a value inside a body is not declared: the types of each graph's values,
-            by the graph's path, as far as they can be inferred.
 
     Returns:
         The tapped model. Types of new outputs are given where the model declares them, else left to onnxruntime.
     """
     copy = ModelProto()
     copy.CopyFrom(model.proto)
-    rewriter = _Rewriter(model, copy, infer)
+    rewriter = _Rewriter(model, copy)
     outputs: dict[str, str] = {}
     unreachable = []
     for tap in taps:
@@ -111,16 +107,9 @@ class _UnreachableError(Exception):
 
 
 class _Rewriter:
-    def __init__(
-        self,
-        model: Model,
-        copy: ModelProto,
-        infer: Callable[[], Mapping[tuple[Step, ...], Mapping[str, ValueType]]],
-    ) -> None:
+    def __init__(self, model: Model, copy: ModelProto) -> None:
         self._model = model
         self._copy = copy
-        self._infer = infer
-        self._inferred: Mapping[tuple[Step, ...], Mapping[str, ValueType]] | None = None
         self._outputs = {value.name for value in copy.graph.output}
         self._fresh = 0
         self._prefix = unused_prefix(model)
@@ -179,9 +168,7 @@ class _Rewriter:
         return owners
 
     def _inferred_type(self, tap: Tap, *, needed: bool) -> int:
-        if self._inferred is None:
-            self._inferred = self._infer()
-        inferred = self._inferred.get(tap.path, {}).get(tap.value)
+        inferred = self._model.types.get(tap.path, {}).get(tap.value)
         _refuse_non_tensors(inferred)
         elem_type = inferred.elem_type if inferred else 0
         if needed and not elem_type:

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxscope.errors import RunError
-from onnxscope.model.graphs import Step, ValueType
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
-from onnxscope.runtime.session import Session
+from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import TappedModel, Unreachable, expose, unused_prefix, was_not_executed
 
 __all__ = ["number_type", "output_types", "reason_without_statistics", "run_tapped", "tap_shapes", "within_budget"]
@@ -31,7 +30,6 @@ def run_tapped(
     taps: Sequence[Tap],
     run: Callable[[Session], dict[str, Any]],
     *,
-    infer: Callable[[], Mapping[tuple[Step, ...], Mapping[str, ValueType]]],
     threads: int = 0,
 ) -> tuple[dict[str, Any], TappedModel]:
     """Expose taps and run; where a value inside a body breaks the run, each of those runs alone.
@@ -40,7 +38,6 @@ def run_tapped(
         model: It is not changed.
         taps: What to expose.
         run: Runs a session, once or in pieces, and returns its outputs by name.
-        infer: As for `expose`.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
 
     Returns:
@@ -52,21 +49,21 @@ def run_tapped(
     """
 
     def answer(tapped: TappedModel) -> dict[str, Any]:
-        return run(Session(tapped.proto, folder=model.folder, where=model.name, threads=threads))
+        return run(open_session(model, tapped.proto, threads=threads))
 
-    tapped = expose(model, taps, infer=infer)
+    tapped = expose(model, taps)
     try:
         return answer(tapped), tapped
     except RunError:
         lifted = [tap for tap in taps if tap.path and tap.name in tapped.outputs]
         if not lifted:
             raise
-    plain = expose(model, [tap for tap in taps if not tap.path], infer=infer)
+    plain = expose(model, [tap for tap in taps if not tap.path])
     answers = answer(plain)
     outputs = dict(plain.outputs)
     unreachable = [*plain.unreachable, *(each for each in tapped.unreachable if each not in plain.unreachable)]
     for number, tap in enumerate(lifted):
-        alone = expose(model, [tap], infer=infer)
+        alone = expose(model, [tap])
         output = alone.outputs[tap.name]
         try:
             value = answer(alone)[output]
@@ -99,7 +96,7 @@ def reason_without_statistics(tap: Tap, data: Any) -> str | None:
 
 def output_types(model: Model, proto: Any, outputs: Sequence[str]) -> dict[str, str]:
     """Return numpy's names of the outputs' element types, as onnxruntime finds them."""
-    session = Session(proto, folder=model.folder, where=model.name, optimize=False)
+    session = open_session(model, proto, optimize=False)
     return {name: _numpy_name(session.outputs[name]) for name in outputs}
 
 
@@ -115,7 +112,7 @@ def _numpy_name(kind: str) -> str:
 
 
 def tap_shapes(
-    model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], infer: Callable[[], Any], threads: int = 0
+    model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], threads: int = 0
 ) -> dict[str, tuple[int, ...]]:
     """Run once and return the shapes of the taps that were reached, without their values leaving onnxruntime."""
     proto = ModelProto()
@@ -127,12 +124,12 @@ def tap_shapes(
         proto.graph.output.append(
             onnx.helper.make_tensor_value_info(f"{prefix}shape_{number}", TensorProto.INT64, [None])
         )
-    session = Session(proto, folder=model.folder, where=model.name, threads=threads, optimize=False)
+    session = open_session(model, proto, threads=threads, optimize=False)
     answers = session.run(feeds, [f"{prefix}shape_{number}" for number in range(len(plain))])
     shapes = {tap.name: tuple(answers[f"{prefix}shape_{number}"].tolist()) for number, tap in enumerate(plain)}
     lifted = [tap for tap in taps if tap.path]
     if lifted:
-        values, tapped = run_tapped(model, lifted, lambda session: session.run(feeds), infer=infer, threads=threads)
+        values, tapped = run_tapped(model, lifted, lambda session: session.run(feeds), threads=threads)
         held = {tap.name: values[tapped.outputs[tap.name]] for tap in lifted if tap.name in tapped.outputs}
         shapes |= {name: value.shape for name, value in held.items() if isinstance(value, np.ndarray)}
     return shapes

@@ -8,7 +8,7 @@ from PIL import Image
 
 from onnxscope.analyses.input_pictures import lay_over, prepared_pictures
 from onnxscope.inputs.feeds import PRESETS, Preset, prepare
-from onnxscope.model.loading import InputSpec
+from onnxscope.model.stored_model import InputSpec
 
 RNG = np.random.default_rng(5)
 NCHW = (InputSpec("x", "float32", ("batch", 3, 8, 10)),)

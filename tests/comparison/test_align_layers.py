@@ -12,8 +12,6 @@ from onnx import numpy_helper
 
 from onnxscope.comparison.align_layers import Alignment, LayerKey, align_layers, layer_keys, pair_by_values
 from onnxscope.comparison.layer_weights import LayerWeights
-from onnxscope.model.layer_names import Names
-from onnxscope.model.layers import find_layers
 from onnxscope.model.loading import load_model
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -36,8 +34,8 @@ def chain(sizes, names=None, arrays=None):
 
 
 def pairs(a, b, by="auto"):
-    names = Names(load_model(a)), Names(load_model(b))
-    found = align_layers(*(layer_keys(find_layers(each), LayerWeights(each).content) for each in names), by)
+    models = load_model(a), load_model(b)
+    found = align_layers(*(layer_keys(model.layers, LayerWeights(model).content) for model in models), by)
     return dict(found.pairs), found.only_a, found.only_b
 
 

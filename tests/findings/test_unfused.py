@@ -13,7 +13,6 @@ from onnx import numpy_helper
 from weight_models import normal
 
 from onnxscope.findings.unfused import find_unfused
-from onnxscope.model.layer_names import Names
 from onnxscope.model.loading import load_model
 from onnxscope.model.selectors import select_taps
 
@@ -77,7 +76,7 @@ def optimized(model, folder, tap=None):
 
 def unfused(model):
     loaded = load_model(model)
-    return find_unfused(select_taps(Names(loaded), ["value:h"]), loaded)
+    return find_unfused(select_taps(loaded, ["value:h"]), loaded)
 
 
 @pytest.mark.parametrize("fusion", CHAINS)
@@ -104,6 +103,6 @@ def test_taps_that_fuse_with_nothing(text, tmp_path):
 
 def test_taps_after_the_activation_leave_fusions_alone():
     model = load_model(FIXTURES / "digits.onnx")
-    assert find_unfused(select_taps(Names(model), []), model) == ()
-    (finding,) = find_unfused(select_taps(Names(model), [], at="pre"), model)
+    assert find_unfused(select_taps(model, []), model) == ()
+    (finding,) = find_unfused(select_taps(model, [], at="pre"), model)
     assert "fuse Conv with Relu and Conv with BatchNormalization: stem.0, block.0, down.0;" in finding.message

@@ -11,7 +11,7 @@ import pytest
 
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import describe_array, element_type, fit_array, match_names, to_array
-from onnxscope.model.loading import InputSpec
+from onnxscope.model.stored_model import InputSpec
 
 IMAGE = InputSpec("x", "float32", ("batch", 3, 8, 10))
 

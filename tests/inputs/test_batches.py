@@ -12,7 +12,7 @@ from PIL import Image
 from onnxscope.errors import InputError
 from onnxscope.inputs.batches import Fed, read_batches
 from onnxscope.inputs.datasets import Dataset, open_dataset
-from onnxscope.model.loading import InputSpec
+from onnxscope.model.stored_model import InputSpec
 
 RNG = np.random.default_rng(8)
 ROWS = (InputSpec("x", "float32", ("batch", 3)),)

@@ -11,7 +11,7 @@ from PIL import Image
 from onnxscope.errors import InputError
 from onnxscope.inputs.datasets import open_dataset
 from onnxscope.inputs.feeds import prepare
-from onnxscope.model.loading import InputSpec
+from onnxscope.model.stored_model import InputSpec
 
 RNG = np.random.default_rng(6)
 PICTURE = (InputSpec("x", "float32", ("batch", 3, 16, 16)),)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from onnxscope.errors import InputError
 from onnxscope.inputs.feeds import Preset, cut, prepare
-from onnxscope.model.loading import InputSpec
+from onnxscope.model.stored_model import InputSpec
 
 HOPPER = os.path.join(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
 NCHW = (InputSpec("x", "float32", ("batch", 3, 8, 10)),)

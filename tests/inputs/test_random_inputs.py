@@ -7,7 +7,7 @@ import pytest
 
 from onnxscope.errors import InputError
 from onnxscope.inputs.random_inputs import random_feeds
-from onnxscope.model.loading import InputSpec
+from onnxscope.model.stored_model import InputSpec
 
 
 def shapes(*specs):

@@ -9,7 +9,6 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxscope.model.channel_axes import activation_axes, default_axis, weight_axis
-from onnxscope.model.layer_names import Names
 from onnxscope.model.loading import load_model
 from onnxscope.runtime.session import Session
 
@@ -110,8 +109,8 @@ def weighted(node, weight, x, *, before=()):
         [numpy_helper.from_array(weight, "w")],
     )
     model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)])
-    names = Names(load_model(model))
-    (operand,) = names.operands(names.model.main.nodes[-1])
+    loaded = load_model(model)
+    (operand,) = loaded.names.operands(loaded.main.nodes[-1])
     return model, operand
 
 
@@ -199,8 +198,8 @@ def test_a_recurrent_weight_has_its_gates_at_axis_1():
         [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(weight[:, :, :2], "r")],
     )
     model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)])
-    names = Names(load_model(model))
-    assert [weight_axis(operand, 3) for operand in names.operands(names.model.main.nodes[0])] == [(1, 1), (1, 1)]
+    loaded = load_model(model)
+    assert [weight_axis(operand, 3) for operand in loaded.names.operands(loaded.main.nodes[0])] == [(1, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("shape", [(), (4,)])

@@ -33,7 +33,7 @@ def chain(names, *, op_type="Relu", producer="pytorch"):
 
 def layers_of(model):
     names = Names(load_model(model))
-    return [names.layers[node] for node in names.model.main.nodes]
+    return [names.layers[node] for node in names.main.nodes]
 
 
 def parsed(text, **initializers):
@@ -51,7 +51,7 @@ def named(model, *names):
 
 def operand_of(model, *, node=-1, position=1):
     names = Names(load_model(model))
-    operands = names.operands(names.model.main.nodes[node])
+    operands = names.operands(names.main.nodes[node])
     return next(operand for operand in operands if operand.position == position)
 
 
@@ -150,8 +150,8 @@ def test_the_recorded_path_of_a_weight_names_its_layer_through_a_transpose():
     named(model, "", "conv2d_1_2/convolution")
     record = ParameterRecord("conv2d_1/kernel", "conv2d_1", (3, 3, 1, 1), "float32", initializer="kernel")
     names = Names(load_model(recorded(model, record)))
-    assert [names.layers[node] for node in names.model.main.nodes] == ["Transpose_0", "conv2d_1"]
-    (operand,) = names.operands(names.model.main.nodes[1])
+    assert [names.layers[node] for node in names.main.nodes] == ["Transpose_0", "conv2d_1"]
+    (operand,) = names.operands(names.main.nodes[1])
     assert operand.origin == Origin("kernel", "kernel", (3, 2, 0, 1), None)
     assert names.record(operand.origin) == record
 
@@ -210,7 +210,7 @@ def test_a_quantized_weight_is_found_behind_its_dequantization():
     model.graph.initializer.append(numpy_helper.from_array(np.eye(2, dtype=np.int8), "q"))
     assert operand_of(model).origin == Origin("q", "q", (), "d")
     names = Names(load_model(model))
-    assert names.operands(names.model.main.nodes[0]) == ()  # it only hands the weight on
+    assert names.operands(names.main.nodes[0]) == ()  # it only hands the weight on
 
 
 def test_a_weight_may_be_stored_in_a_constant_node_or_computed_from_none():
@@ -219,7 +219,7 @@ def test_a_weight_may_be_stored_in_a_constant_node_or_computed_from_none():
     computed = parsed("g (float[2] x) => (float[N] y) { c = Mul(w, w) y = MatMul(x, c) }", w=np.eye(2))
     assert operand_of(computed).origin is None
     names = Names(load_model(computed))
-    assert [names.owns_weights(node) for node in names.model.main.nodes] == [False, True]
+    assert [names.owns_weights(node) for node in names.main.nodes] == [False, True]
 
 
 def test_a_weight_of_the_main_graph_is_found_from_inside_a_body():
@@ -231,7 +231,7 @@ def test_a_weight_of_the_main_graph_is_found_from_inside_a_body():
         w=np.eye(2),
     )
     names = Names(load_model(model))
-    inner = next(node for graph in names.model.graphs.values() for node in graph.nodes if node.op_type == "MatMul")
+    inner = next(node for graph in names.graphs.values() for node in graph.nodes if node.op_type == "MatMul")
     assert names.owns_weights(inner)
     assert names.operands(inner)[0].origin == Origin("w", "w", (), None)
 
@@ -348,7 +348,7 @@ def test_nodes_of_a_layer_called_twice_share_its_name():
     for node in model.graph.node:
         node.metadata_props.add(key=LAYER_KEY, value="conv")
     names = Names(load_model(model))
-    assert [names.layers[node] for node in names.model.main.nodes] == ["conv", "conv"]
+    assert [names.layers[node] for node in names.main.nodes] == ["conv", "conv"]
     assert len(names.modules["conv"]) == 2
 
 

@@ -8,15 +8,14 @@ import numpy as np
 import onnx.parser
 from onnx import numpy_helper
 
-from onnxscope.model.layer_names import Names
-from onnxscope.model.layers import find_layers, signatures
+from onnxscope.model.layers import signatures
 from onnxscope.model.loading import load_model
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 
 
 def layers_of(source):
-    return find_layers(Names(load_model(source)))
+    return load_model(source).layers
 
 
 def parsed(text, *names):

@@ -13,7 +13,6 @@ import onnxscope
 from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.outputs import dump_json
 from onnxscope.errors import SelectorError
-from onnxscope.model.parameters import find_parameters
 from onnxscope.model.provenance import LAYER_KEY, ParameterRecord, Provenance, write_provenance
 from onnxscope.runtime.stored_values import read_parameter
 
@@ -260,7 +259,7 @@ def test_recorded_parameters_come_first_in_the_frameworks_order():
     assert_row(row, kernel)
     assert statistics.absent == (("net/conv2d/bias", "dropped: all zeros"),)
     loaded = onnxscope.load_model(model)
-    np.testing.assert_array_equal(read_parameter(loaded, find_parameters(loaded)[0][0]), kernel)
+    np.testing.assert_array_equal(read_parameter(loaded, loaded.parameters[0]), kernel)
 
 
 def test_a_record_that_names_no_initializer_of_the_file_is_absent():

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxscope.errors import SelectorError
-from onnxscope.model.layer_names import Names
+from onnxscope.model.graphs import ValueType
 from onnxscope.model.loading import load_model
 from onnxscope.model.selectors import matcher, select_names, select_taps
 
@@ -24,12 +24,12 @@ def parsed(text, names=(), **initializers):
     return model
 
 
-def values(model, *selectors, at="post", ranks=None):
-    return [tap.value for tap in select_taps(Names(load_model(model)), selectors, at=at, ranks=ranks)]
+def values(model, *selectors, at="post"):
+    return [tap.value for tap in select_taps(load_model(model), selectors, at=at)]
 
 
 def layers(model, *selectors, at="post"):
-    return [tap.layer for tap in select_taps(Names(load_model(model)), selectors, at=at)]
+    return [tap.layer for tap in select_taps(load_model(model), selectors, at=at)]
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_exclusions_alone_start_from_the_default(network):
         ("a2", ["a2"], ["a2"]),
         ("re:layer\\d\\.conv", ["r1", "c2"], ["c1", "c2"]),
         ("re:[np]\\d?", ["n1", "n2", "p"], ["n1", "n2", "p"]),
-        ("rank:4", ["x"], ["x"]),
+        ("rank:2", ["f", "d", "y"], ["f", "d", "y"]),
     ],
 )
 def test_every_form_of_selector(network, selector, post, pre):
@@ -111,29 +111,37 @@ def test_every_form_of_selector(network, selector, post, pre):
     assert values(network, selector, at="pre") == pre
 
 
-def test_rank_asks_for_inferred_ranks_where_the_model_declares_none(network):
+def test_rank_asks_for_inferred_ranks_where_the_model_declares_none(network, monkeypatch):
     ranks = {"c1": 4, "f": 2, "y": 7}
-    assert values(network, "rank:4", ranks=lambda: ranks) == ["x", "c1"]
-    assert values(network, "rank:2", ranks=lambda: ranks) == ["f", "y"]  # what the model declares holds
+    types = {name: ValueType("float32", (None,) * rank, TensorProto.FLOAT, "tensor") for name, rank in ranks.items()}
+    monkeypatch.setattr("onnxscope.model.loading.infer_types", lambda model: {(): types})
+    assert values(network, "rank:4") == ["x", "c1"]
+    assert values(network, "rank:2") == ["f", "y"]  # what the model declares holds
+
+
+def test_nothing_is_inferred_where_the_model_declares_every_rank(monkeypatch):
+    model = parsed("net (float[2, 3] x) => (float[2, 3] y) { y = Relu(x) }")
+    monkeypatch.setattr("onnxscope.model.loading.infer_types", None)
+    assert values(model, "rank:2") == ["x", "y"]
 
 
 def test_several_selectors_give_each_value_once_in_execution_order(network):
-    taps = select_taps(Names(load_model(network)), ["op:Relu", "value:r1", "fc", "layer1.conv", "value:x"])
+    taps = select_taps(load_model(network), ["op:Relu", "value:r1", "fc", "layer1.conv", "value:x"])
     assert [tap.value for tap in taps] == ["x", "r1", "r2", "y"]
     assert [tap.at for tap in taps] == [None, "post", "post", "post"]
 
 
 def test_a_tap_says_what_it_observes(network):
-    (tap,) = select_taps(Names(load_model(network)), ["layer1.conv"])
+    (tap,) = select_taps(load_model(network), ["layer1.conv"])
     assert (tap.name, tap.value, tap.path, tap.layer, tap.op_type, tap.at, tap.channel_axis) == (
         *("r1", "r1", (), "layer1.conv", "Conv", "post"),
         1,
     )
-    (tap,) = select_taps(Names(load_model(network)), ["layer2"])
+    (tap,) = select_taps(load_model(network), ["layer2"])
     assert (tap.layer, tap.op_type, tap.at) == ("layer2", "Relu", None)
-    (tap,) = select_taps(Names(load_model(network)), ["value:w1"])
+    (tap,) = select_taps(load_model(network), ["value:w1"])
     assert (tap.layer, tap.op_type, tap.at) == ("w1", "Initializer", None)
-    (tap,) = select_taps(Names(load_model(network)), ["value:x"])
+    (tap,) = select_taps(load_model(network), ["value:x"])
     assert (tap.layer, tap.op_type, tap.channel_axis) == ("x", "Input", 1)
 
 
@@ -233,7 +241,7 @@ CONDITIONAL = """g (bool c, float[2] x) => (float[2] y, float[2] z) {
 
 
 def names_of(model, *selectors):
-    return [tap.name for tap in select_taps(Names(load_model(model)), selectors)]
+    return [tap.name for tap in select_taps(load_model(model), selectors)]
 
 
 def test_values_inside_bodies_are_named_by_their_owner_where_names_are_shared():

@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto
 from onnxscope.errors import ModelError
 from onnxscope.model.loading import load_model
 from onnxscope.model.skeleton import MappedFile, contained_path, skeleton_of
-from onnxscope.runtime.session import Session
+from onnxscope.runtime.session import open_session
 
 TWO_LAYERS = """
     <ir_version: 9, opset_import: ["": 17]>
@@ -111,7 +111,7 @@ def test_onnxruntime_gives_the_same_bits_from_skeleton_and_file(tmp_path: Path, 
     assert (tmp_path / "weights.bin").exists() == external
     feeds = {"x": np.random.default_rng(3).normal(size=(5, 64)).astype(np.float32)}
     model = load_model(path)
-    mine = Session(model.proto, folder=model.folder, where=model.name).run(feeds)
+    mine = open_session(model).run(feeds)
     assert len(model.proto.SerializeToString()) < 1500
     np.testing.assert_array_equal(mine["y"], plain_run(path, feeds)[0])
 
@@ -128,7 +128,7 @@ def test_the_working_folder_is_never_searched_for_weights(tmp_path: Path, monkey
     expected = plain_run(folder / "model.onnx", feeds)[0]
     monkeypatch.chdir(elsewhere)
     loaded = load_model("../model/model.onnx")
-    found = Session(loaded.proto, folder=loaded.folder, where=loaded.name).run(feeds)["y"]
+    found = open_session(loaded).run(feeds)["y"]
     np.testing.assert_array_equal(found, expected)
 
 
@@ -224,7 +224,7 @@ def check_sparse_model(path: Path, value_bytes: int) -> None:
     weight = model.array(model.main.initializers["w"])
     assert weight.shape == (value_bytes // 4,)
     assert (weight[0], weight[-1]) == (0, 42)
-    assert Session(model.proto, folder=model.folder, where=model.name).run({})["y"] == 42
+    assert open_session(model).run({})["y"] == 42
 
 
 def test_a_hand_written_model_with_a_hole_is_read_in_place(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_files_with_unusual_names_are_their_own_data_files(tmp_path: Path) -> No
         onnx.save(two_layers(), os.fspath(path))
         model = load_model(path)
         np.testing.assert_array_equal(model.array(model.main.initializers["w1"]), expected)
-        y = Session(model.proto, folder=model.folder, where=model.name).run({"x": np.ones((1, 64), np.float32)})["y"]
+        y = open_session(model).run({"x": np.ones((1, 64), np.float32)})["y"]
         assert y.shape == (1, 16)
 
 

@@ -25,7 +25,6 @@ from onnxscope.analyses.feature_maps import features
 from onnxscope.errors import InputError, MergeError, MissingDependencyError, OutputError
 from onnxscope.inputs.batches import Fed, read_batches
 from onnxscope.inputs.datasets import open_dataset
-from onnxscope.model.layer_names import Names
 from onnxscope.model.selectors import select_taps
 from onnxscope.numerics.log_histogram import RELATIVE_ERROR
 from onnxscope.profiling.dataset_run import partial_path, stats
@@ -368,8 +367,8 @@ class RawTaps:
 
     def __init__(self, model, select):
         self.model = onnxscope.load_model(model)
-        self.taps = select_taps(Names(self.model), select, at="post")
-        tapped = expose(self.model, self.taps, infer=dict)
+        self.taps = select_taps(self.model, select, at="post")
+        tapped = expose(self.model, self.taps)
         self.session = Session(tapped.proto, folder=self.model.folder, where="raw taps")
         self.seen = {tap.name: [] for tap in self.taps}
 

@@ -14,14 +14,13 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxscope.errors import RunError
-from onnxscope.model.layer_names import Names
 from onnxscope.model.loading import load_model
 from onnxscope.model.selectors import select_taps
 from onnxscope.numerics.moments import widened
 from onnxscope.numerics.observations import sample_rows
 from onnxscope.profiling.observer import Observer
 from onnxscope.profiling.plan import make_plan
-from onnxscope.runtime.session import Session
+from onnxscope.runtime.session import Session, open_session
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 RNG = np.random.default_rng(4)
@@ -36,7 +35,7 @@ def parsed(text, **initializers):
 
 def planned(model, select, feeds, *, fixed=None, exact=False, budget=1 << 30, batch=None, at="post", axes=None):
     loaded = load_model(model)
-    taps = select_taps(Names(loaded), select, at=at)
+    taps = select_taps(loaded, select, at=at)
     axes = dict.fromkeys(feeds, 0) if axes is None else axes
     size = batch or fixed or len(next(iter(feeds.values())))
     plan = make_plan(
@@ -208,7 +207,8 @@ def numpy_type(dtype):
 @pytest.mark.parametrize(("text", "dtype"), OPERATOR_CASES)
 def test_a_probe_sees_what_the_element_type_holds(text, dtype, optimize, monkeypatch):
     # onnxruntime computes float16 in float32 here and there, and a probe must not see that.
-    monkeypatch.setattr("onnxscope.profiling.observer.Session", functools.partial(Session, optimize=optimize))
+    opened = functools.partial(open_session, optimize=optimize)
+    monkeypatch.setattr("onnxscope.profiling.observer.open_session", opened)
     model = operator_model(text, dtype)
     plain = onnx.ModelProto()
     plain.CopyFrom(model)

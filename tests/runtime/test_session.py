@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxscope.errors import InputError, RunError
 from onnxscope.model.loading import load_model
-from onnxscope.runtime.session import Session, evaluate_constants, providers, runtime_version
+from onnxscope.runtime.session import Session, evaluate_constants, open_session, providers, runtime_version
 
 X = np.array([1, -2, 3], np.float32)
 RNG = np.random.default_rng(5)
@@ -399,6 +399,22 @@ def test_external_data_is_read_from_the_models_folder_not_the_working_one(tmp_pa
     (elsewhere / "m.data").write_bytes((weights + 1).tobytes())
     monkeypatch.chdir(elsewhere)
     model = load_model(home / "m.onnx")
-    opened = Session(model.proto, folder=model.folder, where=model.name)
+    opened = open_session(model)
     np.testing.assert_array_equal(opened.run({"x": np.zeros(1000, np.float32)})["y"], weights)
     np.testing.assert_array_equal(evaluate_constants(model, ["w"])["w"], weights)
+
+
+def test_a_session_over_a_copy_of_a_model_reads_its_weights_where_they_lie(tmp_path, monkeypatch):
+    weights = np.arange(1000, dtype=np.float32)
+    proto = parsed("g (float[1000] x) => (float[1000] y) { y = Add(x, w) }", w=weights)
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    model = load_model(tmp_path / "m.onnx")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model.proto)
+    copy.graph.node[0].op_type = "Sub"
+    for threads, optimize in ((1, True), (0, False)):
+        session = open_session(model, copy, threads=threads, optimize=optimize)
+        np.testing.assert_array_equal(session.run({"x": np.zeros(1000, np.float32)})["y"], -weights)
+    copy.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(RunError, match=r"NoSuchOperator.*: m\.onnx$"):
+        open_session(model, copy)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import onnx
 import onnx.parser
@@ -12,10 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxscope.errors import RunError
-from onnxscope.model.layer_names import Names
 from onnxscope.model.loading import load_model
 from onnxscope.model.selectors import select_taps
-from onnxscope.model.type_inference import infer_types
 from onnxscope.runtime.session import Session
 from onnxscope.runtime.tap_outputs import Unreachable, expose, was_not_executed
 
@@ -29,10 +25,9 @@ def parsed(text, *, opset=17, **initializers):
     return model
 
 
-def tapped(proto, *selectors, infer=None):
+def tapped(proto, *selectors):
     model = load_model(proto)
-    taps = select_taps(Names(model), selectors)
-    return expose(model, taps, infer=infer or partial(infer_types, model))
+    return expose(model, select_taps(model, selectors))
 
 
 def run(proto, *selectors, **feeds):
@@ -46,10 +41,6 @@ def run(proto, *selectors, **feeds):
 
 def reasons(proto, *selectors):
     return {each.name: each.reason for each in tapped(proto, *selectors).unreachable}
-
-
-def unexpected():
-    raise AssertionError("inference was not called for")
 
 
 CHAIN = "g (float[3] x, float[3] z) => (float[3] y, float[3] h) { a = Neg(x) h = Relu(a) b = Add(h, w) y = Mul(b, z) }"
@@ -70,14 +61,14 @@ def test_the_input_model_does_not_change():
     model = parsed(CHAIN, w=W)
     loaded = load_model(model)
     before = model.SerializeToString(deterministic=True), loaded.proto.SerializeToString(deterministic=True)
-    expose(loaded, select_taps(Names(loaded), ["value:*", "value:w"]), infer=unexpected)
+    expose(loaded, select_taps(loaded, ["value:*", "value:w"]))
     assert (model.SerializeToString(deterministic=True), loaded.proto.SerializeToString(deterministic=True)) == before
 
 
 def test_a_conditional_model_does_not_change_either():
     model = load_model(BRANCHES)
     before = model.proto.SerializeToString(deterministic=True)
-    expose(model, select_taps(Names(model), ["value:*"]), infer=partial(infer_types, model))
+    expose(model, select_taps(model, ["value:*"]))
     assert model.proto.SerializeToString(deterministic=True) == before
 
 
@@ -148,23 +139,18 @@ def test_an_empty_value_of_an_executed_branch_is_no_mark():
     assert was_not_executed((5, *(0,) * 8))
 
 
-def test_types_are_inferred_once_and_only_for_undeclared_values_inside_bodies():
-    calls = []
+def test_types_are_inferred_for_undeclared_values_inside_bodies_alone(monkeypatch):
     model = load_model(BRANCHES)
-
-    def infer():
-        calls.append(1)
-        return infer_types(model)
-
-    taps = select_taps(Names(model), ["value:*"])
-    assert expose(model, taps, infer=infer).unreachable == ()
-    assert calls == [1]
-    outside = [tap for tap in taps if not tap.path]
-    assert expose(model, outside, infer=unexpected).unreachable == ()
+    taps = select_taps(model, ["value:*"])
+    monkeypatch.setattr("onnxscope.model.loading.infer_types", None)
+    assert expose(model, [tap for tap in taps if not tap.path]).unreachable == ()
+    monkeypatch.undo()
+    assert expose(model, taps).unreachable == ()
 
 
-def test_a_value_in_a_branch_whose_type_is_unknown_is_unreachable():
-    result = tapped(BRANCHES, "value:k", infer=dict)
+def test_a_value_in_a_branch_whose_type_is_unknown_is_unreachable(monkeypatch):
+    monkeypatch.setattr("onnxscope.model.loading.infer_types", lambda model: {})
+    result = tapped(BRANCHES, "value:k")
     assert result.unreachable == (
         Unreachable("k", "its element type cannot be inferred, and the other branch has to match it"),
     )
@@ -346,7 +332,7 @@ def test_an_if_without_its_other_branch_is_unreachable():
     model = onnx.ModelProto()
     model.CopyFrom(BRANCHES)
     del model.graph.node[0].attribute[1]
-    result = tapped(model, "value:p", infer=dict)
+    result = tapped(model, "value:p")
     assert [each.reason for each in result.unreachable] == ["If has no else_branch"]
     assert result.proto.graph == model.graph  # nothing half-done
 

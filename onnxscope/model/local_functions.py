@@ -1,0 +1,115 @@
+"""Local functions: the nodes of each stand in the place of its calls, as far as that stays within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+
+from onnxscope.base.outputs import first_line, printable
+from onnxscope.errors import ModelError
+
+__all__ = ["inline_functions"]
+
+# Past these we do not inline local functions. Real exports stay far below; onnx's inliner takes 5 s for the nodes.
+_MAX_INLINED_NODES = 1_000_000
+_MAX_INLINED_BYTES = 1 << 30
+_MAX_INLINED_DEPTH = 100  # it recurses, and so do we
+
+_Measure = tuple[int, int, int]
+
+
+def inline_functions(proto: ModelProto, *, where: str) -> ModelProto:
+    """Replace calls of a model's local functions by their nodes; a model without any is returned as it is.
+
+    Raises:
+        ModelError: They call themselves, take graphs, or would make more than a model can be.
+    """
+    if not proto.functions:
+        return proto
+    _Expansion(proto, where).check()
+    try:
+        import onnx.inliner
+
+        inlined: ModelProto = onnx.inliner.inline_local_functions(proto)
+    except Exception as error:  # the inliner's own errors, and protobuf's where its answer cannot be parsed
+        raise ModelError(f"local functions cannot be inlined ({first_line(error)}): {where}") from error
+    return inlined
+
+
+class _Expansion:
+    """Bounds what inlining would make: functions that call each other double the model at every level."""
+
+    def __init__(self, proto: ModelProto, where: str) -> None:
+        self._where = where
+        self._nodes = proto.graph.node
+        self._functions = {
+            (_domain(function.domain), function.name, function.overload): function for function in proto.functions
+        }
+        self._measured: dict[tuple[str, str, str], _Measure] = {}
+        self._largest_argument = 0
+
+    def check(self) -> None:
+        for function in self._functions.values():
+            self._check_arguments(function.attribute_proto, function.name)
+            self._find_arguments(function.node)
+        self._find_arguments(self._nodes)
+        self._measure(self._nodes, ())
+
+    def _find_arguments(self, nodes: Iterable[NodeProto]) -> None:
+        for node in nodes:
+            if self._called(node):
+                self._check_arguments(node.attribute, node.op_type)
+            for body in _bodies(node):
+                self._find_arguments(body.node)
+
+    def _check_arguments(self, arguments: Iterable[AttributeProto], function: str) -> None:
+        for argument in arguments:
+            if argument.HasField("g") or argument.graphs:
+                # A graph that is handed on can contain itself: its size after inlining cannot be told from here.
+                raise ModelError(f"function {printable(function)!r} takes a graph as an attribute: {self._where}")
+            self._largest_argument = max(self._largest_argument, argument.ByteSize())
+
+    def _called(self, node: NodeProto) -> tuple[str, str, str] | None:
+        key = (_domain(node.domain), node.op_type, node.overload)
+        return key if key in self._functions else None
+
+    def _measure(self, nodes: Iterable[NodeProto], active: tuple[tuple[str, str, str] | None, ...]) -> _Measure:
+        """Nodes, bytes of attributes and depth after inlining; `active` are the calls and bodies around `nodes`."""
+        self._check_depth(len(active))
+        count = size = depth = 0
+        for node in nodes:
+            count += 1
+            for attribute in node.attribute:
+                size += self._largest_argument if attribute.ref_attr_name else 0
+                size += 0 if attribute.HasField("g") or attribute.graphs else attribute.ByteSize()
+            inner = [self._measure(body.node, (*active, None)) for body in _bodies(node)]
+            key = self._called(node)
+            if key is not None:
+                if key in active:
+                    raise ModelError(f"function {printable(node.op_type)!r} calls itself: {self._where}")
+                if key not in self._measured:
+                    self._measured[key] = self._measure(self._functions[key].node, (*active, key))
+                inner.append(self._measured[key])
+            for more, bytes_more, below in inner:
+                count, size, depth = count + more, size + bytes_more, max(depth, below + 1)
+            self._check_depth(len(active) + depth)
+            if count > _MAX_INLINED_NODES or size > _MAX_INLINED_BYTES:
+                limit = f"{_MAX_INLINED_NODES:,} nodes or {_MAX_INLINED_BYTES:,} bytes"
+                raise ModelError(f"local functions expand to more than {limit}: {self._where}")
+        return count, size, depth
+
+    def _check_depth(self, depth: int) -> None:
+        if depth > _MAX_INLINED_DEPTH:
+            raise ModelError(f"local functions call each other more than {_MAX_INLINED_DEPTH} deep: {self._where}")
+
+
+def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
