@@ -18,7 +18,7 @@ from onnxscope.inputs.feeds import Feeds, cut, prepare_for
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, Tap, select_taps
-from onnxscope.numerics.moments import Accumulator
+from onnxscope.numerics.moments import Moments
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable
 from onnxscope.runtime.tapped_runs import reason_without_statistics, run_tapped
@@ -326,13 +326,13 @@ def _tapping(model: Model, feeds: Feeds, answers: Mapping[str, Any], threads: in
 
 def _describe(tap: Tap, data: Array, channels: int, rank: Rank, sample: int) -> FeatureMap:
     axis = default_axis(data.ndim, tap.channel_axis)
-    accumulator = Accumulator(1 if axis is None else data.shape[axis])
-    accumulator.update(data, axis)
-    statistics = accumulator.overall.to_dict()
+    moments = Moments.empty(1 if axis is None else data.shape[axis])
+    moments.update(data, axis)
+    statistics = moments.overall.to_dict()
     statistics.pop("count")
     record = {
         **{key: statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")},
-        "zero_channels": list(accumulator.zero_channels) if axis is not None else [],
+        "zero_channels": list(moments.zero_channels) if axis is not None else [],
         **{key: statistics[key] for key in ("nan_count", "inf_count")},
     }
     shown = _ranked(data, axis, channels, rank, sample) if axis is not None else ()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxscope.model.layer_names import Operand
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
-from onnxscope.numerics.weight_blocks import row_hashes
+from onnxscope.numerics.hashes import row_hashes
 from onnxscope.runtime.stored_values import read_operand
 
 __all__ = ["NORM", "LayerWeights", "StoredWeight"]

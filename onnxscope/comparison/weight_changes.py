@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +12,9 @@ from numpy.typing import NDArray
 from onnxscope.comparison.layer_weights import NORM, StoredWeight
 from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
-from onnxscope.numerics.weight_blocks import (
-    Difference,
-    describe_permutation,
-    difference,
-    flattened_otherwise,
-    row_blocks,
-    same_numbers,
-)
+from onnxscope.numerics.blocks import row_blocks
+from onnxscope.numerics.distances import Difference, decibels, difference
+from onnxscope.numerics.permutations import describe_permutation, flattened_otherwise, same_numbers
 
 __all__ = ["WeightChange", "compare_weights", "one_sided"]
 
@@ -323,7 +317,8 @@ def _other_epsilon(full: Array, folded: Array, weights: Mapping[str, StoredWeigh
 
 
 def _decibels(relative: float | None) -> str:
-    return "unknown" if not relative else f"{-20 * math.log10(relative):.1f} dB"
+    ratio = decibels(relative)
+    return "unknown" if ratio is None else f"{ratio:.1f} dB"
 
 
 def _text(shape: tuple[int, ...]) -> str:

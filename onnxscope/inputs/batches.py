@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxscope.errors import InputError
 from onnxscope.inputs.datasets import Dataset
-from onnxscope.numerics.observations import Observation, observe_array, sample_steps
+from onnxscope.numerics.sample_moments import Observation, observe_array, sample_steps
 
 __all__ = ["Batch", "Fed", "OnError", "read_batches"]
 

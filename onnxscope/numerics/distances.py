@@ -1,4 +1,4 @@
-"""How far apart two values are, accumulated over batches: sums of squares and extremes of the difference by channel."""
+"""How far apart two arrays are: values, accumulated over batches by channel, and weights, number by number."""
 
 from __future__ import annotations
 
@@ -10,10 +10,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Discrepancy", "Tolerance", "from_sums", "measure"]
+from onnxscope.numerics.blocks import row_blocks
+
+__all__ = [
+    "Difference",
+    "Discrepancy",
+    "Tolerance",
+    "decibels",
+    "difference",
+    "from_sums",
+    "measure",
+    "relative_l2",
+]
 
 Array = NDArray[Any]
 _BLOCK = 1 << 20  # numbers widened at a time
+_SHOWN = 4  # channels that a message names
+
+
+def relative_l2(squares: float, reference: float) -> float | None:
+    """The norm of a difference over the norm of the reference, of their sums of squares; None where it is infinite."""
+    if not squares:
+        return 0.0
+    return math.sqrt(squares / reference) if reference else None
+
+
+def decibels(relative: float | None) -> float | None:
+    """The signal-to-noise ratio of a relative difference, the reference being the signal; None where it is infinite."""
+    return -20 * math.log10(relative) if relative else None
 
 
 @dataclass(frozen=True)
@@ -66,10 +90,7 @@ class Discrepancy:
     @property
     def relative_l2(self) -> float | None:
         """Norm of the difference over the reference's norm; None where it is infinite."""
-        squares, reference = float(self.squares.sum()), float(self.reference.sum())
-        if self.mismatched or (squares and not reference):
-            return None
-        return math.sqrt(squares / reference) if squares else 0.0
+        return None if self.mismatched else relative_l2(float(self.squares.sum()), float(self.reference.sum()))
 
     @property
     def cosine(self) -> float | None:
@@ -82,8 +103,7 @@ class Discrepancy:
     @property
     def sqnr_db(self) -> float | None:
         """Signal-to-noise ratio in decibels, the reference being the signal; None where it is infinite."""
-        relative = self.relative_l2
-        return None if not relative else -20 * math.log10(relative)
+        return decibels(self.relative_l2)
 
     @property
     def beyond_fraction(self) -> float | None:
@@ -144,3 +164,96 @@ def from_sums(found: Mapping[str, Array], lead: str) -> Discrepancy | None:
     return Discrepancy(
         squares, np.maximum(high, 0 - low), reference, other, math.prod(found["shape"].tolist()), 0, beyond
     )
+
+
+@dataclass
+class Difference:
+    """How two weights of one shape differ."""
+
+    equal: bool = True
+    largest: float | None = None
+    relative: float | None = None
+    channels: tuple[int, ...] = ()
+    count: int = 0
+    size: int = 0
+    rows: int = 0
+
+    def text(self) -> str:
+        """In words: how much, how many numbers, in which channels."""
+        if self.largest is None:
+            much = "numbers that are not finite"
+        else:
+            much = f"largest difference {self.largest:.3g}"
+        if self.relative is not None:
+            much += f", relative {self.relative:.3g}"
+        where = ""
+        if 0 < len(self.channels) < self.rows:
+            first = ", ".join(map(str, self.channels[:_SHOWN]))
+            more = ", …" if len(self.channels) > _SHOWN else ""
+            where = f", in {'channel' if len(self.channels) == 1 else 'channels'} {first}{more}"
+        return f"{much}, {self.count:,} of {self.size:,} numbers{where}"
+
+
+def difference(x: Array, y: Array, scale: Array | None = None, tolerance: float = 0.0) -> Difference:
+    """Compare two weights of one shape.
+
+    Args:
+        x: The reference.
+        y: Of the same shape.
+        scale: What each row of `x` is multiplied by first.
+        tolerance: What counts as equal, relative to the number, and to a tenth of the largest one of its row.
+    """
+    found = Difference(size=x.size, rows=len(x) if x.ndim else 1)
+    if scale is None and _are_equal(x, y):
+        return found
+    largest = squares = 0.0
+    channels: list[int] = []
+    for start, left, right in row_blocks(x, y):
+        if scale is not None:
+            left = left * scale[start : start + len(left), None]
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = left - right
+        np.abs(gap, out=gap)
+        if np.isnan(gap.max(initial=0.0)):
+            gap[(left == right) | (np.isnan(left) & np.isnan(right))] = 0.0
+        if tolerance:
+            # In place: memory for each step would take longer than the step.
+            allowed = np.maximum(np.abs(left, out=left), np.abs(right, out=right), out=left)
+            allowed += 0.1 * allowed.max(axis=1, keepdims=True, initial=0.0)
+            allowed *= tolerance
+            gap[gap <= allowed] = 0.0
+        gap[np.isnan(gap)] = np.inf
+        changed = gap > 0
+        if not changed.any():
+            continue
+        found.count += int(np.count_nonzero(changed))
+        channels += [start + int(row) for row in np.flatnonzero(changed.any(axis=1))]
+        largest = max(largest, float(gap.max(initial=0.0)))
+        squares += float(np.sum(np.square(gap)))
+    found.equal = found.count == 0
+    found.channels = tuple(channels)
+    if not found.equal and math.isfinite(largest):
+        reference = _squares(x, scale)
+        found.largest = largest
+        found.relative = relative_l2(squares, reference) if reference and math.isfinite(squares) else None
+    return found
+
+
+def _squares(x: Array, scale: Array | None) -> float:
+    """The sum of the squares of finite numbers."""
+    total = 0.0
+    for start, block, _ in row_blocks(x, x):
+        if scale is not None:
+            block = block * scale[start : start + len(block), None]
+        with np.errstate(over="ignore"):
+            total += float(np.sum(np.square(block), where=np.isfinite(block)))
+    return total
+
+
+def _are_equal(x: Array, y: Array) -> bool:
+    """Whether all numbers are equal as they are stored; none of them is widened."""
+    if not x.ndim:
+        return bool(x == y)
+    rows = max(1, _BLOCK * len(x) // max(1, x.size))
+    starts = range(0, len(x), rows)
+    return all(np.array_equal(x[start : start + rows], y[start : start + rows]) for start in starts)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxscope.errors import InputError
-from onnxscope.numerics.moments import Index, checked_array, spans, widened
+from onnxscope.numerics.blocks import Index, checked_array, spans, widened
 
 __all__ = ["Histogram", "count_span", "histogram_counts", "histogram_edges"]
 

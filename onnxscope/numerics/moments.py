@@ -1,15 +1,13 @@
-"""Accumulators of numpy arrays: moments, extremes, zeros, what is not finite.
+"""The mergeable statistic of numpy arrays: moments, extremes, zeros, what is not finite.
 
-Everything runs block by block, so that memory stays bounded however large an array is, and on as many threads as its
-caller gives. The cut into blocks follows from the shape alone and partial results are merged in block order: the number
-of threads changes no bit of a result. Statistics are over finite elements; NaN and infinities are counted apart.
+Everything runs block by block, on as many threads as its caller gives, and partial results are merged in block order:
+the number of threads changes no bit of a result. Statistics are over finite elements; NaN and infinities are counted
+apart.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -17,25 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxscope.errors import InputError
+from onnxscope.numerics.blocks import Index, checked_array, spans, widened
 
-__all__ = [
-    "Accumulator",
-    "ChannelStatistics",
-    "Index",
-    "Statistics",
-    "checked_array",
-    "measure_span",
-    "spans",
-    "widened",
-]
+__all__ = ["ChannelStatistics", "Moments", "Statistics", "measure_span"]
 
 Array: TypeAlias = npt.NDArray[Any]
+Counts: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
-Index: TypeAlias = tuple[slice, ...]
-
-_BLOCK = 1 << 16  # elements: as float64 half of a 1 MB second-level cache; larger blocks measured no faster
-_SPAN_BLOCKS = 16  # blocks in one task of a thread pool: about 3 ms of work against 30 us of hand-over
-_NARROW = frozenset(np.dtype(name) for name in ("bool", "int8", "uint8", "int16", "uint16", "float16", "float32"))
 
 
 @dataclass(frozen=True)
@@ -82,31 +68,48 @@ class ChannelStatistics:
         return {name: list(values) for name, values in vars(self).items()}
 
 
-class Accumulator:
-    """Count, moments, extremes and zeros of every channel, over all arrays given so far.
+@dataclass(eq=False)
+class Moments:
+    """The mergeable statistic: count, moments, extremes and zeros of everything seen so far, each channel apart.
 
-    The state is public, for storing and merging; every array has shape (channels,). Sums are float64 whatever the
-    element type, since float16 overflows at 65504 and float32 loses the mean of a centred weight.
+    All arrays have one shape: (channels,), or (samples, channels) where samples are kept apart too. Sums are float64
+    whatever the element type, since float16 overflows at 65504 and float32 loses the mean of a centred weight. Only
+    `update` and `absorb` change an object, so whoever takes one over must not call them.
 
     Attributes:
-        finite: int64, finite elements.
-        mean: float64, 0 for a channel without finite elements.
+        count: int64, finite elements.
+        mean: float64, 0 where no element is finite.
         m2: float64, sum of squared deviations from `mean`.
-        min: float64, `inf` for a channel without finite elements.
+        min: float64, `inf` where no element is finite.
         max: float64, `-inf` likewise.
-        zeros: int64, elements equal to zero.
         nan: int64, elements that are NaN.
-        inf: int64, infinite elements.
+        inf: int64, infinite elements of either sign.
+        examined: int64, the finite elements among those that zeros are counted from: all of them, but where a tap's
+            values are too many.
+        zeros: int64, zeros among them.
     """
 
-    def __init__(self, channels: int = 1) -> None:
-        self.finite, self.zeros, self.nan, self.inf = np.zeros((4, channels), np.int64)
-        self.mean, self.m2, self.min, self.max = np.zeros((4, channels))
-        self.min += math.inf
-        self.max -= math.inf
+    count: Counts
+    mean: Floats
+    m2: Floats
+    min: Floats
+    max: Floats
+    nan: Counts
+    inf: Counts
+    examined: Counts
+    zeros: Counts
+
+    @classmethod
+    def empty(cls, *shape: int) -> Moments:
+        """Return what is known before the first element."""
+        count, nan, inf, examined, zeros = np.zeros((5, *shape), np.int64)
+        mean, m2, low, high = np.zeros((4, *shape))
+        low += math.inf
+        high -= math.inf
+        return cls(count=count, mean=mean, m2=m2, min=low, max=high, nan=nan, inf=inf, examined=examined, zeros=zeros)
 
     def update(self, array: Array, channel_axis: int | None = None) -> None:
-        """Take in one more array, which is neither changed nor kept.
+        """Take in one more array, which is neither changed nor kept; for moments of shape (channels,).
 
         Args:
             array: Any shape, layout and numeric element type, those of ml_dtypes included.
@@ -117,79 +120,124 @@ class Accumulator:
         """
         array, axis = checked_array(array, channel_axis)
         channels = 1 if axis is None else array.shape[axis]
-        if channels != self.mean.size:
-            raise InputError(f"{channels} channels instead of {self.mean.size}: an array of shape {array.shape}")
+        if channels != self.count.size:
+            raise InputError(f"{channels} channels instead of {self.count.size}: an array of shape {array.shape}")
         for span in spans(array.shape):
             self.absorb(*measure_span(array, axis, span))
 
-    def merge(self, other: Accumulator) -> Accumulator:
-        """Combine two accumulators that have seen disjoint data.
+    def merge(self, other: Moments) -> Moments:
+        """Combine with moments of disjoint data and the same shape.
 
         Returns:
-            A new accumulator that shares no array with either side; an empty side changes no bit of the other.
+            New moments that share no array with either side; an empty side changes no bit of the other.
 
         Raises:
             InputError: The two sides differ in their number of channels.
+        """
+        if other.count.shape != self.count.shape:
+            raise InputError(f"{other.count.size} channels instead of {self.count.size}: an accumulator to merge")
+        merged = Moments(**{name: values.copy() for name, values in vars(self).items()})
+        merged.absorb(slice(None), other)
+        return merged
+
+    def absorb(self, channels: slice, part: Moments) -> None:
+        """Merge `part` into these channels in place.
 
         References:
             Chan, Golub and LeVeque, "Algorithms for Computing the Sample Variance", 1983: pairwise update.
         """
-        if other.mean.size != self.mean.size:
-            raise InputError(f"{other.mean.size} channels instead of {self.mean.size}: an accumulator to merge")
-        merged = Accumulator(self.mean.size)
-        for side in (self, other):
-            merged.absorb(slice(None), side)
-        return merged
-
-    def absorb(self, channels: slice, part: Accumulator) -> None:
-        """Merge `part` into these channels in place."""
-        before, mean = self.finite[channels], self.mean[channels]
+        before, mean = self.count[channels], self.mean[channels]
         with np.errstate(over="ignore", invalid="ignore"):
-            share = part.finite / np.maximum(before + part.finite, 1)
-            delta = part.mean - mean
-            # In this order an empty side contributes 0 * delta, never 0 * inf.
-            self.m2[channels] += part.m2 + before * share * delta * delta
+            share = part.count / np.maximum(before + part.count, 1)
+            # An empty side must not change the other one, not even where that has overflowed: 0 * inf is NaN.
+            delta = np.where(part.count > 0, part.mean - mean, 0.0)
+            between = np.where(before > 0, before * share * delta * delta, 0.0)
+            self.m2[channels] += part.m2 + between
             mean += delta * share
-        before += part.finite
         np.minimum(self.min[channels], part.min, out=self.min[channels])
         np.maximum(self.max[channels], part.max, out=self.max[channels])
-        self.zeros[channels] += part.zeros
-        self.nan[channels] += part.nan
-        self.inf[channels] += part.inf
+        for name in ("count", "nan", "inf", "examined", "zeros"):
+            getattr(self, name)[channels] += getattr(part, name)
+
+    def combined(self) -> Moments:
+        """Return new moments of everything along the first axis taken together: all samples of a run, all channels.
+
+        References:
+            Chan, Golub and LeVeque, 1983: the update of many sets at once.
+        """
+        count = self.count.sum(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = (self.mean * (self.count / np.maximum(count, 1))).sum(axis=0)
+            deviations = self.mean - mean
+            m2 = self.m2.sum(axis=0) + (self.count * deviations * deviations).sum(axis=0)
+        low = self.min.min(axis=0, initial=math.inf) + 0.0  # which zero came first depends on the cut
+        high = self.max.max(axis=0, initial=-math.inf) + 0.0
+        constant = low == high  # rounding must not spread it
+        return Moments(
+            count=count,
+            mean=np.where(constant, low, mean),
+            m2=np.where(constant, 0.0, m2),
+            min=low,
+            max=high,
+            nan=self.nan.sum(axis=0),
+            inf=self.inf.sum(axis=0),
+            examined=self.examined.sum(axis=0),
+            zeros=self.zeros.sum(axis=0),
+        )
+
+    def reshaped(self, *shape: int) -> Moments:
+        """Return the same moments with axes of other lengths; the arrays are shared."""
+        return Moments(**{name: values.reshape(shape) for name, values in vars(self).items()})
 
     @property
     def overall(self) -> Statistics:
         """Statistics of all channels together."""
-        finite, nan, inf = (int(counts.sum()) for counts in (self.finite, self.nan, self.inf))
-        count = finite + nan + inf
-        if not finite:
-            return Statistics(count, None, None, None, None, None, nan, inf)
+        count, nan, inf = (int(counts.sum()) for counts in (self.count, self.nan, self.inf))
+        if not count:
+            return Statistics(
+                count=nan + inf,
+                mean=None,
+                std=None,
+                min=None,
+                max=None,
+                zero_fraction=None,
+                nan_count=nan,
+                inf_count=inf,
+            )
         with np.errstate(over="ignore", invalid="ignore"):
             low, high = float(self.min.min()), float(self.max.max())
-            mean = float((self.mean * self.finite).sum() / finite)
+            # Not `combined()`: what is printed has always been summed in this order, which rounds otherwise.
+            mean = float((self.mean * self.count).sum() / count)
             if math.isfinite(mean):  # rounding must not move the mean of a constant
                 mean = min(max(mean, low), high)
             delta = self.mean - mean
-            m2 = float((self.m2 + self.finite * delta * delta).sum())
+            m2 = float((self.m2 + self.count * delta * delta).sum())
+        examined = int(self.examined.sum())
         return Statistics(
-            count=count,
+            count=count + nan + inf,
             mean=_or_none(mean),
-            std=_or_none(math.sqrt(m2 / (finite - 1))) if finite > 1 and m2 >= 0 else None,
+            std=_or_none(math.sqrt(m2 / (count - 1))) if count > 1 and m2 >= 0 else None,
             min=low + 0.0,  # which zero came first depends on the cut, and -0.0 helps nobody
             max=high + 0.0,
-            zero_fraction=int(self.zeros.sum()) / finite,
+            zero_fraction=int(self.zeros.sum()) / examined if examined else None,
             nan_count=nan,
             inf_count=inf,
         )
 
     @property
     def channels(self) -> ChannelStatistics:
-        """Statistics of each channel."""
+        """Statistics of each channel, for moments of shape (channels,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            std = np.sqrt(self.m2 / np.where(self.finite > 1, self.finite - 1, math.nan))
-            mean = np.where(self.finite > 0, self.mean, math.nan)
-            zero_fraction = self.zeros / self.finite
-        return ChannelStatistics(*map(_plain, (mean, std, self.min, self.max, zero_fraction)))
+            std = np.sqrt(self.m2 / np.where(self.count > 1, self.count - 1, math.nan))
+            mean = np.where(self.count > 0, self.mean, math.nan)
+            zero_fraction = self.zeros / self.examined
+        return ChannelStatistics(
+            mean=_plain(mean),
+            std=_plain(std),
+            min=_plain(self.min),
+            max=_plain(self.max),
+            zero_fraction=_plain(zero_fraction),
+        )
 
     @property
     def zero_channels(self) -> tuple[int, ...]:
@@ -198,68 +246,20 @@ class Accumulator:
         return tuple(np.flatnonzero(only_zeros).tolist())
 
 
-def checked_array(array: Array, channel_axis: int | None) -> tuple[Array, int | None]:
-    """Return the array with at least one axis, as a plain ndarray, and its channel axis counted from the left.
-
-    Raises:
-        InputError: The elements are not real numbers, or the axis does not fit.
-    """
-    array = np.asarray(array)
-    kind = array.dtype.kind
-    if kind not in "biuf" and not (kind == "V" and array.dtype.type is not np.void):  # V: the types of ml_dtypes
-        raise InputError(f"no statistics for elements of type {array.dtype}: an array of shape {array.shape}")
-    if channel_axis is None:
-        return np.atleast_1d(array), None
-    if not -array.ndim <= channel_axis < array.ndim:
-        raise InputError(f"no axis {channel_axis} for channels: an array of shape {array.shape}")
-    return array, channel_axis % array.ndim
-
-
-def spans(shape: tuple[int, ...]) -> Iterator[list[Index]]:
-    """Cut an array of this shape into runs of blocks, in C order; nothing for an array without elements."""
-    blocks = _blocks(shape)
-    while span := list(itertools.islice(blocks, _SPAN_BLOCKS)):
-        yield span
-
-
-def _blocks(shape: tuple[int, ...]) -> Iterator[Index]:
-    size = math.prod(shape)
-    if 0 < size <= _BLOCK:
-        yield tuple(slice(0, length) for length in shape)
-    elif size:
-        axis = next(i for i, length in enumerate(shape) if length > 1)
-        length = shape[axis]
-        pieces = -(-length // max(1, _BLOCK * length // size))
-        for piece in range(pieces):  # of even length
-            start, stop = piece * length // pieces, (piece + 1) * length // pieces
-            for rest in _blocks((stop - start, *shape[axis + 1 :])):
-                yield (
-                    *(slice(0, 1) for _ in shape[:axis]),
-                    slice(start + rest[0].start, start + rest[0].stop),
-                    *rest[1:],
-                )
-
-
-def widened(block: Array) -> Array:
-    """Return the block as float32 where that holds the element type exactly, else as float64; perhaps a view."""
-    narrow = block.dtype in _NARROW or block.dtype.kind == "V"
-    return block.astype(np.float32 if narrow else np.float64, copy=False)
-
-
-def measure_span(array: Array, axis: int | None, span: list[Index]) -> tuple[slice, Accumulator]:
+def measure_span(array: Array, axis: int | None, span: list[Index]) -> tuple[slice, Moments]:
     """Return the state of a run of blocks, and the channels that it is about."""
     places = [slice(0, 1) if axis is None else index[axis] for index in span]
     first = min(place.start for place in places)
     channels = slice(first, max(place.stop for place in places))
     if len(span) == 1:
         return channels, _measure(array[span[0]], axis)
-    total = Accumulator(channels.stop - first)
+    total = Moments.empty(channels.stop - first)
     for index, place in zip(span, places, strict=True):
         total.absorb(slice(place.start - first, place.stop - first), _measure(array[index], axis))
     return channels, total
 
 
-def _measure(block: Array, channel_axis: int | None) -> Accumulator:
+def _measure(block: Array, channel_axis: int | None) -> Moments:
     """Return the state of one block, which holds at least one element."""
     outer, channels, inner = 1, 1, block.size
     if channel_axis is not None:
@@ -272,8 +272,8 @@ def _measure(block: Array, channel_axis: int | None) -> Accumulator:
         values, axis, letters = values[0], 1, "ci"
     elif inner == 1:
         values, axis, letters = values[:, :, 0], 0, "oc"
-    part = Accumulator(channels)
-    part.finite += outer * inner
+    part = Moments.empty(channels)
+    part.count += outer * inner
     part.min[:], part.max[:] = np.minimum.reduce(values, axis), np.maximum.reduce(values, axis)
     finite = None
     if not (np.isfinite(part.min) & np.isfinite(part.max)).all():
@@ -281,24 +281,25 @@ def _measure(block: Array, channel_axis: int | None) -> Accumulator:
         _set_aside(part, values, finite, axis)
     if ((part.min <= 0) & (part.max >= 0)).any() and (zero := values == 0).any():
         part.zeros += np.add.reduce(zero, axis, dtype=np.int64)
+    part.examined += part.count
     filled = values if finite is None else np.where(finite, values, 0)
     _add_moments(part, filled.astype(np.float64, copy=False), finite, axis, letters)
     return part
 
 
-def _set_aside(part: Accumulator, values: Array, finite: npt.NDArray[np.bool_], axis: int | tuple[int, ...]) -> None:
+def _set_aside(part: Moments, values: Array, finite: npt.NDArray[np.bool_], axis: int | tuple[int, ...]) -> None:
     """Count what is not finite, and take the extremes of the rest."""
     part.nan += np.add.reduce(np.isnan(values), axis, dtype=np.int64)
-    part.inf += part.finite - part.nan
-    part.finite[:] = np.add.reduce(finite, axis, dtype=np.int64)
-    part.inf -= part.finite
+    part.inf += part.count - part.nan
+    part.count[:] = np.add.reduce(finite, axis, dtype=np.int64)
+    part.inf -= part.count
     part.min[:] = np.minimum.reduce(values, axis, where=finite, initial=math.inf)
     part.max[:] = np.maximum.reduce(values, axis, where=finite, initial=-math.inf)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of float64 only; what has overflowed is reported as undefined
 def _add_moments(
-    part: Accumulator,
+    part: Moments,
     values: Floats,
     finite: npt.NDArray[np.bool_] | None,
     axis: int | tuple[int, ...],
@@ -306,7 +307,7 @@ def _add_moments(
 ) -> None:
     """Fill in mean and m2 of a block in which zeros stand for what is not finite."""
     dot = f"{letters},{letters}->c"
-    count = np.maximum(part.finite, 1)
+    count = np.maximum(part.count, 1)
     total = np.add.reduce(values, axis)
     squares = np.einsum(dot, values, values)  # not a BLAS call, whose rounding depends on its own threads
     part.mean[:] = total / count

@@ -13,16 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxscope.errors import InputError
+from onnxscope.numerics.blocks import Index, checked_array, spans
 from onnxscope.numerics.histograms import Histogram, count_span, histogram_edges
-from onnxscope.numerics.moments import (
-    Accumulator,
-    ChannelStatistics,
-    Index,
-    Statistics,
-    checked_array,
-    measure_span,
-    spans,
-)
+from onnxscope.numerics.moments import ChannelStatistics, Moments, Statistics, measure_span
 
 __all__ = ["Summary", "describe", "describe_all"]
 
@@ -72,19 +65,19 @@ def describe(
     runs = list(spans(array.shape))
     parts = _shared(lambda span: measure_span(array, axis, span), runs, pool)
     if len(runs) == 1:
-        _, accumulator = next(parts)
+        _, moments = next(parts)
     else:
-        accumulator = Accumulator(1 if axis is None else array.shape[axis])
+        moments = Moments.empty(1 if axis is None else array.shape[axis])
         for channels, part in parts:
-            accumulator.absorb(channels, part)
-    overall = accumulator.overall
+            moments.absorb(channels, part)
+    overall = moments.overall
     histogram = None
     if overall.min is not None and overall.max is not None:
         histogram = _histogram(array, histogram_edges(overall.min, overall.max, bins), runs, pool)
     summary = Summary(
         overall=overall,
-        channels=None if axis is None else accumulator.channels,
-        zero_channels=() if axis is None else accumulator.zero_channels,
+        channels=None if axis is None else moments.channels,
+        zero_channels=() if axis is None else moments.zero_channels,
         histogram=histogram,
     )
     if array.dtype.kind in "iu" and max(abs(overall.min or 0), abs(overall.max or 0)) >= _EXACT_INTEGERS:

@@ -141,9 +141,9 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         return f"{self.profile.samples:,} sample{'' if self.profile.samples == 1 else 's'}"
 
     def _remarks(self, tap: TapProfile) -> list[str]:
-        state = tap.state
-        remarks = [f"NaN {int(state.nan.sum()):,}"] * bool(state.nan.any())
-        remarks += [f"inf {int(state.inf.sum()):,}"] * bool(state.inf.any())
+        moments = tap.state.moments
+        remarks = [f"NaN {int(moments.nan.sum()):,}"] * bool(moments.nan.any())
+        remarks += [f"inf {int(moments.inf.sum()):,}"] * bool(moments.inf.any())
         kinds = [finding.kind for finding in self.findings if finding.layer == tap.layer]
         for kind, word in (
             ("duplicate_channel", "duplicate"),
@@ -159,12 +159,12 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         return remarks
 
     def _tap_record(self, tap: TapProfile) -> dict[str, Any]:
-        state = tap.state
+        state, moments = tap.state, tap.state.moments
         return {
             **tap.to_dict(),
             "saturated_fraction": saturated_fraction(tap),
-            "min_sample": self._holder(state.min_sample, state.min == state.min.min(initial=float("inf"))),
-            "max_sample": self._holder(state.max_sample, state.max == state.max.max(initial=float("-inf"))),
+            "min_sample": self._holder(state.min_sample, moments.min == moments.min.min(initial=float("inf"))),
+            "max_sample": self._holder(state.max_sample, moments.max == moments.max.max(initial=float("-inf"))),
             "nonfinite_sample": self._holder(state.nonfinite_sample, state.nonfinite_sample >= 0),
         }
 

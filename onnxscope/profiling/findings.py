@@ -50,35 +50,35 @@ def saturated_fraction(tap: TapProfile) -> float | None:
 def _non_finite(profile: Profile) -> Iterator[Finding]:
     maker: TapProfile | None = None
     for tap in (*profile.inputs, *profile.reached):
-        state = tap.state
-        channels = np.flatnonzero(state.nan + state.inf)
+        state, moments = tap.state, tap.state.moments
+        channels = np.flatnonzero(moments.nan + moments.inf)
         if not channels.size:
             continue
         if maker is None:
             maker = tap
             for channel in channels.tolist():
                 sample = profile.sample_name(int(state.nonfinite_sample[channel]))
-                what = count_odd(int(state.nan[channel]), int(state.inf[channel]))
+                what = count_odd(int(moments.nan[channel]), int(moments.inf[channel]))
                 where = "the input holds" if tap in profile.inputs else "makes"
                 message = f"{where} {what}, first in {sample}; nothing observed before it does"
                 yield Finding("non_finite", tap.layer or tap.name, _channel(tap, channel), message)
         elif maker.name != tap.name:
             sample = profile.sample_name(int(state.nonfinite_sample[channels].min()))
-            what = count_odd(int(state.nan.sum()), int(state.inf.sum()))
-            message = f"holds {what} in {channels.size} of {state.count.size} channels, first in {sample}; "
+            what = count_odd(int(moments.nan.sum()), int(moments.inf.sum()))
+            message = f"holds {what} in {channels.size} of {moments.count.size} channels, first in {sample}; "
             message += f"they appear first in {maker.layer or maker.name}"
             yield Finding("non_finite_spread", tap.layer, None, message)
 
 
 def _dead_and_constant(tap: TapProfile) -> Iterator[Finding]:
     dead = set(tap.dead_channels)
-    state = tap.state
+    moments = tap.state.moments
     for channel in sorted(dead):
         yield Finding("dead_channel", tap.layer, channel, f"zero in every element of all {_samples(tap)}")
-    constant = (state.min == state.max) & (state.count > 1) & (state.nan + state.inf == 0)
+    constant = (moments.min == moments.max) & (moments.count > 1) & (moments.nan + moments.inf == 0)
     for channel in np.flatnonzero(constant).tolist():
         if channel not in dead and tap.channel_axis is not None:
-            value = float(state.min[channel])
+            value = float(moments.min[channel])
             message = f"{value:.6g} in every element of all {_samples(tap)}"
             yield Finding("constant_channel", tap.layer, channel, message)
 
@@ -86,9 +86,9 @@ def _dead_and_constant(tap: TapProfile) -> Iterator[Finding]:
 def _duplicates(tap: TapProfile) -> Iterator[Finding]:
     if tap.channel_axis is None:
         return
-    state = tap.state
+    state, moments = tap.state, tap.state.moments
     first: dict[int, int] = {}
-    for channel in np.flatnonzero((state.min < state.max) & (state.count > 1)).tolist():
+    for channel in np.flatnonzero((moments.min < moments.max) & (moments.count > 1)).tolist():
         fingerprint = int(state.fingerprint[channel])
         if fingerprint in first:
             message = f"the same as channel {first[fingerprint]} in all {_samples(tap)}"
@@ -98,12 +98,12 @@ def _duplicates(tap: TapProfile) -> Iterator[Finding]:
 
 
 def _overflow(profile: Profile, tap: TapProfile) -> Iterator[Finding]:
-    state = tap.state
+    state, moments = tap.state, tap.state.moments
     if tap.dtype == "float16":
         return
-    beyond = (state.count > 0) & ((state.max > FLOAT16_LARGEST) | (state.min < -FLOAT16_LARGEST))
+    beyond = (moments.count > 0) & ((moments.max > FLOAT16_LARGEST) | (moments.min < -FLOAT16_LARGEST))
     for channel in np.flatnonzero(beyond).tolist():
-        low, high = float(state.min[channel]), float(state.max[channel])
+        low, high = float(moments.min[channel]), float(moments.max[channel])
         value, samples = (high, state.max_sample) if high >= -low else (low, state.min_sample)
         sample = profile.sample_name(int(samples[channel]))
         message = f"reaches {value:.6g} in {sample}, beyond float16's {FLOAT16_LARGEST:,.0f}"
@@ -112,7 +112,7 @@ def _overflow(profile: Profile, tap: TapProfile) -> Iterator[Finding]:
 
 def _underflow(tap: TapProfile) -> Iterator[Finding]:
     tiny = tap.histogram.count_tiny(_FLOAT16_SMALLEST)
-    nonzero = tap.histogram.total - int(tap.state.zeros.sum())
+    nonzero = tap.histogram.total - int(tap.state.moments.zeros.sum())
     if nonzero > 0 and tiny / nonzero > _UNDERFLOW_SHARE:
         message = f"{tiny / nonzero:.1%} of what is not zero is below 2**-24 in magnitude, and zero in float16"
         yield Finding("float16_underflow", tap.layer, None, message)

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
-from onnxscope.numerics.observations import Observation, observe_array
+from onnxscope.numerics.sample_moments import Observation, observe_array
 from onnxscope.profiling.probes import PlannedTap, Probes, append_probes
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable, expose, unused_prefix

@@ -15,7 +15,7 @@ from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
-from onnxscope.numerics.observations import sample_steps
+from onnxscope.numerics.sample_moments import sample_steps
 from onnxscope.profiling.observer import Observer, Plan
 from onnxscope.profiling.probes import MIN_OPSET, PlannedTap
 from onnxscope.runtime.tap_outputs import expose
@@ -180,9 +180,8 @@ def _with_shifts(model: Model, plan: Plan, feeds: Mapping[str, Array], threads: 
         if seen is None:  # numpy reduces it
             taps.append(replace(each, probed=False))
             continue
-        count = np.maximum(seen.count.sum(axis=0), 1)
-        mean = (seen.mean * seen.count).sum(axis=0) / count
-        variance = (seen.m2 + seen.count * (seen.mean - mean) ** 2).sum(axis=0) / count
+        moments = seen.moments.combined()
+        mean, variance = moments.mean, moments.m2 / np.maximum(moments.count, 1)
         # Only where it is needed: a channel that is nearly dead has a mean that tells nothing of other samples.
         needed = (mean * mean > _SHIFTED * variance) & (variance > 0) & np.isfinite(mean)
         shift = tuple(np.where(needed, mean, 0).astype(np.float32).tolist())

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxscope.model.selectors import Tap
-from onnxscope.numerics.moments import widened
-from onnxscope.numerics.observations import Observation, sample_rows
+from onnxscope.numerics.blocks import widened
+from onnxscope.numerics.moments import Moments
+from onnxscope.numerics.sample_moments import Observation, count_zeros, sample_rows
 from onnxscope.runtime.nodes import HALF_TYPES, MIN_ROW, GraphWriter
 
 __all__ = ["MIN_OPSET", "PlannedTap", "Probes", "append_probes"]
@@ -123,11 +124,12 @@ class Probes:
             return None
         shift = 0.0 if planned.shift is None else np.asarray(planned.shift, np.float32).astype(np.float64)
         mean = np.clip(total / elements + shift, low, high)
-        count = np.full(low.shape, elements, np.int64)
-        none = np.zeros(low.shape, np.int64)
+        moments = replace(
+            Moments.empty(*low.shape), count=np.full(low.shape, elements, np.int64), mean=mean, m2=m2, min=low, max=high
+        )
         values = widened(rows["values"])
         shape = tuple(size for axis, size in enumerate(dims) if axis != planned.batch_axis)
-        return Observation(count, mean, m2, low, high, none, none, values, shape)
+        return Observation(count_zeros(moments, values), values, shape)
 
 
 def append_probes(proto: ModelProto, planned: Sequence[PlannedTap], prefix: str) -> Probes:

@@ -17,6 +17,7 @@ from onnxscope.base.outputs import printable
 from onnxscope.errors import InputError, ProfileError
 from onnxscope.inputs.sources import open_regular
 from onnxscope.numerics.log_histogram import MAX_KEY, LogHistogram
+from onnxscope.numerics.moments import Moments
 from onnxscope.profiling.tap_profile import ChannelState, TapProfile
 
 __all__ = ["Record", "read_record", "tap_of", "tap_record"]
@@ -46,10 +47,11 @@ def tap_record(tap: TapProfile) -> dict[str, Any]:
         "channel_axis": tap.channel_axis,
         "limits": None if tap.limits is None else list(tap.limits),
         "samples": tap.samples,
-        "channels": state.count.size,
+        "channels": state.moments.count.size,
     }
+    arrays = {**vars(state.moments), **vars(state)}
     for name in ("count", "mean", "m2", "min", "max", "nan", "inf", "examined", "zeros", *_SAMPLES, "fingerprint"):
-        values = getattr(state, name).tolist()
+        values = arrays[name].tolist()
         if name in _ABSENT:
             values = [value if math.isfinite(value) else None for value in values]
         record[name] = values[0] if values and all(value == values[0] for value in values) else values
@@ -61,11 +63,15 @@ def tap_of(record: Record) -> TapProfile:
     """Return the tap of a line; faults are reported by `Record.checking`."""
     channels = record.count("channels", _MAX_CHANNELS)
     arrays: dict[str, NDArray[Any]] = {name: record.integers(name, channels, 0) for name in _COUNTS}
-    arrays |= {name: record.integers(name, channels, -1) for name in _SAMPLES}
     arrays |= {name: record.floats(name, channels, absent) for name, absent in _ABSENT.items()}
-    arrays["fingerprint"] = record.integers("fingerprint", channels, 0, np.uint64)
-    if (arrays["zeros"] > arrays["examined"]).any() or (arrays["examined"] > arrays["count"]).any():
+    moments = Moments(**arrays)
+    samples = {name: record.integers(name, channels, -1) for name in _SAMPLES}
+    fingerprint = record.integers("fingerprint", channels, 0, np.uint64)
+    state = ChannelState(moments=moments, **samples, fingerprint=fingerprint)
+    if (moments.zeros > moments.examined).any() or (moments.examined > moments.count).any():
         record.fault("counts that contradict each other")
+    if ((moments.count == 0) & ((moments.mean != 0) | (moments.m2 != 0))).any():  # merging relies on it
+        record.fault("moments of nothing")
     histogram = record.record("histogram")
     keys = histogram.integers("keys", None, -MAX_KEY, np.int32, MAX_KEY)
     counts = histogram.integers("counts", len(keys), 1)
@@ -88,7 +94,7 @@ def tap_of(record: Record) -> TapProfile:
         channel_axis=axis,
         limits=None if limits is None else (float(limits[0]), float(limits[1])),
         samples=record.count("samples"),
-        state=ChannelState(**arrays),
+        state=state,
         histogram=LogHistogram(keys, counts),
     )
 

@@ -103,7 +103,7 @@ class ShardWorker:
             found, missed = self._observer.observe(batch.feeds, len(batch.positions), padded=batch.padded)
             for name, observation in found.items():
                 # A value without an axis of samples counts once a run, for its first sample.
-                positions = batch.positions[: len(observation.count)]
+                positions = batch.positions[: len(observation.moments.count)]
                 taps[name] = taps[name].observed(observation, positions, axes[name])
             reasons = {**missed, **reasons}
             samples += len(batch.positions)

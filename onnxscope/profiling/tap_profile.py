@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ from onnxscope.base.outputs import printable
 from onnxscope.base.results import Record
 from onnxscope.base.tables import Cell, Table
 from onnxscope.errors import MergeError
+from onnxscope.numerics.hashes import mix_bits
 from onnxscope.numerics.log_histogram import RELATIVE_ERROR, LogHistogram
-from onnxscope.numerics.moments import Accumulator, ChannelStatistics, Statistics
-from onnxscope.numerics.observations import Observation
+from onnxscope.numerics.moments import ChannelStatistics, Moments, Statistics
+from onnxscope.numerics.sample_moments import Observation
 
 __all__ = ["COLUMNS", "QUANTILES", "ChannelState", "TapProfile"]
 
@@ -32,30 +32,14 @@ class ChannelState:
     """State of every channel; each array has shape (channels,).
 
     Attributes:
-        count: int64, finite elements.
-        mean: float64, 0 where there is none.
-        m2: float64, sum of squared deviations from `mean`, likewise.
-        min: float64, `inf` where no element is finite.
-        max: float64, `-inf` likewise.
-        nan: int64, elements that are NaN.
-        inf: int64, infinite elements.
-        examined: int64, the finite elements among those that zeros are counted from.
-        zeros: int64, zeros among them.
+        moments: Count, moments, extremes and zeros; not to be changed.
         min_sample: int64, the first sample of the data that holds the minimum, -1 where there is none.
         max_sample: int64, the same for the maximum.
         nonfinite_sample: int64, the first sample with a NaN or an infinity, -1 where there is none.
         fingerprint: uint64, equal for channels that held the same in every sample.
     """
 
-    count: NDArray[np.int64]
-    mean: NDArray[np.float64]
-    m2: NDArray[np.float64]
-    min: NDArray[np.float64]
-    max: NDArray[np.float64]
-    nan: NDArray[np.int64]
-    inf: NDArray[np.int64]
-    examined: NDArray[np.int64]
-    zeros: NDArray[np.int64]
+    moments: Moments
     min_sample: NDArray[np.int64]
     max_sample: NDArray[np.int64]
     nonfinite_sample: NDArray[np.int64]
@@ -64,108 +48,52 @@ class ChannelState:
     @classmethod
     def empty(cls, channels: int) -> ChannelState:
         """The state of channels that were never seen."""
-        made: dict[str, NDArray[Any]] = {field.name: np.zeros(channels, np.int64) for field in fields(cls)}
-        for name in ("mean", "m2", "min", "max"):
-            made[name] = np.zeros(channels)
-        made["min"] += np.inf
-        made["max"] -= np.inf
-        for name in ("min_sample", "max_sample", "nonfinite_sample"):
-            made[name] -= 1
-        made["fingerprint"] = np.zeros(channels, np.uint64)
-        return cls(**made)
+        return cls(
+            moments=Moments.empty(channels),
+            min_sample=np.full(channels, -1, np.int64),
+            max_sample=np.full(channels, -1, np.int64),
+            nonfinite_sample=np.full(channels, -1, np.int64),
+            fingerprint=np.zeros(channels, np.uint64),
+        )
 
     @classmethod
     def of(cls, observation: Observation, indices: Sequence[int]) -> ChannelState:
         """The state after one run; `indices` are the positions of its samples in the data, ascending."""
         samples = np.asarray(indices, np.int64)
-        one = observation
-        count = one.count.sum(axis=0)
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean = (one.mean * (one.count / np.maximum(count, 1))).sum(axis=0)
-            deviations = one.mean - mean
-            m2 = one.m2.sum(axis=0) + (one.count * deviations * deviations).sum(axis=0)
-        low, high = one.min.argmin(axis=0), one.max.argmax(axis=0)
-        broken = (one.nan + one.inf) > 0
-        if one.values.dtype.kind == "f" and np.isfinite(one.min).all() and not broken.any():
-            examined = np.full(count.shape, one.values.shape[0] * one.values.shape[2], np.int64)
-        else:
-            examined = np.isfinite(one.values).sum(axis=(0, 2), dtype=np.int64)
-        state = cls(
-            count=count,
-            mean=mean,
-            m2=m2,
-            min=one.min.min(axis=0) + 0.0,  # +0.0: which zero comes first depends on the cut
-            max=one.max.max(axis=0) + 0.0,
-            nan=one.nan.sum(axis=0),
-            inf=one.inf.sum(axis=0),
-            examined=examined,
-            zeros=(one.values == 0).sum(axis=(0, 2), dtype=np.int64),
-            min_sample=np.where(count > 0, samples[low], -1),
-            max_sample=np.where(count > 0, samples[high], -1),
+        apart = observation.moments
+        whole = apart.combined()
+        broken = (apart.nan + apart.inf) > 0
+        return cls(
+            moments=whole,
+            min_sample=np.where(whole.count > 0, samples[apart.min.argmin(axis=0)], -1),
+            max_sample=np.where(whole.count > 0, samples[apart.max.argmax(axis=0)], -1),
             nonfinite_sample=np.where(broken.any(axis=0), samples[broken.argmax(axis=0)], -1),
-            fingerprint=_fingerprints(one, samples),
+            fingerprint=_fingerprints(observation, samples),
         )
-        return state._settled()
 
     def merge(self, other: ChannelState) -> ChannelState:
-        """Combine with samples that this state has not seen; neither side is changed.
-
-        References:
-            Chan, Golub and LeVeque, "Algorithms for Computing the Sample Variance", 1983: pairwise update.
-        """
-        count = self.count + other.count
-        with np.errstate(over="ignore", invalid="ignore"):
-            share = other.count / np.maximum(count, 1)
-            delta = other.mean - self.mean
-            mean = self.mean + delta * share
-            m2 = self.m2 + (other.m2 + self.count * share * delta * delta)
-        # An empty side must not change a bit of the other one, and its mean may be anything.
-        mean = np.where(self.count == 0, other.mean, np.where(other.count == 0, self.mean, mean))
-        m2 = np.where(self.count == 0, other.m2, np.where(other.count == 0, self.m2, m2))
-        merged = ChannelState(
-            count=count,
-            mean=mean,
-            m2=m2,
-            min=np.minimum(self.min, other.min),
-            max=np.maximum(self.max, other.max),
-            nan=self.nan + other.nan,
-            inf=self.inf + other.inf,
-            examined=self.examined + other.examined,
-            zeros=self.zeros + other.zeros,
-            min_sample=_holder(self.min, self.min_sample, other.min, other.min_sample),
-            max_sample=_holder(-self.max, self.max_sample, -other.max, other.max_sample),
+        """Combine with samples that this state has not seen; neither side is changed."""
+        mine, theirs = self.moments, other.moments
+        return ChannelState(
+            moments=mine.merge(theirs),
+            min_sample=_holder(mine.min, self.min_sample, theirs.min, other.min_sample),
+            max_sample=_holder(-mine.max, self.max_sample, -theirs.max, other.max_sample),
             nonfinite_sample=_earlier(self.nonfinite_sample, other.nonfinite_sample),
             fingerprint=self.fingerprint + other.fingerprint,
         )
-        return merged._settled()
 
     def collapsed(self) -> ChannelState:
         """The state of all channels taken as one."""
-        if not self.count.size:
-            return ChannelState.empty(1)
-        total = self.count.sum(keepdims=True)
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean = (self.mean * (self.count / np.maximum(total, 1))).sum(keepdims=True)
-            deviations = self.mean - mean
-            m2 = (self.m2 + self.count * deviations * deviations).sum(keepdims=True)
-        whole = {name: values.sum(keepdims=True) for name, values in vars(self).items()}
-        whole |= {"mean": mean, "m2": m2, "min": self.min.min(keepdims=True), "max": self.max.max(keepdims=True)}
-        for name, holds in (
-            ("min_sample", self.min == whole["min"]),
-            ("max_sample", self.max == whole["max"]),
-            ("nonfinite_sample", np.ones(self.count.shape, bool)),
-        ):
-            samples = getattr(self, name)
-            samples = samples[holds & (samples >= 0)]
-            whole[name] = samples.min(keepdims=True) if samples.size else np.full(1, -1, np.int64)
-        # Which channel held what is lost, and with it what a fingerprint could be compared with.
-        whole["fingerprint"] = np.zeros(1, np.uint64)
-        return ChannelState(**whole)._settled()
-
-    def _settled(self) -> ChannelState:
-        """Rounding must not spread a constant."""
-        constant = self.min == self.max
-        return replace(self, mean=np.where(constant, self.min, self.mean), m2=np.where(constant, 0.0, self.m2))
+        apart = self.moments
+        whole = apart.reshaped(-1, 1).combined() if apart.count.size else Moments.empty(1)
+        return ChannelState(
+            moments=whole,
+            min_sample=_first(self.min_sample[apart.min == whole.min]),
+            max_sample=_first(self.max_sample[apart.max == whole.max]),
+            nonfinite_sample=_first(self.nonfinite_sample),
+            # Which channel held what is lost, and with it what a fingerprint could be compared with.
+            fingerprint=np.zeros(1, np.uint64),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,10 +164,10 @@ class TapProfile(Record):
             return self if self.samples else other
         left, right = self.state, other.state
         axis = self.channel_axis
-        if axis != other.channel_axis or left.count.size != right.count.size:
+        if axis != other.channel_axis or left.moments.count.size != right.moments.count.size:
             # The number of channels changes from run to run: there are none to keep apart.
             axis = None
-            left, right = (state if state.count.size == 1 else state.collapsed() for state in (left, right))
+            left, right = (state if state.moments.count.size == 1 else state.collapsed() for state in (left, right))
         return replace(
             self,
             shape=_common_shape(self.shape, other.shape),
@@ -249,49 +177,34 @@ class TapProfile(Record):
             histogram=self.histogram.merge(other.histogram),
         )
 
-    @cached_property
-    def _accumulator(self) -> Accumulator:
-        accumulator = Accumulator(self.state.count.size)
-        for mine, theirs in zip(
-            ("count", "mean", "m2", "min", "max", "nan", "inf"),
-            ("finite", "mean", "m2", "min", "max", "nan", "inf"),
-            strict=True,
-        ):
-            setattr(accumulator, theirs, getattr(self.state, mine))
-        return accumulator
-
     @property
     def overall(self) -> Statistics:
         """Statistics of all channels together; `zero_fraction` rests on the elements that were examined."""
-        return replace(
-            self._accumulator.overall, zero_fraction=_share(self.state.zeros.sum(), self.state.examined.sum())
-        )
+        return self.state.moments.overall
 
     @property
     def channels(self) -> ChannelStatistics | None:
         """Statistics per channel, None where there is no channel axis."""
-        if self.channel_axis is None:
-            return None
-        pairs = zip(self.state.zeros.tolist(), self.state.examined.tolist(), strict=True)
-        return replace(self._accumulator.channels, zero_fraction=tuple(_share(zeros, of) for zeros, of in pairs))
+        return None if self.channel_axis is None else self.state.moments.channels
 
     @property
     def sampled(self) -> float | None:
         """Which fraction of the finite elements zeros and quantiles rest on; None where it is all of them."""
-        examined, count = int(self.state.examined.sum()), int(self.state.count.sum())
+        examined, count = int(self.state.moments.examined.sum()), int(self.state.moments.count.sum())
         return None if examined >= count else examined / count
 
     @property
     def quantiles(self) -> dict[str, float | None]:
         """Quantiles by their share, within `log_histogram.RELATIVE_ERROR`; None where no element is finite."""
-        low, high = self.state.min.min(initial=np.inf), self.state.max.max(initial=-np.inf)
+        low = self.state.moments.min.min(initial=np.inf)
+        high = self.state.moments.max.max(initial=-np.inf)
         found = {str(share): self.histogram.quantile(share) for share in QUANTILES}
         return {key: None if x is None else float(min(max(x, low), high)) for key, x in found.items()}
 
     @property
     def dead_channels(self) -> tuple[int, ...]:
         """Numbers of the channels that were zero in every element of every sample."""
-        return self._accumulator.zero_channels if self.channel_axis is not None else ()
+        return self.state.moments.zero_channels if self.channel_axis is not None else ()
 
     def to_dict(self) -> dict[str, Any]:
         """What the tap's record in `onnxscope.stats/1` says of it without its dataset."""
@@ -316,7 +229,7 @@ class TapProfile(Record):
     def cells(self) -> tuple[Cell, ...]:
         """A row of a table with `COLUMNS`."""
         overall, quantiles = self.overall, self.quantiles
-        dead = f"{len(self.dead_channels)} of {self.state.count.size}" if self.channel_axis is not None else ""
+        dead = f"{len(self.dead_channels)} of {self.state.moments.count.size}" if self.channel_axis is not None else ""
         return (
             *(self.layer, self.op_type, overall.mean, overall.std, overall.min),
             *(quantiles["0.01"], quantiles["0.5"], quantiles["0.99"], overall.max, overall.zero_fraction, dead),
@@ -327,25 +240,18 @@ class TapProfile(Record):
         return Table("", COLUMNS, (self.cells(),))
 
 
-def _fingerprints(one: Observation, samples: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _fingerprints(observation: Observation, samples: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A number per channel that depends on the extremes and on some elements of every sample."""
-    hashed = np.ascontiguousarray(one.values[:, :, :_HASHED_VALUES])
+    hashed = np.ascontiguousarray(observation.values[:, :, :_HASHED_VALUES])
     bits = hashed.view(np.uint32 if hashed.dtype == np.float32 else np.uint64).astype(np.uint64)
     # Odd multipliers, from the golden ratio: a polynomial hash modulo 2**64.
     weights = np.cumprod(np.full(bits.shape[2], 0x9E3779B97F4A7C15, np.uint64))
     mixed = (bits * weights).sum(axis=2, dtype=np.uint64)
     mixed += samples.astype(np.uint64)[:, None] * np.uint64(0xD1342543DE82EF95)
-    for extreme in (one.min, one.max):
-        mixed = _mix(mixed ^ np.ascontiguousarray(extreme + 0.0).view(np.uint64))
+    for extreme in (observation.moments.min, observation.moments.max):
+        mixed = mix_bits(mixed ^ np.ascontiguousarray(extreme + 0.0).view(np.uint64))
     summed: NDArray[np.uint64] = mixed.sum(axis=0, dtype=np.uint64)
     return summed
-
-
-def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finalizer of splitmix64 (Steele, Lea and Flood, 2014)."""
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
 
 
 def _holder(
@@ -364,11 +270,13 @@ def _earlier(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.in
     return np.where(left < 0, right, np.where(right < 0, left, np.minimum(left, right)))
 
 
+def _first(samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The smallest position, -1 where there is none; of shape (1,)."""
+    known = samples[samples >= 0]
+    return known.min(keepdims=True) if known.size else np.full(1, -1, np.int64)
+
+
 def _common_shape(left: Shape | None, right: Shape | None) -> Shape | None:
     if left is None or right is None or len(left) != len(right):
         return None
     return tuple(mine if mine == theirs else None for mine, theirs in zip(left, right, strict=True))
-
-
-def _share(part: Any, whole: Any) -> float | None:
-    return int(part) / int(whole) if whole else None

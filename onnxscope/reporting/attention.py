@@ -131,7 +131,7 @@ def _channel_counts(
     maps: dict[str, set[int]] = {}
     for tap in statistics or ():
         if tap.channel_axis is not None:
-            maps.setdefault(tap.layer, set()).add(len(tap.state.count))
+            maps.setdefault(tap.layer, set()).add(tap.state.moments.count.size)
     return kernels, maps
 
 

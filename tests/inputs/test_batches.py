@@ -74,8 +74,8 @@ def test_statistics_of_the_input_are_those_of_the_prepared_tensor(folder):
     (batch, *_) = batches(open_dataset(str(folder), picture("n"), preset="unit"), 0, 3)
     for index, observation in enumerate(batch.observations["x"]):
         wide = batch.feeds["x"][index].astype(np.float64)
-        np.testing.assert_allclose(observation.mean[0], wide.mean(axis=(1, 2)), rtol=1e-12)
-        np.testing.assert_array_equal(observation.max[0], wide.max(axis=(1, 2)))
+        np.testing.assert_allclose(observation.moments.mean[0], wide.mean(axis=(1, 2)), rtol=1e-12)
+        np.testing.assert_array_equal(observation.moments.max[0], wide.max(axis=(1, 2)))
 
 
 def test_the_digest_does_not_depend_on_the_cut():

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxscope.numerics import distances
-from onnxscope.numerics.distances import Tolerance, from_sums, measure
+from onnxscope.numerics import blocks, distances
+from onnxscope.numerics.distances import Tolerance, decibels, difference, from_sums, measure, relative_l2
 
 finite = st.floats(-1e3, 1e3, width=32)
 
@@ -75,3 +75,53 @@ def test_sums_from_a_graph_tell_where_all_is_finite():
     assert found.largest.tolist() == [3, 4]
     assert (found.count, found.beyond) == (10, None)
     assert from_sums(sums | {"squares": np.array([np.inf, 1])}, "") is None
+
+
+def test_sizes_of_a_difference():
+    assert relative_l2(9.0, 4.0) == 1.5
+    assert relative_l2(0.0, 0.0) == 0.0
+    assert relative_l2(1.0, 0.0) is None
+    assert decibels(0.1) == pytest.approx(20)
+    assert decibels(0.0) is None
+    assert decibels(None) is None
+
+
+@given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=4, max_side=5), elements=finite), st.data())
+def test_a_difference_is_what_numpy_finds(x, data):
+    y = data.draw(hnp.arrays(np.float32, x.shape, elements=finite))
+    found = difference(x, y)
+    gap = np.abs(x.astype(np.float64) - y.astype(np.float64))
+    assert found.equal == (not gap.any())
+    assert found.count == np.count_nonzero(gap)
+    if gap.any():
+        rows = gap.reshape(len(x), -1)
+        assert found.largest == gap.max()
+        assert found.channels == tuple(np.flatnonzero(rows.any(axis=1)))
+        norm = np.linalg.norm(x.astype(np.float64))
+        assert found.relative == (pytest.approx(np.linalg.norm(gap) / norm) if norm else None)
+
+
+def test_numbers_that_are_not_finite_are_equal_to_themselves_alone():
+    x = np.array([np.nan, np.inf, 1.0], np.float32)
+    assert difference(x, x.copy()).equal
+    found = difference(x, np.array([0.0, np.inf, 1.0], np.float32))
+    assert (found.equal, found.count, found.largest, found.relative) == (False, 1, None, None)
+    assert found.text() == "numbers that are not finite, 1 of 3 numbers, in channel 0"
+
+
+def test_a_tolerance_is_relative_to_the_number_or_its_row():
+    x = np.array([[1.0, 0.001], [1.0, 1.0]])
+    assert difference(x, x * (1 + 1e-6), tolerance=1e-5).equal
+    assert difference(x, x + np.array([[0, 9e-7], [0, 0]]), tolerance=1e-5).equal
+    assert difference(x, x + np.array([[0, 2e-6], [0, 0]]), tolerance=1e-5).channels == (0,)
+    assert difference(x, x * [[2.0], [3.0]], np.array([2.0, 3.0])).equal
+
+
+def test_blocks_of_rows_change_no_difference(monkeypatch):
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((7, 3, 3, 3), np.float32)
+    y = x + (rng.random(x.shape) > 0.9)
+    whole = difference(x, y)
+    monkeypatch.setattr(blocks, "_ROWS", 30)
+    cut = difference(x, y)
+    assert (cut.text(), cut.channels, cut.count) == (whole.text(), whole.channels, whole.count)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from oracles import arrays_and_axes, assert_same, whole
 
 from onnxscope.errors import InputError
-from onnxscope.numerics.moments import Accumulator
+from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.tensor_summary import describe, describe_all
 
 NUMPY_TYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
@@ -103,7 +103,7 @@ def test_noise_on_a_large_offset_keeps_its_spread():
     overall = describe(array).overall
     assert overall.mean == pytest.approx(array.mean(), rel=1e-14)
     assert overall.std == pytest.approx((array - 1e8).std(ddof=1), rel=1e-7)
-    pieces = Accumulator(4)
+    pieces = Moments.empty(4)
     for start in range(0, 70_000, 999):
         pieces.update(array[:, start : start + 999], 0)
     assert pieces.overall.std == pytest.approx((array - 1e8).std(ddof=1), rel=1e-7)

@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 
 from onnxscope.numerics.log_histogram import LogHistogram
-from onnxscope.numerics.observations import observe_array
+from onnxscope.numerics.sample_moments import observe_array
 from onnxscope.profiling.dataset_run import stats
 from onnxscope.profiling.findings import find, saturated_fraction
 from onnxscope.profiling.profile import Profile

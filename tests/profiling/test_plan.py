@@ -16,8 +16,8 @@ from onnx.reference import ReferenceEvaluator
 from onnxscope.errors import RunError
 from onnxscope.model.loading import load_model
 from onnxscope.model.selectors import select_taps
-from onnxscope.numerics.moments import widened
-from onnxscope.numerics.observations import sample_rows
+from onnxscope.numerics.blocks import widened
+from onnxscope.numerics.sample_moments import sample_rows
 from onnxscope.profiling.observer import Observer
 from onnxscope.profiling.plan import make_plan
 from onnxscope.runtime.session import Session, open_session
@@ -56,23 +56,24 @@ def assert_observed(found, array, batch_axis, channel_axis, rel=1e-5):
     """Each sample and channel, by the definitions."""
     wide = array.astype(np.float64)
     samples = [wide] if batch_axis is None else list(np.moveaxis(wide, batch_axis, 0))
-    assert len(found.count) == len(samples)
+    moments = found.moments
+    assert len(moments.count) == len(samples)
     for index, sample in enumerate(samples):
         place = None if channel_axis is None else channel_axis - (batch_axis is not None and batch_axis < channel_axis)
         rows = [sample] if place is None else np.moveaxis(sample, place, 0)
         for row, values in enumerate(rows):
             finite = values[np.isfinite(values)]
-            assert found.count[index, row] == finite.size
-            assert found.nan[index, row] == np.isnan(values).sum()
-            assert found.inf[index, row] == np.isinf(values).sum()
+            assert moments.count[index, row] == finite.size
+            assert moments.nan[index, row] == np.isnan(values).sum()
+            assert moments.inf[index, row] == np.isinf(values).sum()
             if finite.size:
-                assert found.min[index, row] == finite.min()
-                assert found.max[index, row] == finite.max()
+                assert moments.min[index, row] == finite.min()
+                assert moments.max[index, row] == finite.max()
                 scale = max(finite.std(), abs(finite.mean()))
-                assert found.mean[index, row] == pytest.approx(finite.mean(), abs=rel * scale)
-    count = np.maximum(found.count.sum(axis=0), 1)
-    mean = (found.mean * found.count).sum(axis=0) / count
-    m2 = (found.m2 + found.count * (found.mean - mean) ** 2).sum(axis=0)
+                assert moments.mean[index, row] == pytest.approx(finite.mean(), abs=rel * scale)
+    count = np.maximum(moments.count.sum(axis=0), 1)
+    mean = (moments.mean * moments.count).sum(axis=0) / count
+    m2 = (moments.m2 + moments.count * (moments.mean - mean) ** 2).sum(axis=0)
     rows = [wide] if channel_axis is None else np.moveaxis(wide, channel_axis, 0)
     for row, values in enumerate(rows):
         finite = values[np.isfinite(values)]
@@ -111,10 +112,10 @@ def test_probes_agree_with_numpy_in_every_opset(opset, at):
 def assert_close(observation, expected):
     """The evaluator's convolutions differ from onnxruntime's in the last digits."""
     wide = expected.astype(np.float64)
-    np.testing.assert_allclose(observation.min, wide.min(axis=(2, 3)), atol=1e-5)
-    np.testing.assert_allclose(observation.max, wide.max(axis=(2, 3)), rtol=1e-5)
-    np.testing.assert_allclose(observation.mean, wide.mean(axis=(2, 3)), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(observation.m2, wide.var(axis=(2, 3)) * wide[0, 0].size, rtol=1e-5)
+    np.testing.assert_allclose(observation.moments.min, wide.min(axis=(2, 3)), atol=1e-5)
+    np.testing.assert_allclose(observation.moments.max, wide.max(axis=(2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(observation.moments.mean, wide.mean(axis=(2, 3)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(observation.moments.m2, wide.var(axis=(2, 3)) * wide[0, 0].size, rtol=1e-5)
 
 
 TYPES = {
@@ -240,11 +241,11 @@ def assert_counts_and_extremes(found, raw, tap):
     """The sums of numbers as large as the type holds are not told by any that is as narrow."""
     rows = sample_rows(raw, tap.batch_axis, tap.channel_axis, 2).astype(np.float64)
     finite = np.isfinite(rows)
-    np.testing.assert_array_equal(found.count, finite.sum(axis=2))
-    np.testing.assert_array_equal(found.nan, np.isnan(rows).sum(axis=2))
-    np.testing.assert_array_equal(found.inf, np.isinf(rows).sum(axis=2))
-    np.testing.assert_array_equal(found.min, np.where(finite, rows, np.inf).min(axis=2))
-    np.testing.assert_array_equal(found.max, np.where(finite, rows, -np.inf).max(axis=2))
+    np.testing.assert_array_equal(found.moments.count, finite.sum(axis=2))
+    np.testing.assert_array_equal(found.moments.nan, np.isnan(rows).sum(axis=2))
+    np.testing.assert_array_equal(found.moments.inf, np.isinf(rows).sum(axis=2))
+    np.testing.assert_array_equal(found.moments.min, np.where(finite, rows, np.inf).min(axis=2))
+    np.testing.assert_array_equal(found.moments.max, np.where(finite, rows, -np.inf).max(axis=2))
 
 
 @pytest.mark.parametrize("offset", [0.0, 30.0, 1e4, 1e6])
@@ -275,9 +276,9 @@ def test_non_finite_values_and_constants():
     found, _ = Observer(loaded, plan).observe({"x": x}, 2)
     with np.errstate(all="ignore"):
         assert_observed(found["h"], np.sqrt(x), 0, 1)
-    assert found["h"].nan.tolist() == [[0, 0, 0], [1, 0, 0]]
-    assert found["y"].inf.tolist() == [[0, 0, 1], [0, 0, 0]]
-    assert found["h"].m2[:, 1].tolist() == [0, 0]
+    assert found["h"].moments.nan.tolist() == [[0, 0, 0], [1, 0, 0]]
+    assert found["y"].moments.inf.tolist() == [[0, 0, 1], [0, 0, 0]]
+    assert found["h"].moments.m2[:, 1].tolist() == [0, 0]
 
 
 def test_tokens_fixed_batches_and_padding():
@@ -293,8 +294,8 @@ def test_tokens_fixed_batches_and_padding():
     found, _ = Observer(loaded, plan).observe({"x": x}, 3, padded=True)
     expected = np.maximum(x.astype(np.float64) @ numpy_helper.to_array(model.graph.initializer[0]), 0)[:3]
     observation = found[plan.taps[0].name]
-    np.testing.assert_allclose(observation.mean, expected.mean(axis=1), rtol=1e-5)
-    assert observation.count.tolist() == [[600] * 20] * 3
+    np.testing.assert_allclose(observation.moments.mean, expected.mean(axis=1), rtol=1e-5)
+    assert observation.moments.count.tolist() == [[600] * 20] * 3
 
 
 def test_a_value_without_a_batch_axis_counts_once_a_run():
@@ -304,8 +305,8 @@ def test_a_value_without_a_batch_axis_counts_once_a_run():
     x = np.ones((3, 5), np.float32)
     loaded, plan = planned(model, ["value:s", "value:y"], {"x": x})
     found, _ = Observer(loaded, plan).observe({"x": x}, 3)
-    assert found["s"].max.tolist() == [[15]]
-    assert found["y"].max.tolist() == [[16] * 5] * 3
+    assert found["s"].moments.max.tolist() == [[15]]
+    assert found["y"].moments.max.tolist() == [[16] * 5] * 3
     _, reasons = Observer(loaded, plan).observe({"x": x}, 2, padded=True)
     assert reasons == {"s": "it has no batch axis, and the run is filled up with copies"}
 
@@ -323,11 +324,11 @@ def test_values_inside_branches_and_the_one_that_is_not_executed():
     feeds = {"x": x, "c": np.array(True)}
     loaded, plan = planned(parsed(CONTROL), ["value:d", "value:s"], feeds, axes={"x": 0, "c": None}, batch=1)
     found, reasons = Observer(loaded, plan).observe(feeds, 1)
-    assert found["d"].max.max() == 4
+    assert found["d"].moments.max.max() == 4
     assert reasons == {"s": "the else_branch that holds it was not executed on this input"}
     found, reasons = Observer(loaded, plan).observe({"x": x, "c": np.array(False)}, 1)
     assert list(found) == ["s"]
-    assert found["s"].max.max() == 9
+    assert found["s"].moments.max.max() == 9
 
 
 def test_a_shape_that_changes_in_a_loop_spoils_nothing_else():
@@ -344,8 +345,8 @@ def test_a_shape_that_changes_in_a_loop_spoils_nothing_else():
     select = ["value:next", "value:steady", "value:y"]
     loaded, plan = planned(model, select, feeds, axes={"x": None, "n": None}, batch=1)
     found, reasons = Observer(loaded, plan).observe(feeds, 1)
-    assert found["steady"].max.tolist() == [[2]]
-    assert found["y"].count.tolist() == [[8]]
+    assert found["steady"].moments.max.tolist() == [[2]]
+    assert found["y"].moments.count.tolist() == [[8]]
     assert reasons == {"next": "its shape changes from one iteration to the next"}
 
 
@@ -364,8 +365,8 @@ def test_exact_and_a_small_memory_budget_see_the_same():
     for found in results[1:]:
         assert found.keys() == results[0].keys()
         for name, observation in found.items():
-            np.testing.assert_allclose(observation.mean, results[0][name].mean, rtol=1e-4, atol=1e-6)
-            np.testing.assert_allclose(observation.max, results[0][name].max, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(observation.moments.mean, results[0][name].moments.mean, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(observation.moments.max, results[0][name].moments.max, rtol=1e-4, atol=1e-6)
 
 
 def test_the_limits_of_bounded_activations():
@@ -384,8 +385,9 @@ def test_one_thread_or_two_give_the_same_bits():
     x = RNG.normal(size=(4, 3, 40, 50)).astype(np.float32)
     loaded, plan = planned(model, [], {"x": x})
     one, two = (Observer(loaded, plan, threads=threads).observe({"x": x}, 4)[0]["y"] for threads in (1, 2))
-    for name in ("mean", "m2", "min", "max", "values"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    np.testing.assert_array_equal(one.values, two.values)
+    for name in ("mean", "m2", "min", "max", "zeros"):
+        np.testing.assert_array_equal(getattr(one.moments, name), getattr(two.moments, name))
 
 
 def test_a_model_that_fails_says_so():

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from onnxscope.numerics.observations import observe_array, sample_steps
+from onnxscope.numerics.sample_moments import observe_array, sample_steps
 
 RNG = np.random.default_rng(1)
 
@@ -33,30 +33,31 @@ def test_every_sample_and_channel_is_apart(shape, batch, channel):
     for index, sample in enumerate(samples.astype(np.float64)):
         place = None if channel is None else channel - (batch is not None and batch < channel)
         rows = [sample] if place is None else np.moveaxis(sample, place, 0)
-        assert found.count.shape[1] == len(rows)
+        assert found.moments.count.shape[1] == len(rows)
+        moments = found.moments
         for row, values in enumerate(rows):
-            assert found.count[index, row] == values.size
-            assert found.mean[index, row] == pytest.approx(values.mean(), rel=1e-12, abs=1e-15)
-            assert found.m2[index, row] == pytest.approx(((values - values.mean()) ** 2).sum(), rel=1e-9, abs=1e-15)
-            assert (found.min[index, row], found.max[index, row]) == (values.min(), values.max())
+            assert moments.count[index, row] == values.size
+            assert moments.mean[index, row] == pytest.approx(values.mean(), rel=1e-12, abs=1e-15)
+            assert moments.m2[index, row] == pytest.approx(((values - values.mean()) ** 2).sum(), rel=1e-9, abs=1e-15)
+            assert (moments.min[index, row], moments.max[index, row]) == (values.min(), values.max())
             np.testing.assert_array_equal(np.sort(found.values[index, row]), np.sort(values.reshape(-1)))
 
 
 def test_what_is_not_finite_is_counted_apart():
     array = np.array([[[1.0, math.nan, 3.0], [math.inf, -math.inf, math.nan]]], np.float32)
     found = observe_array(array, 0, 1)
-    np.testing.assert_array_equal(found.count, [[2, 0]])
-    np.testing.assert_array_equal(found.nan, [[1, 1]])
-    np.testing.assert_array_equal(found.inf, [[0, 2]])
-    np.testing.assert_array_equal(found.min, [[1, math.inf]])
-    np.testing.assert_array_equal(found.mean, [[2, 0]])
+    np.testing.assert_array_equal(found.moments.count, [[2, 0]])
+    np.testing.assert_array_equal(found.moments.nan, [[1, 1]])
+    np.testing.assert_array_equal(found.moments.inf, [[0, 2]])
+    np.testing.assert_array_equal(found.moments.min, [[1, math.inf]])
+    np.testing.assert_array_equal(found.moments.mean, [[2, 0]])
 
 
 @pytest.mark.parametrize(("shape", "channel"), [((0,), None), ((0, 3), 1), ((3, 0), 0), ((2, 0, 3), 1)])
 def test_a_value_without_elements_has_nothing_to_count(shape, channel):
     found = observe_array(np.zeros(shape, np.float32), None, channel)
-    assert found.count.shape == (1, 1 if channel is None else shape[channel])
-    assert not found.count.any()
+    assert found.moments.count.shape == (1, 1 if channel is None else shape[channel])
+    assert not found.moments.count.any()
     assert found.values.size == 0
 
 
@@ -76,7 +77,10 @@ def test_steps_leave_at_most_8192_elements_or_one_a_channel(shape, channel):
 
 
 def test_steps_choose_places_alone():
-    array = RNG.normal(size=(2, 3, 8, 8)).astype(np.float32)
+    array = RNG.integers(-2, 3, size=(2, 3, 8, 8)).astype(np.float32)
     found = observe_array(array, 0, 1, samples=2, steps=(1, 1, 2, 4))
-    np.testing.assert_array_equal(found.values, array[:, :, ::2, ::4].reshape(2, 3, 8))
-    assert found.count[0, 0] == 64
+    examined = array[:, :, ::2, ::4].reshape(2, 3, 8)
+    np.testing.assert_array_equal(found.values, examined)
+    np.testing.assert_array_equal(found.moments.zeros, (examined == 0).sum(axis=2))
+    assert (found.moments.examined == 8).all()
+    assert found.moments.count[0, 0] == 64

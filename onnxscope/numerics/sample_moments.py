@@ -1,18 +1,19 @@
-"""What one run showed of one tap: the records that observers make and profiles take in."""
+"""Values cut by samples and channels: what one run showed of one tap, as observers make it and profiles take it in."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.numerics.moments import Accumulator, widened
+from onnxscope.numerics.blocks import widened
+from onnxscope.numerics.moments import Moments
 
-__all__ = ["Observation", "observe_array", "sample_rows", "sample_steps"]
+__all__ = ["Observation", "count_zeros", "observe_array", "sample_rows", "sample_steps"]
 
 _EXAMINED = 8192  # elements of a value and a sample that zeros and the histogram are counted from
 
@@ -21,29 +22,17 @@ _EXAMINED = 8192  # elements of a value and a sample that zeros and the histogra
 class Observation:
     """Statistics of one tap for every sample of a run and every channel, with some or all of its elements.
 
-    The first axis of every array is the samples (1 for a value without a batch axis), the second the channels (1 for a
-    value without a channel axis). Samples that only fill a fixed batch are left out.
+    Samples that only fill a fixed batch are left out.
 
     Attributes:
-        count: int64, finite elements.
-        mean: float64, 0 where no element is finite.
-        m2: float64, sum of squared deviations from `mean`, likewise.
-        min: float64, smallest finite element, `inf` where there is none.
-        max: float64, largest finite element, `-inf` where there is none.
-        nan: int64, elements that are NaN.
-        inf: int64, infinite elements of either sign.
+        moments: Of shape (samples, channels): 1 sample for a value without a batch axis, 1 channel for one without a
+            channel axis.
         values: float32 or float64 of shape (samples, channels, elements): the elements that zeros and the histogram are
             counted from, chosen by their place alone; finite or not.
         shape: The value's shape for one sample: without the batch axis where it has one.
     """
 
-    count: NDArray[np.int64]
-    mean: NDArray[np.float64]
-    m2: NDArray[np.float64]
-    min: NDArray[np.float64]
-    max: NDArray[np.float64]
-    nan: NDArray[np.int64]
-    inf: NDArray[np.int64]
+    moments: Moments
     values: NDArray[Any]
     shape: tuple[int, ...]
 
@@ -87,23 +76,27 @@ def observe_array(
         steps: Which elements are examined, None for all.
     """
     rows = sample_rows(array, batch_axis, channel_axis, samples)
-    accumulator = Accumulator(rows.shape[0] * rows.shape[1])
-    accumulator.update(rows.reshape(accumulator.mean.size, rows.shape[2]), 0)
-    state = {key: values.reshape(rows.shape[:2]) for key, values in vars(accumulator).items()}
-    if steps is not None and max(steps, default=1) > 1:
-        places = tuple(slice(None, None, step) for step in steps)
+    sides = rows.shape[:2]
+    flat = Moments.empty(math.prod(sides))
+    flat.update(rows.reshape(flat.count.size, rows.shape[2]), 0)
+    moments = flat.reshaped(*sides)
+    thinned = steps is not None and max(steps, default=1) > 1
+    if thinned:
+        places = tuple(slice(None, None, step) for step in steps or ())
         rows = sample_rows(array[places], batch_axis, channel_axis, samples)
-    return Observation(
-        count=state["finite"],
-        mean=state["mean"],
-        m2=state["m2"],
-        min=state["min"],
-        max=state["max"],
-        nan=state["nan"],
-        inf=state["inf"],
-        values=widened(rows),
-        shape=tuple(size for axis, size in enumerate(array.shape) if axis != batch_axis),
-    )
+    values = widened(rows)
+    if thinned:
+        moments = count_zeros(moments, values)
+    return Observation(moments, values, tuple(size for axis, size in enumerate(array.shape) if axis != batch_axis))
+
+
+def count_zeros(moments: Moments, values: NDArray[Any]) -> Moments:
+    """Return moments of shape (samples, channels) whose zeros are counted from these values alone."""
+    if np.isfinite(moments.min).all() and not moments.nan.any() and not moments.inf.any():
+        examined = np.full(moments.count.shape, values.shape[2], np.int64)
+    else:
+        examined = np.isfinite(values).sum(axis=2, dtype=np.int64)
+    return replace(moments, examined=examined, zeros=(values == 0).sum(axis=2, dtype=np.int64))
 
 
 def sample_rows(array: NDArray[Any], batch_axis: int | None, channel_axis: int | None, samples: int) -> NDArray[Any]:
