@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, overload
@@ -77,6 +78,14 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         """What there is reason to look at, the gravest first."""
         return find(self.profile)
 
+    @cached_property
+    def _kinds(self) -> Mapping[str, Counter[str]]:
+        """How many findings of each kind every layer has."""
+        kinds: dict[str, Counter[str]] = {}
+        for finding in self.findings:
+            kinds.setdefault(finding.layer, Counter())[finding.kind] += 1
+        return kinds
+
     def to_dict(self) -> dict[str, Any]:
         """`onnxscope.stats/1`, ready for JSON."""
         return {
@@ -144,14 +153,14 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         moments = tap.state.moments
         remarks = [f"NaN {int(moments.nan.sum()):,}"] * bool(moments.nan.any())
         remarks += [f"inf {int(moments.inf.sum()):,}"] * bool(moments.inf.any())
-        kinds = [finding.kind for finding in self.findings if finding.layer == tap.layer]
+        kinds = self._kinds.get(tap.layer, Counter())
         for kind, word in (
             ("duplicate_channel", "duplicate"),
             ("constant_channel", "constant"),
             ("float16_overflow", "beyond float16"),
             ("float16_underflow", "below float16"),
         ):
-            count = kinds.count(kind)  # type: ignore[arg-type]
+            count = kinds[kind]
             remarks += [f"{word} {count}" if kind.endswith("channel") else word] * (count > 0)
         saturated = saturated_fraction(tap)
         if saturated is not None and saturated >= 0.01:

@@ -12,6 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnxscope.base.outputs import dump_json
+from onnxscope.findings.kinds import Finding
+from onnxscope.profiling import dataset_statistics
 from onnxscope.profiling.dataset_run import stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 
@@ -82,6 +84,22 @@ def test_findings_of_a_kind_and_a_layer_share_a_line():
     assert "20 of 20" in repr(statistics)
     assert "\x1b" not in repr(statistics)
     assert "<b>" not in statistics._repr_html_()
+
+
+def test_the_table_reads_the_findings_once_whatever_the_number_of_taps(statistics, monkeypatch):
+    class Counted(tuple):
+        readings = 0
+
+        def __iter__(self):
+            Counted.readings += 1
+            return super().__iter__()
+
+    kinds = ("duplicate_channel", "duplicate_channel", "float16_overflow")
+    findings = Counted(Finding(kind, "down.0", channel, "") for channel, kind in enumerate(kinds))
+    monkeypatch.setattr(dataset_statistics, "find", lambda profile: findings)
+    rows = DatasetStatistics(statistics.profile).table().rows
+    assert [row[-1] for row in rows] == ["", "", "duplicate 2, beyond float16", ""]
+    assert Counted.readings == 1
 
 
 def test_what_was_not_reached_is_listed_with_the_reason():
