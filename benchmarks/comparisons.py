@@ -65,12 +65,12 @@ def merged(a: str, b: str, images: np.ndarray[Any, Any], *, own: bool) -> Callab
     from onnxscope.model.selectors import Tap
     from onnxscope.runtime.session import Session
     from onnxscope.runtime.tap_outputs import expose
-    from onnxscope.runtime.tapped_runs import tap_shapes
+    from onnxscope.runtime.tapped_runs import TapShapes
 
     models = [load_model(path) for path in (a, b)]
     values = [layer.value for layer in models[0].layers]
     taps = [Tap(value, value, (), value, "", None, None, (0,)) for value in values]
-    shapes = tap_shapes(models[0], taps, {models[0].inputs[0].name: images})
+    shapes = TapShapes(models[0], taps).of({models[0].inputs[0].name: images})
     counterparts = []
     for value in values:
         shape = shapes[value]

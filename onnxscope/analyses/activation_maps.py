@@ -30,7 +30,7 @@ from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Graph
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import Tap, select_taps
-from onnxscope.runtime.tapped_runs import run_tapped, tap_shapes
+from onnxscope.runtime.tapped_runs import TapShapes, run_tapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -192,7 +192,7 @@ def class_activation(
     feeds = prepare_for(loaded, inputs, preprocess=preprocess, layout=layout)
     subject = cut_sample(feeds, loaded, sample, batch_size)
     if layer is None:
-        tap = _last_convolution(loaded, lambda taps: tap_shapes(loaded, taps, subject.arrays, threads))
+        tap = _last_convolution(loaded, lambda taps: TapShapes(loaded, taps, threads).of(subject.arrays))
     else:
         tap = _only_tap(select_taps(loaded, [layer]), layer, loaded)
     answers, tapped = run_tapped(loaded, [tap], lambda session: session.run(subject.arrays), threads=threads)

@@ -20,7 +20,7 @@ from onnxscope.model.selectors import Tap
 from onnxscope.numerics.distances import Discrepancy, measure
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import expose, was_not_executed
-from onnxscope.runtime.tapped_runs import number_type, run_tapped, tap_shapes, within_budget
+from onnxscope.runtime.tapped_runs import TapShapes, number_type, run_tapped, within_budget
 
 __all__ = ["Pilot", "run_pilots"]
 
@@ -91,7 +91,7 @@ class Pilot:
         expected = self.expected_bytes(feeds)
         if expected is None or expected > self._budget:
             taps = [tap for tap in self.taps if tap.name in self._outputs]
-            self.shapes = tap_shapes(self.model, taps, feeds, self._threads)
+            self.shapes = TapShapes(self.model, taps, self._threads).of(feeds)
         else:
             self._values = self.session.run(feeds, dict.fromkeys(self._outputs.values()))
             self.shapes = {name: self._values[output].shape for name, output in self._outputs.items()}

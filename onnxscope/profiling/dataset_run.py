@@ -108,7 +108,7 @@ def stats(
         refuse_inputs((output, partial_path(output)), read)
         kept = _Kept(Path(output), resume=resume)
     size = dataset.fixed_batch or batch_size
-    plan = make_plan(
+    plan, observer = make_plan(
         loaded,
         taps,
         _first_batch(dataset, batch_size, on_error).feeds,
@@ -136,6 +136,8 @@ def stats(
     empty = empty_profile(loaded, plan, dataset, provenance=provenance)
     shares = threads or max((os.cpu_count() or 1) // workers, 1)
     worker = ShardWorker(loaded, plan, dataset, empty, on_error=on_error, threads=shares)
+    if workers == 1:
+        worker.observer = observer
     done = replace(empty, weights=_weights(loaded))
     shards = cut_shards(dataset.count, size)
     if kept is not None:

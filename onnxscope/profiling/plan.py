@@ -19,7 +19,7 @@ from onnxscope.numerics.sample_moments import sample_steps
 from onnxscope.profiling.observer import Observer, Plan
 from onnxscope.profiling.probes import MIN_OPSET, PlannedTap
 from onnxscope.runtime.tap_outputs import expose
-from onnxscope.runtime.tapped_runs import output_types, tap_shapes
+from onnxscope.runtime.tapped_runs import TapShapes, output_types
 
 __all__ = ["make_plan"]
 
@@ -57,8 +57,8 @@ def make_plan(
     memory_budget_bytes: int,
     exact: bool,
     threads: int = 0,
-) -> Plan:
-    """Find out shapes and axes, and what float32 sums can tell.
+) -> tuple[Plan, Observer | None]:
+    """Find out shapes and axes, and what float32 sums can tell, in three sessions at most.
 
     Args:
         model: It is not changed.
@@ -70,6 +70,9 @@ def make_plan(
         memory_budget_bytes: How much raw values one run may return.
         exact: Count zeros and histograms from every element, which takes all values out of onnxruntime.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Returns:
+        The plan, and what observed the pilot run, where that goes by the same plan and can go on.
 
     Raises:
         RunError: onnxruntime cannot run the model on these samples.
@@ -90,8 +93,10 @@ def make_plan(
         planned.append(each if shape is None else _with_probe(each, model, exact))
     plan = Plan(tuple(planned), exposed.unreachable, batch_size, memory_budget_bytes, exact)
     if not any(each.probed for each in planned):
-        return plan
-    return replace(plan, taps=tuple(_with_shifts(model, plan, feeds, threads)))
+        return plan, None
+    observer = Observer(model, plan, threads=threads)
+    shifted = replace(plan, taps=tuple(_with_shifts(observer, plan, feeds)))
+    return shifted, observer if shifted == plan else None
 
 
 def _shapes(
@@ -106,13 +111,14 @@ def _shapes(
     one, two = (
         {name: _repeated(array, batch_axes.get(name), times) for name, array in feeds.items()} for times in (1, 2)
     )
+    session = TapShapes(model, taps, threads)
     if fixed_batch is not None:
-        return tap_shapes(model, taps, feeds, threads), {}
-    shapes = tap_shapes(model, taps, one, threads)
+        return session.of(feeds), {}
+    shapes = session.of(one)
     if all(axis is None for axis in batch_axes.values()):
         return shapes, {}
     try:
-        return shapes, tap_shapes(model, taps, two, threads)
+        return shapes, session.of(two)
     except RunError:
         return shapes, {}
 
@@ -168,10 +174,10 @@ def _with_probe(planned: PlannedTap, model: Model, exact: bool) -> PlannedTap:
     return replace(planned, steps=steps, probed=possible)
 
 
-def _with_shifts(model: Model, plan: Plan, feeds: Mapping[str, Array], threads: int) -> list[PlannedTap]:
+def _with_shifts(observer: Observer, plan: Plan, feeds: Mapping[str, Array]) -> list[PlannedTap]:
     """Observe the pilot run, and give a shift to the taps whose mean would cancel their variance."""
     try:
-        found = Observer(model, plan, threads=threads).pilot(feeds, plan.batch_size)
+        found = observer.pilot(feeds, plan.batch_size)
     except RunError:  # a probe that this onnxruntime has no kernel for; a model that fails will say so itself
         found = {}
     taps = []

@@ -48,6 +48,7 @@ class ShardWorker:
 
     Attributes:
         progress: Called with the number of samples of every batch; it does not travel to other processes.
+        observer: Its sessions, None before they are needed. The first copy takes them along.
     """
 
     def __init__(
@@ -60,17 +61,18 @@ class ShardWorker:
         self._on_error: OnError = on_error
         self._threads = threads
         self.progress: Callable[[int], None] | None = None
-        self._observer: Observer | None = None
+        self.observer: Observer | None = None
 
     def __copy__(self) -> ShardWorker:
         copied = ShardWorker(
             self._model, self._plan, self._dataset, self._empty, on_error=self._on_error, threads=self._threads
         )
         copied.progress = self.progress
+        copied.observer, self.observer = self.observer, None
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_observer": None, "progress": None}
+        return {**vars(self), "observer": None, "progress": None}
 
     def __call__(self, shard: Shard) -> Profile:
         """Return the profile of one shard.
@@ -79,8 +81,8 @@ class ShardWorker:
             InputError: A sample cannot be read.
             RunError: onnxruntime fails.
         """
-        if self._observer is None:
-            self._observer = Observer(self._model, self._plan, threads=self._threads)
+        if self.observer is None:
+            self.observer = Observer(self._model, self._plan, threads=self._threads)
         fed = Fed()
         inputs = {tap.name: tap for tap in self._empty.inputs}
         taps = {tap.name: tap for tap in self._empty.taps}
@@ -100,7 +102,7 @@ class ShardWorker:
             for name, observations in batch.observations.items():
                 for position, each in zip(batch.positions, observations, strict=True):
                     inputs[name] = inputs[name].observed(each, [position], self._dataset.batch_axes[name])
-            found, missed = self._observer.observe(batch.feeds, len(batch.positions), padded=batch.padded)
+            found, missed = self.observer.observe(batch.feeds, len(batch.positions), padded=batch.padded)
             for name, observation in found.items():
                 # A value without an axis of samples counts once a run, for its first sample.
                 positions = batch.positions[: len(observation.moments.count)]

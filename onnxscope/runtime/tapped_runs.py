@@ -16,7 +16,7 @@ from onnxscope.model.selectors import Tap
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import TappedModel, Unreachable, expose, unused_prefix, was_not_executed
 
-__all__ = ["number_type", "output_types", "reason_without_statistics", "run_tapped", "tap_shapes", "within_budget"]
+__all__ = ["TapShapes", "number_type", "output_types", "reason_without_statistics", "run_tapped", "within_budget"]
 
 Array = NDArray[Any]
 _Item = TypeVar("_Item")
@@ -111,28 +111,45 @@ def _numpy_name(kind: str) -> str:
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
-def tap_shapes(
-    model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array], threads: int = 0
-) -> dict[str, tuple[int, ...]]:
-    """Run once and return the shapes of the taps that were reached, without their values leaving onnxruntime."""
-    proto = ModelProto()
-    proto.CopyFrom(model.proto)
-    prefix = unused_prefix(model)
-    plain = [tap for tap in taps if not tap.path]
-    for number, tap in reversed(list(enumerate(plain))):
-        proto.graph.node.append(onnx.helper.make_node("Shape", [tap.value], [f"{prefix}shape_{number}"]))
-        proto.graph.output.append(
-            onnx.helper.make_tensor_value_info(f"{prefix}shape_{number}", TensorProto.INT64, [None])
-        )
-    session = open_session(model, proto, threads=threads, optimize=False)
-    answers = session.run(feeds, [f"{prefix}shape_{number}" for number in range(len(plain))])
-    shapes = {tap.name: tuple(answers[f"{prefix}shape_{number}"].tolist()) for number, tap in enumerate(plain)}
-    lifted = [tap for tap in taps if tap.path]
-    if lifted:
-        values, tapped = run_tapped(model, lifted, lambda session: session.run(feeds), threads=threads)
-        held = {tap.name: values[tapped.outputs[tap.name]] for tap in lifted if tap.name in tapped.outputs}
-        shapes |= {name: value.shape for name, value in held.items() if isinstance(value, np.ndarray)}
-    return shapes
+class TapShapes:
+    """Tells the shapes of taps run after run, without their values leaving onnxruntime."""
+
+    def __init__(self, model: Model, taps: Sequence[Tap], threads: int = 0) -> None:
+        """Open one session, without optimization, for all taps of the main graph.
+
+        Raises:
+            RunError: onnxruntime refuses the model.
+        """
+        self._model = model
+        self._threads = threads
+        self._lifted = [tap for tap in taps if tap.path]
+        proto = ModelProto()
+        proto.CopyFrom(model.proto)
+        prefix = unused_prefix(model)
+        self._outputs = {tap.name: f"{prefix}shape_{number}" for number, tap in enumerate(taps) if not tap.path}
+        for tap in reversed(taps):
+            if not tap.path:
+                output = self._outputs[tap.name]
+                proto.graph.node.append(onnx.helper.make_node("Shape", [tap.value], [output]))
+                proto.graph.output.append(onnx.helper.make_tensor_value_info(output, TensorProto.INT64, [None]))
+        self._session = open_session(model, proto, threads=threads, optimize=False)
+
+    def of(self, feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+        """Run once and return the shapes of the taps that were reached, by name.
+
+        Raises:
+            RunError: onnxruntime fails.
+        """
+        answers = self._session.run(feeds, self._outputs.values())
+        shapes = {name: tuple(answers[output].tolist()) for name, output in self._outputs.items()}
+        if self._lifted:
+            values, tapped = run_tapped(
+                self._model, self._lifted, lambda session: session.run(feeds), threads=self._threads
+            )
+            for name, output in tapped.outputs.items():
+                if isinstance(values[output], np.ndarray):
+                    shapes[name] = values[output].shape
+        return shapes
 
 
 def within_budget(items: Iterable[_Item], size_of: Callable[[_Item], int], budget: int) -> list[list[_Item]]:

@@ -28,7 +28,7 @@ from onnxscope.inputs.datasets import open_dataset
 from onnxscope.model.selectors import select_taps
 from onnxscope.numerics.log_histogram import RELATIVE_ERROR
 from onnxscope.profiling.dataset_run import partial_path, stats
-from onnxscope.profiling.shards import Shard, cut_shards
+from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards
 from onnxscope.runtime.session import Session
 from onnxscope.runtime.tap_outputs import expose
 
@@ -480,3 +480,35 @@ def test_memory_does_not_grow_with_the_samples(resnet50, tmp_path):
         peaks[samples] = usage.ru_maxrss / 1024
     print(", ".join(f"{samples} samples: {peak:.0f} MiB" for samples, peak in peaks.items()))
     assert peaks[2000] <= 1.1 * peaks[200]
+
+
+@pytest.mark.parametrize(("offset", "again"), [(0.0, 0), (1e3, 1)])
+def test_the_pilot_s_sessions_are_three_and_the_last_goes_on_where_it_can(monkeypatch, offset, again):
+    """A value with a large mean is observed about a shift, which the pilot finds: its probe is another one then."""
+    opened: list[bool] = []
+    begun: list[int] = []
+
+    class Counted(Session):
+        def __init__(self, *arguments, **options):
+            opened.append(True)
+            super().__init__(*arguments, **options)
+
+    def call(worker, shard):
+        begun.append(len(opened))
+        return original(worker, shard)
+
+    original = ShardWorker.__call__
+    monkeypatch.setattr("onnxscope.runtime.session.Session", Counted)
+    monkeypatch.setattr(ShardWorker, "__call__", call)
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["": 17]>
+        net (float[N, 2, 128, 128] x) => (float[N, 2, 128, 128] y) <float[1] k = {{{offset}}}> {{ y = Add(x, k) }}"""
+    )
+    images = np.random.default_rng(0).standard_normal((40, 2, 128, 128), np.float32)
+    result = stats(model, images, select="value:y", batch_size=2)
+    assert begun[0] == 3
+    assert len(begun) > 1
+    assert len(opened) == 3 + again
+    assert result[0].overall.mean == pytest.approx(
+        float((images + np.float32(offset)).mean(dtype=np.float64)), rel=1e-5
+    )

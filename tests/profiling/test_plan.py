@@ -38,7 +38,7 @@ def planned(model, select, feeds, *, fixed=None, exact=False, budget=1 << 30, ba
     taps = select_taps(loaded, select, at=at)
     axes = dict.fromkeys(feeds, 0) if axes is None else axes
     size = batch or fixed or len(next(iter(feeds.values())))
-    plan = make_plan(
+    plan, _ = make_plan(
         loaded,
         taps,
         feeds,
