@@ -10,7 +10,7 @@ from typing import Any
 
 import h5py
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.errors import ConversionError
 
 __all__ = ["check_config", "check_links", "read_h5_config", "read_keras_config"]

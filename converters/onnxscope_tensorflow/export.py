@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf2onnx
 from tf2onnx import constants
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.converting.factories import one_line
 from onnxscope.errors import ConversionError
 from onnxscope.model.provenance import Mode

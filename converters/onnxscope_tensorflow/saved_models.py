@@ -14,7 +14,7 @@ import tf2onnx
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.converting.contract import ConversionRequest
 from onnxscope.errors import ConversionError
 from onnxscope_tensorflow.export import Exported, Parameter, layer_feeds, run_tf2onnx

@@ -18,9 +18,9 @@ from PIL import Image
 from onnxscope.analyses.channel_importance import Activation, weigh_by_ablation, weigh_by_score
 from onnxscope.analyses.class_scores import cut_sample, find_class
 from onnxscope.analyses.input_pictures import lay_over, prepared_pictures
-from onnxscope.base.outputs import printable
 from onnxscope.base.results import Record, picture
 from onnxscope.base.tables import Table
+from onnxscope.base.text import printable
 from onnxscope.drawing.figures import picture_figure
 from onnxscope.drawing.mosaics import encode_png, scale_maps
 from onnxscope.errors import InputError

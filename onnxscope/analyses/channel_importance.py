@@ -14,7 +14,7 @@ from onnx import ModelProto
 from PIL import Image
 
 from onnxscope.analyses.class_scores import ScoredClass, Subject
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.drawing.mosaics import scale_maps
 from onnxscope.errors import InputError
 from onnxscope.inputs.feeds import Feeds

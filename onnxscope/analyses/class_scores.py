@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.inputs.feeds import Feeds
 from onnxscope.inputs.layouts import find_layout, shape_text

@@ -10,9 +10,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from onnxscope.base.outputs import printable
 from onnxscope.base.results import Record, paragraph, picture, remarks, within
 from onnxscope.base.tables import Cell, Table
+from onnxscope.base.text import printable
 from onnxscope.errors import InputError, OutputError
 from onnxscope.inputs.feeds import Feeds, cut, prepare_for
 from onnxscope.model.channel_axes import default_axis

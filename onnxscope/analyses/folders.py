@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -11,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxscope.base.outputs import dump_json, make_folder, refuse_inputs, safe_stem, write_whole, writing_whole
+from onnxscope.base.files import make_folder, refuse_inputs, write_whole, writing_whole
+from onnxscope.base.json_files import dump_json, parse_json
+from onnxscope.base.text import safe_stem
 from onnxscope.drawing.figures import histogram_png
 from onnxscope.drawing.mosaics import encode_png, kernels
 from onnxscope.drawing.svg_charts import histogram_svg
@@ -142,8 +143,8 @@ def _pictures_of(manifest: Path) -> set[str]:
     try:
         if not manifest.is_file() or manifest.stat().st_size > _MAX_MANIFEST_BYTES:
             return set()
-        record = json.loads(manifest.read_text(encoding="utf-8"))
+        record = parse_json(manifest.read_bytes())
         names = [tap.get("picture") for tap in record.get("taps", [])] + list(record.get("pictures", []))
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+    except (OSError, ValueError, AttributeError, TypeError):
         return set()
     return {name for name in names if isinstance(name, str) and _OWN_PICTURE.fullmatch(name)}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from onnxscope.base.outputs import printable
 from onnxscope.base.results import Record, within
-from onnxscope.base.tables import Cell, Table, format_number
+from onnxscope.base.tables import Cell, Table
+from onnxscope.base.text import format_number, printable
 from onnxscope.errors import InputError
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.parameters import Parameter

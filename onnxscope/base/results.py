@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from onnxscope.base.outputs import printable
-from onnxscope.base.tables import Table, shortened
+from onnxscope.base.tables import Table
+from onnxscope.base.text import printable, shortened
 from onnxscope.errors import MissingDependencyError
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from onnxscope.base.outputs import dump_json, printable
+from onnxscope.base.json_files import dump_json
+from onnxscope.base.text import format_number, printable, shortened
 
-__all__ = ["Cell", "Format", "Result", "Table", "format_number", "render", "shortened", "show_table"]
+__all__ = ["Cell", "Format", "Result", "Table", "render", "show_table"]
 
 Format = Literal["table", "json", "csv", "md"]
 _CELL, _HTML_CELL, _SENTENCE = 60, 200, 400  # characters of a name in a terminal and in HTML, of a sentence
@@ -156,19 +157,6 @@ def show_table(table: Table) -> None:
     for cells in table.shown_rows():
         shown.add_row(*map(Text, cells))
     Console().print(shown)
-
-
-def format_number(number: float) -> str:
-    """Return a number with five significant digits; one that is not zero never shows as 0."""
-    return f"{number:.5g}"
-
-
-def shortened(text: str, limit: int) -> str:
-    """Cut the middle out of a text of more than `limit` characters: names of layers differ at their ends."""
-    if len(text) <= limit:
-        return text
-    kept = limit - 1
-    return f"{text[: kept - kept // 2 - kept % 2]}…{text[-(kept // 2 + kept % 2) :]}"
 
 
 def _is_number(cell: Cell) -> bool:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from onnxscope.base.outputs import printable, refuse_inputs, write_whole
+from onnxscope.base.files import refuse_inputs, write_whole
+from onnxscope.base.text import printable
 from onnxscope.cli.options import Presentation, batch_options, common, fail, image_options, input_option
 from onnxscope.errors import BaselineError, InputError, OnnxscopeError
 

@@ -11,7 +11,7 @@ from onnxscope.analyses.feature_maps import features
 from onnxscope.analyses.folders import files_in_place, save_features, save_weights
 from onnxscope.analyses.inspection import inspect
 from onnxscope.analyses.weight_statistics import weights
-from onnxscope.base.outputs import make_folder, refuse_inputs, write_whole
+from onnxscope.base.files import make_folder, refuse_inputs, write_whole
 from onnxscope.base.tables import Table
 from onnxscope.converting.convert_model import convert
 from onnxscope.errors import MissingDependencyError

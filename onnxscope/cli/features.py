@@ -7,7 +7,8 @@ from typing import Literal
 
 import click
 
-from onnxscope.base.outputs import dump_json, refuse_inputs
+from onnxscope.base.files import refuse_inputs
+from onnxscope.base.json_files import dump_json
 from onnxscope.cli.options import Presentation, channel_options, common, input_options, model_argument
 
 __all__ = ["features"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.cli.options import Presentation, common, model_argument, select_option
 
 __all__ = ["inspect"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.base.outputs import refuse_inputs
+from onnxscope.base.files import refuse_inputs
 from onnxscope.cli.options import (
     Presentation,
     StatusLine,

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from onnxscope.base.outputs import refuse_inputs
+from onnxscope.base.files import refuse_inputs
 from onnxscope.cli.options import Presentation, batch_options, common, image_options, input_option, model_argument
 
 __all__ = ["snapshot"]

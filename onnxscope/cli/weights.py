@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from onnxscope.base.outputs import refuse_inputs
+from onnxscope.base.files import refuse_inputs
 from onnxscope.cli.options import Presentation, common, model_argument, select_option
 
 __all__ = ["weights"]

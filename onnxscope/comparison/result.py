@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-from onnxscope.base.outputs import printable
 from onnxscope.base.results import Record, paragraph, remarks
-from onnxscope.base.tables import Cell, Table, format_number
+from onnxscope.base.tables import Cell, Table
+from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.weight_changes import WeightChange
 from onnxscope.numerics.distances import Discrepancy
 

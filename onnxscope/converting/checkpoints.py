@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.converting.factories import one_line
 from onnxscope.errors import ConversionError
 

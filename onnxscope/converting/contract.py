@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from onnxscope.base.outputs import first_line, refuse_inputs
+from onnxscope.base.files import refuse_inputs
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Table
+from onnxscope.base.text import first_line
 from onnxscope.converting.input_shapes import InputShapes
 from onnxscope.errors import ConversionError, MissingDependencyError, OnnxscopeError
 from onnxscope.model.provenance import Mode

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from onnxscope.base.outputs import refuse_inputs
+from onnxscope.base.files import refuse_inputs
 from onnxscope.base.plugins import load_converter
 from onnxscope.converting.contract import ConversionReport, ConversionRequest, Converter
 from onnxscope.converting.input_shapes import GivenShapes, named_shapes

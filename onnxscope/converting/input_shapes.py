@@ -6,7 +6,7 @@ import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.errors import ConversionError
 
 __all__ = ["Dims", "GivenShapes", "InputShapes", "named_shapes", "read_shape", "shown_shape"]

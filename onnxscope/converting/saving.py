@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxscope.base.outputs import write_whole, writing_whole
+from onnxscope.base.files import write_whole, writing_whole
 
 __all__ = ["save_model"]
 

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from onnxscope.base.outputs import printable
-from onnxscope.base.tables import shortened
+from onnxscope.base.text import printable, shortened
 from onnxscope.drawing.mosaics import colour_table, scale_maps, thinned
 from onnxscope.drawing.svg_charts import BLUE
 from onnxscope.errors import InputError

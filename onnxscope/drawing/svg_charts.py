@@ -7,8 +7,7 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal
 
-from onnxscope.base.outputs import printable
-from onnxscope.base.tables import shortened
+from onnxscope.base.text import printable, shortened
 
 __all__ = ["BLUE", "histogram_svg", "sparkline_svg"]
 

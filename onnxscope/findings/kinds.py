@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 
 __all__ = ["FLOAT16_LARGEST", "GRAVITY", "Finding", "FindingKind", "by_gravity", "count_odd", "listed"]
 

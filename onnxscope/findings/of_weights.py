@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.findings.kinds import FLOAT16_LARGEST, Finding, FindingKind, by_gravity, count_odd
 from onnxscope.findings.untrained import find_untrained, is_kernel
 from onnxscope.model.loading import Model

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.findings.kinds import Finding, listed
 
 __all__ = ["find_untrained", "is_kernel"]

@@ -7,7 +7,6 @@ not change them, and nothing depends on the order of nodes or on names that an e
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -19,14 +18,14 @@ import onnx
 
 from onnxscope._version import __version__
 from onnxscope.analyses.weight_statistics import weights
-from onnxscope.base.outputs import dump_json, printable, write_whole
+from onnxscope.base.files import write_whole
+from onnxscope.base.json_files import Fields, JsonFormat, dump_json
 from onnxscope.base.results import Record
 from onnxscope.base.tables import Table
 from onnxscope.comparison.align_layers import LayerKey, layer_keys
 from onnxscope.comparison.compare_models import noise_floors
 from onnxscope.comparison.layer_weights import LayerWeights
-from onnxscope.errors import BaselineError, InputError
-from onnxscope.inputs.sources import open_regular
+from onnxscope.errors import BaselineError
 from onnxscope.model.attributes import attributes_of
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.stored_model import InputSpec
@@ -37,9 +36,24 @@ from onnxscope.runtime.stored_values import read_parameter
 __all__ = ["SCHEMA", "Baseline", "keys_of", "snapshot"]
 
 SCHEMA = "onnxscope.baseline/1"
-_MAX_BYTES = 64 << 20
+_FORMAT = JsonFormat(
+    noun="baseline",
+    schema=SCHEMA,
+    limit_bytes=64 << 20,
+    error=BaselineError,
+    made_by="`onnxscope snapshot MODEL -i INPUT -o FILE` writes one",
+    other_schema="it comes from another version; take it again with `onnxscope snapshot`, and review what changed",
+    damaged="the file is damaged; take it again",
+)
 _NUMBERS = ("mean", "std", "min", "max")
 _NUMBER = (int, float, type(None))
+_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "model": (dict,),
+    "input": (dict, type(None)),
+    "layers": (list,),
+    "weights": (list,),
+    "versions": (dict,),
+}
 _LAYER_FIELDS: Mapping[str, tuple[type, ...]] = {
     "layer": (str,),
     "call": (int,),
@@ -112,30 +126,9 @@ class Baseline(Record):
         Raises:
             BaselineError: It is missing, no baseline, damaged, or of another version.
         """
-        where = printable(os.fspath(path))
-        make = "`onnxscope snapshot MODEL -i INPUT -o FILE` writes one"
-        try:
-            with open_regular(os.fspath(path), limit_bytes=_MAX_BYTES) as stream:
-                content = stream.read(_MAX_BYTES + 1)
-        except InputError as error:
-            raise BaselineError(str(error), hint=make) from error
-        try:
-            fields = json.loads(content, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise BaselineError(f"not JSON, or cut short: {where}", hint=make) from error
-        if not isinstance(fields, dict) or not isinstance(fields.get("schema"), str):
-            raise BaselineError(f"not a baseline (no schema in it): {where}", hint=make)
-        if fields["schema"] != SCHEMA:
-            raise BaselineError(
-                f"the schema {printable(fields['schema'][:60])!r} is not {SCHEMA!r}: {where}",
-                hint="it comes from another version; take it again with `onnxscope snapshot`, and review what changed",
-            )
-        fault = _fault(fields)
-        if fault is not None:
-            raise BaselineError(f"the baseline has {fault}: {where}", hint="the file is damaged; take it again")
-        return cls(
-            fields["model"], fields["input"], tuple(fields["layers"]), tuple(fields["weights"]), fields["versions"]
-        )
+        fields = _FORMAT.read(path)
+        with fields.checking():
+            return _checked(fields)
 
     def table(self) -> Table:
         """One row per layer."""
@@ -353,36 +346,28 @@ def _spec(spec: InputSpec) -> dict[str, Any]:
     return {"name": spec.name, "dtype": spec.dtype, "shape": None if spec.shape is None else list(spec.shape)}
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _fault(fields: Mapping[str, Any]) -> str | None:
-    """What is wrong with a file of the right schema, or None."""
-    kinds: Mapping[str, tuple[type, ...]] = {
-        "model": (dict,),
-        "input": (dict, type(None)),
-        "layers": (list,),
-        "weights": (list,),
-        "versions": (dict,),
-    }
-    for key, kind in kinds.items():
-        if not isinstance(fields.get(key, ...), kind):
-            return f"no {key}"
-    for key, expected in (("layers", _LAYER_FIELDS), ("weights", _WEIGHT_FIELDS)):
-        for place, row in enumerate(fields[key]):
-            if not isinstance(row, dict):
-                return f"no record at {key}[{place}]"
-            for name, types in expected.items():
-                if not isinstance(row.get(name, ...), types) or isinstance(row[name], bool):
-                    return f"no {name} at {key}[{place}]"
-                if name in ("weight_shape", "shape") and not all(
-                    isinstance(side, (int, type(None))) for side in row[name] or ()
-                ):
-                    return f"a {name} that is no shape at {key}[{place}]"
-    record = fields["input"]
-    if record is not None and not (isinstance(record.get("samples"), int) and isinstance(record.get("content"), str)):
-        return "an input without its digest"
-    if not all(isinstance(fields["model"].get(key), list) for key in ("inputs", "outputs")):
-        return "no inputs and outputs"
-    return None
+def _checked(fields: Fields) -> Baseline:
+    """Return what a file of the right schema holds; faults are reported by `Fields.checking`."""
+    fields.expect(_FIELDS)
+    layers, parameters = fields.rows("layers"), fields.rows("weights")
+    for row in layers:
+        row.expect(_LAYER_FIELDS)
+    for row in parameters:
+        row.expect(_WEIGHT_FIELDS)
+    for row in (*layers, *parameters):
+        for key in ("weight_shape", "shape"):
+            if not all(isinstance(side, (int, type(None))) for side in row.values.get(key) or ()):
+                row.fault(f"a {key} that is no shape")
+    values = fields.values
+    given = values["input"]
+    if given is not None and not (isinstance(given.get("samples"), int) and isinstance(given.get("content"), str)):
+        fields.fault("an input without its digest")
+    if not all(isinstance(values["model"].get(key), list) for key in ("inputs", "outputs")):
+        fields.fault("no inputs and outputs")
+    return Baseline(
+        model=values["model"],
+        input=given,
+        layers=tuple(row.values for row in layers),
+        weights=tuple(row.values for row in parameters),
+        versions=values["versions"],
+    )

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from onnxscope.base.outputs import printable
 from onnxscope.base.results import Record, paragraph, remarks
-from onnxscope.base.tables import Table, format_number
+from onnxscope.base.tables import Table
+from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.align_layers import align_layers
 from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, snapshot

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxscope.base.outputs import printable
 from onnxscope.base.tables import Cell, Table
+from onnxscope.base.text import printable
 from onnxscope.errors import OnnxscopeError
 from onnxscope.gate.checking import FINDING_COLUMNS, Check, Deviation
 

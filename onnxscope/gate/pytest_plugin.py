@@ -59,7 +59,7 @@ class OnnxSnapshot:
             The `Check`, or None where the baseline was written because there was none that can be read.
         """
         import onnxscope
-        from onnxscope.base.outputs import refuse_inputs
+        from onnxscope.base.files import refuse_inputs
         from onnxscope.gate.baseline import Baseline
         from onnxscope.gate.settings import read_settings
 

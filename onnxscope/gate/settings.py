@@ -18,14 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.files import open_regular
+from onnxscope.base.text import printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.sources import open_regular
 from onnxscope.model.selectors import matcher
 
 __all__ = ["Settings", "find_settings", "read_settings"]
 
 _MAX_BYTES = 1 << 20
+_MADE_BY = "settings are the table [tool.onnxscope] of a pyproject.toml, or the same table in a file of its own"
 _KEYS = {"tolerance", "tolerances", "ignore"}
 
 
@@ -63,7 +64,7 @@ def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     if found is None:
         return Settings()
     where = printable(str(found))
-    with open_regular(str(found), limit_bytes=_MAX_BYTES) as stream:
+    with open_regular(str(found), limit_bytes=_MAX_BYTES, hint=_MADE_BY) as stream:
         content = stream.read(_MAX_BYTES + 1)
     try:
         table: Any = tomllib.loads(content.decode())

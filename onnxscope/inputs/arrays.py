@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.outputs import first_line, printable
+from onnxscope.base.text import first_line, printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.layouts import find_layout, shape_text
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import check_shape, element_type, fit_array, match_names, spec_text, to_array
 from onnxscope.inputs.feeds import image_pixels, only_input, preset_of_model
@@ -19,7 +19,7 @@ from onnxscope.inputs.layouts import ImageLayout, find_layout, image_layout
 from onnxscope.inputs.npy import map_npy, map_npz
 from onnxscope.inputs.presets import Preset, load_preset
 from onnxscope.inputs.random_inputs import random_feeds
-from onnxscope.inputs.sources import Kind, files_behind, gather, open_regular, suffix_of
+from onnxscope.inputs.sources import Kind, files_behind, gather, open_input, suffix_of
 from onnxscope.model.stored_model import InputSpec
 
 __all__ = ["Dataset", "open_dataset"]
@@ -249,7 +249,7 @@ def _open_arrays(entry: Any, specs: Sequence[InputSpec]) -> tuple[dict[str, tupl
     """Map or take each input's array, with its place for messages; and the files' names."""
     if isinstance(entry, str):
         where = printable(entry)
-        with open_regular(entry) as stream:
+        with open_input(entry) as stream:
             if suffix_of(entry) == ".npz":
                 found = map_npz(stream, where, lambda members: match_names(members, specs, where))
             else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import (
     describe_array,
@@ -26,7 +26,7 @@ from onnxscope.inputs.layouts import ImageLayout, Layout, find_layout, image_lay
 from onnxscope.inputs.npy import read_npy, read_npz
 from onnxscope.inputs.presets import PRESETS, Preset, load_preset, recipe_file
 from onnxscope.inputs.random_inputs import random_feeds
-from onnxscope.inputs.sources import Kind, files_behind, gather, open_regular, suffix_of
+from onnxscope.inputs.sources import Kind, files_behind, gather, open_input, suffix_of
 
 if TYPE_CHECKING:
     from onnxscope.model.loading import Model
@@ -203,7 +203,7 @@ def _read_arrays(entry: Any, specs: Sequence[InputSpec], notes: list[str]) -> tu
     if isinstance(entry, str):
         where = printable(entry)
         names = [printable(os.path.basename(entry))]
-        with open_regular(entry) as stream:
+        with open_input(entry) as stream:
             if suffix_of(entry) == ".npz":
                 found = read_npz(stream, where, lambda members: match_names(members, specs, where))
                 given = {name: (array, where) for name, array in found.items()}
@@ -275,7 +275,7 @@ def image_pixels(
     colour: Colour = "L" if shape[axes.channel_axis] == 1 else "RGB"
     if isinstance(entry, str):
         where, name = printable(entry), printable(os.path.basename(entry))
-        with open_regular(entry, limit_bytes=MAX_IMAGE_BYTES) as stream:
+        with open_input(entry, limit_bytes=MAX_IMAGE_BYTES) as stream:
             image, remarks = read_image(stream, where, colour)
     else:
         where = name = f"image {index}"

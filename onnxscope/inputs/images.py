@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 
-from onnxscope.base.outputs import first_line
+from onnxscope.base.text import first_line
 from onnxscope.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
 __all__ = ["Dim", "ImageLayout", "Layout", "find_layout", "image_layout", "shape_text"]

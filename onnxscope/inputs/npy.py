@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from onnxscope.base.outputs import first_line
+from onnxscope.base.text import first_line
 from onnxscope.errors import InputError
 
 __all__ = ["map_npy", "map_npz", "read_npy", "read_npz"]

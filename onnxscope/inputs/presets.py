@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.files import open_regular
+from onnxscope.base.json_files import parse_json
+from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.images import MAX_PIXELS
-from onnxscope.inputs.sources import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -216,7 +217,7 @@ def load_preset(preset: str | os.PathLike[str] | Preset, *, files: bool = True) 
         return _parse(text, "the recipe", "custom")
     if files and recipe_file(preset) is not None:
         where = printable(text)
-        with open_regular(text, limit_bytes=_MAX_RECIPE_BYTES) as stream:
+        with open_regular(text, limit_bytes=_MAX_RECIPE_BYTES, hint=_hint()) as stream:
             try:
                 content = stream.read(_MAX_RECIPE_BYTES).decode("utf-8-sig")
             except UnicodeDecodeError as error:
@@ -224,8 +225,12 @@ def load_preset(preset: str | os.PathLike[str] | Preset, *, files: bool = True) 
         return _parse(content, where, os.path.splitext(os.path.basename(text))[0])
     raise InputError(
         f"unknown preset {text[:60]!r}",
-        hint=f"one of {', '.join(PRESETS)}, or a JSON file with a recipe",
+        hint=_hint(),
     )
+
+
+def _hint() -> str:
+    return f"one of {', '.join(PRESETS)}, or a JSON file with a recipe"
 
 
 def recipe_file(preset: str | os.PathLike[str] | Preset | None) -> str | None:
@@ -240,10 +245,9 @@ def recipe_file(preset: str | os.PathLike[str] | Preset | None) -> str | None:
 
 def _parse(text: str, where: str, name: str) -> Preset:
     try:
-        record = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else printable(str(error))
-        raise InputError(f"not a recipe in JSON ({reason}): {where}") from error
+        record = parse_json(text)
+    except ValueError as error:
+        raise InputError(f"not a recipe in JSON ({printable(str(error))}): {where}") from error
     if not isinstance(record, dict):
         raise InputError(f"not a recipe in JSON (no object): {where}")
     known = [field.name for field in fields(Preset)]
@@ -257,17 +261,6 @@ def _parse(text: str, where: str, name: str) -> Preset:
     if result.resize == "crop" and result.shorter_side < result.size:
         raise InputError(f"'shorter_side' {result.shorter_side} is less than 'size' {result.size} in a recipe: {where}")
     return result
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError("a key occurs twice")
-    return record
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number")
 
 
 def _read_name(value: Any, key: str, where: str) -> str:

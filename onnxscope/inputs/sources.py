@@ -5,15 +5,15 @@ from __future__ import annotations
 import glob
 import os
 import re
-import stat
 import sys
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.files import open_regular
+from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
-__all__ = ["Kind", "files_behind", "gather", "open_regular", "suffix_of"]
+__all__ = ["Kind", "files_behind", "gather", "open_input", "suffix_of"]
 
 Kind = Literal["images", "arrays", "random"]
 
@@ -21,6 +21,7 @@ _IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
 _ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+_INPUTS = "an input is an image, a folder or a glob of images, a .npy, a .npz, or random[:seed]"
 _RANDOM = re.compile(r"random(?::(.*))?", re.DOTALL)
 
 
@@ -84,42 +85,13 @@ def suffix_of(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def open_regular(path: str, *, limit_bytes: int | None = None) -> IO[bytes]:
-    """Open a regular file for reading; the caller closes it.
+def open_input(path: str, *, limit_bytes: int | None = None) -> IO[bytes]:
+    """Open a file that an input names, as `open_regular` does; the caller closes it.
 
     Raises:
         InputError: No such file, a folder, a FIFO, a device, unreadable, or larger than `limit_bytes`.
     """
-    where = printable(path)
-    try:
-        _check_regular(os.stat(path).st_mode, where)
-        # What stands there may have changed since: a FIFO opened without O_NONBLOCK would wait for a writer for ever.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags)
-    except FileNotFoundError as error:
-        raise InputError(f"no such file: {where}", hint=_input_hint()) from error
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot read ({reason}): {where}") from error
-    stream = os.fdopen(descriptor, "rb")
-    status = os.fstat(descriptor)
-    try:
-        _check_regular(status.st_mode, where)
-        if limit_bytes is not None and status.st_size > limit_bytes:
-            raise InputError(f"{status.st_size:,} bytes are more than the {limit_bytes:,} that we read: {where}")
-    except InputError:
-        stream.close()
-        raise
-    return stream
-
-
-def _check_regular(mode: int, where: str) -> None:
-    if not stat.S_ISREG(mode):
-        raise InputError(f"not a regular file: {where}", hint="give a file; copy a stream or a device into one first")
-
-
-def _input_hint() -> str:
-    return "an input is an image, a folder or a glob of images, a .npy, a .npz, or random[:seed]"
+    return open_regular(path, limit_bytes=limit_bytes, hint=_INPUTS)
 
 
 def _pick(found: Iterable[str], suffixes: frozenset[str], none: str, place: str) -> tuple[list[str], list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
 from onnxscope.model.channel_axes import activation_axes
 from onnxscope.model.graphs import Step, ValueType, require_text

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
-from onnxscope.base.outputs import first_line, printable
+from onnxscope.base.text import first_line, printable
 from onnxscope.errors import ModelError
 
 __all__ = ["inline_functions"]

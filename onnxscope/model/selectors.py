@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.errors import SelectorError
 from onnxscope.model.activation_functions import activation_after, is_activation, own_output
 from onnxscope.model.graphs import Graph, Node, Step

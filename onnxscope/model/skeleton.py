@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
 
 __all__ = ["MappedFile", "contained_path", "skeleton_of"]

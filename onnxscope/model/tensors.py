@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, TensorProto
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
 from onnxscope.model.graphs import require_text, walk_graphs
 from onnxscope.model.skeleton import MappedFile, contained_path

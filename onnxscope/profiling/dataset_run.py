@@ -15,8 +15,9 @@ import onnx
 
 from onnxscope._version import __version__
 from onnxscope.analyses.weight_statistics import weights
-from onnxscope.base.outputs import printable, refuse_inputs, writing_whole
+from onnxscope.base.files import refuse_inputs, writing_whole
 from onnxscope.base.plugins import load_engine
+from onnxscope.base.text import printable
 from onnxscope.errors import InputError, MergeError, OutputError
 from onnxscope.inputs.batches import Batch, Fed, OnError, read_batches
 from onnxscope.inputs.datasets import Dataset, open_dataset

@@ -7,14 +7,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from onnxscope.base.outputs import dump_json, write_whole
+from onnxscope.base.files import write_whole
+from onnxscope.base.json_files import dump_json
 from onnxscope.errors import MergeError
-from onnxscope.profiling.profile_file import read_record, tap_of, tap_record
+from onnxscope.profiling.profile_file import (
+    PROFILE_FORMAT,
+    intervals,
+    names_by_position,
+    skipped_samples,
+    tap_of,
+    tap_record,
+)
 from onnxscope.profiling.tap_profile import TapProfile
 
 __all__ = ["Profile"]
 
-_SCHEMA = "onnxscope.profile/1"
 _CONTENT_BITS = 256
 Interval = tuple[int, int]
 
@@ -105,7 +112,7 @@ class Profile:
     def to_dict(self) -> dict[str, Any]:
         """The record that `save` writes: `onnxscope.profile/1`, ready for strict JSON."""
         return {
-            "schema": _SCHEMA,
+            "schema": PROFILE_FORMAT.schema,
             "model": dict(self.model),
             "digest": self.digest,
             "input": dict(self.input),
@@ -137,23 +144,23 @@ class Profile:
         Raises:
             ProfileError: The file is missing, is no profile, or contradicts itself.
         """
-        record = read_record(path, _SCHEMA)
-        with record.checking():
+        fields = PROFILE_FORMAT.read(path)
+        with fields.checking():
             return cls(
-                model=record.mapping("model"),
-                digest=record.text("digest"),
-                input=record.mapping("input"),
-                provenance=record.mapping("provenance"),
-                shards=record.intervals("shards"),
-                samples=record.count("samples"),
-                skipped=record.skipped("skipped"),
-                remarks=record.counts("remarks"),
-                content=record.hexadecimal("content", _CONTENT_BITS),
-                inputs=tuple(tap_of(each) for each in record.records("inputs")),
-                taps=tuple(tap_of(each) for each in record.records("taps")),
-                reasons={each.text("name"): each.text("reason") for each in record.records("unreachable")},
-                weights=tuple(each.fields for each in record.records("weights")),
-                sample_names=record.sample_names("sample_names"),
+                model=fields.mapping("model"),
+                digest=fields.text("digest"),
+                input=fields.mapping("input"),
+                provenance=fields.mapping("provenance"),
+                shards=intervals(fields, "shards"),
+                samples=fields.count("samples"),
+                skipped=skipped_samples(fields, "skipped"),
+                remarks=fields.counts("remarks"),
+                content=fields.hexadecimal("content", _CONTENT_BITS),
+                inputs=tuple(map(tap_of, fields.rows("inputs"))),
+                taps=tuple(map(tap_of, fields.rows("taps"))),
+                reasons={row.text("name"): row.text("reason") for row in fields.rows("unreachable")},
+                weights=tuple(row.values for row in fields.rows("weights")),
+                sample_names=names_by_position(fields, "sample_names"),
             )
 
     @property

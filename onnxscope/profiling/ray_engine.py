@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from onnxscope.base.outputs import first_line
+from onnxscope.base.text import first_line
 from onnxscope.errors import InputError, MissingDependencyError, OnnxscopeError, RunError
 
 __all__ = ["RayEngine"]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.outputs import printable
 from onnxscope.base.results import Record
 from onnxscope.base.tables import Cell, Table
+from onnxscope.base.text import printable
 from onnxscope.errors import MergeError
 from onnxscope.numerics.hashes import mix_bits
 from onnxscope.numerics.log_histogram import RELATIVE_ERROR, LogHistogram

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from onnxscope.analyses.feature_maps import FeatureMaps
 from onnxscope.analyses.weight_statistics import WeightStatistics
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.comparison.result import Comparison
 from onnxscope.findings.kinds import Finding, by_gravity
 from onnxscope.findings.of_inputs import find_in_input

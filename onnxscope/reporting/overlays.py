@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxscope.base.outputs import dump_json, make_folder, refuse_inputs, write_whole
+from onnxscope.base.files import make_folder, refuse_inputs, write_whole
+from onnxscope.base.json_files import dump_json
 from onnxscope.model.loading import Model, load_model
 
 if TYPE_CHECKING:

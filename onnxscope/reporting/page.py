@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxscope.base.page_text import (
+from onnxscope.base.text import (
     MAX_NAME,
     bytes_text,
     count_text,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.page_text import label, number_text, ranges_text
+from onnxscope.base.text import label, number_text, ranges_text
 from onnxscope.drawing.mosaics import coarsened, encode_png, mosaic, reduced, strips
 from onnxscope.reporting.content import Content, LayerView, Sight
 

@@ -14,9 +14,10 @@ from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps, Rank, featu
 from onnxscope.analyses.input_pictures import prepared_pictures
 from onnxscope.analyses.inspection import inspect
 from onnxscope.analyses.weight_statistics import weights
-from onnxscope.base.outputs import printable, refuse_inputs, write_whole
+from onnxscope.base.files import refuse_inputs, write_whole
 from onnxscope.base.results import Record
 from onnxscope.base.tables import Table
+from onnxscope.base.text import printable
 from onnxscope.comparison.compare_models import diff
 from onnxscope.comparison.match_values import match_inputs, match_values
 from onnxscope.comparison.result import Comparison

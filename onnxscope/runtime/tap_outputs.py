@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxscope.base.outputs import printable
+from onnxscope.base.text import printable
 from onnxscope.model.graphs import Step, ValueType
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from onnxscope.analyses.activation_maps import class_activation
-from onnxscope.base.outputs import dump_json
+from onnxscope.base.json_files import dump_json
 from onnxscope.errors import SelectorError
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
 from onnxscope.analyses.feature_maps import features
-from onnxscope.base.outputs import dump_json
+from onnxscope.base.json_files import dump_json
 from onnxscope.errors import InputError, RunError, SelectorError
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"

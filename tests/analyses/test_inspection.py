@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxscope.analyses.inspection import inspect
-from onnxscope.base.outputs import dump_json
+from onnxscope.base.json_files import dump_json
 from onnxscope.errors import SelectorError
 
 

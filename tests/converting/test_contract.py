@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from onnxscope.base.outputs import dump_json
+from onnxscope.base.json_files import dump_json
 from onnxscope.converting.contract import ConversionReport, ConversionRequest, require_packages, run_child
 from onnxscope.errors import ConversionError, MissingDependencyError, OutputError, RunError
 

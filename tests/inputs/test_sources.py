@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from onnxscope.errors import InputError
-from onnxscope.inputs.sources import gather, open_regular, suffix_of
+from onnxscope.inputs.sources import gather, open_input, suffix_of
 
 FORMS = "an input is an image, a folder or a glob of images, a .npy, a .npz, or random[:seed]"
 
@@ -123,48 +123,17 @@ def test_a_glob_without_matches(tmp_path):
     assert hint.startswith("images end in ")
 
 
-def test_a_fifo_is_never_opened(tmp_path):
+def test_a_fifo_in_a_folder_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    message, hint = refusal(open_regular, str(tmp_path / "a.png"))
-    assert message == f"not a regular file: {tmp_path / 'a.png'}"
-    assert hint == "give a file; copy a stream or a device into one first"
     assert refusal(gather, tmp_path)[0] == f"no image in the folder: {tmp_path}"
-    assert refusal(open_regular, "/dev/zero")[0] == "not a regular file: /dev/zero"
-    assert refusal(open_regular, str(tmp_path))[0] == f"not a regular file: {tmp_path}"
 
 
-def test_a_file_that_becomes_a_fifo_does_not_hang(tmp_path, monkeypatch):
-    os.mkfifo(tmp_path / "a.png")
-    status = os.stat(__file__)
-    monkeypatch.setattr(os, "stat", lambda path, **options: status)
-    assert refusal(open_regular, str(tmp_path / "a.png"))[0] == f"not a regular file: {tmp_path / 'a.png'}"
-
-
-def test_files_that_cannot_be_read(tmp_path):
-    message, hint = refusal(open_regular, str(tmp_path / "absent.png"))
-    assert message == f"no such file: {tmp_path / 'absent.png'}"
-    assert hint == FORMS
-    assert refusal(open_regular, "a\0b")[0] == r"cannot read (embedded null byte): a\x00b"
-    assert refusal(open_regular, "a" * 300)[0] == f"cannot read (File name too long): {'a' * 300}"
-    assert refusal(open_regular, "a\nb\x1b[2J")[0] == r"no such file: a\nb\x1b[2J"
-    (tmp_path / "loop").symlink_to("loop")
-    assert refusal(open_regular, str(tmp_path / "loop"))[0].startswith(
-        "cannot read (Too many levels of symbolic links)"
-    )
-
-
-def test_the_size_is_looked_at_first(tmp_path):
-    path = tmp_path / "sparse"
-    with open(path, "wb") as stream:
-        stream.truncate(3_000_000_000)
-    message, _ = refusal(open_regular, str(path), limit_bytes=1000)
-    assert message == f"3,000,000,000 bytes are more than the 1,000 that we read: {path}"
-
-
-def test_a_regular_file_opens(tmp_path):
+def test_a_missing_input_is_told_what_inputs_are(tmp_path):
+    assert refusal(open_input, str(tmp_path / "absent.png")) == (f"no such file: {tmp_path / 'absent.png'}", FORMS)
     (tmp_path / "a").write_bytes(b"abc")
-    with open_regular(str(tmp_path / "a"), limit_bytes=3) as stream:
+    with open_input(str(tmp_path / "a"), limit_bytes=3) as stream:
         assert stream.read() == b"abc"
+    assert refusal(open_input, str(tmp_path / "a"), limit_bytes=2)[0].startswith("3 bytes are more than the 2")
 
 
 def test_an_unreadable_folder(tmp_path, monkeypatch):

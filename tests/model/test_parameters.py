@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxscope
 from onnxscope.analyses.weight_statistics import weights
-from onnxscope.base.outputs import dump_json
+from onnxscope.base.json_files import dump_json
 from onnxscope.errors import SelectorError
 from onnxscope.model.provenance import LAYER_KEY, ParameterRecord, Provenance, write_provenance
 from onnxscope.runtime.stored_values import read_parameter

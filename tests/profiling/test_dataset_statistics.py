@@ -11,7 +11,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnxscope.base.outputs import dump_json
+from onnxscope.base.json_files import dump_json
 from onnxscope.findings.kinds import Finding
 from onnxscope.profiling import dataset_statistics
 from onnxscope.profiling.dataset_run import stats

@@ -1,24 +1,16 @@
-"""Files whole or absent, safe names, strict JSON."""
+"""Files whole or absent, none in an input's place, and only regular ones opened."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 
 import pytest
 
-from onnxscope.base.outputs import (
-    dump_json,
-    first_line,
-    printable,
-    refuse_inputs,
-    safe_stem,
-    write_whole,
-    writing_whole,
-)
-from onnxscope.errors import OutputError
+from onnxscope.base.files import open_regular, refuse_inputs, write_whole, writing_whole
+from onnxscope.base.text import printable
+from onnxscope.errors import InputError, OutputError
 
 
 def test_text_is_written_as_utf_8_and_bytes_as_they_are(tmp_path: Path) -> None:
@@ -100,66 +92,6 @@ def test_an_error_without_a_system_message_is_still_told(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [
-        ("features.0", "007_features.0"),
-        ("../../etc/passwd", "007_etc_passwd"),
-        ("/abs", "007_abs"),
-        ("a\\b:c\0d\ne", "007_a_b_c_d_e"),
-        ("\x1b[31m<b>", "007_31m_b"),
-        ("", "007_unnamed"),
-        ("...", "007_unnamed"),
-        ("ünï", "007_n"),
-        ("x" * 100_000, "007_" + "x" * 60),
-    ],
-)
-def test_a_stem_is_the_index_and_harmless_bytes(name: str, stem: str) -> None:
-    assert safe_stem(name, 7) == stem
-    assert Path(stem).name == stem
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("layer1.0 é 漢", "layer1.0 é 漢"),
-        ("a\nb\tc\r", "a\\nb\\tc\\r"),
-        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
-        ("\x9b31m\x7f", "\\x9b31m\\x7f"),
-        ("abc\u202edcba\u2066", "abc\\u202edcba\\u2066"),
-        ("\udcff\U000e0001", "\\udcff\\U000e0001"),
-    ],
-)
-def test_what_a_terminal_would_act_upon_becomes_an_escape(text: str, shown: str) -> None:
-    assert printable(text) == shown
-
-
-def test_json_keeps_the_order_of_keys_and_ends_with_a_newline() -> None:
-    assert dump_json({"b": 1, "a": [True, None]}) == '{\n  "b": 1,\n  "a": [true, null]\n}\n'
-    assert dump_json({"a": [{"b": 1}, {"c": {}}]}) == '{\n  "a": [\n    {"b": 1},\n    {"c": {}}\n  ]\n}\n'
-
-
-def test_json_refuses_what_is_not_finite() -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        dump_json({"a": float("nan")})
-
-
-def test_json_carries_any_string_without_acting_on_a_terminal() -> None:
-    record = {"é\x1b[31m\n": "漢\x9b1m\x7f\u202e\U000e0001\udcff\u2028😀"}
-    text = dump_json(record)
-    assert json.loads(text) == record
-    assert all(c.isprintable() or c == "\n" for c in text)
-    assert "é" in text
-    assert "漢" in text
-    assert text.encode()
-
-
-def test_the_first_line_of_a_foreign_message_is_short_and_printable():
-    assert first_line(ValueError("bad\x1b value\nand a page more")) == "bad\\x1b value"
-    assert first_line(ValueError("")) == "ValueError"
-    assert len(first_line("x" * 1000)) == 200
-
-
 def test_files_that_differ_are_not_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text("the same")
@@ -179,3 +111,53 @@ def test_a_file_is_recognized_whether_it_is_there_or_not(tmp_path: Path, path: s
     with pytest.raises(OutputError, match=rf"^two outputs would be one file: {shown} and {shown}$") as caught:
         refuse_inputs([whole, f"{tmp_path}/other", whole], [])
     assert caught.value.hint == "write them to different places"
+
+
+def refusal(call, *arguments, **options):
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value), caught.value.hint
+
+
+def test_a_fifo_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    message, hint = refusal(open_regular, str(tmp_path / "a.png"))
+    assert message == f"not a regular file: {tmp_path / 'a.png'}"
+    assert hint == "give a file; copy a stream or a device into one first"
+    assert refusal(open_regular, "/dev/zero")[0] == "not a regular file: /dev/zero"
+    assert refusal(open_regular, str(tmp_path))[0] == f"not a regular file: {tmp_path}"
+
+
+def test_a_file_that_becomes_a_fifo_does_not_hang(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "a.png")
+    status = os.stat(__file__)
+    monkeypatch.setattr(os, "stat", lambda path, **options: status)
+    assert refusal(open_regular, str(tmp_path / "a.png"))[0] == f"not a regular file: {tmp_path / 'a.png'}"
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    message, hint = refusal(open_regular, str(tmp_path / "absent.png"), hint="make one")
+    assert message == f"no such file: {tmp_path / 'absent.png'}"
+    assert hint == "make one"
+    assert refusal(open_regular, "a\0b")[0] == r"cannot read (embedded null byte): a\x00b"
+    assert refusal(open_regular, "a" * 300)[0] == f"cannot read (File name too long): {'a' * 300}"
+    assert refusal(open_regular, "a\nb\x1b[2J")[0] == r"no such file: a\nb\x1b[2J"
+    (tmp_path / "loop").symlink_to("loop")
+    assert refusal(open_regular, str(tmp_path / "loop"))[0].startswith(
+        "cannot read (Too many levels of symbolic links)"
+    )
+
+
+def test_the_size_is_looked_at_first(tmp_path):
+    path = tmp_path / "sparse"
+    with open(path, "wb") as stream:
+        stream.truncate(3_000_000_000)
+    message, _ = refusal(open_regular, str(path), limit_bytes=1000)
+    assert message == f"3,000,000,000 bytes are more than the 1,000 that we read: {path}"
+
+
+def test_a_regular_file_opens(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    with open_regular(str(tmp_path / "a"), limit_bytes=3) as stream:
+        assert stream.read() == b"abc"

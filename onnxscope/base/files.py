@@ -1,32 +1,19 @@
-"""Files that appear whole or not at all and in no input's place, names that are safe, and strict JSON."""
+"""Files: written whole or not at all and in no input's place, and opened only where they are regular."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from onnxscope.errors import OutputError
+from onnxscope.base.text import printable
+from onnxscope.errors import InputError, OutputError
 
-__all__ = [
-    "dump_json",
-    "first_line",
-    "make_folder",
-    "printable",
-    "refuse_inputs",
-    "safe_stem",
-    "write_whole",
-    "writing_whole",
-]
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-_UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
-_MAX_STEM_BYTES = 60
+__all__ = ["make_folder", "open_regular", "refuse_inputs", "write_whole", "writing_whole"]
 
 
 @contextlib.contextmanager
@@ -124,43 +111,40 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def safe_stem(name: str, index: int) -> str:
-    """Return a file name stem for something that a model named: the index, then at most 60 harmless bytes."""
-    stem = _UNSAFE.sub("_", name)[:_MAX_STEM_BYTES].strip("._") or "unnamed"
-    return f"{index:03d}_{stem}"
+def open_regular(path: str, *, limit_bytes: int | None = None, hint: str | None = None) -> IO[bytes]:
+    """Open a regular file for reading; the caller closes it.
 
-
-def printable(text: str) -> str:
-    """Replace every control, format and surrogate character, so that a terminal or a log shows nothing but text."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def first_line(error: Exception | Warning | str) -> str:
-    """Return the first line of a foreign exception's message, printable and of at most 200 characters."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return printable(lines[0][:200])
-
-
-def dump_json(record: Mapping[str, Any]) -> str:
-    """Return strict JSON: keys in the order given, no NaN or infinity, a newline at the end.
-
-    Each key of the record has a line of its own, and so has each record of a list, so that a change shows as a
-    changed line. Characters that a terminal would act upon, and those that UTF-8 cannot hold, are written as escapes.
+    Args:
+        path: What may stand there is not trusted.
+        limit_bytes: Larger files are refused.
+        hint: What to do where there is no such file.
 
     Raises:
-        ValueError: A number is not finite.
+        InputError: No such file, a folder, a FIFO, a device, unreadable, or larger than `limit_bytes`.
     """
-    lines = []
-    for key, value in record.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            # json's own indent would be ten times slower, and put every number of a histogram on a line.
-            rows = ",\n    ".join(map(_compact_json, value))
-            lines.append(f"{_compact_json(key)}: [\n    {rows}\n  ]")
-        else:
-            lines.append(f"{_compact_json(key)}: {_compact_json(value)}")
-    text = "{\n  " + ",\n  ".join(lines) + "\n}\n"
-    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
+    where = printable(path)
+    try:
+        _check_regular(os.stat(path).st_mode, where)
+        # What stands there may have changed since: a FIFO opened without O_NONBLOCK would wait for a writer for ever.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags)
+    except FileNotFoundError as error:
+        raise InputError(f"no such file: {where}", hint=hint) from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot read ({reason}): {where}") from error
+    stream = os.fdopen(descriptor, "rb")
+    status = os.fstat(descriptor)
+    try:
+        _check_regular(status.st_mode, where)
+        if limit_bytes is not None and status.st_size > limit_bytes:
+            raise InputError(f"{status.st_size:,} bytes are more than the {limit_bytes:,} that we read: {where}")
+    except InputError:
+        stream.close()
+        raise
+    return stream
 
 
-def _compact_json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+def _check_regular(mode: int, where: str) -> None:
+    if not stat.S_ISREG(mode):
+        raise InputError(f"not a regular file: {where}", hint="give a file; copy a stream or a device into one first")

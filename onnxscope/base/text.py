@@ -1,0 +1,122 @@
+"""How names, numbers and sizes are written for people: printable, short, and never more exact than they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+__all__ = [
+    "MAX_NAME",
+    "bytes_text",
+    "count_text",
+    "first_line",
+    "format_number",
+    "label",
+    "number_text",
+    "printable",
+    "ranges_text",
+    "safe_stem",
+    "samples_text",
+    "sentence",
+    "shape_text",
+    "shortened",
+    "tip",
+]
+
+MAX_NAME = 96
+"""Characters of a name that a page shows; the tool tip has more of it."""
+
+_MAX_TIP = 1000
+_MAX_STEM_BYTES = 60
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def printable(text: str) -> str:
+    """Replace every control, format and surrogate character, so that a terminal or a log shows nothing but text."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def first_line(error: Exception | Warning | str) -> str:
+    """Return the first line of a foreign exception's message, printable and of at most 200 characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return printable(lines[0][:200])
+
+
+def safe_stem(name: str, index: int) -> str:
+    """Return a file name stem for something that a model named: the index, then at most 60 harmless bytes."""
+    stem = _UNSAFE.sub("_", name)[:_MAX_STEM_BYTES].strip("._") or "unnamed"
+    return f"{index:03d}_{stem}"
+
+
+def shortened(text: str, limit: int) -> str:
+    """Cut the middle out of a text of more than `limit` characters: names of layers differ at their ends."""
+    if len(text) <= limit:
+        return text
+    kept = limit - 1
+    return f"{text[: kept - kept // 2 - kept % 2]}…{text[-(kept // 2 + kept % 2) :]}"
+
+
+def format_number(number: float) -> str:
+    """Return a number with five significant digits; one that is not zero never shows as 0."""
+    return f"{number:.5g}"
+
+
+def number_text(number: float | None) -> str:
+    """Four significant digits, a dash for nothing; a number that is not zero never shows as 0."""
+    if number is None:
+        return "–"
+    return f"{number:.4g}".replace("-", "−") if number else "0"
+
+
+def count_text(number: float) -> str:
+    """A large count in three digits: `4.09 G`."""
+    for power, suffix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            return f"{number / 10**power:.3g} {suffix}"
+    return format_number(number)
+
+
+def bytes_text(count: int) -> str:
+    """A size in three digits, decimal: `102 MB`."""
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if count >= 10**power:
+            return f"{count / 10**power:.3g} {unit}"
+    return f"{count} B"
+
+
+def samples_text(count: int) -> str:
+    """How many samples, in words."""
+    return "1 sample" if count == 1 else f"{count:,} samples"
+
+
+def ranges_text(numbers: Sequence[int]) -> str:
+    """Channel numbers as people write them: `0 to 11`, or one by one."""
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
+
+
+def shape_text(shape: Sequence[int | str | None] | None) -> str:
+    """Dimensions, `?` for one that is not known; nothing where the rank is not."""
+    if shape is None:
+        return ""
+    return " × ".join("?" if side is None else printable(str(side))[:20] for side in shape) or "scalar"
+
+
+def label(name: str) -> str:
+    """A name as it is shown: printable, and with its middle cut out where it is long."""
+    text = printable(name[: 2 * _MAX_TIP])
+    if len(text) <= MAX_NAME and len(name) <= 2 * _MAX_TIP:
+        return text
+    half = MAX_NAME // 2
+    return f"{text[: half - 1]}…{printable(name[-half:])[-half:]}"
+
+
+def sentence(text: str) -> str:
+    """Some lines of text: printable, and with the middle cut out where names in it are long."""
+    return shortened(printable(text), _MAX_TIP)
+
+
+def tip(name: str) -> str:
+    """The start of a name for a tool tip, printable."""
+    return printable(name[:_MAX_TIP])
