@@ -29,6 +29,7 @@ from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Graph
 from onnxscope.model.loading import Model, load_model
+from onnxscope.model.operators import operator_of
 from onnxscope.model.selectors import Tap, select_taps
 from onnxscope.runtime.tapped_runs import TapShapes, run_tapped
 
@@ -41,9 +42,6 @@ Array = np.ndarray[Any, Any]
 Method = Literal["eigen", "ablation", "score"]
 
 # What may stand between the last convolution and the value that is pooled; a residual sum is such an Add.
-_FINISHING = frozenset(
-    {"BatchNormalization", "Add", "Sum", "Transpose", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear"}
-)
 _NAMES: Mapping[Method, str] = {"eigen": "EigenCAM", "ablation": "Ablation-CAM", "score": "Score-CAM"}
 
 
@@ -238,7 +236,7 @@ def _only_tap(taps: Sequence[Tap], layer: str, model: Model) -> Tap:
 
 def _last_convolution(model: Model, shapes_of: Callable[[Sequence[Tap]], Mapping[str, tuple[int, ...]]]) -> Tap:
     """What leaves the last convolution of the main graph that has spatial axes, ready to be pooled."""
-    taps = [tap for tap in select_taps(model, []) if "Conv" in tap.op_type and not tap.path]
+    taps = [tap for tap in select_taps(model, []) if operator_of(tap.op_type).is_convolution and not tap.path]
     shapes = shapes_of(taps) if taps else {}
     for tap in reversed(taps):
         shape = shapes[tap.name]
@@ -254,7 +252,7 @@ def _finished(graph: Graph, value: str) -> str:
     while True:
         value = activation_after(graph, value) or value
         readers = graph.readers.get(value, ())
-        if len(readers) != 1 or readers[0].op_type not in _FINISHING or not readers[0].is_standard:
+        if len(readers) != 1 or not readers[0].operator.ends_block or not readers[0].is_standard:
             return value
         value = readers[0].outputs[0]
 

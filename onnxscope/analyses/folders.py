@@ -119,7 +119,7 @@ def _shows_colours(row: WeightRecord) -> bool:
     parameter = row.parameter
     return (
         parameter.operand is not None
-        and parameter.operand.node.op_type in ("Conv", "QLinearConv", "ConvInteger")
+        and parameter.operand.node.operator.cost == "convolution"
         and parameter.role == "weight"
         and len(parameter.shape) == 4
         and _kernel_inputs(parameter.shape, parameter.channel_axis) in (1, 3)

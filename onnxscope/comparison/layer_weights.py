@@ -82,7 +82,7 @@ class LayerWeights:
         if values.dtype.kind in "OUSc":
             return None
         name = f"{layer.name}.{role}"
-        quantized = operand.node.op_type in ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+        quantized = operand.node.operator.integers
         stored = values.dtype.name
         if origin is not None:
             name = self._named.get((origin.value, origin.alias), name)
@@ -98,7 +98,7 @@ def _role(layer: Layer, operand: Operand) -> str:
         return operand.role
     if operand.node is layer.norm:
         return NORM + operand.role
-    if operand.node.op_type == "Add" and layer.kind in ("Linear", "Conv"):
+    if operand.node.op_type == "Add" and layer.node.operator.cost in ("convolution", "product"):
         return "bias"
     return f"{operand.node.op_type.lower()}.{operand.role}"
 
@@ -110,15 +110,16 @@ def _outputs_first(operand: Operand, values: Array) -> Array:
         return values.reshape(-1)
     if not operand.role.startswith("weight") or values.ndim < 2:
         return values
-    if node.op_type == "ConvTranspose":
+    lies = node.operator.weight
+    if lies == "grouped":
         groups = int(node.attribute("group") or 1)
         if values.shape[0] % groups:
             return values
         split = values.reshape(groups, values.shape[0] // groups, *values.shape[1:])
         return split.swapaxes(1, 2).reshape(groups * values.shape[1], -1, *values.shape[2:])
-    if node.op_type in ("Gemm", "FusedGemm"):
+    if lies == "gemm":
         transposed = bool(node.attribute("transA" if operand.position == 0 else "transB"))
         return values if transposed == (operand.position == 1) else values.T
-    if node.op_type in ("MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul") and operand.position != 0:
+    if lies == "matmul" and operand.position != 0:
         return np.moveaxis(values, -1, 0)
     return values

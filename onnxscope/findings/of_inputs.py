@@ -118,9 +118,9 @@ def _raw_pixels(array: Mapping[str, Any], model: Model) -> Finding | None:
     if None in low or None in high or min(low) < 0 or not 128 <= max(high) <= 255:
         return None
     readers = model.main.readers.get(array["name"], ())
-    while len(readers) == 1 and readers[0].op_type in ("Transpose", "Identity", "Reshape"):
+    while len(readers) == 1 and readers[0].operator.passes_on in ("permuted", "same", "reshaped"):
         readers = model.main.readers.get(readers[0].outputs[0], ())
-    if not readers or any(not reader.op_type.startswith("Conv") for reader in readers):
+    if not readers or any(not reader.operator.is_convolution or reader.operator.integers for reader in readers):
         return None
     message = (
         f"holds numbers from {_short(min(low))} to {_short(max(high))}, like pixels that were not scaled, and goes "

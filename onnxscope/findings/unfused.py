@@ -7,19 +7,10 @@ from collections.abc import Iterable
 from onnxscope.findings.kinds import Finding, listed
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
+from onnxscope.model.operators import operator_of
 from onnxscope.model.selectors import Tap
 
 __all__ = ["find_unfused"]
-
-# What onnxruntime's CPU provider fuses, as its optimized graphs show (1.32).
-_FOLDED = {"Conv": ("BatchNormalization", "Add", "Mul"), "ConvTranspose": ("BatchNormalization",)}
-_FUSED = {
-    "Conv": ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid"),
-    "Gemm": (
-        *("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid"),
-        *("Elu", "Selu", "Softplus", "Softsign", "ThresholdedRelu"),
-    ),
-}
 
 
 def find_unfused(taps: Iterable[Tap], model: Model) -> tuple[Finding, ...]:
@@ -46,7 +37,7 @@ def _fusion(graph: Graph, value: str) -> str | None:
     """What onnxruntime would fuse over a value if that were not observed: `Conv with Relu`, or None."""
     reader = _only_reader(graph, value)
     node = graph.producers.get(value)
-    while node is not None and node.op_type not in _FOLDED and node.op_type not in _FUSED:
+    while node is not None and not node.operator.folds and not node.operator.fuses:
         source = node.inputs[0] if node.inputs else ""
         maker = graph.producers.get(source)
         if _only_reader(graph, source) is not node or not _is_folded(graph, node, source):
@@ -54,17 +45,13 @@ def _fusion(graph: Graph, value: str) -> str | None:
         node = maker
     if node is None or reader is None or not node.is_standard:
         return None
-    kind = node.op_type
-    if reader.op_type in _FUSED.get(kind, ()):
-        return f"{kind} with {reader.op_type}"
-    if reader.op_type in _FOLDED.get(kind, ()) and _is_folded(graph, reader, value):
-        return f"{kind} with {reader.op_type}"
-    return None
+    is_folded = reader.op_type in node.operator.folds and _is_folded(graph, reader, value)
+    return f"{node.op_type} with {reader.op_type}" if is_folded or reader.op_type in node.operator.fuses else None
 
 
 def _is_folded(graph: Graph, node: Node, value: str) -> bool:
     """Whether a node could be folded into the weights of the layer that makes its first input."""
-    if node.op_type not in _FOLDED["Conv"] or node.inputs[0] != value:
+    if node.op_type not in operator_of("Conv").folds or node.inputs[0] != value:
         return False
     return all(name in graph.constants for name in node.inputs[1:])
 

@@ -14,7 +14,6 @@ from onnxscope.findings.kinds import Finding, listed
 
 __all__ = ["find_untrained", "is_kernel"]
 
-_KERNELS = frozenset({"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 # Elements below which a distribution cannot be told; a bounded one is easier, for training breaks its bounds.
 _FEWEST_BOUNDED, _FEWEST_NORMAL = 256, 2048
 _ERRORS = 4  # standard errors that chance is given
@@ -60,7 +59,8 @@ def is_kernel(row: WeightRecord) -> bool:
     operand = parameter.operand
     return (
         operand is not None
-        and operand.node.op_type in _KERNELS
+        and operand.node.operator.cost is not None
+        and not operand.node.operator.integers
         and (operand.origin is None or operand.origin.dequantized is None)
         and parameter.role == "weight"
         and len(parameter.shape) > 1

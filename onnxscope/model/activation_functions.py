@@ -14,29 +14,12 @@ from onnxscope.model.graphs import Graph, Node
 
 __all__ = ["activation_after", "following", "is_activation", "own_output"]
 
-# Functions of one tensor that bend: a group of elementwise operators needs one of them to be an activation.
-_NONLINEAR = frozenset(
-    {
-        *("Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu", "Clip", "Sigmoid", "HardSigmoid"),
-        *("Tanh", "HardSwish", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Swish", "Mish", "Softplus", "Softsign"),
-        *("Erf", "Exp", "Log", "Pow", "Sqrt", "Max", "Min", "Abs", "Where", "Shrink", "Softmax", "LogSoftmax"),
-        *("Hardmax", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Sin", "Cos"),
-    }
-)
-_LINEAR = frozenset({"Add", "Sub", "Mul", "Div", "Neg", "Identity", "Cast", "CastLike", "Reciprocal", "Sum", "Mean"})
-# What may stand between a layer and its activation: layout, and arithmetic with constants (bias, BatchNorm, scales).
-_PASSED = frozenset(
-    {
-        *("BatchNormalization", "Transpose", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear"),
-        *("Add", "Sub", "Mul", "Div"),
-    }
-)
 _LONGEST_ACTIVATION = 16  # Gelu written out with Tanh takes eight operators
 
 
 def is_activation(node: Node) -> bool:
     """Whether a node by itself is an activation function."""
-    return node.op_type in _NONLINEAR
+    return node.operator.function == "bends"
 
 
 def own_output(graph: Graph, node: Node) -> str:
@@ -46,7 +29,7 @@ def own_output(graph: Graph, node: Node) -> str:
     operand is a constant of more than one element.
     """
     value = node.outputs[0]
-    if _has_bias(node):
+    if _has_bias(node) or not node.operator.separate_bias:
         return value
     found = value
     while True:
@@ -56,7 +39,7 @@ def own_output(graph: Graph, node: Node) -> str:
         if reader.op_type == "Add" and reader.is_standard:
             other = next((name for name in reader.inputs if name != found), "")
             return reader.outputs[0] if other in graph.constants and not _is_scalar(graph, other) else value
-        if reader.op_type not in ("Transpose", "Identity") or not reader.is_standard:
+        if reader.operator.passes_on not in ("permuted", "same") or not reader.is_standard:
             return value
         found = reader.outputs[0]
 
@@ -72,13 +55,13 @@ def following(graph: Graph, node: Node) -> tuple[str, tuple[Node, ...]]:
     passed: list[Node] = []
     while True:
         reader = _only_reader(graph, value)
-        if reader is None or reader.op_type not in _PASSED or not reader.is_standard:
+        if reader is None or reader.operator.behind_layer is None or not reader.is_standard:
             return inner, tuple(done)
         if any(name and name != value and name not in graph.constants for name in reader.inputs):
             return inner, tuple(done)  # an Add of two activations is no bias
         value = reader.outputs[0]
         passed.append(reader)
-        if reader.op_type not in ("Transpose", "Identity", "Cast", "QuantizeLinear"):
+        if reader.operator.behind_layer == "part":
             inner = value
             done += passed
             passed = []
@@ -91,7 +74,7 @@ def activation_after(graph: Graph, value: str) -> str | None:
         if end is not None:
             return end
         reader = _only_reader(graph, value)
-        if reader is None or reader.op_type not in _PASSED or not reader.is_standard:
+        if reader is None or reader.operator.behind_layer is None or not reader.is_standard:
             return None
         if any(name and name != value and name not in graph.constants for name in reader.inputs):
             return None  # an Add of two activations is no bias
@@ -111,7 +94,8 @@ def _activation_end(graph: Graph, value: str) -> str | None:
         if not _is_elementwise(graph, node, unread.keys(), bent=bool(bends)):
             return None
         done.add(node)
-        bends |= _NONLINEAR & {node.op_type}
+        if is_activation(node):
+            bends.add(node.op_type)
         for name in set(node.inputs) & unread.keys():
             unread[name].discard(node)
         output = node.outputs[0]
@@ -142,7 +126,7 @@ def _scaled(graph: Graph, node: Node, value: str) -> str | None:
 
 
 def _is_elementwise(graph: Graph, node: Node, group: Collection[str], *, bent: bool) -> bool:
-    if node.op_type not in _NONLINEAR and node.op_type not in _LINEAR:
+    if node.operator.function is None:
         return False
     if node.captured or len([name for name in node.outputs if name]) != 1:
         return False
@@ -151,17 +135,15 @@ def _is_elementwise(graph: Graph, node: Node, group: Collection[str], *, bent: b
             continue
         if name not in graph.constants:
             return False
-        # Keras writes its PReLU as relu(x) - slope * relu(-x), with a slope per channel.
-        if node.op_type != "PRelu" and not (bent and node.op_type == "Mul") and not _is_scalar(graph, name):
+        # PRelu has a weight; Keras writes its own as relu(x) - slope * relu(-x), with a slope per channel.
+        if not node.operator.roles and not (bent and node.op_type == "Mul") and not _is_scalar(graph, name):
             return False
     return True
 
 
 def _has_bias(node: Node) -> bool:
-    position = {"QLinearConv": 8, "LSTM": 3, "GRU": 3, "RNN": 3, "DeformConv": 3}.get(node.op_type, 2)
-    if node.op_type in ("MatMul", "MatMulInteger", "ConvInteger", "Einsum"):
-        return False
-    return len(node.inputs) > position and bool(node.inputs[position])
+    position = node.operator.bias_position
+    return position is not None and len(node.inputs) > position and bool(node.inputs[position])
 
 
 def _is_scalar(graph: Graph, name: str) -> bool:

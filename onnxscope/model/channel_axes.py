@@ -13,44 +13,20 @@ from onnxscope.model.layer_names import Operand
 
 __all__ = ["activation_axes", "default_axis", "weight_axis"]
 
-_AXIS_1 = frozenset(
-    {
-        *("Conv", "FusedConv", "ConvTranspose", "DeformConv", "ConvInteger", "QLinearConv", "BatchNormalization"),
-        *("InstanceNormalization", "GroupNormalization", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool"),
-        *("GlobalMaxPool", "GlobalLpPool", "LRN", "MaxRoiPool", "RoiAlign", "DepthToSpace", "SpaceToDepth"),
-    }
-)
-_LAST = frozenset(
-    {
-        *("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulInteger", "QLinearMatMul", "MatMulNBits"),
-        *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"),
-        *("LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention"),
-    }
-)
-# Operators whose output has other axes than their first input; what follows them is unknown until an operator fixes it.
-_FORGETS = frozenset(
-    {
-        *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Shape", "Size", "Gather", "GatherElements", "GatherND"),
-        *("Expand", "Tile", "Constant", "ConstantOfShape", "Einsum", "NonZero", "OneHot", "TopK", "Range"),
-        *("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum", "ReduceProd", "ReduceL1", "ReduceL2", "ArgMax"),
-        *("ArgMin", "If", "Loop", "Scan", "NonMaxSuppression", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"),
-    }
-)
-
 
 def activation_axes(graph: Graph) -> Mapping[str, int]:
     """Return the channel axis of every value of a graph for which the operators tell; -1 stands for the last."""
     axes: dict[str, int] = {}
     for node in graph.nodes:
         axis = _output_axis(node, axes)
-        if node.op_type == "Transpose" and node.inputs[0] not in axes:
+        if node.operator.passes_on == "permuted" and node.inputs[0] not in axes:
             # NHWC models turn their input into NCHW before the first convolution.
             follower = next(iter(graph.readers.get(node.outputs[0], ())), None)
             order = node.attribute("perm")
-            if follower is not None and follower.op_type in _AXIS_1 and order and len(order) > 1:
+            if follower is not None and follower.operator.channel_axis == 1 and order and len(order) > 1:
                 axes.setdefault(node.inputs[0], int(order[1]))
                 axis = 1
-        if node.op_type in _AXIS_1:
+        if node.operator.channel_axis == 1:
             axes.setdefault(node.inputs[0], 1)
         if axis is not None:
             axes.update((output, axis) for output in node.outputs if output)
@@ -92,32 +68,31 @@ def weight_axis(operand: Operand, rank: int) -> tuple[int | None, int]:
 
 
 def _used_axis(node: Node, position: int, rank: int) -> tuple[int, int]:
-    kind = node.op_type
-    if kind == "ConvTranspose" and position == 1:
+    lies = node.operator.weight
+    if lies == "grouped" and position == 1:
         return 1, int(node.attribute("group") or 1)
-    if kind in ("Gemm", "FusedGemm"):
+    if lies == "gemm":
         transposed = bool(node.attribute("transA" if position == 0 else "transB"))
         return (int(transposed), 1) if position == 0 else (int(not transposed), 1)
-    if kind in ("MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"):
+    if lies == "matmul":
         return (rank - 2 if position == 0 else rank - 1), 1
-    if kind in ("Gather", "Attention"):
+    if lies == "outputs_last":
         return rank - 1, 1
-    if kind in ("LSTM", "GRU", "RNN"):
+    if lies == "directions_first":
         return 1, 1
     return 0, 1
 
 
 def _output_axis(node: Node, axes: Mapping[str, int]) -> int | None:
-    if node.op_type in _AXIS_1:
-        return 1
-    if node.op_type in _LAST:
-        return -1
-    if node.op_type in _FORGETS or not node.inputs:
+    operator = node.operator
+    if operator.channel_axis is not None:
+        return operator.channel_axis
+    if not operator.keeps_axes or not node.inputs:
         return None
     known = [axes[name] for name in node.inputs if name in axes]
     if not known:
         return None
-    if node.op_type == "Transpose":
+    if operator.passes_on == "permuted":
         order = node.attribute("perm")
         if not order or node.inputs[0] not in axes:
             return None

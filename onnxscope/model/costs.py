@@ -9,8 +9,6 @@ from onnxscope.model.layer_names import Operand
 
 __all__ = ["multiply_accumulates"]
 
-_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvInteger", "QLinearConv"})
-_PRODUCTS = frozenset({"Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"})
 _Shape = Sequence[int | str | None]
 
 
@@ -32,10 +30,10 @@ def multiply_accumulates(
     Returns:
         None for an operator that is no convolution and no matrix product, and where a shape is not known.
     """
-    op_type = operand.node.op_type
-    if op_type == "ConvTranspose" and operand.origin is not None and operand.origin.permutation is not None and dims:
+    cost = operand.node.operator.cost
+    if cost == "spreading" and operand.origin is not None and operand.origin.permutation is not None and dims:
         shape, channels = read, dims[operand.origin.permutation[0] if operand.origin.permutation else 0]
-    elif (op_type in _CONVOLUTIONS or (op_type in _PRODUCTS and len(dims) == 2)) and channel_axis is not None:
+    elif (cost == "convolution" or (cost == "product" and len(dims) == 2)) and channel_axis is not None:
         shape, channels = made, dims[channel_axis]
     else:
         return None

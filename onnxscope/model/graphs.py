@@ -16,6 +16,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, 
 
 from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
+from onnxscope.model.operators import Operator, operator_of
 
 __all__ = [
     "Graph",
@@ -30,8 +31,6 @@ __all__ = [
     "value_type",
     "walk_graphs",
 ]
-
-_RANDOM = ("Random", "Bernoulli", "Multinomial")
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,11 @@ class Node:
     def label(self) -> str:
         """The node's name, or its operator and first output where it has none."""
         return self.name or f"{self.op_type}({next(filter(None, self.outputs), self.index)})"
+
+    @property
+    def operator(self) -> Operator:
+        """What is known of its operator."""
+        return operator_of(self.op_type)
 
     @property
     def is_standard(self) -> bool:
@@ -165,7 +169,7 @@ class Graph:
         fed = set(self.inputs) - (set() if self.parent else set(self.initializers))
         known = (set(inherited) | set(self.initializers)) - fed
         for node in self.nodes:
-            if not node.op_type.startswith(_RANDOM) and all(
+            if not node.operator.is_random and all(
                 value in known for value in (*filter(None, node.inputs), *node.captured)
             ):
                 known.update(filter(None, node.outputs))

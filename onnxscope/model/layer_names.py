@@ -24,60 +24,6 @@ _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _ANONYMOUS = re.compile(r"onnx::.*|\d+|_?val_\d+|_?t?const[_a-z]*_?_\d+.*|.*:\d+|", re.IGNORECASE)
 _SEPARATOR = re.compile(r"[./]")
 
-# What the operands of an operator are, by position. Names follow PyTorch where it has one.
-_NORM = {1: "weight", 2: "bias"}
-_RECURRENT = {1: "weight_ih", 2: "weight_hh", 3: "bias"}
-_ROLES: Mapping[str, Mapping[int, str]] = {
-    "Conv": {1: "weight", 2: "bias"},
-    "FusedConv": {1: "weight", 2: "bias"},
-    "ConvTranspose": {1: "weight", 2: "bias"},
-    "DeformConv": {1: "weight", 3: "bias"},
-    "ConvInteger": {1: "weight"},
-    "QLinearConv": {3: "weight", 8: "bias"},
-    "Gemm": {0: "weight", 1: "weight", 2: "bias"},
-    "FusedGemm": {0: "weight", 1: "weight", 2: "bias"},
-    "MatMul": {0: "weight", 1: "weight"},
-    "FusedMatMul": {0: "weight", 1: "weight"},
-    "MatMulInteger": {0: "weight", 1: "weight"},
-    "QLinearMatMul": {0: "weight", 3: "weight"},
-    "MatMulNBits": {1: "weight"},
-    "BatchNormalization": {1: "weight", 2: "bias", 3: "running_mean", 4: "running_var"},
-    "InstanceNormalization": _NORM,
-    "LayerNormalization": _NORM,
-    "GroupNormalization": _NORM,
-    "RMSNormalization": {1: "weight"},
-    "SimplifiedLayerNormalization": {1: "weight"},
-    "SkipLayerNormalization": {2: "weight", 3: "bias"},
-    "PRelu": {1: "weight"},
-    "Gather": {0: "weight"},
-    "LSTM": {**_RECURRENT, 7: "peephole"},
-    "GRU": _RECURRENT,
-    "RNN": _RECURRENT,
-    "Attention": {1: "weight", 2: "bias"},
-}
-_ELEMENTWISE_ROLES = {"Add": "bias", "Sub": "bias", "Mul": "scale", "Div": "scale"}
-# Operands that steer an operator; everything listed here is no parameter, whatever its type.
-_CONTROL: Mapping[str, frozenset[int]] = {
-    "Clip": frozenset({1, 2}),
-    "ConvInteger": frozenset({2, 3}),
-    "DequantizeLinear": frozenset({1, 2}),
-    "Dropout": frozenset({1, 2}),
-    "MatMulInteger": frozenset({2, 3}),
-    "NonMaxSuppression": frozenset({2, 3, 4}),
-    "OneHot": frozenset({1, 2}),
-    "Pad": frozenset({1, 2, 3}),
-    "QLinearConv": frozenset({1, 2, 4, 5, 6, 7}),
-    "QLinearMatMul": frozenset({1, 2, 4, 5, 6, 7}),
-    "QuantizeLinear": frozenset({1, 2}),
-    "Range": frozenset({0, 1, 2}),
-    "Resize": frozenset({1, 2, 3}),
-    "Upsample": frozenset({1}),
-}
-# Operators that hand a stored weight on to the one that uses it.
-_TRANSPARENT = frozenset(
-    {"Identity", "Cast", "CastLike", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear"}
-)
-
 
 @dataclass(frozen=True)
 class Origin:
@@ -121,12 +67,10 @@ def is_anonymous(name: str) -> bool:
 
 def operand_roles(node: Node) -> Iterator[tuple[int, str]]:
     """Yield position and role of each operand of a node that could be a parameter."""
-    known = _ROLES.get(node.op_type, {})
-    control = _CONTROL.get(node.op_type, frozenset())
-    fallback = _ELEMENTWISE_ROLES.get(node.op_type, "constant")
+    operator = node.operator
     for position, value in enumerate(node.inputs):
-        if value and position not in control:
-            yield position, known.get(position, fallback)
+        if value and position not in operator.control:
+            yield position, operator.roles.get(position, operator.other_role)
 
 
 class Names:
@@ -194,7 +138,7 @@ class Names:
 
     def owns_weights(self, node: Node) -> bool:
         """Whether a node is a layer: an operator with a weight of its own, stored or computed from stored ones."""
-        return node.op_type in _ROLES and any(
+        return bool(node.operator.roles) and any(
             operand.role.startswith(("weight", "running")) for operand in self.operands(node)
         )
 
@@ -216,20 +160,21 @@ class Names:
         permutations: list[tuple[int, ...]] | None = []
         while graph.stored(value) is None:
             node = _producer(graph, value)
-            if node is None or node.op_type not in _TRANSPARENT:
+            passed_on = None if node is None else node.operator.passes_on
+            if node is None or passed_on is None:
                 return None
-            if node.op_type == "DequantizeLinear":
+            if passed_on == "dequantized":
                 dequantized = dequantized or value
-            elif node.op_type == "Transpose":
+            elif passed_on == "permuted":
                 order = node.attribute("perm")
                 if permutations is not None and order is not None:
                     permutations.append(tuple(order))
                 else:
                     permutations = None
-            elif node.op_type in ("Reshape", "Squeeze", "Unsqueeze", "Flatten"):
+            elif passed_on == "reshaped":
                 permutations = None
             value = node.inputs[0]
-            if node.op_type != "Identity" or is_anonymous(alias):
+            if passed_on != "same" or is_anonymous(alias):
                 alias = value
         return Origin(value, alias, _compose(permutations), dequantized)
 
@@ -246,7 +191,7 @@ class Names:
 
     def _find_operands(self, node: Node) -> Iterator[Operand]:
         graph = self.graphs[node.path]
-        if node.op_type in _TRANSPARENT and all(value in graph.constants for value in filter(None, node.inputs)):
+        if node.operator.passes_on and all(value in graph.constants for value in filter(None, node.inputs)):
             return  # it only hands a weight on
         for position, role in operand_roles(node):
             value = node.inputs[position]
@@ -257,7 +202,7 @@ class Names:
         for entry in node.proto.metadata_props:
             if entry.key == LAYER_KEY and entry.value:
                 return str(entry.value)
-        if node.op_type not in _ROLES:
+        if not node.operator.roles:
             return None
         # A weight's own name is more faithful than a scope: dynamo puts a Conv with a folded BatchNorm into the
         # BatchNorm's scope, though its weight is still called conv1.weight.

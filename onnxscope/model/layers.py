@@ -8,7 +8,7 @@ to the layer that reads them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxscope.model.activation_functions import activation_after, following
@@ -16,13 +16,6 @@ from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.layer_names import Names
 
 __all__ = ["Layer", "find_layers", "signatures"]
-
-_KINDS: Mapping[str, str] = {
-    **dict.fromkeys(("Conv", "FusedConv", "ConvInteger", "QLinearConv"), "Conv"),
-    **dict.fromkeys(("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"), "Linear"),
-    **dict.fromkeys(("LayerNormalization", "SkipLayerNormalization"), "LayerNormalization"),
-    **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), "RMSNormalization"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +68,7 @@ def find_layers(names: Names) -> tuple[Layer, ...]:
             name = names.layers[node]
             norm = next((part for part in parts if part.op_type == "BatchNormalization" and part is not node), None)
             before = tuple(offset + index for index in sorted(behind[node]))
-            kind = _KINDS.get(node.op_type, node.op_type)
+            kind = node.operator.kind
             shape = _weight_shape(names, node)
             call = calls[name] = calls.get(name, -1) + 1
             activated = quantized or value != inner
@@ -167,7 +160,7 @@ def _weight_shape(names: Names, node: Node) -> tuple[int, ...]:
             return ()
         order = operand.origin.permutation
         dims = [stored.dims[axis] for axis in order] if order else list(stored.dims)
-        if _KINDS.get(node.op_type) == "Linear" and len(dims) == 2 and not node.attribute("transB"):
+        if node.operator.weight in ("gemm", "matmul") and len(dims) == 2 and not node.attribute("transB"):
             dims.reverse()
         while len(dims) > 2 and dims[-1] == 1:
             dims.pop()

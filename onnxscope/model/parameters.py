@@ -19,7 +19,6 @@ from onnxscope.model.stored_model import StoredModel
 
 __all__ = ["Parameter", "find_parameters"]
 
-_INTEGER_OPERATORS = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"})
 _QUANTIZED = "_quantized"  # what onnxruntime's quantizer appends to a weight's name
 _LEGACY_FOLDED = re.compile(r"onnx::Conv(Transpose)?_\d+")
 _TENSORFLOW_FOLDED = re.compile(r"batch_?norm", re.IGNORECASE)
@@ -191,10 +190,11 @@ class _Finder:
         has_role = any(self._names.owns_weights(operand.node) for operand in operands)
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         if kind.kind in "iub" and origin.dequantized is None:
-            return any(operand.node.op_type in _INTEGER_OPERATORS for operand in operands)
-        if any(operand.node.op_type == "MatMulNBits" for operand in operands):
+            return any(operand.node.operator.integers for operand in operands)
+        packing = next((operand.node for operand in operands if operand.node.operator.is_packed), None)
+        if packing is not None:
             name = self._unique(f"{self._names.layers[operands[0].node]}.{operands[0].role}")
-            self._absent[name] = "packed for MatMulNBits, not unpacked"
+            self._absent[name] = f"packed for {packing.op_type}, not unpacked"
             return False
         if has_role:
             return True
@@ -214,7 +214,7 @@ class _Finder:
 
     def _is_folded(self, operand: Operand | None) -> bool:
         """Whether a weight of a convolution carries a BatchNorm, by the traces that each exporter leaves."""
-        if operand is None or not operand.node.op_type.startswith("Conv"):
+        if operand is None or not operand.node.operator.takes_norm:
             return False
         origins = [each.origin for each in self._names.operands(operand.node) if each.origin is not None]
         folded = {record.name for record in self._names.records if record.folded}

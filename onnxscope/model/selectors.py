@@ -36,7 +36,6 @@ __all__ = ["At", "Matcher", "Tap", "matcher", "select_layers", "select_names", "
 At = Literal["post", "pre"]
 Matcher = Callable[[str], bool]
 
-_CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "DeformConv")
 _MAX_COMPARED = 5000  # names looked at for a hint; comparing is slow
 
 
@@ -191,7 +190,7 @@ class _Resolver:
         self._owners = {(node.path, node.index): node for node in self._nodes()}
 
     def default(self) -> list[Tap]:
-        nodes = [node for node in self._nodes() if node.op_type in _CONVOLUTIONS]
+        nodes = [node for node in self._nodes() if node.operator.is_convolution]
         nodes = nodes or [node for node in self._nodes() if self._names.owns_weights(node)]
         nodes = nodes or list(self._model.main.nodes)
         return [tap for node in nodes for tap in self.node_taps(node)]
@@ -293,7 +292,7 @@ class _Resolver:
         graph = self._model.graphs[node.path]
         layer = self._names.layers[node]
         outputs = [output for output in node.outputs if output]
-        if self._names.owns_weights(node) or node.op_type in _CONVOLUTIONS:
+        if self._names.owns_weights(node) or node.operator.is_convolution:
             outputs = outputs[:1]
         return [
             self._tap(graph, self._reached(graph, node, output), layer, node.op_type, self._at) for output in outputs

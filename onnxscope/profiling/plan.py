@@ -40,7 +40,6 @@ _PROBED_TYPES = frozenset(
         "int64",
     }
 )
-_LIMITS = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Softsign": (-1.0, 1.0)}
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -144,7 +143,7 @@ def _limits(model: Model, tap: Tap) -> tuple[float, float] | None:
         return None
     if node.op_type == "Clip":
         return _clip_limits(model, node)
-    return _LIMITS.get(node.op_type)
+    return node.operator.limits
 
 
 def _clip_limits(model: Model, node: Node) -> tuple[float, float] | None:

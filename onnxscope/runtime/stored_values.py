@@ -36,7 +36,7 @@ def read_operand(model: Model, operand: Operand) -> Array:
         RunError: It is computed from stored values, and onnxruntime cannot do that.
     """
     origin, graph = operand.origin, model.graphs[operand.node.path]
-    if operand.node.op_type in ("QLinearConv", "QLinearMatMul") and not graph.path:
+    if operand.node.operator.scaled_along is not None and not graph.path:
         return _dequantized(model, operand)
     if origin is not None and origin.permutation is not None and (origin.dequantized is None or graph.path):
         tensor = graph.stored(origin.value)
@@ -52,7 +52,7 @@ def _stored_values(model: Model, parameter: Parameter) -> Array:
     if operand is not None and operand.origin is not None and not parameter.graph.path:
         if operand.origin.dequantized is not None:
             return evaluate_constants(model, [operand.origin.dequantized])[operand.origin.dequantized]
-        if operand.node.op_type in ("QLinearConv", "QLinearMatMul"):
+        if operand.node.operator.scaled_along is not None:
             return _dequantized(model, operand)
     tensor = parameter.graph.stored(parameter.initializer)
     assert tensor is not None  # find_parameters lists stored tensors only
@@ -70,7 +70,6 @@ def _dequantized(model: Model, operand: Operand) -> Array:
             make("Mul", ["onnxscope:bias", "onnxscope:scale"], ["onnxscope:real"]),
         ]
     else:
-        axis = 0 if operand.node.op_type == "QLinearConv" else -1
-        first = operand.position
+        first, axis = operand.position, operand.node.operator.scaled_along
         extra = [make("DequantizeLinear", list(inputs[first : first + 3]), ["onnxscope:real"], axis=axis)]
     return evaluate_constants(model, ["onnxscope:real"], extra)["onnxscope:real"]
