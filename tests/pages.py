@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+LIKE_SELECTORS = ["re:x", "re:x[", "a[0]"]  # names of values that would mean something else as selectors
 VOID = {"meta", "img", "input", "path", "br", "hr", "link"}
 
 
@@ -60,5 +61,20 @@ def network(names, channels=8, side=6, seed=3):
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+def called(name):
+    """Two convolutions: the value of the first has a name, that of the second is `a0`."""
+    rng = np.random.default_rng(4)
+    model = network(["first", "second"])
+    graph = model.graph
+    del graph.node[:], graph.initializer[:]
+    for place, (before, value, shape) in enumerate([("image", name, (8, 3, 1, 1)), (name, "a0", (8, 8, 1, 1))]):
+        weight = rng.normal(0.1, 0.3, shape).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(weight, f"w{place}"))
+        graph.node.append(helper.make_node("Conv", [before, f"w{place}"], [value], ("first", "second")[place]))
+    graph.node.append(helper.make_node("Neg", ["a0"], [graph.output[0].name]))
     onnx.checker.check_model(model)
     return model

@@ -19,12 +19,13 @@ from onnxscope.analyses.channel_importance import Activation, weigh_by_ablation,
 from onnxscope.analyses.class_scores import cut_sample, find_class
 from onnxscope.analyses.input_pictures import lay_over, prepared_pictures
 from onnxscope.base.results import Record, picture
+from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
 from onnxscope.drawing.figures import picture_figure
 from onnxscope.drawing.mosaics import encode_png, scale_maps
 from onnxscope.errors import InputError
-from onnxscope.inputs.feeds import prepare_for
+from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Graph
@@ -36,7 +37,7 @@ from onnxscope.runtime.tapped_runs import TapShapes, run_tapped
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ClassActivation", "Method", "class_activation"]
+__all__ = ["ClassActivation", "Method", "class_activation", "run_class_activation"]
 
 Array = np.ndarray[Any, Any]
 Method = Literal["eigen", "ablation", "score"]
@@ -138,7 +139,7 @@ def class_activation(
     target: int | None = None,
     sample: int = 0,
     preprocess: str | None = None,
-    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    layout: Layout = "auto",
     batch_size: int = 8,
     threads: int = 0,
 ) -> ClassActivation:
@@ -180,37 +181,57 @@ def class_activation(
         Muhammad and Yeasin, "Eigen-CAM", 2020. Desai and Ramaswamy, "Ablation-CAM", 2020. Wang et al., "Score-CAM",
         2020.
     """
+    options = RunOptions(preprocess=preprocess, layout=layout, batch_size=batch_size, threads=threads)
+    loaded = load_model(model)
+    prepared = open_dataset(inputs, loaded, options).whole()
+    return run_class_activation(loaded, prepared, options, layer=layer, method=method, target=target, sample=sample)
+
+
+def run_class_activation(
+    model: Model,
+    prepared: PreparedInput,
+    options: RunOptions,
+    *,
+    layer: str | None = None,
+    method: Method = "eigen",
+    target: int | None = None,
+    sample: int = 0,
+) -> ClassActivation:
+    """Map where a layer, or the score of a class, takes its values from; see `class_activation`.
+
+    Raises:
+        SelectorError: The selector matches nothing.
+        InputError: As `class_activation`, but for the inputs.
+        RunError: onnxruntime fails.
+    """
     if method not in get_args(Method):
         raise InputError(f"unknown method {method!r}", hint=f"one of {', '.join(get_args(Method))}")
     if method == "eigen" and target is not None:
         raise InputError(f"EigenCAM knows no classes, and was asked for class {target}", hint="ablation and score do")
-    if batch_size < 1:
-        raise InputError(f"a batch of {batch_size} channels", hint="give at least 1")
-    loaded = load_model(model)
-    feeds = prepare_for(loaded, inputs, preprocess=preprocess, layout=layout)
-    subject = cut_sample(feeds, loaded, sample, batch_size)
+    threads = options.threads
+    subject = cut_sample(prepared, model, sample, options.batch_size)
     if layer is None:
-        tap = _last_convolution(loaded, lambda taps: TapShapes(loaded, taps, threads).of(subject.arrays))
+        tap = _last_convolution(model, lambda taps: TapShapes(model, taps, threads).of(subject.arrays))
     else:
-        tap = _only_tap(select_taps(loaded, [layer]), layer, loaded)
-    answers, tapped = run_tapped(loaded, [tap], lambda session: session.run(subject.arrays), threads=threads)
-    for each in tapped.unreachable:
-        raise InputError(f"no map of {printable(each.name)} ({each.reason}): {loaded.name}")
-    activation = Activation(tap, answers[tapped.outputs[tap.name]], loaded)
+        tap = _only_tap(select_taps(model, [layer]), layer, model)
+    answers, tapped = run_tapped(model, [tap], lambda session: session.run(subject.arrays), threads=threads)
+    for missed in tapped.unreachable:
+        raise InputError(f"no map of {printable(missed.name)} ({missed.reason}): {model.name}")
+    activation = Activation(tap, answers[tapped.outputs[tap.name]], model)
     explained = scored = None
     if method == "eigen":
         values, explained = _principal(activation.rows)
     else:
-        scored = find_class(loaded, answers, tapped.declared, target)
+        scored = find_class(model, answers, tapped.declared, target)
         if method == "ablation":
-            weights = weigh_by_ablation(loaded, subject, activation, scored, threads)
+            weights = weigh_by_ablation(model, subject, activation, scored, threads)
         else:
-            weights = weigh_by_score(loaded, subject, feeds, activation, scored, threads)
+            weights = weigh_by_score(model, subject, prepared, activation, scored, threads)
         values = np.maximum(activation.rows @ weights, 0)
-    pictures = prepared_pictures(feeds)
+    pictures = prepared_pictures(prepared, only=sample)
     return ClassActivation(
-        model=loaded.to_dict(),
-        input=feeds.record,
+        model=model.to_dict(),
+        input=prepared.record,
         tap=tap,
         method=method,
         sample=sample,
@@ -219,8 +240,8 @@ def class_activation(
         score=scored.score if scored else None,
         map=scale_maps(values.reshape(1, *activation.size))[0].astype(np.float32),
         explained=explained,
-        picture=pictures[sample] if pictures else None,
-        notes=feeds.notes,
+        picture=pictures[0] if pictures else None,
+        notes=prepared.notes,
     )
 
 

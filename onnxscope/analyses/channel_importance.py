@@ -17,7 +17,7 @@ from onnxscope.analyses.class_scores import ScoredClass, Subject
 from onnxscope.base.text import printable
 from onnxscope.drawing.mosaics import scale_maps
 from onnxscope.errors import InputError
-from onnxscope.inputs.feeds import Feeds
+from onnxscope.inputs.dataset import PreparedInput
 from onnxscope.inputs.layouts import shape_text
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model
@@ -109,14 +109,14 @@ def weigh_by_ablation(
 
 
 def weigh_by_score(
-    model: Model, subject: Subject, feeds: Feeds, activation: Activation, scored: ScoredClass, threads: int
+    model: Model, subject: Subject, prepared: PreparedInput, activation: Activation, scored: ScoredClass, threads: int
 ) -> Array:
     """Return how probable the class is where a channel lets the input through, less that for an input of zeros.
 
     Args:
         model: Is run as a whole.
         subject: The sample that is masked.
-        feeds: What it was cut out of, with the layouts of the inputs.
+        prepared: What it was cut out of, with the layouts of the inputs.
         activation: What the layer holds for it: each channel, enlarged and scaled to 0..1, is a mask.
         scored: The class.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
@@ -131,8 +131,8 @@ def weigh_by_score(
     References:
         Wang et al., "Score-CAM", 2020.
     """
-    name = _only_picture(model, feeds)
-    layout = feeds.layouts[name]
+    name = _only_picture(model, prepared)
+    layout = prepared.layouts[name]
     has_batch = layout.batch_axis is not None
     picture = subject.arrays[name][0] if has_batch else subject.arrays[name]
     axis = layout.channel_axis - has_batch
@@ -202,14 +202,14 @@ def _rest_of(model: Model, activation: Activation, output: str) -> tuple[ModelPr
     return proto, others
 
 
-def _only_picture(model: Model, feeds: Feeds) -> str:
+def _only_picture(model: Model, prepared: PreparedInput) -> str:
     """Return the name of the input that is masked.
 
     Raises:
         InputError: The model has several inputs, or its input is no image by its shape.
     """
     names = [spec.name for spec in model.inputs]
-    if len(names) != 1 or names[0] not in feeds.layouts:
+    if len(names) != 1 or names[0] not in prepared.layouts:
         inputs = ", ".join(f"{printable(spec.name)} {shape_text(spec.shape)}" for spec in model.inputs)
         raise InputError(
             f"Score-CAM masks one image, and the model takes {inputs or 'nothing'}: {model.name}",

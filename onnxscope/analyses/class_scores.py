@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
-from onnxscope.inputs.feeds import Feeds
+from onnxscope.inputs.dataset import PreparedInput
 from onnxscope.inputs.layouts import find_layout, shape_text
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import Session
@@ -111,11 +111,11 @@ class Subject:
         return np.repeat(self.arrays[name][:1], count, axis=0) if self.batched else self.arrays[name]
 
 
-def cut_sample(feeds: Feeds, model: Model, sample: int, batch_size: int) -> Subject:
+def cut_sample(prepared: PreparedInput, model: Model, sample: int, batch_size: int) -> Subject:
     """Cut one sample out of what the model is fed.
 
     Args:
-        feeds: What it is fed.
+        prepared: What it is fed.
         model: Its inputs tell whether the batch is fixed.
         sample: Which one, from 0.
         batch_size: How many variants go into one run where the batch is open.
@@ -123,17 +123,19 @@ def cut_sample(feeds: Feeds, model: Model, sample: int, batch_size: int) -> Subj
     Raises:
         InputError: There is no such sample.
     """
-    layouts = [feeds.layouts.get(spec.name) or find_layout(spec.shape) for spec in model.inputs]
+    layouts = [prepared.layouts.get(spec.name) or find_layout(spec.shape) for spec in model.inputs]
     sizes = {spec.shape[0] for spec in model.inputs if spec.shape and isinstance(spec.shape[0], int)}
     alone = any(layout is not None and layout.batch_axis is None for layout in layouts)
-    batched = feeds.samples is not None and len(sizes) <= 1 and not alone
-    samples = feeds.samples if batched and feeds.samples is not None else 1
+    batched = prepared.samples is not None and len(sizes) <= 1 and not alone
+    samples = prepared.samples if batched and prepared.samples is not None else 1
     if not 0 <= sample < samples:
         raise InputError(f"no sample {sample} among {samples}: {model.name}", hint="samples count from 0")
     if not batched:
-        return Subject(feeds.arrays, False, None, 1)
+        return Subject(prepared.arrays, False, None, 1)
     fixed = next(iter(sizes), None)
-    arrays = {name: np.repeat(array[sample : sample + 1], fixed or 1, axis=0) for name, array in feeds.arrays.items()}
+    arrays = {
+        name: np.repeat(array[sample : sample + 1], fixed or 1, axis=0) for name, array in prepared.arrays.items()
+    }
     return Subject(arrays, True, fixed, fixed or batch_size)
 
 

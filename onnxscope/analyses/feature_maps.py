@@ -11,10 +11,11 @@ from typing import IO, TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from onnxscope.base.results import Record, paragraph, picture, remarks, within
+from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, OutputError
-from onnxscope.inputs.feeds import Feeds, cut, prepare_for
+from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, Tap, select_taps
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["FeatureMap", "FeatureMaps", "Rank", "features"]
+__all__ = ["FeatureMap", "FeatureMaps", "Rank", "features", "run_features"]
 
 Array = np.ndarray[Any, Any]
 _MAX_MEMBER_BYTES = 65_000
@@ -240,7 +241,7 @@ def features(
     select: str | Sequence[str] = (),
     at: At = "post",
     preprocess: str | None = None,
-    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    layout: Layout = "auto",
     channels: int = 12,
     rank: Rank = "index",
     sample: int = 0,
@@ -268,12 +269,35 @@ def features(
         InputError: The inputs do not fit the model.
         RunError: onnxruntime fails.
     """
+    options = RunOptions(preprocess=preprocess, layout=layout, threads=threads)
     loaded = load_model(model)
     taps = select_taps(loaded, _as_list(select), at=at)
-    feeds = prepare_for(loaded, inputs, preprocess=preprocess, layout=layout)
-    if feeds.samples is not None and not 0 <= sample < feeds.samples:
-        raise InputError(f"no sample {sample} among {feeds.samples}: {loaded.name}", hint="samples count from 0")
-    answers, tapped = run_tapped(loaded, taps, lambda session: _run_cut(session, loaded, feeds), threads=threads)
+    prepared = open_dataset(inputs, loaded, options).whole()
+    return run_features(
+        loaded, taps, prepared, channels=channels, rank=rank, sample=sample, verify=verify, threads=options.threads
+    )
+
+
+def run_features(
+    model: Model,
+    taps: Sequence[Tap],
+    prepared: PreparedInput,
+    *,
+    channels: int = 12,
+    rank: Rank = "index",
+    sample: int = 0,
+    verify: bool = False,
+    threads: int = 0,
+) -> FeatureMaps:
+    """Run a model once and return the values of taps; see `features`.
+
+    Raises:
+        InputError: There is no such sample.
+        RunError: onnxruntime fails.
+    """
+    if prepared.samples is not None and not 0 <= sample < prepared.samples:
+        raise InputError(f"no sample {sample} among {prepared.samples}: {model.name}", hint="samples count from 0")
+    answers, tapped = run_tapped(model, taps, lambda session: _run_cut(session, prepared), threads=threads)
     reached: list[FeatureMap] = []
     unreachable = list(tapped.unreachable)
     for tap in taps:
@@ -285,17 +309,17 @@ def features(
             reached.append(_describe(tap, data, channels, rank, sample))
         else:
             unreachable.append(Unreachable(tap.name, reason))
-    tapping = _tapping(loaded, feeds, answers, threads) if verify else None
-    return FeatureMaps(loaded.to_dict(), feeds.record, tuple(reached), tuple(unreachable), tapping, feeds.notes)
+    tapping = _tapping(model, prepared, answers, threads) if verify else None
+    return FeatureMaps(model.to_dict(), prepared.record, tuple(reached), tuple(unreachable), tapping, prepared.notes)
 
 
-def _run_cut(session: Session, model: Model, feeds: Feeds) -> dict[str, Any]:
+def _run_cut(session: Session, prepared: PreparedInput) -> dict[str, Any]:
     """Run once, or once for every piece that a fixed batch size asks for, and join the answers along axis 0.
 
     Images that only fill the last run up leave no trace.
     """
-    pieces = [session.run(piece) for piece in cut(feeds, model.inputs)]
-    fed = len(next(iter(feeds.arrays.values()))) if feeds.kind == "images" else None
+    pieces = [session.run(run) for run in prepared.runs()]
+    fed = len(next(iter(prepared.arrays.values()))) if prepared.record["kind"] == "images" else None
     joined: dict[str, Any] = {}
     for name in pieces[0]:
         parts = [piece[name] for piece in pieces]
@@ -303,16 +327,16 @@ def _run_cut(session: Session, model: Model, feeds: Feeds) -> dict[str, Any]:
         if all(isinstance(part, np.ndarray) and part.ndim for part in parts):
             whole = np.concatenate(parts) if len(parts) > 1 else whole
             if len(whole) == fed:
-                whole = whole[: feeds.samples]
+                whole = whole[: prepared.samples]
         joined[name] = whole
     return joined
 
 
-def _tapping(model: Model, feeds: Feeds, answers: Mapping[str, Any], threads: int) -> dict[str, float]:
+def _tapping(model: Model, prepared: PreparedInput, answers: Mapping[str, Any], threads: int) -> dict[str, float]:
     """How far tapping moved the declared outputs: it keeps onnxruntime from fusing some operators."""
     session = open_session(model, threads=threads)
     largest = relative = 0.0
-    for name, plain in _run_cut(session, model, feeds).items():
+    for name, plain in _run_cut(session, prepared).items():
         if isinstance(plain, np.ndarray) and plain.dtype.kind in "fiub" and plain.size:
             wide = plain.astype(np.float64)
             with np.errstate(invalid="ignore"):

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnxscope.drawing.mosaics import colour_table, scale_maps
-from onnxscope.inputs.feeds import Feeds, Preset
+from onnxscope.inputs.dataset import PreparedInput
+from onnxscope.inputs.presets import Preset
 
 __all__ = ["lay_over", "prepared_pictures"]
 
@@ -17,24 +18,26 @@ _MIN_SIDE_PX = 224  # smaller pictures are enlarged, for a map over eight pixels
 _STRONGEST = 0.7  # how much of the colour covers the picture where the map is 1
 
 
-def prepared_pictures(feeds: Feeds) -> tuple[Image.Image, ...]:
+def prepared_pictures(prepared: PreparedInput, *, only: int | None = None) -> tuple[Image.Image, ...]:
     """Return each sample as the picture that the model sees, after resizing and cropping.
 
     For images the preset's steps are undone, so that colours are the photograph's own. An array or random numbers are
     shown as they are: the first input with one or three channels, each sample scaled to its own finite range.
 
     Args:
-        feeds: What the model is fed.
+        prepared: What the model is fed.
+        only: The sample that is shown, None for all of them.
 
     Returns:
-        An image in mode `L` or `RGB` for every real sample; empty where no input is a picture.
+        An image in mode `L` or `RGB` for every real sample, or for that one; empty where no input is a picture.
     """
-    for name, layout in feeds.layouts.items():
-        values = feeds.arrays[name]
-        values = values[: feeds.samples] if layout.batch_axis == 0 else values[None]
+    for name, layout in prepared.layouts.items():
+        values = prepared.arrays[name]
+        values = values[: prepared.samples] if layout.batch_axis == 0 else values[None]
         channels_last = values if layout.channel_axis > layout.height_axis else np.moveaxis(values, -3, -1)
         if channels_last.shape[-1] in (1, 3) and channels_last.size:
-            return tuple(_picture(sample, feeds.preset) for sample in channels_last)
+            shown = channels_last if only is None else channels_last[only : only + 1]
+            return tuple(_picture(sample, prepared.preset) for sample in shown)
     return ()
 
 

@@ -180,7 +180,7 @@ def _opened(model: Path) -> Model | OnnxscopeError:
 def _files_read(
     models: Sequence[Path], opened: Sequence[Model | OnnxscopeError], inputs: Sequence[str], preprocess: str | None
 ) -> list[str | os.PathLike[str]]:
-    from onnxscope.inputs.feeds import files_of
+    from onnxscope.inputs.dataset import files_of
 
     loaded = [each for each in opened if not isinstance(each, OnnxscopeError)]
     try:

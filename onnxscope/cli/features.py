@@ -46,7 +46,7 @@ def features(
     from onnxscope.analyses.feature_maps import features as compute
     from onnxscope.analyses.folders import files_in_place, save_features
     from onnxscope.drawing.mosaics import colour_table
-    from onnxscope.inputs.feeds import files_of
+    from onnxscope.inputs.dataset import files_of
     from onnxscope.model.loading import load_model
 
     colour_table(cmap)  # a misspelt map should not cost a run

@@ -84,7 +84,7 @@ def report(
     shown: Presentation,
 ) -> None:
     """Write one self-contained page about MODEL: what deserves attention, its layers, their pictures and numbers."""
-    from onnxscope.inputs.feeds import files_of
+    from onnxscope.inputs.dataset import files_of
     from onnxscope.model.loading import load_model
     from onnxscope.reporting.overlays import overlay_files
     from onnxscope.reporting.reports import report as make

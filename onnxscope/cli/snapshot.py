@@ -39,7 +39,7 @@ def snapshot(
 ) -> None:
     """Write a baseline of MODEL: structure, weights, and what its layers compute on INPUT."""
     from onnxscope.gate.baseline import snapshot as take
-    from onnxscope.inputs.feeds import files_of
+    from onnxscope.inputs.dataset import files_of
     from onnxscope.model.loading import load_model
 
     loaded = load_model(model)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.match_values import FedInput, match_inputs, with_batch_of
 from onnxscope.inputs.batches import Batch, Fed, read_batches
-from onnxscope.inputs.datasets import Dataset, open_dataset
+from onnxscope.inputs.dataset import Dataset, open_inputs
 from onnxscope.model.loading import Model
 
 __all__ = ["CommonFeed", "open_common_feed"]
@@ -28,14 +29,14 @@ class CommonFeed:
     """
 
     def __init__(
-        self, dataset: Dataset, inputs: Sequence[FedInput], *, batch_size: int, notes: Sequence[str] = ()
+        self, dataset: Dataset, inputs: Sequence[FedInput], options: RunOptions, *, notes: Sequence[str] = ()
     ) -> None:
         """Read nothing yet.
 
         Args:
             dataset: Opened for the first model, with a batch that is fixed in the second alone.
             inputs: What each input of the second model is made of.
-            batch_size: Samples of a batch, where no model fixes it.
+            options: How many samples a batch has, where no model fixes it.
             notes: Remarks on both models' inputs.
         """
         self.inputs = inputs
@@ -43,7 +44,7 @@ class CommonFeed:
         self.record = dataset.record
         self.seen = Fed()
         self._dataset = dataset
-        self._reading = read_batches(dataset, 0, dataset.count, self.seen, batch_size=batch_size)
+        self._reading = read_batches(dataset, 0, dataset.count, self.seen, options)
         self._first: Batch | None = None
 
     def first(self) -> Mapping[str, Array]:
@@ -82,24 +83,13 @@ class CommonFeed:
         self._reading.close()
 
 
-def open_common_feed(
-    models: tuple[Model, Model],
-    inputs: Any,
-    *,
-    preprocess: str | None,
-    layout: Literal["auto", "nchw", "nhwc"],
-    batch_size: int,
-    limit: int | None,
-) -> CommonFeed:
+def open_common_feed(models: tuple[Model, Model], inputs: Any, options: RunOptions) -> CommonFeed:
     """Match the inputs of both models, and open the dataset.
 
     Args:
         models: The first takes the dataset as it is, the second what is made of that.
         inputs: As for `diff`.
-        preprocess: As for `diff`.
-        layout: Of the first model's image input.
-        batch_size: Samples of a batch, where no model fixes it.
-        limit: Only the first so many samples.
+        options: The preset, the layout of the first model's image input, and how many samples.
 
     Raises:
         InputError: The inputs do not fit, or the models take different things.
@@ -110,13 +100,11 @@ def open_common_feed(
     if None not in recorded and recorded[0] != recorded[1]:
         notes.append(f"the models record two presets, {recorded[0]} and {recorded[1]}: the first is used")
     partners = {one.a: next(spec for spec in b.inputs if spec.name == one.b) for one in fed}
-    dataset = open_dataset(
+    dataset = open_inputs(
         inputs,
         tuple(with_batch_of(spec, partners[spec.name]) for spec in a.inputs),
-        preset=preprocess,
+        options,
         recorded_preset=recorded[0] or recorded[1],
-        layout=layout,
         bounds=a.index_bounds,
-        limit=limit,
     )
-    return CommonFeed(dataset, fed, batch_size=batch_size, notes=notes)
+    return CommonFeed(dataset, fed, options, notes=notes)

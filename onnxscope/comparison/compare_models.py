@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.comparison.align_layers import Align
 from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.comparison.floors import own_floors
@@ -15,10 +16,10 @@ from onnxscope.comparison.layer_comparison import compare_layers
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError
-from onnxscope.model.loading import load_model
+from onnxscope.model.loading import Model, load_model
 from onnxscope.numerics.distances import Tolerance
 
-__all__ = ["diff", "noise_floors"]
+__all__ = ["diff", "noise_floors", "run_diff"]
 
 
 def diff(
@@ -31,7 +32,7 @@ def diff(
     atol: float | None = None,
     select: str | Sequence[str] = (),
     preprocess: str | None = None,
-    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    layout: Layout = "auto",
     batch_size: int = 8,
     limit: int | None = None,
     memory_budget_bytes: int = 512 << 20,
@@ -66,62 +67,58 @@ def diff(
         InputError: The inputs do not fit, or the models take different things.
         RunError: onnxruntime fails.
     """
-    first, second = load_model(a), load_model(b)
-    tolerance = _tolerance(rtol, atol)
-    feed = None
-    if inputs is not None:
-        feed = open_common_feed(
-            (first, second), inputs, preprocess=preprocess, layout=layout, batch_size=batch_size, limit=limit
-        )
-    compared = compare_layers(
-        (ModelLayers(first), ModelLayers(second)),
-        feed,
-        align=align,
-        tolerance=tolerance,
-        select=select,
+    options = RunOptions(
+        preprocess=preprocess,
+        layout=layout,
+        batch_size=batch_size,
+        limit=limit,
         memory_budget_bytes=memory_budget_bytes,
         threads=threads,
     )
-    return compared.comparison
+    return run_diff(load_model(a), load_model(b), inputs, options, align=align, rtol=rtol, atol=atol, select=select)
 
 
-def noise_floors(
-    model: Any,
+def run_diff(
+    first: Model,
+    second: Model,
     inputs: Any,
+    options: RunOptions,
     *,
-    preprocess: str | None = None,
-    layout: Literal["auto", "nchw", "nhwc"] = "auto",
-    batch_size: int = 8,
-    limit: int | None = None,
-    memory_budget_bytes: int = 512 << 20,
-    threads: int = 0,
-) -> dict[str, float]:
+    align: Align = "auto",
+    rtol: float | None = None,
+    atol: float | None = None,
+    select: str | Sequence[str] = (),
+) -> Comparison:
+    """Compare two models layer by layer; see `diff`.
+
+    Raises:
+        SelectorError: A selector matches nothing.
+        InputError: The inputs do not fit, or the models take different things.
+        RunError: onnxruntime fails.
+    """
+    tolerance = _tolerance(rtol, atol)
+    feed = None if inputs is None else open_common_feed((first, second), inputs, options)
+    sides = ModelLayers(first), ModelLayers(second)
+    return compare_layers(sides, feed, options, align=align, tolerance=tolerance, select=select).comparison
+
+
+def noise_floors(model: Model, inputs: Any, options: RunOptions) -> dict[str, float]:
     """Measure how far a model is from itself under other session options, on samples of the first batch.
 
     Args:
-        model: A path, a `ModelProto` or a loaded `Model`.
+        model: Who is run.
         inputs: As for `diff`.
-        preprocess: As for `diff`.
-        layout: As for `diff`.
-        batch_size: Samples of the batch, where the model does not fix it.
-        limit: Only the first so many samples.
-        memory_budget_bytes: What values may take that leave onnxruntime.
-        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        options: What is asked of the run.
 
     Returns:
         The floor of each layer, by the name of the value that leaves it, and of each output.
 
     Raises:
-        ModelError: The model cannot be read.
         InputError: The inputs do not fit.
         RunError: onnxruntime fails.
     """
-    loaded = load_model(model)
-    feed = open_common_feed(
-        (loaded, loaded), inputs, preprocess=preprocess, layout=layout, batch_size=batch_size, limit=limit
-    )
-    with contextlib.closing(feed):
-        return own_floors(ModelLayers(loaded), feed, memory_budget_bytes=memory_budget_bytes, threads=threads)
+    with contextlib.closing(open_common_feed((model, model), inputs, options)) as feed:
+        return own_floors(ModelLayers(model), feed, options)
 
 
 def _tolerance(rtol: float | None, atol: float | None) -> Tolerance | None:

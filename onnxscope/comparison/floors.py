@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.common_feed import CommonFeed
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.pilot import Pilot, run_pilots
@@ -14,14 +15,13 @@ from onnxscope.model.layers import Layer
 __all__ = ["element_types", "own_floors"]
 
 
-def own_floors(side: ModelLayers, feed: CommonFeed, *, memory_budget_bytes: int, threads: int) -> dict[str, float]:
+def own_floors(side: ModelLayers, feed: CommonFeed, options: RunOptions) -> dict[str, float]:
     """Measure how far a model is from itself, on the first samples: the floor by the value's name.
 
     Args:
         side: The model.
         feed: What it is fed.
-        memory_budget_bytes: What values may take that leave onnxruntime.
-        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        options: Threads, and what values may take that leave onnxruntime.
 
     Raises:
         InputError: A sample cannot be read.
@@ -30,7 +30,7 @@ def own_floors(side: ModelLayers, feed: CommonFeed, *, memory_budget_bytes: int,
     outputs = side.model.main.outputs
     taps = [side.tap(layer, layer.value, f"{place}") for place, layer in enumerate(side.layers)]
     taps += [side.output_tap(name, f"{place}") for place, name in enumerate(outputs, len(taps))]
-    pilot = Pilot(side.model, taps, memory_budget_bytes=memory_budget_bytes, threads=threads)
+    pilot = Pilot(side.model, taps, memory_budget_bytes=options.memory_budget_bytes, threads=options.threads)
     run_pilots([pilot], feed)
     dtypes = [frozenset({pilot.dtypes[tap.name]} if tap.name in pilot.shapes else ()) for tap in taps]
     before = [[(layer, side.before(layer))] for layer in side.layers]

@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.align_layers import Align, Alignment, align_layers, layer_keys, pair_by_values
 from onnxscope.comparison.common_feed import CommonFeed
 from onnxscope.comparison.measure import held_by, near_values
@@ -48,25 +49,23 @@ class ComparedLayers:
 def compare_layers(
     sides: tuple[ModelLayers, ModelLayers],
     feed: CommonFeed | None,
+    options: RunOptions,
     *,
     align: Align = "auto",
     tolerance: Tolerance | None = None,
     select: str | Sequence[str] = (),
     shown: Sequence[Mapping[str, Array]] = (),
-    memory_budget_bytes: int = 512 << 20,
-    threads: int = 0,
 ) -> ComparedLayers:
     """Compare two models that are open already, layer by layer; see `diff`.
 
     Args:
         sides: Both models with their layers.
         feed: What both are fed; it is read to its end and closed. None compares structure and weights alone.
+        options: Threads, and what values may take that leave onnxruntime.
         align: Which evidence pairs layers.
         tolerance: Count the numbers beyond it.
         select: Selectors over the first model's layers.
         shown: Batches of the first model, for `side_by_side`. The pilot run is made on the first of them.
-        memory_budget_bytes: What values may take that leave onnxruntime.
-        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
 
     Raises:
         SelectorError: A selector matches nothing.
@@ -75,7 +74,7 @@ def compare_layers(
     """
     with contextlib.nullcontext() if feed is None else contextlib.closing(feed):
         notes: list[str] = []
-        alignment = _aligned(sides, feed, align, notes, memory_budget_bytes, threads)
+        alignment = _aligned(sides, feed, align, notes, options)
         kept = _selected(sides[0], [select] if isinstance(select, str) else list(select))
         pairs = [
             (sides[0].layers[left], sides[1].layers[right])
@@ -85,7 +84,9 @@ def compare_layers(
         weights = _weight_changes(sides, alignment, kept)
         for side in sides:
             side.model.storage.release()
-        run = PairedRun(sides, pairs, tolerance=tolerance, memory_budget_bytes=memory_budget_bytes, threads=threads)
+        run = PairedRun(
+            sides, pairs, tolerance=tolerance, memory_budget_bytes=options.memory_budget_bytes, threads=options.threads
+        )
         if feed is not None:
             run.measure(feed, shown)
             notes += run.notes
@@ -115,8 +116,7 @@ def _aligned(
     feed: CommonFeed | None,
     align: Align,
     notes: list[str],
-    memory_budget_bytes: int,
-    threads: int,
+    options: RunOptions,
 ) -> Alignment:
     """Pair the layers by all evidence that was asked for; by their values where there is anything to run on."""
     keys = [layer_keys(side.layers, side.weights.content) for side in sides]
@@ -127,7 +127,7 @@ def _aligned(
     if left_over > _MOST_LEFT_OVER:
         notes.append(f"layers left over, too many to pair them by their values: {left_over:,}")
         return alignment
-    more = _by_values(sides, alignment, feed, memory_budget_bytes, threads)
+    more = _by_values(sides, alignment, feed, options)
     paired = len(more.pairs) - len(alignment.pairs)
     notes += [f"layers paired by their values: {paired:,}"] if paired else []
     return more
@@ -146,8 +146,7 @@ def _by_values(
     sides: tuple[ModelLayers, ModelLayers],
     alignment: Alignment,
     feed: CommonFeed,
-    memory_budget_bytes: int,
-    threads: int,
+    options: RunOptions,
 ) -> Alignment:
     """Pair layers left over that give nearly the same numbers on the first batch.
 
@@ -161,7 +160,7 @@ def _by_values(
                 places[side.tap(layer, layer.value, f"{index} post", "post")] = index
                 places[side.tap(layer, layer.inner, f"{index} pre", "pre")] = index
     pilots = [
-        Pilot(side.model, list(places), memory_budget_bytes=memory_budget_bytes, threads=threads)
+        Pilot(side.model, list(places), memory_budget_bytes=options.memory_budget_bytes, threads=options.threads)
         for side, places in zip(sides, taps, strict=True)
     ]
     whole = feed.first()
@@ -169,10 +168,10 @@ def _by_values(
         for pilot, fed in zip(pilots, (feeds, feed.of_second(feeds)), strict=True):
             pilot.run(fed)
         values = [held_by(pilot) for pilot in pilots]
-        if sum(side.size_bytes for side in values) <= memory_budget_bytes:
+        if sum(side.size_bytes for side in values) <= options.memory_budget_bytes:
             break
     pairs = []
-    for x, y in near_values(values[0], values[1], memory_budget_bytes):
+    for x, y in near_values(values[0], values[1], options.memory_budget_bytes):
         left, right = taps[0][x], taps[1][y]
         alike = sides[0].layers[left].activated == sides[1].layers[right].activated
         if (x.at == "post") == alike:

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxscope.errors import InputError
 from onnxscope.findings.kinds import Finding, by_gravity
-from onnxscope.inputs.feeds import Preset, load_preset, preset_of_model
+from onnxscope.inputs.presets import Preset, load_preset, preset_of_model
 from onnxscope.model.loading import Model
 
 __all__ = ["find_in_input"]

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,19 +21,22 @@ from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.files import write_whole
 from onnxscope.base.json_files import Fields, JsonFormat, dump_json
 from onnxscope.base.results import Record
+from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.comparison.align_layers import LayerKey, layer_keys
 from onnxscope.comparison.compare_models import noise_floors
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.errors import BaselineError
+from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.attributes import attributes_of
 from onnxscope.model.loading import Model, load_model
+from onnxscope.model.selectors import tap_values
 from onnxscope.model.stored_model import InputSpec
-from onnxscope.profiling.dataset_run import stats
+from onnxscope.profiling.dataset_run import run_stats
 from onnxscope.runtime.session import runtime_version
 from onnxscope.runtime.stored_values import read_parameter
 
-__all__ = ["SCHEMA", "Baseline", "keys_of", "snapshot"]
+__all__ = ["SCHEMA", "Baseline", "keys_of", "run_snapshot", "snapshot"]
 
 SCHEMA = "onnxscope.baseline/1"
 _FORMAT = JsonFormat(
@@ -156,7 +159,7 @@ def snapshot(
     inputs: Any = None,
     *,
     preprocess: str | None = None,
-    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    layout: Layout = "auto",
     batch_size: int = 8,
     limit: int | None = None,
     threads: int = 0,
@@ -177,33 +180,46 @@ def snapshot(
         InputError: The inputs do not fit.
         RunError: onnxruntime fails.
     """
-    loaded = load_model(model)
-    layers = loaded.layers
-    rows = _structure(loaded)
+    options = RunOptions(preprocess=preprocess, layout=layout, batch_size=batch_size, limit=limit, threads=threads)
+    return run_snapshot(load_model(model), inputs, options)
+
+
+def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
+    """Take a baseline of a model; see `snapshot`.
+
+    Raises:
+        InputError: The inputs do not fit.
+        RunError: onnxruntime fails.
+    """
+    layers = model.layers
+    rows = _structure(model)
     record = None
     if inputs is not None:
-        options: dict[str, Any] = {"preprocess": preprocess, "layout": layout, "threads": threads}
-        select = [f"value:{layer.value}" for layer in layers] + [f"value:{name}" for name in loaded.main.outputs]
-        found = stats(loaded, inputs, select=select, batch_size=batch_size, limit=limit, **options)
-        record = _input_record(found.profile)
-        floors = noise_floors(loaded, inputs, batch_size=batch_size, limit=limit, **options)
-        statistics = {tap.name: tap for tap in found}
+        dataset = open_dataset(inputs, model, options)
+        outputs = model.main.outputs
+        taps = tap_values(model, [*((layer.path, layer.value) for layer in layers), *(((), name) for name in outputs)])
+        profiled = run_stats(model, list(taps.values()), dataset, options, selection={"select": [], "at": "post"})
+        profile = profiled.profile
+        record = {**profile.input, "samples": profile.samples, "content": f"{profile.content:064x}"}
+        floors = noise_floors(model, dataset, options)
+        statistics = {tap.name: tap for tap in profiled}
         for layer, row in zip(layers, rows, strict=True):
-            if layer.value in statistics:
-                row |= _activations(statistics[layer.value], floors.get(layer.value, 0.0))
+            name = taps[layer.path, layer.value].name
+            if name in statistics:
+                row |= _activations(statistics[name], floors.get(layer.value, 0.0))
         rows += [
             _output_row(name, statistics[name], floors.get(name, 0.0))
-            for name in loaded.main.outputs
+            for name in outputs
             if name in statistics and all(layer.value != name for layer in layers)
         ]
     order = sorted(range(len(rows)), key=lambda place: rows[place].pop("sort"))
     versions = {"onnxscope": __version__, "onnxruntime": runtime_version(), "onnx": onnx.__version__}
     return Baseline(
-        {"inputs": [_spec(each) for each in loaded.inputs], "outputs": [_spec(each) for each in loaded.outputs]},
+        {"inputs": [_spec(spec) for spec in model.inputs], "outputs": [_spec(spec) for spec in model.outputs]},
         record,
         tuple(rows[place] for place in order),
-        tuple(_weights(loaded)),
-        {**versions, "producer": loaded.producer},
+        tuple(_weights(model)),
+        {**versions, "producer": model.producer},
     )
 
 
@@ -328,18 +344,6 @@ def _weights(model: Model) -> list[dict[str, Any]]:
 
 def _significant(number: float | None) -> float | None:
     return None if number is None else float(f"{number:.7g}")
-
-
-def _input_record(profile: Any) -> dict[str, Any]:
-    record = profile.input
-    return {
-        "kind": record["kind"],
-        "files": record["files"],
-        "samples": profile.samples,
-        "preset": record["preset"],
-        "random_seed": record["random_seed"],
-        "content": f"{profile.content:064x}",
-    }
 
 
 def _spec(spec: InputSpec) -> dict[str, Any]:

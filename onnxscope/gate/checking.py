@@ -6,14 +6,15 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from onnxscope.base.results import Record, paragraph, remarks
+from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.align_layers import align_layers
 from onnxscope.errors import InputError
-from onnxscope.gate.baseline import Baseline, keys_of, snapshot
+from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
 from onnxscope.gate.settings import Settings
 from onnxscope.model.loading import load_model
 
@@ -146,7 +147,7 @@ def check(
     *,
     settings: Settings | None = None,
     preprocess: str | None = None,
-    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    layout: Layout = "auto",
     batch_size: int = 8,
     limit: int | None = None,
     threads: int = 0,
@@ -172,14 +173,13 @@ def check(
         InputError: The inputs do not fit, or are others than the baseline's.
         RunError: onnxruntime fails.
     """
+    options = RunOptions(preprocess=preprocess, layout=layout, batch_size=batch_size, limit=limit, threads=threads)
     expected = baseline if isinstance(baseline, Baseline) else Baseline.load(baseline)
     loaded = load_model(model)
     notes = []
     if inputs is None and expected.input is not None:
         notes.append("nothing was run: structure and weights alone are checked; -i names the baseline's input")
-    found = snapshot(
-        loaded, inputs, preprocess=preprocess, layout=layout, batch_size=batch_size, limit=limit, threads=threads
-    )
+    found = run_snapshot(loaded, inputs, options)
     if found.input is not None and expected.input is None:
         notes.append("the baseline was taken without an input: activations are not checked")
     elif found.input is not None and expected.input is not None and not renew:
@@ -193,7 +193,7 @@ def _require_same_input(expected: Mapping[str, Any], found: Mapping[str, Any]) -
         return
     told = [
         f"{key} {_shown(expected.get(key))} became {_shown(found.get(key))}"
-        for key in ("files", "samples", "preset", "random_seed")
+        for key in ("files", "samples", "preset", "layout", "random_seed")
         if expected.get(key) != found.get(key)
     ]
     raise InputError(

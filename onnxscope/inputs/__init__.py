@@ -1,4 +1,4 @@
-"""What an INPUT names becomes checked batches for a model.
+"""What an INPUT names becomes checked batches for a model: a `Dataset`, opened once and handed on.
 
 Imports `base`, `numerics` and `model`.
 """

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
 __all__ = [
+    "check_shape",
     "describe_array",
     "element_type",
     "fit_array",
     "match_names",
+    "only_input",
     "spec_text",
     "to_array",
 ]
@@ -98,13 +100,29 @@ def to_array(value: Any, where: str, *, copy: bool = True) -> Array:
     return array
 
 
-def fit_array(array: Array, spec: InputSpec, where: str) -> tuple[Array, list[str]]:
+def only_input(specs: Sequence[InputSpec], where: str) -> InputSpec:
+    """Return the model's single input.
+
+    Raises:
+        InputError: It has another number of them.
+    """
+    if len(specs) != 1:
+        inputs = ", ".join(f"{printable(spec.name)} {spec_text(spec)}" for spec in specs)
+        raise InputError(
+            f"the model has {len(specs)} inputs, not one: {where}",
+            hint=f"give a .npz with one array for each of: {inputs}" if specs else "the model takes no input",
+        )
+    return specs[0]
+
+
+def fit_array(array: Array, spec: InputSpec, where: str, *, any_count: bool = False) -> tuple[Array, list[str]]:
     """Check an array against an input; nothing is scaled, resized or transposed.
 
     Args:
         array: Owned by us.
         spec: The input. A first axis that is fixed may be exceeded by a multiple.
         where: The array's printable origin, for messages.
+        any_count: As for `check_shape`.
 
     Returns:
         The array in native byte order, C-contiguous and of the input's element type, and notes.
@@ -125,12 +143,18 @@ def fit_array(array: Array, spec: InputSpec, where: str) -> tuple[Array, list[st
             f"input {spec.name!r} takes {spec.dtype}, not {found.name}: {where}",
             hint=f"convert the array, for example with `array.astype({spec.dtype!r})`",
         )
-    check_shape(array.shape, spec, where)
+    check_shape(array.shape, spec, where, any_count=any_count)
     return np.array(array, array.dtype.newbyteorder("="), order="C", copy=None), notes
 
 
-def check_shape(shape: tuple[int, ...], spec: InputSpec, where: str) -> None:
+def check_shape(shape: tuple[int, ...], spec: InputSpec, where: str, *, any_count: bool = False) -> None:
     """Compare a shape with the input's, symbolic and unknown dimensions fitting anything.
+
+    Args:
+        shape: Of what is given.
+        spec: The input.
+        where: The printable origin of what is given, for messages.
+        any_count: Whether the first axis counts samples that are put into batches later, whatever their number.
 
     Raises:
         InputError: They differ, or the first axis goes beyond a fixed batch that does not divide it.
@@ -139,6 +163,8 @@ def check_shape(shape: tuple[int, ...], spec: InputSpec, where: str) -> None:
         return
     wanted = spec.shape
     if wanted and len(shape) == len(wanted) and _fits(shape[1:], wanted[1:]):
+        if any_count:
+            return
         batch = wanted[0]
         if isinstance(batch, int) and batch > 0 and shape[0] > batch:
             if shape[0] % batch == 0:

@@ -8,18 +8,18 @@ from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import InputError
-from onnxscope.inputs.datasets import Dataset
+from onnxscope.inputs.dataset import Dataset
 from onnxscope.numerics.sample_moments import Observation, observe_array, sample_steps
 
-__all__ = ["Batch", "Fed", "OnError", "read_batches"]
+__all__ = ["Batch", "Fed", "read_batches"]
 
-OnError = Literal["fail", "skip"]
 Array = NDArray[Any]
 _NAMED = 5  # broken samples that a message names
 
@@ -70,10 +70,7 @@ def read_batches(
     start: int,
     stop: int,
     fed: Fed,
-    *,
-    batch_size: int,
-    on_error: OnError = "fail",
-    threads: int | None = None,
+    options: RunOptions,
 ) -> Generator[Batch]:
     """Yield batches of the samples from `start` up to `stop`, in order.
 
@@ -85,15 +82,14 @@ def read_batches(
         start: Position of the first sample.
         stop: Position behind the last one.
         fed: Is filled in while batches are taken.
-        batch_size: Samples of a batch where the model does not fix it.
-        on_error: `skip` leaves unreadable samples out; `fail` names all that were found so far.
-        threads: That decode, None for one per core.
+        options: Samples of a batch where the model does not fix it; whether unreadable samples are left out or all
+            that were found so far are named; and how many threads decode, 0 for one per core.
 
     Raises:
-        InputError: A sample cannot be read, and `on_error` is `fail`.
+        InputError: A sample cannot be read, and none is to be left out.
     """
-    size = dataset.fixed_batch or batch_size
-    threads = threads or os.cpu_count() or 1
+    size = dataset.fixed_batch or options.batch_size
+    threads = options.threads or os.cpu_count() or 1
     waiting: deque[Future[_Sample | tuple[int, InputError]]] = deque()
     positions = iter(range(start, stop))
     ready: list[_Sample] = []
@@ -106,7 +102,7 @@ def read_batches(
                 break
             answer = waiting.popleft().result()
             if isinstance(answer, tuple):
-                if on_error == "fail":
+                if options.on_error == "fail":
                     raise _all_broken(dataset, answer, waiting)
                 fed.skipped.append((answer[0], dataset.name(answer[0]), str(answer[1])))
                 continue

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
+from onnxscope.base.run_options import Layout
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
-__all__ = ["Dim", "ImageLayout", "Layout", "find_layout", "image_layout", "shape_text"]
+__all__ = ["Dim", "ImageLayout", "find_layout", "image_layout", "shape_text"]
 
 Dim = int | str | None
-Layout = Literal["auto", "nchw", "nhwc"]
 
 _CHANNELS = (1, 3, 4)
 

@@ -38,7 +38,7 @@ from onnxscope.inputs.images import MAX_PIXELS
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["PRESETS", "Preset", "load_preset", "recipe_file"]
+__all__ = ["PRESETS", "Preset", "load_preset", "preset_of_model", "recipe_file"]
 
 Resize = Literal["straight", "crop"]
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -227,6 +227,24 @@ def load_preset(preset: str | os.PathLike[str] | Preset, *, files: bool = True) 
         f"unknown preset {text[:60]!r}",
         hint=_hint(),
     )
+
+
+def preset_of_model(recorded: str | None) -> Preset:
+    """Return the preset that a model records.
+
+    Raises:
+        InputError: It records none, or one that cannot be read.
+    """
+    names = ", ".join(PRESETS)
+    if recorded is None:
+        raise InputError(
+            "which preset? The model records none, and images need one",
+            hint=f"name it with `--preprocess`: {names}, or a JSON file with a recipe",
+        )
+    try:
+        return load_preset(recorded, files=False)  # the model is not trusted with a path
+    except InputError as error:
+        raise InputError(f"{error}: recorded in the model", hint=f"name one with `--preprocess`: {names}") from error
 
 
 def _hint() -> str:

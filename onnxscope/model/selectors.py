@@ -31,7 +31,7 @@ from onnxscope.model.activation_functions import activation_after, is_activation
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
 
-__all__ = ["At", "Matcher", "Tap", "matcher", "select_layers", "select_names", "select_taps"]
+__all__ = ["At", "Matcher", "Tap", "matcher", "select_layers", "select_names", "select_taps", "tap_values"]
 
 At = Literal["post", "pre"]
 Matcher = Callable[[str], bool]
@@ -180,6 +180,18 @@ def select_layers(
     ]
 
 
+def tap_values(model: Model, values: Iterable[tuple[tuple[Step, ...], str]]) -> dict[tuple[tuple[Step, ...], str], Tap]:
+    """Return taps of values that are known exactly, by path and name, in execution order.
+
+    Args:
+        model: Whose values they are.
+        values: The path of each value's graph, and its name there.
+    """
+    resolver = _Resolver(model, "post")
+    taps = {(path, value): resolver.value_tap(model.graphs[path], value) for path, value in values}
+    return dict(sorted(taps.items(), key=lambda item: item[1].order))
+
+
 class _Resolver:
     def __init__(self, model: Model, at: At) -> None:
         self._names = model.names
@@ -244,7 +256,7 @@ class _Resolver:
 
     def _within(self, node: Node) -> list[Tap]:
         """Everything that a node of an excluded module could be tapped as."""
-        values = [self._value_tap(self._model.main, output) for output in node.outputs if output]
+        values = [self.value_tap(self._model.main, output) for output in node.outputs if output]
         return [*values, *(self.node_taps(node) if self._names.owns_weights(node) else ())]
 
     def _scope_taps(self, scope: str) -> list[Tap]:
@@ -269,9 +281,9 @@ class _Resolver:
             values = [*(() if graph.path else self._fed()), *values]
             for value in values:
                 if matches(value) or (graph.path and matches(self._display(graph, value))):
-                    taps.append(self._value_tap(graph, value))
+                    taps.append(self.value_tap(graph, value))
         if not taps and initializer in self._model.main.initializers:
-            taps.append(self._value_tap(self._model.main, initializer))
+            taps.append(self.value_tap(self._model.main, initializer))
         return taps
 
     def _by_rank(self, text: str) -> list[Tap]:
@@ -286,7 +298,7 @@ class _Resolver:
                 known[value] = len(declared.shape)
         if len(known) < len(values):
             known = {**self._model.ranks, **known}
-        return [self._value_tap(main, value) for value in values if known.get(value) == int(text)]
+        return [self.value_tap(main, value) for value in values if known.get(value) == int(text)]
 
     def node_taps(self, node: Node) -> list[Tap]:
         graph = self._model.graphs[node.path]
@@ -305,7 +317,7 @@ class _Resolver:
             return own
         return activation_after(graph, value) or own
 
-    def _value_tap(self, graph: Graph, value: str) -> Tap:
+    def value_tap(self, graph: Graph, value: str) -> Tap:
         node = graph.producers.get(value)
         if node is None:
             return self._tap(graph, value, value, "Initializer" if value in graph.initializers else "Input", None)

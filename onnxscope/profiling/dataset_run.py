@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,23 +17,24 @@ from onnxscope._version import __version__
 from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.files import refuse_inputs, writing_whole
 from onnxscope.base.plugins import load_engine
+from onnxscope.base.run_options import Layout, OnError, RunOptions
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, MergeError, OutputError
-from onnxscope.inputs.batches import Batch, Fed, OnError, read_batches
-from onnxscope.inputs.datasets import Dataset, open_dataset
+from onnxscope.inputs.batches import Batch, Fed, read_batches
+from onnxscope.inputs.dataset import Dataset, open_dataset
 from onnxscope.inputs.presets import recipe_file
 from onnxscope.model.loading import Model, load_model
-from onnxscope.model.selectors import At, select_taps
+from onnxscope.model.selectors import At, Tap, select_taps
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
+from onnxscope.profiling.engines import Engine, LocalEngine
 from onnxscope.profiling.plan import make_plan
 from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards, empty_profile
 from onnxscope.runtime.session import runtime_version
 
-__all__ = ["partial_path", "stats"]
+__all__ = ["partial_path", "run_stats", "stats"]
 
 _WRITING_SHARE = 0.05  # of the running time goes into writing what is known so far, at most
-_MEMORY_BUDGET = 512 << 20
 
 
 def stats(
@@ -43,12 +44,12 @@ def stats(
     select: str | Sequence[str] = (),
     at: At = "post",
     preprocess: str | None = None,
-    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    layout: Layout = "auto",
     batch_size: int = 8,
     limit: int | None = None,
     on_error: OnError = "fail",
     exact: bool = False,
-    memory_budget_bytes: int = _MEMORY_BUDGET,
+    memory_budget_bytes: int = 512 << 20,
     engine: str = "local",
     workers: int = 1,
     address: str | None = None,
@@ -88,64 +89,88 @@ def stats(
             way.
         MergeError: What is to be resumed belongs to another analysis.
     """
+    options = RunOptions(
+        preprocess=preprocess,
+        layout=layout,
+        batch_size=batch_size,
+        limit=limit,
+        on_error=on_error,
+        exact=exact,
+        memory_budget_bytes=memory_budget_bytes,
+        threads=threads,
+    )
     loaded = load_model(model)
-    if batch_size < 1:
-        raise InputError(f"a batch of {batch_size} samples is none", hint="give at least 1")
     run = load_engine(engine)(workers, address)
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)
-    dataset = open_dataset(
-        inputs,
-        loaded.inputs,
-        preset=preprocess,
-        recorded_preset=loaded.provenance.preprocess if loaded.provenance else None,
-        layout=layout,
-        bounds=loaded.index_bounds,
-        limit=limit,
-    )
+    dataset = open_dataset(inputs, loaded, options)
     kept = None
     if output is not None:
         read = (*loaded.storage.files, *dataset.files, recipe_file(preprocess))
         refuse_inputs((output, partial_path(output)), read)
         kept = _Kept(Path(output), resume=resume)
-    size = dataset.fixed_batch or batch_size
-    plan, observer = make_plan(
+    return run_stats(
         loaded,
         taps,
-        _first_batch(dataset, batch_size, on_error).feeds,
-        batch_axes=dataset.batch_axes,
-        fixed_batch=dataset.fixed_batch,
-        batch_size=size,
-        memory_budget_bytes=memory_budget_bytes,
-        exact=exact,
-        threads=threads,
+        dataset,
+        options,
+        selection={"select": chosen, "at": at},
+        engine=run,
+        workers=workers,
+        kept=kept,
+        progress=progress,
     )
-    provenance = {
-        "onnxscope": __version__,
-        "onnxruntime": runtime_version(),
-        "onnx": onnx.__version__,
-        "numpy": np.__version__,
-        "execution_provider": "CPUExecutionProvider",
-        "optimization": "all",
-        "select": chosen,
-        "at": at,
-        "batch_size": size,
-        "exact": exact,
-        "memory_budget_bytes": memory_budget_bytes,
-        "on_error": on_error,
-    }
-    empty = empty_profile(loaded, plan, dataset, provenance=provenance)
-    shares = threads or max((os.cpu_count() or 1) // workers, 1)
-    worker = ShardWorker(loaded, plan, dataset, empty, on_error=on_error, threads=shares)
+
+
+def run_stats(
+    model: Model,
+    taps: Sequence[Tap],
+    dataset: Dataset,
+    options: RunOptions,
+    *,
+    selection: Mapping[str, Any],
+    engine: Engine | None = None,
+    workers: int = 1,
+    kept: _Kept | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> DatasetStatistics:
+    """Run a model over a dataset and keep statistics of taps; see `stats`.
+
+    Args:
+        model: Who is run.
+        taps: What is observed, in execution order.
+        dataset: Opened for this model.
+        options: What is asked of the run.
+        selection: How the taps were chosen, for provenance.
+        engine: Runs the shards; None runs one after the other.
+        workers: How many it runs at a time.
+        kept: Where what is known so far is kept, None for nowhere.
+        progress: Called with the number of samples done and of all samples.
+
+    Raises:
+        InputError: A sample cannot be read.
+        RunError: onnxruntime fails.
+        OutputError: What is known cannot be written.
+        MergeError: What is to be resumed belongs to another analysis.
+    """
+    run = engine or LocalEngine(1)
+    options = replace(options, batch_size=dataset.fixed_batch or options.batch_size)
+    first = _first_batch(dataset, options)
+    plan, observer = make_plan(
+        model, taps, first.feeds, options, batch_axes=dataset.batch_axes, fixed_batch=dataset.fixed_batch
+    )
+    empty = empty_profile(model, plan, dataset, provenance=_provenance(selection, options))
+    shares = options.threads or max((os.cpu_count() or 1) // workers, 1)
+    worker = ShardWorker(model, plan, dataset, empty, replace(options, threads=shares))
     if workers == 1:
         worker.observer = observer
-    done = replace(empty, weights=_weights(loaded))
-    shards = cut_shards(dataset.count, size)
+    done = replace(empty, weights=_weights(model))
+    shards = cut_shards(dataset.count, options.batch_size)
     if kept is not None:
         done = kept.resumed(done, shards)
     behind = done.shards[-1][1] if done.shards else 0
     counter = _Counter(behind, dataset.count, progress)
-    if engine == "local":
+    if isinstance(run, LocalEngine):
         worker.progress = counter.add
     shards = [shard for shard in shards if shard.start >= behind]
     results = run.map(worker, shards)
@@ -248,11 +273,22 @@ class _Counter:
             self._progress(min(self._done, self._total), self._total)
 
 
-def _first_batch(dataset: Dataset, batch_size: int, on_error: OnError) -> Batch:
+def _provenance(selection: Mapping[str, Any], options: RunOptions) -> dict[str, Any]:
+    return {
+        "onnxscope": __version__,
+        "onnxruntime": runtime_version(),
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+        "execution_provider": "CPUExecutionProvider",
+        "optimization": "all",
+        **selection,
+        **options.to_dict(),
+    }
+
+
+def _first_batch(dataset: Dataset, options: RunOptions) -> Batch:
     fed = Fed()
-    with contextlib.closing(
-        read_batches(dataset, 0, dataset.count, fed, batch_size=batch_size, on_error=on_error)
-    ) as batches:
+    with contextlib.closing(read_batches(dataset, 0, dataset.count, fed, options)) as batches:
         for batch in batches:
             return batch
     raise InputError(

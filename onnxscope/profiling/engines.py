@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
@@ -26,10 +26,10 @@ class Engine(Protocol):
     def __init__(self, workers: int, address: str | None = None) -> None:
         """Prepare so many workers; `address` names a cluster, for engines that have one."""
 
-    def map(self, function: Callable[[Any], Any], shards: Sequence[Any]) -> Iterator[Any]:
+    def map(self, function: Callable[[Any], Any], shards: Sequence[Any]) -> Generator[Any]:
         """Yield `function(shard)` for every shard, in order; the first failure is raised in its place.
 
-        Closing the iterator stops the work.
+        Closing the generator stops the work.
         """
 
 
@@ -48,7 +48,7 @@ class LocalEngine:
             raise InputError(f"{workers} workers do no work", hint="give at least one")
         self._workers = workers
 
-    def map(self, function: Callable[[Shard], Result], shards: Sequence[Shard]) -> Iterator[Result]:
+    def map(self, function: Callable[[Shard], Result], shards: Sequence[Shard]) -> Generator[Result]:
         """Yield results in order; at most twice as many shards as there are workers are begun and not yet taken."""
         if self._workers == 1:
             yield from map(copy.copy(function), shards)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Node
@@ -49,13 +50,10 @@ def make_plan(
     model: Model,
     taps: Sequence[Tap],
     feeds: Mapping[str, Array],
+    options: RunOptions,
     *,
     batch_axes: Mapping[str, int | None],
     fixed_batch: int | None,
-    batch_size: int,
-    memory_budget_bytes: int,
-    exact: bool,
-    threads: int = 0,
 ) -> tuple[Plan, Observer | None]:
     """Find out shapes and axes, and what float32 sums can tell, in three sessions at most.
 
@@ -63,12 +61,9 @@ def make_plan(
         model: It is not changed.
         taps: In execution order.
         feeds: The first run of the data, padded where the model's batch is fixed.
+        options: Its batch is a full run; to be exact takes all values out of onnxruntime.
         batch_axes: For each input its axis of samples, None for one without.
         fixed_batch: The model's own batch size, None where any will do.
-        batch_size: Samples of a full run.
-        memory_budget_bytes: How much raw values one run may return.
-        exact: Count zeros and histograms from every element, which takes all values out of onnxruntime.
-        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
 
     Returns:
         The plan, and what observed the pilot run, where that goes by the same plan and can go on.
@@ -79,7 +74,7 @@ def make_plan(
     exposed = expose(model, taps)
     reachable = [tap for tap in taps if tap.name in exposed.outputs]
     types = output_types(model, exposed.proto, [exposed.outputs[tap.name] for tap in reachable])
-    shapes, doubled = _shapes(model, reachable, feeds, batch_axes, fixed_batch, threads)
+    shapes, doubled = _shapes(model, reachable, feeds, batch_axes, fixed_batch, options.threads)
     planned = []
     for tap in reachable:
         dtype = types.get(exposed.outputs[tap.name], "")
@@ -89,11 +84,11 @@ def make_plan(
         if channel == batch:
             channel = None
         each = PlannedTap(tap, dtype, shape, batch, channel, _limits(model, tap), probed=False)
-        planned.append(each if shape is None else _with_probe(each, model, exact))
-    plan = Plan(tuple(planned), exposed.unreachable, batch_size, memory_budget_bytes, exact)
+        planned.append(each if shape is None else _with_probe(each, model, options.exact))
+    plan = Plan(tuple(planned), exposed.unreachable, options.batch_size, options.memory_budget_bytes, options.exact)
     if not any(each.probed for each in planned):
         return plan, None
-    observer = Observer(model, plan, threads=threads)
+    observer = Observer(model, plan, threads=options.threads)
     shifted = replace(plan, taps=tuple(_with_shifts(observer, plan, feeds)))
     return shifted, observer if shifted == plan else None
 

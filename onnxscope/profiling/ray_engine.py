@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 from onnxscope.base.text import first_line
@@ -46,7 +46,7 @@ class RayEngine:
         self._address = address
         self._ray = _import_ray()
 
-    def map(self, function: Callable[[Shard], Result], shards: Sequence[Shard]) -> Iterator[Result]:
+    def map(self, function: Callable[[Shard], Result], shards: Sequence[Shard]) -> Generator[Result]:
         """Yield results in order; at most twice as many shards as there are workers are begun and not yet taken.
 
         Raises:

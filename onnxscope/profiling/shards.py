@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from onnxscope.inputs.batches import Fed, OnError, read_batches
-from onnxscope.inputs.datasets import Dataset
+from onnxscope.base.run_options import RunOptions
+from onnxscope.inputs.batches import Fed, read_batches
+from onnxscope.inputs.dataset import Dataset
 from onnxscope.model.loading import Model
 from onnxscope.numerics.log_histogram import LogHistogram
 from onnxscope.profiling.observer import Observer, Plan
@@ -43,30 +44,24 @@ class ShardWorker:
         plan: How the taps are observed.
         dataset: Where the samples come from.
         empty: The profile without a sample, that every shard begins with.
-        on_error: What happens to samples that cannot be read.
-        threads: For onnxruntime, within an operator.
+        options: The batch, what happens to samples that cannot be read, and each worker's threads.
 
     Attributes:
         progress: Called with the number of samples of every batch; it does not travel to other processes.
         observer: Its sessions, None before they are needed. The first copy takes them along.
     """
 
-    def __init__(
-        self, model: Model, plan: Plan, dataset: Dataset, empty: Profile, *, on_error: OnError, threads: int
-    ) -> None:
+    def __init__(self, model: Model, plan: Plan, dataset: Dataset, empty: Profile, options: RunOptions) -> None:
         self._model = model
         self._plan = plan
         self._dataset = dataset
         self._empty = empty
-        self._on_error: OnError = on_error
-        self._threads = threads
+        self._options = options
         self.progress: Callable[[int], None] | None = None
         self.observer: Observer | None = None
 
     def __copy__(self) -> ShardWorker:
-        copied = ShardWorker(
-            self._model, self._plan, self._dataset, self._empty, on_error=self._on_error, threads=self._threads
-        )
+        copied = ShardWorker(self._model, self._plan, self._dataset, self._empty, self._options)
         copied.progress = self.progress
         copied.observer, self.observer = self.observer, None
         return copied
@@ -82,22 +77,14 @@ class ShardWorker:
             RunError: onnxruntime fails.
         """
         if self.observer is None:
-            self.observer = Observer(self._model, self._plan, threads=self._threads)
+            self.observer = Observer(self._model, self._plan, threads=self._options.threads)
         fed = Fed()
         inputs = {tap.name: tap for tap in self._empty.inputs}
         taps = {tap.name: tap for tap in self._empty.taps}
         axes = {planned.name: planned.batch_axis for planned in self._plan.taps}
         reasons: dict[str, str] = {}
         samples = 0
-        batches = read_batches(
-            self._dataset,
-            shard.start,
-            shard.stop,
-            fed,
-            batch_size=self._plan.batch_size,
-            on_error=self._on_error,
-            threads=self._threads or None,
-        )
+        batches = read_batches(self._dataset, shard.start, shard.stop, fed, self._options)
         for batch in batches:
             for name, observations in batch.observations.items():
                 for position, each in zip(batch.positions, observations, strict=True):

@@ -5,29 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxscope.analyses.activation_maps import Method, class_activation
-from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps, Rank, features
+from onnxscope.analyses.activation_maps import Method, run_class_activation
+from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps, Rank, run_features
 from onnxscope.analyses.input_pictures import prepared_pictures
 from onnxscope.analyses.inspection import inspect
 from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.files import refuse_inputs, write_whole
 from onnxscope.base.results import Record
+from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
-from onnxscope.comparison.compare_models import diff
+from onnxscope.comparison.compare_models import run_diff
 from onnxscope.comparison.match_values import match_inputs, match_values
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError, ProfileError, RunError
-from onnxscope.inputs.datasets import open_dataset
-from onnxscope.inputs.feeds import Feeds, prepare_for
-from onnxscope.inputs.sources import gather
+from onnxscope.inputs.dataset import Dataset, PreparedInput, open_dataset, open_inputs
 from onnxscope.model.loading import Model, load_model
-from onnxscope.model.selectors import At, select_layers
-from onnxscope.profiling.dataset_run import stats
+from onnxscope.model.selectors import At, select_layers, select_taps, tap_values
+from onnxscope.profiling.dataset_run import run_stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.profile import Profile
 from onnxscope.reporting.attention import attention_of
@@ -37,6 +36,7 @@ from onnxscope.reporting.page import Page, render_page
 __all__ = ["Report", "report"]
 
 _MAX_COLUMNS = 6  # inputs that have pictures; statistics are over all of them
+_KEPT_BYTES = 256 << 20  # of prepared images: pictures, statistics and a comparison each walk over them
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ def report(
     cam_layer: str | None = None,
     target: int | None = None,
     preprocess: str | None = None,
-    layout: Literal["auto", "nchw", "nhwc"] = "auto",
+    layout: Layout = "auto",
     max_bytes: int = 12_000_000,
     threads: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -145,50 +145,50 @@ def report(
         ProfileError: The profile cannot be read, or is another model's.
     """
     say = progress or (lambda text: None)
+    options = RunOptions(preprocess=preprocess, layout=layout, threads=threads)
     loaded = load_model(model)
-    options: dict[str, Any] = {"preprocess": preprocess, "layout": layout, "threads": threads}
     summary = inspect(loaded, select=select, at=at)
     say("reading the weights")
     stored = weights(loaded)
     notes: list[str] = []
+    dataset: Dataset | None = None
     maps: FeatureMaps | None = None
     statistics = None if profile is None else _dataset(profile, loaded)
     comparison: Comparison | None = None
     others: dict[str, tuple[FeatureMap, FeatureMap]] = {}
     sights: list[Sight] = []
     if inputs is not None:
-        entries, shown, count, remarks = _entries(inputs, loaded)
+        dataset = open_dataset(inputs, loaded, options, keep_bytes=_KEPT_BYTES)
         say("running the model")
-        maps = features(loaded, shown, select=select, at=at, channels=channels, rank=rank, **options)
-        notes += [*remarks, *maps.notes]
-        if count > _MAX_COLUMNS:
-            notes.append(f"pictures show the first {_MAX_COLUMNS} of {count:,} samples, statistics all of them")
+        chosen = [select] if isinstance(select, str) else list(select)
+        taps = select_taps(loaded, chosen, at=at)
+        prepared = _first_samples(dataset).whole()
+        maps = run_features(loaded, taps, prepared, channels=channels, rank=rank, threads=threads)
+        notes += maps.notes
+        if dataset.count > _MAX_COLUMNS:
+            notes.append(f"pictures show the first {_MAX_COLUMNS} of {dataset.count:,} samples, statistics all of them")
         if statistics is None:
-            statistics = stats(
+            statistics = run_stats(
                 loaded,
-                entries,
-                select=select,
-                at=at,
+                taps,
+                dataset,
+                options,
+                selection={"select": chosen, "at": at},
                 progress=lambda done, total: say(f"running the model: {done:,} of {total:,} samples"),
-                **options,
             )
         say("looking for what the model looks at")
-        sights, remarks = _sights(loaded, shown, cam, cam_layer, target, options)
+        sights, remarks = _sights(loaded, dataset, prepared, options, method=cam, layer=cam_layer, target=target)
         notes += remarks
     if against is not None:
         say("comparing the two models")
         second = load_model(against)
-        comparison = diff(loaded, second, None if inputs is None else entries, select=select, **options)
+        comparison = run_diff(loaded, second, dataset, options, select=select)
         notes += comparison.notes
         if maps is not None:
-            others, remarks = _others((loaded, second), shown, channels, comparison, options)
+            others, remarks = _others((loaded, second), prepared, channels, comparison, threads)
             notes += remarks
     say("drawing the page")
-    unreachable: tuple[tuple[str, str], ...] = ()
-    if maps is not None:
-        unreachable = tuple((each.name, each.reason) for each in maps.unreachable)
-    elif statistics is not None:
-        unreachable = statistics.profile.unreachable
+    unreachable = _unreachable(maps, statistics)
     content = Content(
         summary,
         _rows(loaded, select, at),
@@ -232,56 +232,50 @@ def _rows(model: Model, select: str | Sequence[str], at: At) -> tuple[Row, ...]:
     )
 
 
-def _entries(inputs: Any, model: Model) -> tuple[Any, Any, int, list[str]]:
-    """All samples and the first ones, which have pictures, each as `features` takes it; how many there are; remarks."""
-    kind, entries, notes = gather(inputs)
-    if kind == "images":
-        return entries, entries[:_MAX_COLUMNS], len(entries), notes
-    if kind == "random":
-        return inputs, inputs, 1, []
-    dataset = open_dataset(entries[0], model.inputs)
-    size = dataset.fixed_batch or 1
-    count = -(-_MAX_COLUMNS // size) * size
-    if dataset.count <= count:
-        return entries[0], entries[0], dataset.count, []
-    samples = [dataset.load(position)[0] for position in range(count)]
-    shown = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
-    return entries[0], shown, dataset.count, []
+def _unreachable(maps: FeatureMaps | None, statistics: DatasetStatistics | None) -> tuple[tuple[str, str], ...]:
+    """Names of values that could not be observed, with the reason."""
+    if maps is not None:
+        return tuple((missed.name, missed.reason) for missed in maps.unreachable)
+    return () if statistics is None else statistics.profile.unreachable
+
+
+def _first_samples(dataset: Dataset) -> Dataset:
+    """The samples that have pictures, and arrays up to where a run of a fixed batch ends."""
+    size = 1 if dataset.kind == "images" else dataset.fixed_batch or 1
+    return dataset.first(-(-_MAX_COLUMNS // size) * size)
 
 
 def _sights(
-    model: Model, inputs: Any, method: Method | None, layer: str | None, target: int | None, options: dict[str, Any]
+    model: Model,
+    dataset: Dataset,
+    prepared: PreparedInput,
+    options: RunOptions,
+    *,
+    method: Method | None,
+    layer: str | None,
+    target: int | None,
 ) -> tuple[list[Sight], list[str]]:
     """What the inputs look like, and where the model looks; no map where the model has no place for one."""
-    feeds = _prepared(model, inputs, options)
     sights: list[Sight] = []
     notes: list[str] = []
-    files = feeds.record["files"] if feeds.kind == "images" else []
-    for sample, photograph in enumerate(prepared_pictures(feeds)[:_MAX_COLUMNS]):
-        name = files[sample] if len(files) == feeds.samples else f"sample {sample}"
+    for sample, photograph in enumerate(prepared_pictures(prepared)[:_MAX_COLUMNS]):
         overlay, caption = None, ""
-        if method is not None and not notes and (sample == 0 or feeds.samples is not None):
+        if method is not None and not notes and (sample == 0 or prepared.samples is not None):
             try:
-                # One image at a time: all of them would be decoded again for each.
-                looked_at, place = (inputs[sample], 0) if feeds.kind == "images" else (inputs, sample)
-                found = class_activation(
-                    model, looked_at, layer=layer, method=method, target=target, sample=place, **options
+                activation = run_class_activation(
+                    model, prepared, options, layer=layer, method=method, target=target, sample=sample
                 )
-                overlay, caption = found.overlay(), found.title
+                overlay, caption = activation.overlay(), activation.title
             except (InputError, RunError) as error:
                 if layer is not None or target is not None:
                     raise
                 notes.append(f"no class activation map: {error}")
-        sights.append(Sight(name, photograph, overlay, caption))
+        sights.append(Sight(dataset.name(sample), photograph, overlay, caption))
     return sights, notes
 
 
-def _prepared(model: Model, inputs: Any, options: dict[str, Any]) -> Feeds:
-    return prepare_for(model, inputs, preprocess=options["preprocess"], layout=options["layout"])
-
-
 def _others(
-    models: tuple[Model, Model], inputs: Any, channels: int, comparison: Comparison, options: dict[str, Any]
+    models: tuple[Model, Model], prepared: PreparedInput, channels: int, comparison: Comparison, threads: int
 ) -> tuple[dict[str, tuple[FeatureMap, FeatureMap]], list[str]]:
     """What both models hold at aligned layers, with the first one's axes, by the name of the first one's value.
 
@@ -290,21 +284,21 @@ def _others(
     rows = [row for row in comparison.layers if row.entire is not None]
     if not rows:
         return {}, []
-    arrays = _prepared(models[0], inputs, options).arrays
     fed, _ = match_inputs(models[0].inputs, models[1].inputs)
-    feeds = arrays, {each.b: each.apply(arrays[each.a]) for each in fed}
-    names = [row.a.name for row in rows], [row.b.name for row in rows]
-    held: list[dict[str, FeatureMap]] = []
-    for model, given, chosen in zip(models, feeds, names, strict=True):
-        select = [f"value:{name}" for name in dict.fromkeys(chosen)]
+    arrays = prepared.arrays, {pair.b: pair.apply(prepared.arrays[pair.a]) for pair in fed}
+    values = {row.a.name for row in rows}, {row.b.name for row in rows}
+    by_value: list[dict[str, FeatureMap]] = []
+    for model, given, chosen in zip(models, arrays, values, strict=True):
+        taps = tap_values(model, [(layer.path, layer.value) for layer in model.layers if layer.value in chosen])
         try:
-            found = features(model, given, select=select, channels=channels, threads=options["threads"])
+            whole = open_inputs(given, model.inputs, RunOptions()).whole()
+            maps = run_features(model, list(taps.values()), whole, channels=channels, threads=threads)
         except (InputError, RunError) as error:
             return {}, [f"feature maps are not shown side by side: {error}"]
-        held.append({tap.tap.name: tap for tap in found})
+        by_value.append({feature.tap.name: feature for feature in maps})
     pairs = {}
     for row in rows:
-        first, second = held[0].get(row.a.name), held[1].get(row.b.name)
+        first, second = by_value[0].get(row.a.name), by_value[1].get(row.b.name)
         if first is None or second is None:
             continue
         counterpart = match_values(

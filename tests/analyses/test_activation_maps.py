@@ -235,7 +235,7 @@ def test_refusals_of_options():
         "EigenCAM knows no classes, and was asked for class 1",
         "ablation and score do",
     )
-    assert refusal(model, X, batch_size=0) == ("a batch of 0 channels", "give at least 1")
+    assert refusal(model, X, batch_size=0) == ("a batch of 0 samples is none", "give at least 1")
     assert refusal(model, X, sample=3) == ("no sample 3 among 3: net", "samples count from 0")
     for target in (-1, 4):
         assert refusal(model, X, method="score", target=target) == (

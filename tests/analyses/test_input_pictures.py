@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from feeding import whole
 from PIL import Image
 
 from onnxscope.analyses.input_pictures import lay_over, prepared_pictures
-from onnxscope.inputs.feeds import PRESETS, Preset, prepare
+from onnxscope.inputs.presets import PRESETS, Preset
 from onnxscope.model.stored_model import InputSpec
 
 RNG = np.random.default_rng(5)
@@ -37,7 +40,7 @@ def as_seen(image, preset):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_steps_of_every_preset_are_undone_exactly(preset, layout):
     images = [photo(), photo()]
-    pictures = prepared_pictures(prepare(images, LAYOUTS[layout], preset=preset))
+    pictures = prepared_pictures(whole(images, LAYOUTS[layout], preprocess=json.dumps(preset.to_dict())))
     assert [picture.mode for picture in pictures] == ["RGB", "RGB"]
     for picture, image in zip(pictures, images, strict=True):
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(as_seen(image, preset)))
@@ -47,14 +50,14 @@ def test_the_steps_of_every_preset_are_undone_exactly(preset, layout):
 def test_grey_pictures_and_inputs_without_a_batch_axis(preset):
     image = photo("L")
     for shape in (("b", 1, 8, 10), (1, 8, 10), (8, 10, 1)):
-        (picture,) = prepared_pictures(prepare(image, (InputSpec("x", "float32", shape),), preset=preset))
+        (picture,) = prepared_pictures(whole(image, (InputSpec("x", "float32", shape),), preprocess=preset))
         assert picture.mode == "L"
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(as_seen(image, PRESETS[preset])))
 
 
 def test_half_precision_is_a_level_off_at_most():
     image = photo()
-    (picture,) = prepared_pictures(prepare(image, (InputSpec("x", "float16", (1, 3, 8, 10)),), preset="imagenet"))
+    (picture,) = prepared_pictures(whole(image, (InputSpec("x", "float16", (1, 3, 8, 10)),), preprocess="imagenet"))
     expected = np.asarray(as_seen(image, PRESETS["imagenet"])).astype(int)
     assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
 
@@ -62,21 +65,21 @@ def test_half_precision_is_a_level_off_at_most():
 def test_arrays_are_scaled_to_their_own_range():
     x = RNG.normal(size=(2, 3, 8, 10)).astype(np.float32)
     x[1, 0, 0, 0] = np.nan
-    first, second = prepared_pictures(prepare(x, NCHW))
+    first, second = prepared_pictures(whole(x, NCHW))
     expected = np.rint((x[0] - x[0].min()) / (x[0].max() - x[0].min()) * 255).transpose(1, 2, 0)
     np.testing.assert_allclose(np.asarray(first), expected, atol=1)
     assert np.asarray(first).min() == 0
     assert np.asarray(first).max() == 255
     assert np.asarray(second)[0, 0, 0] == 0
-    last = prepared_pictures(prepare(np.moveaxis(x, 1, 3), LAYOUTS["nhwc"]))
+    last = prepared_pictures(whole(np.moveaxis(x, 1, 3), LAYOUTS["nhwc"]))
     np.testing.assert_array_equal(np.asarray(last[0]), np.asarray(first))
 
 
 def test_what_is_no_picture_has_none():
-    assert prepared_pictures(prepare("random", (InputSpec("x", "float32", ("b", 5, 8, 10)),))) == ()
-    assert prepared_pictures(prepare("random", (InputSpec("x", "int64", ("b", 7)),))) == ()
-    assert prepared_pictures(prepare("random", (InputSpec("x", "float32", ("b", 4, 8, 10)),))) == ()
-    assert len(prepared_pictures(prepare("random", NCHW))) == 1
+    assert prepared_pictures(whole("random", (InputSpec("x", "float32", ("b", 5, 8, 10)),))) == ()
+    assert prepared_pictures(whole("random", (InputSpec("x", "int64", ("b", 7)),))) == ()
+    assert prepared_pictures(whole("random", (InputSpec("x", "float32", ("b", 4, 8, 10)),))) == ()
+    assert len(prepared_pictures(whole("random", NCHW))) == 1
 
 
 def test_a_map_covers_more_of_the_picture_where_it_is_larger():

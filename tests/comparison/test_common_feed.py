@@ -6,14 +6,15 @@ import numpy as np
 import onnx.parser
 from compared_models import TWO, WEIGHTS, X, parsed
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.common_feed import open_common_feed
-from onnxscope.inputs.datasets import Dataset
+from onnxscope.inputs.dataset import Dataset
 from onnxscope.model.loading import load_model
 
 
 def opened(a, b, inputs, batch_size=8):
     models = load_model(a), load_model(b)
-    return open_common_feed(models, inputs, preprocess=None, layout="auto", batch_size=batch_size, limit=None)
+    return open_common_feed(models, inputs, RunOptions(batch_size=batch_size))
 
 
 def test_inputs_of_one_name_belong_together_wherever_they_stand():

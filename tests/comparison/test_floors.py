@@ -7,8 +7,10 @@ import pytest
 from compared_models import DIGITS, INPUT, TWO, WEIGHTS, X, parsed
 from planting import in_half
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.compare_models import noise_floors
 from onnxscope.comparison.floors import element_types
+from onnxscope.model.loading import load_model
 
 SINGLE, HALF, DOUBLE = (frozenset({kind}) for kind in ("float32", "float16", "float64"))
 
@@ -26,13 +28,14 @@ def test_rounding_in_either_model_counts():
 
 
 def test_no_floor_is_below_the_resolution():
-    floors = noise_floors(in_half(DIGITS), INPUT)
+    floors = noise_floors(load_model(in_half(DIGITS)), INPUT, RunOptions())
     assert len(floors) == 5
     assert set(floors.values()) == {2.0**-10}
-    assert all(floor >= 2.0**-23 for floor in noise_floors(DIGITS, INPUT).values())
+    assert all(floor >= 2.0**-23 for floor in noise_floors(load_model(DIGITS), INPUT, RunOptions()).values())
 
 
 @pytest.mark.parametrize("budget", [1, 512 << 20])
 def test_floors_do_not_depend_on_the_memory_budget(budget):
-    model = parsed(TWO, **WEIGHTS)
-    assert noise_floors(model, np.asarray(X), memory_budget_bytes=budget) == noise_floors(model, X)
+    model = load_model(parsed(TWO, **WEIGHTS))
+    tight = noise_floors(model, np.asarray(X), RunOptions(memory_budget_bytes=budget))
+    assert tight == noise_floors(model, X, RunOptions())

@@ -10,6 +10,7 @@ from compared_models import CHANNELS_LAST, DEPLOYED, DIGITS, INPUT, TWO, WEIGHTS
 from onnx.reference import ReferenceEvaluator
 
 from onnxscope import diff
+from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.comparison.compare_models import noise_floors
 from onnxscope.comparison.layer_comparison import compare_layers
@@ -48,7 +49,7 @@ def test_a_comparison_opens_four_sessions_and_runs_its_graph_once_a_batch(runs, 
 
 def test_the_noise_of_a_model_takes_two_sessions_of_one_run_and_no_weight(runs, monkeypatch):
     monkeypatch.setattr("onnxscope.comparison.layer_weights.LayerWeights.read", None)
-    assert noise_floors(DIGITS, INPUT, limit=20)
+    assert noise_floors(load_model(DIGITS), INPUT, RunOptions(limit=20))
     assert runs == [["digits.onnx", 1], ["digits.onnx", 1]]
 
 
@@ -63,15 +64,15 @@ def opened(*models):
 
 def feed_of(sides, inputs, batch_size=8):
     models = tuple(side.model for side in sides)
-    return open_common_feed(models, inputs, preprocess=None, layout="auto", batch_size=batch_size, limit=None)
+    return open_common_feed(models, inputs, RunOptions(batch_size=batch_size))
 
 
 def test_floors_are_those_of_the_rows():
     sides = opened(DIGITS, DEPLOYED)
-    compared = compare_layers(sides, feed_of(sides, INPUT))
+    compared = compare_layers(sides, feed_of(sides, INPUT), RunOptions())
     rows = (*compared.comparison.layers, *compared.comparison.outputs)
     assert compared.floors == {row.a.name: row.floor for row in rows}
-    assert compared.floors == noise_floors(DIGITS, INPUT)
+    assert compared.floors == noise_floors(load_model(DIGITS), INPUT, RunOptions())
     assert compared.side_by_side == ()
 
 
@@ -85,7 +86,7 @@ def test_both_models_values_are_handed_out_with_the_axes_of_the_first(runs):
         axes=np.array([1, 2]),
     )
     sides = opened(a, b)
-    compared = compare_layers(sides, feed_of(sides, X), shown=[{"x": X}, {"x": 2 * X[:1]}])
+    compared = compare_layers(sides, feed_of(sides, X), RunOptions(), shown=[{"x": X}, {"x": 2 * X[:1]}])
     assert compared.comparison.equal
     assert len(runs) == 4  # no more than without
     whole = ReferenceEvaluator(onnx.utils.Extractor(onnx.shape_inference.infer_shapes(a)).extract_model(["x"], ["r"]))

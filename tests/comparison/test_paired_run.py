@@ -39,7 +39,10 @@ from onnxruntime.quantization.qdq_loss_debug import (
 from planting import in_half, raw_values
 
 from onnxscope import diff
+from onnxscope.base.run_options import RunOptions
+from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.errors import InputError, RunError
+from onnxscope.model.loading import load_model
 
 RNG = np.random.default_rng(7)
 
@@ -352,3 +355,22 @@ def test_a_model_that_onnxruntime_refuses_is_an_error():
     b.graph.node[2].input[0] = "q"
     with pytest.raises(RunError, match="onnxruntime cannot load the model"):
         diff(a, b, X)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_batch_is_fixed_by_the_partner_of_an_input_not_by_its_place(turned):
+    text = (
+        "{head} g ({inputs}) => (float[{batch}, 3] y) {{ h = Relu(left)  s = Neg(right)  y = Concat<axis = 1>(h, s) }}"
+    )
+    head = '<ir_version: 9, opset_import: ["": 17]>'
+    free = parsed(text.format(head=head, inputs="float[N, 1] left, float[M, 2] right", batch="N"))
+    fixed = "float[M, 2] right, float[2, 1] left" if turned else "float[2, 1] left, float[M, 2] right"
+    other = parsed(text.format(head=head, inputs=fixed, batch="2"))
+    arrays = {
+        "left": np.arange(6, dtype=np.float32).reshape(6, 1),
+        "right": np.arange(12, dtype=np.float32).reshape(6, 2),
+    }
+    feed = open_common_feed((load_model(free), load_model(other)), arrays, RunOptions())
+    assert [spec["shape"] for spec in feed.record["inputs"]] == [[2, 1], ["M", 2]]
+    assert [batch.positions for batch in feed.batches()] == [(0, 1), (2, 3), (4, 5)]
+    assert diff(free, other, arrays).equal

@@ -8,6 +8,7 @@ import pytest
 from compared_models import TWO, WEIGHTS, X, parsed
 from onnx.reference import ReferenceEvaluator
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.comparison.pilot import Pilot, run_pilots
 from onnxscope.errors import RunError
@@ -27,7 +28,7 @@ def opened(model, taps, budget=MANY):
 
 
 def feed_of(model, inputs, batch_size=8):
-    return open_common_feed((model, model), inputs, preprocess=None, layout="auto", batch_size=batch_size, limit=None)
+    return open_common_feed((model, model), inputs, RunOptions(batch_size=batch_size))
 
 
 @pytest.fixture

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import onnx
+from feeding import whole
 from onnx import helper, numpy_helper
 from PIL import Image
 from weight_models import FLOAT, normal, rng, store
 
 from onnxscope.analyses.feature_maps import features
 from onnxscope.findings.of_inputs import find_in_input
-from onnxscope.inputs.feeds import Preset, prepare
+from onnxscope.inputs.presets import Preset
 from onnxscope.model.loading import load_model
 from onnxscope.model.provenance import Provenance, write_provenance
 
@@ -32,7 +34,8 @@ def recording(preset, shape=("b", 3, 8, 10), elem_type=FLOAT):
 
 def in_input(inputs, recorded, preset=None):
     model = inputs_model = recorded if not isinstance(recorded, str | None) else recording(recorded)
-    record = prepare(inputs, inputs_model.inputs, preset=preset, recorded_preset="imagenet").record
+    recipe = json.dumps(preset.to_dict()) if isinstance(preset, Preset) else preset
+    record = whole(inputs, inputs_model.inputs, preprocess=recipe, recorded_preset="imagenet").record
     return [(each.kind, each.layer, each.channel, each.message) for each in find_in_input(record, model)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from pages import LIKE_SELECTORS, called
 from planting import HALF_INPUT, KINDS, Plot, overflowing_half, possible, raw_values
 
-from onnxscope import BaselineError, InputError, Settings, check, snapshot
+from onnxscope import BaselineError, InputError, Settings, check, diff, snapshot
 from onnxscope.gate.baseline import Baseline
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -220,3 +222,24 @@ def test_a_file_that_is_no_baseline_is_an_error(tmp_path, text):
         Baseline.load(tmp_path / "b.json")
     with pytest.raises(BaselineError, match="no such file"):
         Baseline.load(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize("name", LIKE_SELECTORS)
+def test_a_value_called_like_a_selector_has_its_numbers(name):
+    model = called(name)
+    image = np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)
+    taken = snapshot(model, image)
+    first, second = (numpy_helper.to_array(tensor)[:, :, 0, 0].astype(np.float64) for tensor in model.graph.initializer)
+    held = np.einsum("oc,nchw->nohw", first, image)
+    expected = {"first": held, "second": np.einsum("oc,nchw->nohw", second, held)}
+    rows = {row["layer"]: row for row in taken.layers}
+    for layer, values in expected.items():
+        assert rows[layer]["shape"] == [None, 8, 6, 6]
+        assert rows[layer]["mean"] == pytest.approx(values.mean(), rel=1e-4)
+        assert rows[layer]["max"] == pytest.approx(values.max(), rel=1e-4)
+
+
+def test_a_baseline_says_of_its_input_what_other_results_say(baseline):
+    record = diff(DIGITS, DIGITS, INPUT).to_dict()["input"]
+    assert list(baseline.input.items())[:-1] == list(record.items())
+    assert re.fullmatch(r"[0-9a-f]{64}", baseline.input["content"])

@@ -7,11 +7,13 @@ import threading
 
 import numpy as np
 import pytest
+from feeding import opened
 from PIL import Image
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import InputError
 from onnxscope.inputs.batches import Fed, read_batches
-from onnxscope.inputs.datasets import Dataset, open_dataset
+from onnxscope.inputs.dataset import Dataset
 from onnxscope.model.stored_model import InputSpec
 
 RNG = np.random.default_rng(8)
@@ -34,11 +36,12 @@ def picture(batch):
 
 def batches(dataset, start=0, stop=None, fed=None, **options):
     fed = Fed() if fed is None else fed
-    return list(read_batches(dataset, start, dataset.count if stop is None else stop, fed, batch_size=4, **options))
+    stop = dataset.count if stop is None else stop
+    return list(read_batches(dataset, start, stop, fed, RunOptions(batch_size=4, **options)))
 
 
 def test_batches_follow_the_order_of_the_data():
-    found = batches(open_dataset(DATA, ROWS), 1, 10)
+    found = batches(opened(DATA, ROWS), 1, 10)
     assert [batch.positions for batch in found] == [(1, 2, 3, 4), (5, 6, 7, 8), (9,)]
     np.testing.assert_array_equal(np.concatenate([batch.feeds["x"] for batch in found]), DATA[1:])
     assert not any(batch.padded for batch in found)
@@ -46,7 +49,7 @@ def test_batches_follow_the_order_of_the_data():
 
 @pytest.mark.parametrize("fixed", [1, 4])
 def test_a_fixed_batch_is_filled_with_copies(fixed):
-    found = batches(open_dataset(DATA, (InputSpec("x", "float32", (fixed, 3)),)))
+    found = batches(opened(DATA, (InputSpec("x", "float32", (fixed, 3)),)))
     assert {len(batch.feeds["x"]) for batch in found} == {fixed}
     assert [position for batch in found for position in batch.positions] == list(range(10))
     assert found[-1].padded == (fixed == 4)
@@ -56,7 +59,7 @@ def test_a_fixed_batch_is_filled_with_copies(fixed):
 
 def test_broken_samples_are_skipped_and_batches_fill_up(folder):
     fed = Fed()
-    found = batches(open_dataset(str(folder), picture("n"), preset="unit"), fed=fed, on_error="skip")
+    found = batches(opened(str(folder), picture("n"), preprocess="unit"), fed=fed, on_error="skip")
     assert [batch.positions for batch in found] == [(0, 1, 2, 5), (6, 7, 8, 10), (11,)]
     assert [(position, name) for position, name, _ in fed.skipped] == [(3, "03.png"), (4, "04.png"), (9, "09.png")]
     assert fed.skipped[0][2].endswith("03.png")
@@ -64,14 +67,14 @@ def test_broken_samples_are_skipped_and_batches_fill_up(folder):
 
 def test_broken_samples_are_named_together(folder):
     with pytest.raises(InputError, match=r"^2 samples cannot be read so far: .*03\.png; .*04\.png$") as caught:
-        batches(open_dataset(str(folder), picture("n"), preset="unit"), threads=1)
+        batches(opened(str(folder), picture("n"), preprocess="unit"), threads=1)
     assert caught.value.hint == "`--on-error skip` leaves such samples out, and counts them"
     with pytest.raises(InputError, match=r"09\.png$"):
-        batches(open_dataset(str(folder), picture("n"), preset="unit"), 5, 12)
+        batches(opened(str(folder), picture("n"), preprocess="unit"), 5, 12)
 
 
 def test_statistics_of_the_input_are_those_of_the_prepared_tensor(folder):
-    (batch, *_) = batches(open_dataset(str(folder), picture("n"), preset="unit"), 0, 3)
+    (batch, *_) = batches(opened(str(folder), picture("n"), preprocess="unit"), 0, 3)
     for index, observation in enumerate(batch.observations["x"]):
         wide = batch.feeds["x"][index].astype(np.float64)
         np.testing.assert_allclose(observation.moments.mean[0], wide.mean(axis=(1, 2)), rtol=1e-12)
@@ -79,7 +82,7 @@ def test_statistics_of_the_input_are_those_of_the_prepared_tensor(folder):
 
 
 def test_the_digest_does_not_depend_on_the_cut():
-    dataset = open_dataset(DATA, ROWS)
+    dataset = opened(DATA, ROWS)
     digests = []
     for cuts in ((0, 10), (0, 3, 10), (0, 1, 2, 9, 10)):
         total = 0
@@ -90,7 +93,7 @@ def test_the_digest_does_not_depend_on_the_cut():
         digests.append(total)
     assert len(set(digests)) == 1
     other = Fed()
-    batches(open_dataset(DATA[::-1].copy(), ROWS), fed=other)
+    batches(opened(DATA[::-1].copy(), ROWS), fed=other)
     assert other.content != digests[0]
 
 
@@ -98,7 +101,7 @@ def test_remarks_are_counted(tmp_path):
     for index in range(5):
         Image.fromarray(RNG.integers(0, 256, (16, 16, 4)).astype(np.uint8)).save(tmp_path / f"{index}.png")
     fed = Fed()
-    batches(open_dataset(str(tmp_path), picture("n"), preset="unit"), fed=fed)
+    batches(opened(str(tmp_path), picture("n"), preprocess="unit"), fed=fed)
     assert list(fed.remarks.values()) == [5]
     assert "black" in next(iter(fed.remarks))
 
@@ -112,17 +115,17 @@ def test_images_of_several_sizes_make_runs_of_their_own(tmp_path):
             side = 8 if position < 2 else 9
             return {"x": np.zeros((3, side, side), np.float32)}, []
 
-    dataset = open_dataset(str(tmp_path), (InputSpec("x", "float32", ("n", 3, "h", "w")),), preset="unit")
+    dataset = opened(str(tmp_path), (InputSpec("x", "float32", ("n", 3, "h", "w")),), preprocess="unit")
     dataset.__class__ = Sizes
     assert [batch.positions for batch in batches(dataset)] == [(0, 1), (2, 3, 4)]
 
 
 def test_only_a_little_is_read_ahead_and_threads_end():
-    dataset = open_dataset("random", ROWS, limit=1000)
+    dataset = opened("random", ROWS, limit=1000)
     loaded = []
     original = dataset.load
     dataset.load = lambda position: loaded.append(position) or original(position)
-    reader = read_batches(dataset, 0, 1000, Fed(), batch_size=4, threads=2)
+    reader = read_batches(dataset, 0, 1000, Fed(), RunOptions(batch_size=4, threads=2))
     next(reader)
     assert len(loaded) <= 4 + 4 + 2
     reader.close()

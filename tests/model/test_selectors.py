@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscope.errors import SelectorError
 from onnxscope.model.graphs import ValueType
 from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import matcher, select_names, select_taps
+from onnxscope.model.selectors import matcher, select_names, select_taps, tap_values
 
 
 def parsed(text, names=(), **initializers):
@@ -366,3 +366,35 @@ def test_a_model_of_constants_only_has_taps_too():
     graph = helper.make_graph([node], "g", [], [onnx.ValueInfoProto(name="y")])
     model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)])
     assert values(model) == ["y"]
+
+
+@pytest.mark.parametrize("name", ["re:x", "re:x[", "a[0]", "!x", "value:x", "op:*"])
+def test_a_value_that_is_known_is_tapped_whatever_it_is_called(name):
+    model = parsed("g (float[N] x) => (float[N] y) { h = Relu(x)  a0 = Neg(h)  y = Abs(a0) }")
+    model.graph.node[0].output[0] = model.graph.node[1].input[0] = name
+    taps = tap_values(load_model(model), [((), "y"), ((), name), ((), "x")])
+    assert list(taps) == [((), "x"), ((), name), ((), "y")]
+    assert [(tap.name, tap.value, tap.op_type, tap.at) for tap in taps.values()] == [
+        ("x", "x", "Input", None),
+        (name, name, "Relu", None),
+        ("y", "y", "Abs", None),
+    ]
+
+
+def test_a_known_value_is_that_of_its_own_body():
+    model = load_model(
+        parsed(
+            """g (float[N] x, bool c) => (float[N] y) {
+                y = If (c) <
+                    then_branch = t () => (float[N] a) { a = Relu(x) },
+                    else_branch = e () => (float[N] a) { a = Neg(x) }
+                >
+            }"""
+        )
+    )
+    bodies = [path for path in model.graphs if path]
+    assert len(bodies) == 2
+    taps = tap_values(model, [(path, "a") for path in bodies])
+    assert [(tap.path, tap.value) for tap in taps.values()] == [(path, "a") for path in bodies]
+    assert {tap.op_type for tap in taps.values()} == {"Relu", "Neg"}
+    assert len({tap.name for tap in taps.values()}) == 2

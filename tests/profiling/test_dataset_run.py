@@ -22,9 +22,10 @@ from planting import HALF_INPUT, overflowing_half, raw_values
 
 import onnxscope
 from onnxscope.analyses.feature_maps import features
+from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import InputError, MergeError, MissingDependencyError, OutputError
 from onnxscope.inputs.batches import Fed, read_batches
-from onnxscope.inputs.datasets import open_dataset
+from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.selectors import select_taps
 from onnxscope.numerics.log_histogram import RELATIVE_ERROR
 from onnxscope.profiling.dataset_run import partial_path, stats
@@ -445,8 +446,9 @@ def same_bytes(model, inputs, folder, **options):
 def test_resnet50_equals_the_raw_taps_on_every_engine(resnet50, photographs, tmp_path):
     result, _ = same_bytes(resnet50, str(photographs), tmp_path)
     raw = RawTaps(resnet50, [])
-    dataset = open_dataset(str(photographs), raw.model.inputs, preset="imagenet")
-    for batch in read_batches(dataset, 0, dataset.count, Fed(), batch_size=8):
+    options = RunOptions(preprocess="imagenet")
+    dataset = open_dataset(str(photographs), raw.model, options)
+    for batch in read_batches(dataset, 0, dataset.count, Fed(), options):
         raw.run(batch.feeds[raw.model.inputs[0].name])
     assert len(result) == 53
     assert_equals(result, raw)

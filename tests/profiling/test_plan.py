@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import RunError
 from onnxscope.model.loading import load_model
 from onnxscope.model.selectors import select_taps
@@ -42,12 +43,9 @@ def planned(model, select, feeds, *, fixed=None, exact=False, budget=1 << 30, ba
         loaded,
         taps,
         feeds,
+        RunOptions(batch_size=size, memory_budget_bytes=budget, exact=exact, threads=1),
         batch_axes=axes,
         fixed_batch=fixed,
-        batch_size=size,
-        memory_budget_bytes=budget,
-        exact=exact,
-        threads=1,
     )
     return loaded, pickle.loads(pickle.dumps(plan))
 

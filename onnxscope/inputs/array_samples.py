@@ -1,0 +1,175 @@
+"""Samples that are arrays along axis 0, in memory or in a file, and as they are where they share no such axis."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxscope.base.text import printable
+from onnxscope.errors import InputError
+from onnxscope.inputs.arrays import check_shape, fit_array, match_names, only_input, spec_text, to_array
+from onnxscope.inputs.layouts import shape_text
+from onnxscope.inputs.npy import map_npy, map_npz, read_npy, read_npz
+from onnxscope.inputs.samples import Load, Samples, find_batching, find_layouts, run_length, shared_length
+from onnxscope.inputs.sources import files_behind, open_input, suffix_of
+
+if TYPE_CHECKING:
+    from onnxscope.model.stored_model import InputSpec
+
+__all__ = ["ArraySamples"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ArraySamples(Samples):
+    """Arrays along axis 0: a file's are mapped, so that only what is asked for is read.
+
+    Attributes:
+        entry: A path, an array-like, or a mapping of array-likes.
+        opened: Each input's array with its place for messages; empty where they have travelled to another process,
+            which maps the file again.
+    """
+
+    kind = "arrays"
+
+    entry: Any
+    opened: dict[str, tuple[Array, str]] = field(repr=False)
+
+    @classmethod
+    def open(cls, entry: Any, specs: Sequence[InputSpec]) -> ArraySamples:
+        """Map or take the arrays, and check one sample.
+
+        Raises:
+            InputError: They cannot be read, or do not fit the inputs.
+        """
+        samples = cls._of(entry, specs, _open_arrays(entry, specs, mapped=True))
+        for spec in specs:
+            array, where = samples.opened[spec.name]
+            check_shape(array.shape, spec, where, any_count=samples.batch_axes[spec.name] is not None)
+        if not samples.count:
+            raise InputError(f"no sample along axis 0: {next(iter(samples.opened.values()))[1]}")
+        samples.load(0)  # a wrong element type should not wait for the first run
+        return samples
+
+    @classmethod
+    def _of(cls, entry: Any, specs: Sequence[InputSpec], opened: dict[str, tuple[Array, str]]) -> ArraySamples:
+        shapes = {name: array.shape for name, (array, _) in opened.items()}
+        batch_axes, fixed, count = find_batching(specs, shapes)
+        return cls(
+            specs=tuple(specs),
+            count=count,
+            batch_axes=batch_axes,
+            layouts=find_layouts(specs, shapes),
+            fixed_batch=fixed,
+            entry=entry,
+            opened=opened,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "opened": {} if isinstance(self.entry, str) else self.opened}
+
+    @property
+    def files(self) -> list[str]:
+        """The file, or those behind mapped arrays."""
+        return files_behind([self.entry])
+
+    @property
+    def names(self) -> list[str]:
+        """The file's name."""
+        return [printable(os.path.basename(self.entry))] if isinstance(self.entry, str) else []
+
+    @property
+    def notes(self) -> list[str]:
+        """Says where there is no axis of samples."""
+        if any(axis is not None for axis in self.batch_axes.values()):
+            return []
+        return ["the arrays share no axis of samples: they are fed as they are, as one sample"]
+
+    def fed_to(self, specs: Sequence[InputSpec]) -> ArraySamples:
+        """The same arrays, cut anew."""
+        samples = ArraySamples._of(self.entry, specs, self._arrays())
+        return samples.first(min(self.count, samples.count))
+
+    def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
+        """Take one sample out of every array."""
+        arrays, notes = {}, []
+        for spec in self.specs:
+            array, where = self._arrays()[spec.name]
+            batched = self.batch_axes[spec.name] is not None
+            if batched:
+                array = array[position : position + 1]
+            fitted, remarks = fit_array(array, spec, where, any_count=batched)
+            notes += [remark.removeprefix(f"{where}: ") for remark in remarks]
+            arrays[spec.name] = fitted[0] if batched else fitted
+        return arrays, notes
+
+    def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
+        """The arrays as they are."""
+        given = self._arrays()
+        everything = all(axis is None or len(given[name][0]) == self.count for name, axis in self.batch_axes.items())
+        read = isinstance(self.entry, str) and everything
+        if read:  # not copied from the mapping: reading also compares an archive's checksums
+            given = _open_arrays(self.entry, self.specs, mapped=False)
+        arrays, notes = {}, []
+        for spec in self.specs:
+            array, where = given[spec.name]
+            if self.batch_axes[spec.name] is not None:
+                array = array[: self.count]
+            arrays[spec.name], remarks = fit_array(array if read else np.array(array, order="C"), spec, where)
+            notes += remarks
+        _check_runs(arrays, self.specs)
+        return arrays, shared_length(arrays), notes
+
+    def _arrays(self) -> dict[str, tuple[Array, str]]:
+        if not self.opened:
+            opened = _open_arrays(self.entry, self.specs, mapped=True)
+            for name, (array, where) in opened.items():
+                if self.batch_axes[name] is not None and len(array) < self.count:
+                    raise InputError(f"{len(array)} of {self.count} samples are left: {where}")
+            self.opened.update(opened)
+        return self.opened
+
+
+def _open_arrays(entry: Any, specs: Sequence[InputSpec], *, mapped: bool) -> dict[str, tuple[Array, str]]:
+    """Map, read or take each input's array, with its place for messages."""
+    if isinstance(entry, str):
+        where = printable(entry)
+        with open_input(entry) as stream:
+            if suffix_of(entry) == ".npz":
+                archive = map_npz if mapped else read_npz
+                arrays = archive(stream, where, lambda members: match_names(members, specs, where))
+            else:
+                arrays = {only_input(specs, where).name: (map_npy if mapped else read_npy)(stream, where)}
+        return {name: (array, where) for name, array in arrays.items()}
+    if isinstance(entry, Mapping):
+        values = {str(key): value for key, value in entry.items()}
+        inputs = match_names(values, specs, "the arrays given")
+        return {
+            name: (to_array(values[key], f"array {key!r}", copy=False), f"array {key!r}")
+            for name, key in inputs.items()
+        }
+    where = "the array given"
+    return {only_input(specs, where).name: (to_array(entry, where, copy=False), where)}
+
+
+def _check_runs(arrays: Mapping[str, Array], specs: Sequence[InputSpec]) -> None:
+    """Refuse arrays that cannot be cut into runs together."""
+    length = run_length(arrays, specs)
+    if length is None:
+        return
+    total = max(len(array) for array in arrays.values() if array.ndim)
+    for spec in specs:
+        shape = arrays[spec.name].shape
+        first = spec.shape[0] if spec.shape else None
+        if not shape or shape[0] != total or (isinstance(first, int) and first != length):
+            raise InputError(
+                f"{total} samples go in runs of {length}, and {shape_text(shape)} does not: "
+                f"input {spec.name!r} {spec_text(spec)}",
+                hint="give every input the same number of samples along axis 0, or one run at a time",
+            )

@@ -1,0 +1,326 @@
+"""What INPUT names, opened once for a model: samples by position, everything at once, and what results say of it.
+
+A dataset may be larger than memory. Nothing is read before it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from onnxscope.base.run_options import RunOptions
+from onnxscope.errors import InputError
+from onnxscope.inputs.array_samples import ArraySamples
+from onnxscope.inputs.arrays import describe_array, spec_text
+from onnxscope.inputs.image_samples import ImageSamples
+from onnxscope.inputs.layouts import ImageLayout
+from onnxscope.inputs.presets import Preset, load_preset, preset_of_model, recipe_file
+from onnxscope.inputs.random_samples import RandomSamples
+from onnxscope.inputs.samples import Samples, run_length
+from onnxscope.inputs.sources import Kind, files_behind, gather
+
+if TYPE_CHECKING:
+    from onnxscope.model.loading import Model
+    from onnxscope.model.stored_model import InputSpec
+
+__all__ = ["Dataset", "PreparedInput", "files_of", "open_dataset", "open_inputs"]
+
+Array = NDArray[Any]
+
+_FIRST_NAMES = 3  # of a dataset's files; of what is fed at once, every name is recorded
+_KEPT_BYTES = 32 << 20  # a first batch of photographs, which pilot runs are fed before the run itself is
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedInput:
+    """Everything at once, as the model takes it.
+
+    Attributes:
+        specs: The model's inputs.
+        arrays: By input name, C-contiguous, of the input's element type, and ours: nothing else changes them. Where
+            the model's batch is fixed, the first axis is a multiple of it.
+        samples: How many samples are real, along axis 0; repeated images that fill the last run come after them.
+            None where the inputs do not share a first axis.
+        record: The `input` of results, ready for JSON; of each input it says what was fed: shape, element type, and
+            mean, sample deviation, least and largest number of every channel (of all numbers where it is no image),
+            over the finite numbers of the real samples.
+        notes: Remarks for people.
+        layouts: Where the axes of an input are, by its name, for those that are images by their shape.
+        preset: The recipe that made images into numbers, None for arrays and random numbers.
+    """
+
+    specs: tuple[InputSpec, ...]
+    arrays: dict[str, Array]
+    samples: int | None
+    record: dict[str, Any]
+    notes: tuple[str, ...]
+    layouts: Mapping[str, ImageLayout]
+    preset: Preset | None
+
+    def runs(self) -> Iterator[dict[str, Array]]:
+        """Yield what each run is fed: everything, or runs of the model's fixed batch along axis 0, as views."""
+        length = run_length(self.arrays, self.specs)
+        if length is None:
+            yield dict(self.arrays)
+            return
+        total = len(next(iter(self.arrays.values())))
+        for start in range(0, total, length):
+            yield {name: array[start : start + length] for name, array in self.arrays.items()}
+
+
+class Dataset:
+    """Samples by position. Safe to share between threads; travels to other processes by name.
+
+    Images that were prepared are kept, first come first kept, as far as a budget of bytes goes: who walks over the
+    samples again does not decode them again. They do not travel.
+
+    Attributes:
+        record: The `input` of results, ready for JSON: file names without folders, the preset, the layout, the seed.
+        notes: Remarks for people.
+    """
+
+    def __init__(self, samples: Samples, notes: Sequence[str], kept: _Kept) -> None:
+        """Take samples, remarks on opening them, and those that are prepared already."""
+        self._samples = samples
+        self._opening_notes = tuple(notes)
+        self._kept = kept
+        self.notes = (*notes, *samples.notes)
+        rows = [
+            {"name": spec.name, "dtype": spec.dtype, "shape": None if spec.shape is None else list(spec.shape)}
+            for spec in samples.specs
+        ]
+        self.record = _record(samples, samples.count, samples.names[:_FIRST_NAMES], rows)
+
+    @property
+    def specs(self) -> tuple[InputSpec, ...]:
+        """The model's inputs."""
+        return self._samples.specs
+
+    @property
+    def kind(self) -> Kind:
+        """`images`, `arrays` or `random`."""
+        return self._samples.kind
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+        return self._samples.count
+
+    @property
+    def batch_axes(self) -> Mapping[str, int | None]:
+        """By input name, the axis of samples of what is fed, None for an input that has none."""
+        return self._samples.batch_axes
+
+    @property
+    def channel_axes(self) -> dict[str, int | None]:
+        """By input name, the channels of what is fed, None where they are not known."""
+        layouts = self._samples.layouts
+        return {spec.name: layouts[spec.name].channel_axis if spec.name in layouts else None for spec in self.specs}
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """How many samples a run must have, None for any number."""
+        return self._samples.fixed_batch
+
+    @property
+    def files(self) -> list[str]:
+        """The files that samples are read from."""
+        return self._samples.files
+
+    def name(self, position: int) -> str:
+        """What a sample is called: its file's name, or its position."""
+        return self._samples.name(position)
+
+    def first(self, count: int) -> Dataset:
+        """The first samples alone, all of them where there are no more; both know what either has prepared."""
+        return self if count >= self.count else Dataset(self._samples.first(count), self._opening_notes, self._kept)
+
+    def fed_to(self, specs: Sequence[InputSpec]) -> Dataset:
+        """The same samples for inputs that differ in nothing but a fixed batch.
+
+        Raises:
+            InputError: They differ in more.
+        """
+        if tuple(specs) == self.specs:
+            return self
+        if list(map(_of_a_sample, self.specs)) != list(map(_of_a_sample, specs)):
+            raise InputError(
+                f"the dataset was opened for other inputs: {', '.join(spec_text(spec) for spec in self.specs)}",
+                hint="open it for this model, or give what it was opened from",
+            )
+        return Dataset(self._samples.fed_to(specs), self._opening_notes, self._kept)
+
+    def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
+        """Read and prepare one sample.
+
+        Returns:
+            An array for every input, without the axis of samples where it has one, not to be changed; and remarks,
+            without the name.
+
+        Raises:
+            InputError: It is missing, broken, or does not become the input.
+        """
+        sample = self._kept.samples.get(position)
+        if sample is None:
+            sample = self._samples.load(position)
+            if self.kind == "images":
+                self._kept.keep(position, sample)
+        return sample
+
+    def whole(self) -> PreparedInput:
+        """Prepare everything at once: in one run, or in runs of the model's fixed batch.
+
+        Raises:
+            InputError: A sample is missing or broken, does not become the input, or all do not go into runs.
+        """
+        samples = self._samples
+        arrays, count, notes = samples.whole(self.load)
+        axes, channels = self.batch_axes, self.channel_axes
+        rows = [
+            describe_array(name, array if axes[name] is None else array[:count], channels[name])
+            for name, array in arrays.items()
+        ]
+        return PreparedInput(
+            specs=samples.specs,
+            arrays=arrays,
+            samples=count,
+            record=_record(samples, samples.count if count is None else count, samples.names, rows),
+            notes=(*self._opening_notes, *notes),
+            layouts=samples.layouts,
+            preset=samples.preset if isinstance(samples, ImageSamples) else None,
+        )
+
+
+def open_dataset(sources: Any, model: Model, options: RunOptions, *, keep_bytes: int = _KEPT_BYTES) -> Dataset:
+    """Find out what there is for a model, without reading it.
+
+    Args:
+        sources: One of these, or a sequence of images: the path of an image, of a folder or a glob of images, of a
+            `.npy` or a `.npz`; `random` or `random:SEED`; a Pillow image; an array or tensor; a mapping of arrays by
+            input name. Images keep the order given; those of a folder or a glob are in natural order. Or a dataset
+            that was opened for this model before: then the limit alone counts.
+        model: Who is fed: with its inputs, its recorded preset, and whole numbers that it can take.
+        options: Its preset, layout and limit count here. Of random samples as many are made as the limit says, one
+            without a limit.
+        keep_bytes: How much of the prepared images is kept for another walk over them.
+
+    Raises:
+        InputError: Whatever the user gave does not exist, cannot be read, or does not fit the model.
+    """
+    # It loads onnx, which a worker that only reads arrays does without.
+    from onnxscope.model.index_inputs import index_bounds
+
+    recorded = model.provenance.preprocess if model.provenance else None
+    return open_inputs(
+        sources, model.inputs, options, recorded_preset=recorded, bounds=index_bounds(model), keep_bytes=keep_bytes
+    )
+
+
+def open_inputs(
+    sources: Any,
+    specs: Sequence[InputSpec],
+    options: RunOptions,
+    *,
+    recorded_preset: str | None = None,
+    bounds: Mapping[str, tuple[int, int]] | None = None,
+    keep_bytes: int = _KEPT_BYTES,
+) -> Dataset:
+    """Find out what there is for inputs, without reading it.
+
+    Args:
+        sources: As for `open_dataset`; a dataset that was opened before is cut anew for these inputs.
+        specs: The inputs.
+        options: As for `open_dataset`.
+        recorded_preset: What the model's converter recorded: a name or a recipe in JSON, never a path.
+        bounds: For random whole numbers: see `random_feeds`.
+        keep_bytes: As for `open_dataset`.
+
+    Raises:
+        InputError: As `open_dataset`.
+    """
+    if isinstance(sources, Dataset):
+        return sources.fed_to(specs).first(options.limit or sources.count)
+    chosen = None if options.preprocess is None else load_preset(options.preprocess)
+    kind, entries, notes = gather(sources)
+    samples: Samples
+    if kind == "images":
+        preset = chosen or preset_of_model(recorded_preset)
+        samples = ImageSamples.open(entries[: options.limit], specs, preset, options.layout)
+        return Dataset(samples, notes, _Kept(keep_bytes))
+    if chosen is not None:
+        notes.append(f"preset {chosen.name!r} is ignored: presets are for images")
+    if kind == "random":
+        samples = RandomSamples.open(entries[0], specs, bounds, options.limit or 1)
+        notes.append(f"the input is random (seed {entries[0]}), no real data")
+    else:
+        samples = ArraySamples.open(entries[0], specs)
+        samples = samples.first(min(samples.count, options.limit or samples.count))
+    return Dataset(samples, notes, _Kept(keep_bytes))
+
+
+def files_of(
+    *models: Model, inputs: Any = None, preprocess: str | os.PathLike[str] | Preset | None = None
+) -> list[str | os.PathLike[str]]:
+    """Return the files that a run reads: those of its models with their external data, its inputs' and its recipe's.
+
+    Args:
+        models: Who is fed.
+        inputs: As for `open_dataset`; None or nothing feeds none. An iterator would be used up.
+        preprocess: As in `RunOptions`.
+
+    Raises:
+        InputError: What `gather` raises.
+    """
+    files: list[str | os.PathLike[str]] = [file for model in models for file in model.storage.files]
+    if inputs is not None and not (isinstance(inputs, list | tuple) and not inputs):
+        files += files_behind(gather(inputs)[1])
+    recipe = recipe_file(preprocess)
+    return files if recipe is None else [*files, recipe]
+
+
+def _of_a_sample(spec: InputSpec) -> tuple[str, str, tuple[int | str | None, ...] | None]:
+    """An input's name, element type and shape behind the axis of samples."""
+    return spec.name, spec.dtype, None if spec.shape is None else spec.shape[1:]
+
+
+class _Kept:
+    """Prepared samples by position, as many as a budget of bytes holds; they do not travel to other processes."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.samples: dict[int, tuple[dict[str, Array], list[str]]] = {}
+        self._free_bytes = budget_bytes
+        self._lock = threading.Lock()
+
+    def keep(self, position: int, sample: tuple[dict[str, Array], list[str]]) -> None:
+        """Keep a sample if there is room."""
+        size_bytes = sum(array.nbytes for array in sample[0].values())
+        with self._lock:
+            if position not in self.samples and size_bytes <= self._free_bytes:
+                self.samples[position] = sample
+                self._free_bytes -= size_bytes
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[int]]:
+        return _Kept, (0,)
+
+
+def _record(samples: Samples, count: int, shown: list[str], inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The `input` of results: what was given, with the names of some files, and a row for each input of the model."""
+    names = samples.names
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode("utf-8", errors="surrogateescape") + b"\0")
+    return {
+        "kind": samples.kind,
+        "files": shown,
+        "file_count": len(names),
+        "names_sha256": digest.hexdigest(),
+        "samples": count,
+        **samples.record,
+        "inputs": inputs,
+    }

@@ -1,0 +1,74 @@
+"""Samples that are random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from onnxscope.inputs.random_inputs import random_feeds
+from onnxscope.inputs.samples import Load, Samples, find_batching, find_layouts, shared_length
+
+if TYPE_CHECKING:
+    from onnxscope.model.stored_model import InputSpec
+
+__all__ = ["RandomSamples"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RandomSamples(Samples):
+    """Random numbers.
+
+    Attributes:
+        seed: Of the first sample, together with its position of every other.
+        bounds: For whole numbers: see `random_feeds`.
+    """
+
+    kind = "random"
+
+    seed: int
+    bounds: Mapping[str, tuple[int, int]] | None
+
+    @classmethod
+    def open(
+        cls, seed: int, specs: Sequence[InputSpec], bounds: Mapping[str, tuple[int, int]] | None, count: int
+    ) -> RandomSamples:
+        """Make the first sample, to learn its shapes.
+
+        Raises:
+            InputError: No random numbers fit the inputs.
+        """
+        shapes = {name: array.shape for name, array in random_feeds(specs, seed, bounds).items()}
+        batch_axes, fixed, _ = find_batching(specs, shapes)
+        return cls(
+            specs=tuple(specs),
+            count=count,
+            batch_axes=batch_axes,
+            layouts=find_layouts(specs, shapes),
+            fixed_batch=fixed,
+            seed=seed,
+            bounds=bounds,
+        )
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The seed."""
+        return {"preset": None, "layout": None, "random_seed": self.seed}
+
+    def fed_to(self, specs: Sequence[InputSpec]) -> RandomSamples:
+        """As many samples for other inputs."""
+        return RandomSamples.open(self.seed, specs, self.bounds, self.count)
+
+    def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
+        """Make one sample."""
+        made = random_feeds(self.specs, self.seed if position == 0 else [self.seed, position], self.bounds)
+        return {name: array if self.batch_axes[name] is None else array[0] for name, array in made.items()}, []
+
+    def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
+        """What one run takes."""
+        arrays = random_feeds(self.specs, self.seed, self.bounds)
+        return arrays, shared_length(arrays), []

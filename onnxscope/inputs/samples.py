@@ -1,0 +1,139 @@
+"""Samples by position, whatever they are made of: how they are read, and how they go into runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from numpy.typing import NDArray
+
+from onnxscope.inputs.layouts import ImageLayout, find_layout
+from onnxscope.inputs.sources import Kind
+
+if TYPE_CHECKING:
+    from onnxscope.model.stored_model import InputSpec
+
+__all__ = ["Load", "Samples", "find_batching", "find_layouts", "run_length", "shared_length"]
+
+Array = NDArray[Any]
+Load = Callable[[int], tuple[dict[str, Array], list[str]]]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Samples(ABC):
+    """Samples by position, read when they are asked for.
+
+    Attributes:
+        specs: The model's inputs.
+        count: How many samples there are.
+        batch_axes: By input name, the axis of samples of what is fed, None for an input that has none.
+        layouts: Where the axes of an input are, by its name, for those that are images by their shape.
+        fixed_batch: How many samples a run must have, None for any number.
+    """
+
+    kind: ClassVar[Kind]
+
+    specs: tuple[InputSpec, ...]
+    count: int
+    batch_axes: Mapping[str, int | None]
+    layouts: Mapping[str, ImageLayout]
+    fixed_batch: int | None
+
+    @property
+    def files(self) -> list[str]:
+        """The paths that samples are read from."""
+        return []
+
+    @property
+    def names(self) -> list[str]:
+        """The files' names, without folders."""
+        return []
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How the samples are made, as the `input` of results says it."""
+        return {"preset": None, "layout": None, "random_seed": None}
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks for people on samples that are fed in batches."""
+        return []
+
+    def name(self, position: int) -> str:
+        """What a sample is called: its file's name, or its position."""
+        return f"sample {position}"
+
+    def first(self, count: int) -> Self:
+        """The first samples alone; `count` is at most that of these."""
+        return replace(self, count=count)
+
+    @abstractmethod
+    def fed_to(self, specs: Sequence[InputSpec]) -> Self:
+        """The same samples for inputs that differ in nothing but a fixed batch."""
+
+    @abstractmethod
+    def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
+        """Read and prepare one sample.
+
+        Returns:
+            An array for every input, without the axis of samples where it has one; and remarks, without the name.
+
+        Raises:
+            InputError: It is missing, broken, or does not become the input.
+        """
+
+    @abstractmethod
+    def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
+        """Prepare everything at once.
+
+        Args:
+            load: Gives a sample as the method of that name does; it may know it already.
+
+        Returns:
+            An array for every input, C-contiguous and the caller's; how many samples are real, along axis 0, None
+            where the inputs do not share a first axis; and remarks.
+
+        Raises:
+            InputError: It cannot be read, or not be fed at once or in runs of the model's fixed batch.
+        """
+
+
+def find_batching(
+    specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, int | None], int | None, int]:
+    """Find each input's axis of samples, the model's own batch size, and how many samples there are."""
+    lengths = {shape[0] if shape else None for shape in shapes.values()}
+    fixed = {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)}
+    if len(lengths) != 1 or None in lengths or len(fixed) > 1:
+        return dict.fromkeys(shapes, None), 1, 1
+    return dict.fromkeys(shapes, 0), next(iter(fixed), None), lengths.pop() or 0
+
+
+def find_layouts(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> dict[str, ImageLayout]:
+    """Find the layouts of inputs that are images by their shape or by that of what is fed."""
+    layouts = {}
+    for spec in specs:
+        shape = shapes[spec.name]
+        layout = None
+        if len(shape) == 4:  # with three axes it is more likely a sequence
+            layout = find_layout(spec.shape) or find_layout(tuple(shape))
+        if layout is not None:
+            layouts[spec.name] = layout
+    return layouts
+
+
+def shared_length(arrays: Mapping[str, Array]) -> int | None:
+    """Return the length of the first axis, None where arrays do not share it."""
+    lengths = {len(array) if array.ndim else None for array in arrays.values()}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def run_length(arrays: Mapping[str, Array], specs: Sequence[InputSpec]) -> int | None:
+    """Return the fixed batch that a first axis goes beyond, or None where one run takes everything."""
+    for spec in specs:
+        first = spec.shape[0] if spec.shape else None
+        if isinstance(first, int) and 0 < first < len(arrays[spec.name]):
+            return first
+    return None

@@ -1,0 +1,168 @@
+"""Images become what a model takes: presets, layouts, runs, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from feeding import HOPPER, NCHW, NHWC, TOKENS, levels, refusal, whole
+from PIL import Image
+
+from onnxscope.model.stored_model import InputSpec
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in (10, 2, 1):
+        Image.fromarray(levels(number)).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def test_an_image_in_both_layouts(photos):
+    wanted = levels(2).astype(np.float32) / np.float32(255)
+    first = whole(photos / "2.png", NCHW, preprocess="unit")
+    np.testing.assert_array_equal(first.arrays["x"], wanted.transpose(2, 0, 1)[None])
+    last = whole(str(photos / "2.png"), NHWC, preprocess="unit")
+    np.testing.assert_array_equal(last.arrays["x"], wanted[None])
+    for feed, layout in ((first, "nchw"), (last, "nhwc")):
+        assert feed.arrays["x"].flags.c_contiguous
+        assert (feed.samples, feed.record["kind"], feed.notes) == (1, "images", ())
+        assert feed.record["layout"] == layout
+
+
+def test_a_folder_makes_a_batch_in_natural_order(photos):
+    (photos / "notes.txt").touch()
+    feed = whole(photos, NHWC, preprocess="none")
+    np.testing.assert_array_equal(feed.arrays["x"], np.stack([levels(number) for number in (1, 2, 10)]))
+    assert feed.record["files"] == ["1.png", "2.png", "10.png"]
+    assert feed.samples == 3
+    assert feed.notes == (f"1 other file ignored in {photos}",)
+
+
+def test_pillow_images(photos):
+    images = [Image.fromarray(levels(number)) for number in (5, 6)]
+    feed = whole(images, NHWC, preprocess="none")
+    np.testing.assert_array_equal(feed.arrays["x"], np.stack([levels(5), levels(6)]))
+    assert feed.record["files"] == []
+
+
+def test_the_preset_named_goes_before_the_recorded_one():
+    assert whole(HOPPER, NCHW, recorded_preset="caffe").record["preset"] == "caffe"
+    assert whole(HOPPER, NCHW, preprocess="half", recorded_preset="caffe").record["preset"] == "half"
+
+
+def test_no_preset_is_a_question():
+    message, hint = refusal(HOPPER, NCHW)
+    assert message == "which preset? The model records none, and images need one"
+    assert hint == "name it with `--preprocess`: imagenet, half, unit, caffe, none, or a JSON file with a recipe"
+
+
+def test_a_preset_recorded_in_a_model_never_opens_a_file(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text("{}")
+    message, hint = refusal(HOPPER, NCHW, recorded_preset=str(path))
+    assert message.startswith("unknown preset ")
+    assert message.endswith(": recorded in the model")
+    assert hint == "name one with `--preprocess`: imagenet, half, unit, caffe, none"
+
+
+def test_an_unknown_preset():
+    assert refusal(HOPPER, NCHW, preprocess="imagnet")[0] == "unknown preset 'imagnet'"
+
+
+def test_open_sizes_are_the_presets():
+    feed = whole(HOPPER, [InputSpec("x", "float32", ("b", 3, "h", "w"))], preprocess="imagenet")
+    assert feed.arrays["x"].shape == (1, 3, 224, 224)
+    feed = whole(HOPPER, [InputSpec("x", "float32", ("b", 3, 40, "w"))], preprocess='{"size": 30}')
+    assert feed.arrays["x"].shape == (1, 3, 40, 30)
+
+
+def test_grey_bytes_and_half_floats():
+    with Image.open(HOPPER) as image:
+        grey = np.asarray(image.convert("L").resize((10, 8), Image.Resampling.BILINEAR))
+    feed = whole(HOPPER, [InputSpec("x", "uint8", (1, 1, 8, 10))], preprocess="none")
+    np.testing.assert_array_equal(feed.arrays["x"], grey[None, None])
+    assert feed.arrays["x"].dtype == np.uint8
+    feed = whole(HOPPER, [InputSpec("x", "float16", (1, 8, 10, 3))], preprocess="unit")
+    assert feed.arrays["x"].dtype == np.float16
+    feed = whole(HOPPER, [InputSpec("x", "bfloat16", (1, 8, 10, 3))], preprocess="unit")
+    assert feed.arrays["x"].dtype.name == "bfloat16"
+
+
+def test_an_input_without_a_batch_axis(photos):
+    specs = [InputSpec("x", "float32", (3, 8, 10))]
+    feed = whole(photos / "1.png", specs, preprocess="none")
+    np.testing.assert_array_equal(feed.arrays["x"], levels(1).transpose(2, 0, 1))
+    assert (feed.samples, feed.record["layout"], feed.record["inputs"][0]["channel_axis"]) == (1, "chw", 0)
+    message, hint = refusal(photos, specs, preprocess="none")
+    assert message == "3 images for an input without a batch axis: input 'x' float32 (3, 8, 10)"
+    assert hint == "give one image"
+
+
+def test_the_layout_can_be_named():
+    specs = [InputSpec("x", "float32", ("n", "a", "b", "c"))]
+    message, hint = refusal(HOPPER, specs, preprocess="unit")
+    assert message == "cannot tell channels-first from channels-last: input 'x' (n, a, b, c)"
+    assert "--layout" in hint
+    assert whole(HOPPER, specs, preprocess="unit", layout="nhwc").arrays["x"].shape == (1, 224, 224, 3)
+    assert refusal(HOPPER, specs, preprocess="unit", layout="x")[0] == "unknown layout 'x'"
+
+
+def test_images_fill_a_fixed_batch(photos):
+    specs = [InputSpec("x", "float32", (2, 8, 10, 3))]
+    feed = whole(photos, specs, preprocess="none")
+    expected = np.stack([levels(number) for number in (1, 2, 10, 10)])
+    np.testing.assert_array_equal(feed.arrays["x"], expected)
+    assert feed.samples == 3
+    assert feed.notes == ("the model's batch is fixed at 2: 1 copy of the last image added to fill it, not counted",)
+    assert feed.record["inputs"][0]["shape"] == [3, 8, 10, 3]
+    np.testing.assert_allclose(feed.record["inputs"][0]["mean"], expected[:3].mean((0, 1, 2)))
+    runs = list(feed.runs())
+    assert [run["x"].shape for run in runs] == [(2, 8, 10, 3)] * 2
+    np.testing.assert_array_equal(np.concatenate([run["x"] for run in runs]), expected)
+    four = whole([photos / "1.png"] * 4, specs, preprocess="none")
+    assert (four.samples, len(four.arrays["x"]), four.notes) == (4, 4, ())
+    few = whole(photos / "1.png", [InputSpec("x", "float32", (4, 8, 10, 3))], preprocess="none")
+    assert (few.samples, len(few.arrays["x"]), len(list(few.runs()))) == (1, 4, 1)
+    assert "3 copies of the last image" in few.notes[0]
+
+
+def test_a_model_with_a_senseless_shape():
+    assert refusal(HOPPER, [InputSpec("x", "float32", (0, 3, 8, 8))], preprocess="none")[0] == (
+        "no image fits: input 'x' float32 (0, 3, 8, 8)"
+    )
+    message, hint = refusal(HOPPER, [InputSpec("x", "float32", (2**40, 3, 8, 8))], preprocess="none")
+    assert message.startswith(f"a batch of {2**40:,} images would take {2**40 * 768:,} bytes, more than the ")
+    assert hint == "give fewer images"
+    message, _ = refusal(HOPPER, [InputSpec("x", "float32", (1, 3, 2**30, 8))], preprocess="none")
+    assert message.endswith(f", more than the 89,478,485 pixels that we make: {HOPPER}")
+
+
+def test_inputs_that_take_no_image():
+    message, hint = refusal(HOPPER, TOKENS, preprocess="none")
+    assert message == "the model has 2 inputs, not one: images"
+    assert hint == "give a .npz with one array for each of: ids int64 (b, s), mask int64 (b, s)"
+    assert refusal(HOPPER, (), preprocess="none") == (
+        "the model has 0 inputs, not one: images",
+        "the model takes no input",
+    )
+    message, hint = refusal(HOPPER, [InputSpec("x", "bool", (1, 3, 8, 8))], preprocess="none")
+    assert (message, hint) == ("no image becomes bool: input 'x'", "give a .npy file")
+
+
+def test_the_faulty_image_is_named(photos):
+    (photos / "bad.jpg").write_text("no image")
+    message, hint = refusal(photos, NCHW, preprocess="none")
+    assert message == f"not an image: {photos / 'bad.jpg'}"
+    assert hint.startswith("we read PNG, JPEG")
+    grey = [InputSpec("x", "float32", (1, 1, 8, 8))]
+    assert refusal(HOPPER, grey, preprocess="imagenet")[0].endswith(f"for an input of 1 channel: {HOPPER}")
+    assert refusal(photos / "none.jpg", NCHW, preprocess="none")[0] == f"no such file: {photos / 'none.jpg'}"
+
+
+def test_notes_on_images_name_the_file(tmp_path):
+    Image.new("RGBA", (10, 8), (200, 100, 50, 0)).save(tmp_path / "clear.png")
+    feed = whole(tmp_path / "clear.png", NHWC, preprocess="none")
+    assert not feed.arrays["x"].any()
+    assert feed.notes == ("clear.png: transparent pixels laid over black",)
+    feed = whole([Image.new("RGBA", (10, 8))], NHWC, preprocess="none")
+    assert feed.notes == ("image 0: transparent pixels laid over black",)
