@@ -200,12 +200,12 @@ def _layer(model: Model, layer: str, op_type: str, value: str, graph: Graph, nod
             if tensor is not None:
                 stored[operand.origin.value] = tensor
     return LayerRecord(
-        layer,
-        op_type,
-        value,
-        declared.shape if declared else None,
-        sum(math.prod(tensor.dims) for tensor in stored.values()),
-        sum(model.storage.stored_bytes(tensor) for tensor in stored.values()),
+        layer=layer,
+        op_type=op_type,
+        value=value,
+        shape=declared.shape if declared else None,
+        parameters=sum(math.prod(tensor.dims) for tensor in stored.values()),
+        size_bytes=sum(model.storage.stored_bytes(tensor) for tensor in stored.values()),
     )
 
 

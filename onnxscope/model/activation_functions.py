@@ -31,17 +31,17 @@ def own_output(graph: Graph, node: Node) -> str:
     value = node.outputs[0]
     if _has_bias(node) or not node.operator.separate_bias:
         return value
-    found = value
+    carried = value
     while True:
-        reader = _only_reader(graph, found)
+        reader = _only_reader(graph, carried)
         if reader is None:
             return value
         if reader.op_type == "Add" and reader.is_standard:
-            other = next((name for name in reader.inputs if name != found), "")
+            other = next((name for name in reader.inputs if name != carried), "")
             return reader.outputs[0] if other in graph.constants and not _is_scalar(graph, other) else value
         if reader.operator.passes_on not in ("permuted", "same") or not reader.is_standard:
             return value
-        found = reader.outputs[0]
+        carried = reader.outputs[0]
 
 
 def following(graph: Graph, node: Node) -> tuple[str, tuple[Node, ...]]:

@@ -34,17 +34,17 @@ def attributes_of(node: Node, storage: Storage) -> dict[str, Any]:
         for what JSON lacks: `float` for NaN and infinities, `bytes` for a text that is not UTF-8, and `tensor`,
         `sparse_tensor`, `graph` and `type` for what is told by a digest.
     """
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for attribute in node.proto.attribute:
         value = node.attribute(attribute.name)
         if value is not None and attribute.name not in _INDIFFERENT and not _is_default(attribute.name, value):
-            found[attribute.name] = _plain(value, storage)
-    return found
+            attributes[attribute.name] = _plain(value, storage)
+    return attributes
 
 
 def _is_default(name: str, value: Any) -> bool:
     if isinstance(value, list):
-        return name == "kernel_shape" or all(each == _NEUTRAL.get(name) for each in value)
+        return name == "kernel_shape" or all(side == _NEUTRAL.get(name) for side in value)
     default = _DEFAULTS.get(name)
     if isinstance(value, float) and default is not None:
         return bool(np.isclose(value, default, rtol=1e-6))
@@ -54,7 +54,7 @@ def _is_default(name: str, value: Any) -> bool:
 def _plain(value: Any, storage: Storage) -> Any:
     """A value as JSON holds it, not to be taken for a value of another kind."""
     if isinstance(value, list):
-        return [_plain(each, storage) for each in value]
+        return [_plain(item, storage) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": f"{value}"}
     if isinstance(value, bytes):
@@ -65,7 +65,7 @@ def _plain(value: Any, storage: Storage) -> Any:
     if isinstance(value, TensorProto):
         return _tensor(value, storage)
     if isinstance(value, SparseTensorProto):
-        stored = [_tensor(each, storage) for each in (value.values, value.indices)]
+        stored = [_tensor(part, storage) for part in (value.values, value.indices)]
         return {"sparse_tensor": _digest_of(stored), "dtype": stored[0]["dtype"], "shape": list(value.dims)}
     if isinstance(value, GraphProto):
         return {"graph": _digest_of(_graph(value, storage)), "nodes": len(value.node)}
@@ -93,16 +93,16 @@ def _graph(graph: GraphProto, storage: Storage) -> list[Any]:
         return [numbers.setdefault(name, len(numbers)) if name else -1 for name in names]
 
     def attributes(node: NodeProto) -> dict[str, Any]:
-        return {each.name: _plain(attribute_value(each), storage) for each in sorted(node.attribute, key=_name)}
+        return {stored.name: _plain(attribute_value(stored), storage) for stored in sorted(node.attribute, key=_name)}
 
-    given: list[Any] = [[numbered([each.name]), _digest([_bytes_of(each.type)])] for each in graph.input]
-    given += [[numbered([each.name]), _tensor(each, storage)] for each in graph.initializer]
-    given += [[numbered([each.values.name]), _plain(each, storage)] for each in graph.sparse_initializer]
+    given: list[Any] = [[numbered([value.name]), _digest([_bytes_of(value.type)])] for value in graph.input]
+    given += [[numbered([tensor.name]), _tensor(tensor, storage)] for tensor in graph.initializer]
+    given += [[numbered([sparse.values.name]), _plain(sparse, storage)] for sparse in graph.sparse_initializer]
     nodes = [
         [node.domain, node.op_type, numbered(node.input), numbered(node.output), attributes(node)]
         for node in graph.node
     ]
-    return [given, nodes, numbered(each.name for each in graph.output)]
+    return [given, nodes, numbered(value.name for value in graph.output)]
 
 
 def _name(attribute: AttributeProto) -> str:

@@ -101,7 +101,7 @@ class Node:
 
     def attribute(self, name: str) -> Any:
         """The attribute's value as onnx reads it, or None where it is missing or of a type that does not exist."""
-        return next((attribute_value(each) for each in self.proto.attribute if each.name == name), None)
+        return next((attribute_value(stored) for stored in self.proto.attribute if stored.name == name), None)
 
 
 def attribute_value(attribute: AttributeProto) -> Any:

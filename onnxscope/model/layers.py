@@ -61,18 +61,29 @@ def find_layers(names: Names) -> tuple[Layer, ...]:
     layers: list[Layer] = []
     calls: dict[str, int] = {}
     for graph in names.graphs.values():
-        found = _of_graph(names, graph)
-        behind = _reaching(graph, found)
+        spans = _spans(names, graph)
+        behind = _reaching(graph, spans)
         offset = len(layers)
-        for node, parts, inner, value, quantized in found:
-            name = names.layers[node]
-            norm = next((part for part in parts if part.op_type == "BatchNormalization" and part is not node), None)
-            before = tuple(offset + index for index in sorted(behind[node]))
-            kind = node.operator.kind
-            shape = _weight_shape(names, node)
-            call = calls[name] = calls.get(name, -1) + 1
-            activated = quantized or value != inner
-            layers.append(Layer(name, call, kind, node, parts, norm, inner, value, activated, quantized, shape, before))
+        for span in spans:
+            node, name = span.node, names.layers[span.node]
+            norms = (part for part in span.parts if part.op_type == "BatchNormalization" and part is not node)
+            calls[name] = calls.get(name, -1) + 1
+            layers.append(
+                Layer(
+                    name=name,
+                    call=calls[name],
+                    kind=node.operator.kind,
+                    node=node,
+                    parts=span.parts,
+                    norm=next(norms, None),
+                    inner=span.inner,
+                    value=span.value,
+                    activated=span.quantized or span.value != span.inner,
+                    quantized=span.quantized,
+                    shape=_weight_shape(names, node),
+                    before=tuple(offset + index for index in sorted(behind[node])),
+                )
+            )
     return tuple(layers)
 
 
@@ -95,11 +106,19 @@ def signatures(layers: Sequence[Layer]) -> list[tuple[str, str]]:
     return list(zip(forward, backward, strict=True))
 
 
-_Found = tuple[Node, tuple[Node, ...], str, str, bool]
+@dataclass(frozen=True, eq=False)
+class _Span:
+    """Which nodes and values of a graph a layer takes; the attributes are those of `Layer`."""
+
+    node: Node
+    parts: tuple[Node, ...]
+    inner: str
+    value: str
+    quantized: bool
 
 
-def _of_graph(names: Names, graph: Graph) -> list[_Found]:
-    found: list[_Found] = []
+def _spans(names: Names, graph: Graph) -> list[_Span]:
+    spans: list[_Span] = []
     absorbed: set[Node] = set()
     values: set[str] = set()
     for node in graph.nodes:
@@ -113,10 +132,10 @@ def _of_graph(names: Names, graph: Graph) -> list[_Found]:
             values.add(end)
             if names.owns_weights(graph.producers[end]) and graph.producers[end] not in parts:
                 parts = (*parts, graph.producers[end])  # PRelu
-        found.append((node, (node, *parts), inner, value, quantized))
+        spans.append(_Span(node=node, parts=(node, *parts), inner=inner, value=value, quantized=quantized))
         absorbed.update(parts)
         values.add(value)
-    return found
+    return spans
 
 
 def _is_quantized(parts: Sequence[Node]) -> bool:
@@ -132,11 +151,11 @@ def _rounded(graph: Graph, value: str) -> str:
     return readers[0].outputs[0] if len(readers) == 1 and readers[0].op_type == "DequantizeLinear" else value
 
 
-def _reaching(graph: Graph, found: Sequence[_Found]) -> dict[Node, frozenset[int]]:
+def _reaching(graph: Graph, spans: Sequence[_Span]) -> dict[Node, frozenset[int]]:
     """For each layer's node, which of the layers reach it through no other layer."""
-    ends = {value: index for index, (node, _, inner, value, _) in enumerate(found) for value in (inner, value)}
-    heads = {node: index for index, (node, *_) in enumerate(found)}
-    inside = {part: index for index, (_, parts, *_) in enumerate(found) for part in parts}
+    ends = {value: index for index, span in enumerate(spans) for value in (span.inner, span.value)}
+    heads = {span.node for span in spans}
+    inside = {part: index for index, span in enumerate(spans) for part in span.parts}
     reach: dict[str, frozenset[int]] = {}
     behind: dict[Node, frozenset[int]] = {}
     none: frozenset[int] = frozenset()

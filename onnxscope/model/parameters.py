@@ -76,15 +76,15 @@ class _Finder:
 
     def find(self) -> tuple[list[Parameter], list[tuple[str, str]]]:
         uses = self._uses()
-        found = list(self._recorded(uses))
-        claimed = {(each.graph.path, each.initializer) for each in found}
+        parameters = list(self._recorded(uses))
+        claimed = {(parameter.graph.path, parameter.initializer) for parameter in parameters}
         for operands in uses.values():
             operand, graph = operands[0], self._storing_graph(operands[0])
             assert operand.origin is not None  # _uses collects stored ones
             if (graph.path, operand.origin.value) not in claimed and self._is_parameter(operands, graph):
-                found.append(self._unrecorded(operand, graph))
-        found += self._unused({origin for origin, _ in uses}, claimed)
-        return found, list(self._absent.items())
+                parameters.append(self._unrecorded(operand, graph))
+        parameters += self._unused({origin for origin, _ in uses}, claimed)
+        return parameters, list(self._absent.items())
 
     def _uses(self) -> dict[tuple[str, str], list[Operand]]:
         """Operands by where they are stored and under which alias, in execution order."""
@@ -216,7 +216,7 @@ class _Finder:
         """Whether a weight of a convolution carries a BatchNorm, by the traces that each exporter leaves."""
         if operand is None or not operand.node.operator.takes_norm:
             return False
-        origins = [each.origin for each in self._names.operands(operand.node) if each.origin is not None]
+        origins = [used.origin for used in self._names.operands(operand.node) if used.origin is not None]
         folded = {record.name for record in self._names.records if record.folded}
         if any(origin.alias.removesuffix(_QUANTIZED) in folded for origin in origins):
             return True  # a convolution's bias carries what its weight does

@@ -334,7 +334,16 @@ class _Resolver:
             graph.position(node) if node else -1,
         )
         axis = self._model.channel_axes(graph.path).get(value)
-        return Tap(self._display(graph, value), value, graph.path, layer, op_type, at, axis, order)
+        return Tap(
+            name=self._display(graph, value),
+            value=value,
+            path=graph.path,
+            layer=layer,
+            op_type=op_type,
+            at=at,
+            channel_axis=axis,
+            order=order,
+        )
 
     def _display(self, graph: Graph, value: str) -> str:
         if not graph.path or value not in self._shared:
