@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from onnxscope.analyses.costs import multiply_accumulates
 from onnxscope.base.results import Record, facts
 from onnxscope.base.tables import Table
 from onnxscope.model.channel_axes import weight_axis
-from onnxscope.model.costs import multiply_accumulates
 from onnxscope.model.graphs import Graph, Node, Step, ValueType
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, select_layers

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.align_layers import Align, Alignment, align_layers, layer_keys, pair_by_values
+from onnxscope.comparison.attributes import attributes_of
 from onnxscope.comparison.common_feed import CommonFeed
 from onnxscope.comparison.measure import held_by, near_values
 from onnxscope.comparison.model_layers import ModelLayers
@@ -18,7 +19,6 @@ from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.pilot import Pilot
 from onnxscope.comparison.result import Comparison, LayerDifference, StructureChange
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, one_sided
-from onnxscope.model.attributes import attributes_of
 from onnxscope.model.layers import Layer
 from onnxscope.model.selectors import Tap, select_names
 from onnxscope.numerics.distances import Tolerance

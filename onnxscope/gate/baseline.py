@@ -24,11 +24,11 @@ from onnxscope.base.results import Record
 from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.comparison.align_layers import LayerKey, layer_keys
+from onnxscope.comparison.attributes import attributes_of
 from onnxscope.comparison.compare_models import noise_floors
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.errors import BaselineError
 from onnxscope.inputs.dataset import open_dataset
-from onnxscope.model.attributes import attributes_of
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import tap_values
 from onnxscope.model.stored_model import InputSpec

@@ -1,11 +1,9 @@
-"""Graphs as stored: nodes in execution order, values, declared types, and the checks that names and order hold."""
+"""Graphs as stored: nodes in execution order, the values between them, and what is declared of these."""
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -14,8 +12,6 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
-from onnxscope.base.text import printable
-from onnxscope.errors import ModelError
 from onnxscope.model.operators import Operator, operator_of
 
 __all__ = [
@@ -24,10 +20,7 @@ __all__ = [
     "Step",
     "ValueType",
     "attribute_value",
-    "check_graphs",
-    "check_text",
     "declared_types",
-    "require_text",
     "value_type",
     "walk_graphs",
 ]
@@ -189,59 +182,6 @@ class Graph:
         return None
 
 
-def check_graphs(proto: GraphProto, *, where: str) -> list[Graph]:
-    """Describe a graph and every nested one, outer ones first.
-
-    Raises:
-        ModelError: A name is missing, empty or repeated, the nodes form a cycle, or an attribute hides a graph.
-    """
-    graphs: list[Graph] = []
-    _Checker(where, graphs).graph(proto, (), (), None)
-    graphs.sort(key=lambda graph: len(graph.path))
-    by_path = {graph.path: graph for graph in graphs}
-    for graph in graphs:
-        graph.parent = by_path[graph.path[:-1]] if graph.path else None
-    return graphs
-
-
-def check_text(graph: GraphProto, *, where: str) -> None:
-    """Check the names and metadata of a stored graph and every nested one; `Storage` checks those of tensors.
-
-    Raises:
-        ModelError: One is not UTF-8.
-    """
-    for inner in walk_graphs(graph):
-        require_text((inner.name, *_metadata(inner)), where=where)
-        for node in inner.node:
-            require_text((node.name, node.op_type, node.domain, *node.input, *node.output), where=where)
-            require_text((attribute.name for attribute in node.attribute), where=where)
-            require_text(_metadata(node), where=where)
-        values: Iterable[ValueInfoProto] = (*inner.input, *inner.output, *inner.value_info)
-        for value in values:
-            dims = value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ()
-            require_text((value.name, *(dim.dim_param for dim in dims)), where=where)
-
-
-def require_text(texts: Iterable[str], *, where: str) -> None:
-    """Check strings that come from protobuf, which hands over as bytes what is not UTF-8.
-
-    Raises:
-        ModelError: One is bytes.
-    """
-    texts = tuple(texts)
-    try:
-        "".join(texts)
-    except TypeError as error:
-        broken: Any = next(text for text in texts if not isinstance(text, str))
-        raise ModelError(f"a name that is not UTF-8 ({broken[:60]!r}): {where}") from error
-
-
-def _metadata(owner: GraphProto | NodeProto) -> Iterator[str]:
-    for entry in owner.metadata_props:
-        yield entry.key
-        yield entry.value
-
-
 def walk_graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """Yield a stored graph and every one nested in it."""
     yield graph
@@ -288,113 +228,3 @@ def _tensor_type(elem_type: int, shape: tuple[int | str | None, ...] | None) -> 
     if not elem_type or elem_type not in TensorProto.DataType.values():
         return ValueType(None, shape, 0, "tensor")
     return ValueType(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).name, shape, elem_type, "tensor")
-
-
-class _Checker:
-    """Orders the nodes of a graph and its bodies, and refuses names that are missing, repeated or cyclic."""
-
-    def __init__(self, where: str, graphs: list[Graph]) -> None:
-        self._where = where
-        self._graphs = graphs
-
-    def graph(
-        self, proto: GraphProto, outer: tuple[Set[str], ...], path: tuple[Step, ...], owner: Node | None
-    ) -> set[str]:
-        """Add the graph and its bodies to the list; return the outer values that it reads.
-
-        `outer` holds the names visible in each enclosing graph, innermost first: joining them for every body would
-        take quadratic time.
-        """
-        given = self._given(proto)
-        produced: dict[str, int] = {}
-        for index, node in enumerate(proto.node):
-            for output in node.output:
-                if output in produced or output in given:
-                    raise ModelError(f"value {printable(output)!r} is produced twice: {self._where}")
-                if output:
-                    produced[output] = index
-        scopes = (given | produced.keys(), *outer)
-        visible = scopes[0]
-        nodes: list[Node] = []
-        borrowed: set[str] = set()
-        for index, stored in enumerate(proto.node):
-            node = self._node(stored, index, scopes, path)
-            for value in (*node.inputs, *node.captured):
-                if value and value not in visible and not any(value in scope for scope in outer):
-                    reader = printable(node.label)
-                    raise ModelError(
-                        f"node {reader!r} reads {printable(value)!r}, which nothing produces: {self._where}"
-                    )
-            borrowed.update(value for value in (*node.inputs, *node.captured) if value and value not in visible)
-            nodes.append(node)
-        for declared in proto.output:
-            if not any(declared.name in scope for scope in scopes):
-                raise ModelError(f"output {printable(declared.name)!r} is never produced: {self._where}")
-            if declared.name not in visible:
-                borrowed.add(declared.name)
-        self._graphs.append(Graph(proto, path, self._ordered(nodes, produced), owner))
-        return borrowed
-
-    def _given(self, proto: GraphProto) -> set[str]:
-        """Names of inputs and initializers; an initializer may stand for an input's default."""
-        inputs = [value.name for value in proto.input]
-        stored = [tensor.name for tensor in proto.initializer]
-        stored += [sparse.values.name for sparse in proto.sparse_initializer]
-        for kind, names in (("input", inputs), ("initializer", stored)):
-            given = Counter(names)
-            if "" in given:
-                raise ModelError(f"an {kind} has an empty name: {self._where}")
-            if len(given) < len(names):
-                repeated = given.most_common(1)[0][0]
-                raise ModelError(f"an {kind} has the name of another ({printable(repeated)!r}): {self._where}")
-        return {*inputs, *stored}
-
-    def _node(self, proto: NodeProto, index: int, scopes: tuple[Set[str], ...], path: tuple[Step, ...]) -> Node:
-        node = Node(
-            path, index, proto.name, proto.op_type, proto.domain, tuple(proto.input), tuple(proto.output), (), proto
-        )
-        captured: dict[str, None] = {}
-        seen: set[str] = set()
-        for attribute in proto.attribute:
-            if attribute.name in seen:
-                raise ModelError(f"{self._shown(attribute, node)} is given twice: {self._where}")
-            seen.add(attribute.name)
-            if attribute.type == AttributeProto.GRAPH:
-                inner = (*path, Step(index, attribute.name))
-                captured.update(dict.fromkeys(sorted(self.graph(attribute.g, scopes, inner, node))))
-            elif attribute.HasField("g") or (attribute.graphs and attribute.type != AttributeProto.GRAPHS):
-                # What reads the type first and what reads the field first would see two different models.
-                raise ModelError(f"{self._shown(attribute, node)} hides a graph: {self._where}")
-        return replace(node, captured=tuple(captured)) if captured else node
-
-    @staticmethod
-    def _shown(attribute: AttributeProto, node: Node) -> str:
-        return f"attribute {printable(attribute.name)!r} of node {printable(node.label)!r}"
-
-    def _ordered(self, nodes: list[Node], produced: dict[str, int]) -> tuple[Node, ...]:
-        """Sort into execution order, keeping the stored order where it already is one (Kahn's algorithm)."""
-        waiting: list[set[int]] = []
-        followers: dict[int, list[int]] = {}
-        in_order = True
-        for node in nodes:
-            needed = {produced[value] for value in (*node.inputs, *node.captured) if value in produced}
-            in_order = in_order and all(index < node.index for index in needed)
-            waiting.append(needed)
-        if in_order:
-            return tuple(nodes)
-        for index, needed in enumerate(waiting):
-            for source in needed:
-                followers.setdefault(source, []).append(index)
-        ready = [index for index, needed in enumerate(waiting) if not needed]
-        order = []
-        while ready:
-            index = heapq.heappop(ready)
-            order.append(nodes[index])
-            for follower in followers.get(index, ()):
-                waiting[follower].discard(index)
-                if not waiting[follower]:
-                    heapq.heappush(ready, follower)
-        if len(order) < len(nodes):
-            stuck = next(node for node, needed in zip(nodes, waiting, strict=True) if needed)
-            raise ModelError(f"the graph has a cycle through node {printable(stuck.label)!r}: {self._where}")
-        return tuple(order)

@@ -14,7 +14,8 @@ from onnx import ModelProto
 from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
 from onnxscope.model.channel_axes import activation_axes
-from onnxscope.model.graphs import Step, ValueType, require_text
+from onnxscope.model.graph_checks import require_text
+from onnxscope.model.graphs import Step, ValueType
 from onnxscope.model.index_inputs import index_bounds
 from onnxscope.model.layer_names import Names
 from onnxscope.model.layers import Layer, find_layers

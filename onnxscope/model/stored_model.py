@@ -19,7 +19,8 @@ import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxscope.errors import ModelError
-from onnxscope.model.graphs import check_graphs, check_text, require_text, value_type, walk_graphs
+from onnxscope.model.graph_checks import check_graphs, check_text, require_text
+from onnxscope.model.graphs import value_type, walk_graphs
 from onnxscope.model.local_functions import inline_functions
 from onnxscope.model.provenance import Provenance, read_provenance
 from onnxscope.model.skeleton import MappedFile

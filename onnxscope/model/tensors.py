@@ -14,7 +14,8 @@ from onnx import GraphProto, TensorProto
 
 from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
-from onnxscope.model.graphs import require_text, walk_graphs
+from onnxscope.model.graph_checks import require_text
+from onnxscope.model.graphs import walk_graphs
 from onnxscope.model.skeleton import MappedFile, contained_path
 
 __all__ = ["Storage"]

@@ -1,14 +1,13 @@
-"""Graphs as stored: order, names, nested bodies, captured values, constants."""
+"""Graphs as stored: nested bodies, captured values, constants, declared types."""
 
 from __future__ import annotations
 
 import onnx
 import onnx.parser
-import pytest
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
-from onnxscope.errors import ModelError
-from onnxscope.model.graphs import Graph, Step, ValueType, check_graphs, declared_types, value_type, walk_graphs
+from onnxscope.model.graph_checks import check_graphs
+from onnxscope.model.graphs import Graph, Step, ValueType, declared_types, value_type, walk_graphs
 
 NESTED = """
     g (bool c, int64 n, float[3] x) => (float[3] y) <float[3] w = {1, 2, 3}> {
@@ -32,52 +31,6 @@ def parse(text: str) -> GraphProto:
 
 def main_of(proto: GraphProto) -> Graph:
     return check_graphs(proto, where="m")[0]
-
-
-# ---- order
-
-
-def test_nodes_in_order_keep_their_order() -> None:
-    graph = main_of(parse("g (float[N] x) => (float[N] y) { a = Relu(x)  b = Neg(x)  y = Add(b, a) }"))
-    assert [node.op_type for node in graph.nodes] == ["Relu", "Neg", "Add"]
-    assert [graph.position(node) for node in graph.nodes] == [0, 1, 2]
-
-
-def test_unsorted_nodes_come_in_execution_order_and_know_their_stored_place() -> None:
-    graph = main_of(parse("g (float[N] x) => (float[N] y) { y = Add(b, a)  b = Neg(a)  z = Abs(x)  a = Relu(x) }"))
-    assert [node.op_type for node in graph.nodes] == ["Abs", "Relu", "Neg", "Add"]
-    assert [node.index for node in graph.nodes] == [2, 3, 1, 0]
-
-
-def test_a_node_comes_after_what_only_its_body_reads() -> None:
-    text = """g (bool c, float[N] x) => (float[N] y) {
-        y = If (c) <then_branch = t () => (float[N] p) { p = Identity(late) }, else_branch = e () => (float[N] late) {}>
-        late = Relu(x)
-    }"""
-    graph = main_of(parse(text))
-    assert [node.op_type for node in graph.nodes] == ["Relu", "If"]
-    assert graph.nodes[1].captured == ("late",)
-
-
-def test_a_hundred_thousand_nodes_in_reverse_are_sorted() -> None:
-    proto = GraphProto(name="g")
-    proto.input.add(name="v0")
-    count = 100_000
-    proto.node.extend(NodeProto(op_type="Relu", input=[f"v{i}"], output=[f"v{i + 1}"]) for i in reversed(range(count)))
-    assert [node.index for node in main_of(proto).nodes] == list(reversed(range(count)))
-
-
-def test_thousands_of_bodies_see_the_names_of_a_large_graph() -> None:
-    proto = GraphProto(name="g")
-    proto.input.add(name="v0")
-    for i in range(3000):
-        node = NodeProto(op_type="If", input=[f"v{i}"], output=[f"v{i + 1}"])
-        for name in ("then_branch", "else_branch"):
-            body = GraphProto(name=name, output=[onnx.ValueInfoProto(name=f"v{i}")])
-            node.attribute.append(onnx.helper.make_attribute(name, body))
-        proto.node.append(node)
-    proto.node.extend(NodeProto(op_type="Relu", input=["v0"], output=[f"r{i}"]) for i in range(50_000))
-    assert len(check_graphs(proto, where="m")) == 6001
 
 
 # ---- bodies
@@ -188,88 +141,3 @@ def test_declared_types_cover_values_initializers_and_kinds() -> None:
 
 def types_of(kind: str) -> onnx.TypeProto:
     return onnx.helper.make_tensor_type_proto(TensorProto.DataType.Value(kind.upper()), [2])
-
-
-# ---- what is refused
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("g (float x) => (float y) { y = Relu(z) }", r"node 'Relu\(y\)' reads 'z', which nothing produces: m"),
-        ("g (float x) => (float y) { z = Relu(x) }", "output 'y' is never produced: m"),
-        ("g (float x) => (float y) { y = Relu(x)  y = Neg(x) }", "value 'y' is produced twice: m"),
-        ("g (float x) => (float x) { x = Relu(x) }", "value 'x' is produced twice: m"),
-        ("g (float x) => (float w) <float w = {1}> { w = Relu(x) }", "value 'w' is produced twice: m"),
-        ("g (float x, float x) => (float y) { y = Relu(x) }", r"an input has the name of another \('x'\): m"),
-        (
-            "g (float x) => (float y) { a = Add(x, b)  b = Neg(a)  y = Abs(b) }",
-            r"the graph has a cycle through node 'Add\(a\)': m",
-        ),
-        ("g (float x) => (float y) { y = Add(x, y) }", r"the graph has a cycle through node 'Add\(y\)': m"),
-        (
-            "g (bool c) => (float y) { y = If (c) <then_branch = t () => (float y) {}> }",
-            r"the graph has a cycle through node 'If\(y\)': m",
-        ),
-        (
-            "g (bool c) => (float y) { y = If (c) <then_branch = t () => (float p) { p = Neg(q) }> }",
-            r"node 'Neg\(p\)' reads 'q', which nothing produces: m",
-        ),
-        (
-            "g (bool c) => (float y) { y = If (c) <then_branch = t () => (float p) { p = Neg(b)  b = Neg(p) }> }",
-            r"the graph has a cycle through node 'Neg\(p\)': m",
-        ),
-        (
-            "g (bool c) => (float y) { y = If (c) <then_branch = t () => (float p) { p = Neg(c) }, "
-            "else_branch = e () => (float q) { q = Abs(p) }> }",
-            r"node 'Abs\(q\)' reads 'p', which nothing produces: m",
-        ),
-        (
-            "g (float x) => (float y) { y = Clip <to = 1, to = 2> (x) }",
-            r"attribute 'to' of node 'Clip\(y\)' is given twice: m",
-        ),
-    ],
-)
-def test_names_that_do_not_add_up_are_refused(text: str, message: str) -> None:
-    with pytest.raises(ModelError, match=f"^{message}$"):
-        check_graphs(parse(text), where="m")
-
-
-@pytest.mark.parametrize("kind", ["input", "initializer"])
-def test_empty_and_repeated_names_are_refused_with_escapes(kind: str) -> None:
-    for names, message in (
-        ([""], f"^an {kind} has an empty name: m$"),
-        (["a", "\x1b[m", "\x1b[m"], rf"^an {kind} has the name of another \('\\\\x1b\[m'\): m$"),
-    ):
-        proto = GraphProto(name="g")
-        for name in names:
-            getattr(proto, kind).add(name=name)
-        with pytest.raises(ModelError, match=message):
-            check_graphs(proto, where="m")
-
-
-def test_a_sparse_initializer_counts_as_one() -> None:
-    proto = parse("g (float x) => (float y) <float w = {1}> { y = Add(x, s) }")
-    proto.sparse_initializer.add().values.name = "s"
-    assert main_of(proto).nodes[0].inputs == ("x", "s")
-    proto.sparse_initializer.add().values.name = "w"
-    with pytest.raises(ModelError, match=r"^an initializer has the name of another \('w'\): m$"):
-        check_graphs(proto, where="m")
-
-
-@pytest.mark.parametrize("field", ["g", "graphs"])
-def test_a_graph_hidden_behind_another_type_is_refused(field: str) -> None:
-    proto = parse("g (float x) => (float y) { y = Relu(x) }")
-    attribute = proto.node[0].attribute.add(name="alpha", type=AttributeProto.FLOAT)
-    if field == "g":
-        attribute.g.name = "hidden"
-    else:
-        attribute.graphs.add(name="hidden")
-    with pytest.raises(ModelError, match=r"^attribute 'alpha' of node 'Relu\(y\)' hides a graph: m$"):
-        check_graphs(proto, where="m")
-
-
-def test_unnamed_outputs_and_omitted_inputs_are_no_values() -> None:
-    graph = main_of(parse('g (float x) => (float y) { y, "" = TopK(x, x)  z, "" = Clip(x, "", x) }'.replace('""', "")))
-    assert set(graph.producers) == {"y", "z"}
-    assert graph.nodes[1].inputs == ("x", "", "x")

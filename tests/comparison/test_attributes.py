@@ -12,8 +12,8 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from onnxscope import check, diff, snapshot
 from onnxscope.cli.main import run
+from onnxscope.comparison.attributes import attributes_of
 from onnxscope.gate.baseline import Baseline
-from onnxscope.model.attributes import attributes_of
 from onnxscope.model.loading import load_model
 
 FLOAT = TensorProto.FLOAT
