@@ -32,12 +32,13 @@ from onnxscope.model.graphs import Graph
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.operators import operator_of
 from onnxscope.model.selectors import Tap, select_taps
+from onnxscope.runtime.session import Session
 from onnxscope.runtime.tapped_runs import TapShapes, run_tapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ClassActivation", "Method", "class_activation", "run_class_activation"]
+__all__ = ["ClassActivation", "Method", "class_activation", "run_class_activations"]
 
 Array = np.ndarray[Any, Any]
 Method = Literal["eigen", "ablation", "score"]
@@ -184,20 +185,25 @@ def class_activation(
     options = RunOptions(preprocess=preprocess, layout=layout, batch_size=batch_size, threads=threads)
     loaded = load_model(model)
     prepared = open_dataset(inputs, loaded, options).whole()
-    return run_class_activation(loaded, prepared, options, layer=layer, method=method, target=target, sample=sample)
+    (activation,) = run_class_activations(
+        loaded, prepared, options, [sample], layer=layer, method=method, target=target
+    )
+    return activation
 
 
-def run_class_activation(
+def run_class_activations(
     model: Model,
     prepared: PreparedInput,
     options: RunOptions,
+    samples: Sequence[int],
     *,
     layer: str | None = None,
     method: Method = "eigen",
     target: int | None = None,
-    sample: int = 0,
-) -> ClassActivation:
-    """Map where a layer, or the score of a class, takes its values from; see `class_activation`.
+) -> list[ClassActivation]:
+    """Map for some samples where a layer, or the score of a class, takes its values from; see `class_activation`.
+
+    The layer is looked for with the first of the samples, and one session runs all of them.
 
     Raises:
         SelectorError: The selector matches nothing.
@@ -209,40 +215,51 @@ def run_class_activation(
     if method == "eigen" and target is not None:
         raise InputError(f"EigenCAM knows no classes, and was asked for class {target}", hint="ablation and score do")
     threads = options.threads
-    subject = cut_sample(prepared, model, sample, options.batch_size)
+    subjects = [cut_sample(prepared, model, sample, options.batch_size) for sample in samples]
     if layer is None:
-        tap = _last_convolution(model, lambda taps: TapShapes(model, taps, threads).of(subject.arrays))
+        tap = _last_convolution(model, lambda taps: TapShapes(model, taps, threads).of(subjects[0].arrays))
     else:
         tap = _only_tap(select_taps(model, [layer]), layer, model)
-    answers, tapped = run_tapped(model, [tap], lambda session: session.run(subject.arrays), threads=threads)
+
+    def run_all(session: Session) -> dict[str, Any]:
+        answers = [session.run(subject.arrays) for subject in subjects]
+        return {name: [answer[name] for answer in answers] for name in session.outputs}
+
+    outputs, tapped = run_tapped(model, [tap], run_all, threads=threads)
     for missed in tapped.unreachable:
         raise InputError(f"no map of {printable(missed.name)} ({missed.reason}): {model.name}")
-    activation = Activation(tap, answers[tapped.outputs[tap.name]], model)
-    explained = scored = None
-    if method == "eigen":
-        values, explained = _principal(activation.rows)
-    else:
-        scored = find_class(model, answers, tapped.declared, target)
-        if method == "ablation":
-            weights = weigh_by_ablation(model, subject, activation, scored, threads)
+    maps = []
+    for place, (sample, subject) in enumerate(zip(samples, subjects, strict=True)):
+        answers = {name: values[place] for name, values in outputs.items()}
+        activation = Activation(tap, answers[tapped.outputs[tap.name]], model)
+        explained = scored = None
+        if method == "eigen":
+            values, explained = _principal(activation.rows)
         else:
-            weights = weigh_by_score(model, subject, prepared, activation, scored, threads)
-        values = np.maximum(activation.rows @ weights, 0)
-    pictures = prepared_pictures(prepared, only=sample)
-    return ClassActivation(
-        model=model.to_dict(),
-        input=prepared.record,
-        tap=tap,
-        method=method,
-        sample=sample,
-        output=scored.output if scored else None,
-        target=scored.place if scored else None,
-        score=scored.score if scored else None,
-        map=scale_maps(values.reshape(1, *activation.size))[0].astype(np.float32),
-        explained=explained,
-        picture=pictures[0] if pictures else None,
-        notes=prepared.notes,
-    )
+            scored = find_class(model, answers, tapped.declared, target)
+            if method == "ablation":
+                weights = weigh_by_ablation(model, subject, activation, scored, threads)
+            else:
+                weights = weigh_by_score(model, subject, prepared, activation, scored, threads)
+            values = np.maximum(activation.rows @ weights, 0)
+        pictures = prepared_pictures(prepared, only=sample)
+        maps.append(
+            ClassActivation(
+                model=model.to_dict(),
+                input=prepared.record,
+                tap=tap,
+                method=method,
+                sample=sample,
+                output=scored.output if scored else None,
+                target=scored.place if scored else None,
+                score=scored.score if scored else None,
+                map=scale_maps(values.reshape(1, *activation.size))[0].astype(np.float32),
+                explained=explained,
+                picture=pictures[0] if pictures else None,
+                notes=prepared.notes,
+            )
+        )
+    return maps
 
 
 def _only_tap(taps: Sequence[Tap], layer: str, model: Model) -> Tap:

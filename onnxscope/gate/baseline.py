@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from onnxscope._version import __version__
-from onnxscope.analyses.weight_statistics import weights
+from onnxscope.analyses.weight_statistics import WeightStatistics, weights
 from onnxscope.base.files import write_whole
 from onnxscope.base.json_files import Fields, JsonFormat, dump_json
 from onnxscope.base.results import Record
@@ -193,12 +193,14 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
     """
     layers = model.layers
     rows = _structure(model)
+    stored = weights(model)
     record = None
     if inputs is not None:
         dataset = open_dataset(inputs, model, options)
         outputs = model.main.outputs
         taps = tap_values(model, [*((layer.path, layer.value) for layer in layers), *(((), name) for name in outputs)])
-        profiled = run_stats(model, list(taps.values()), dataset, options, selection={"select": [], "at": "post"})
+        selection = {"select": [], "at": "post"}
+        profiled = run_stats(model, list(taps.values()), dataset, options, selection=selection, stored=stored)
         profile = profiled.profile
         record = {**profile.input, "samples": profile.samples, "content": f"{profile.content:064x}"}
         floors = noise_floors(model, dataset, options)
@@ -218,7 +220,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         {"inputs": [_spec(spec) for spec in model.inputs], "outputs": [_spec(spec) for spec in model.outputs]},
         record,
         tuple(rows[place] for place in order),
-        tuple(_weights(model)),
+        tuple(_weights(model, stored)),
         {**versions, "producer": model.producer},
     )
 
@@ -321,9 +323,9 @@ def _rounded(number: float | None, unit: float) -> float | None:
     return round(number, 6 - math.floor(math.log10(unit))) + 0.0
 
 
-def _weights(model: Model) -> list[dict[str, Any]]:
+def _weights(model: Model, stored: WeightStatistics) -> list[dict[str, Any]]:
     rows = []
-    for each in weights(model):
+    for each in stored:
         values = read_parameter(model, each.parameter)
         overall = each.summary.overall
         digest = hashlib.sha256()

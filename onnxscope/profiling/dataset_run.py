@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from onnxscope._version import __version__
-from onnxscope.analyses.weight_statistics import weights
+from onnxscope.analyses.weight_statistics import WeightStatistics, weights
 from onnxscope.base.files import refuse_inputs, writing_whole
 from onnxscope.base.plugins import load_engine
 from onnxscope.base.run_options import Layout, OnError, RunOptions
@@ -133,6 +133,7 @@ def run_stats(
     workers: int = 1,
     kept: _Kept | None = None,
     progress: Callable[[int, int], None] | None = None,
+    stored: WeightStatistics | None = None,
 ) -> DatasetStatistics:
     """Run a model over a dataset and keep statistics of taps; see `stats`.
 
@@ -146,6 +147,7 @@ def run_stats(
         workers: How many it runs at a time.
         kept: Where what is known so far is kept, None for nowhere.
         progress: Called with the number of samples done and of all samples.
+        stored: Statistics of all parameters, where the caller has read them already.
 
     Raises:
         InputError: A sample cannot be read.
@@ -164,7 +166,7 @@ def run_stats(
     worker = ShardWorker(model, plan, dataset, empty, replace(options, threads=shares))
     if workers == 1:
         worker.observer = observer
-    done = replace(empty, weights=_weights(model))
+    done = replace(empty, weights=_weights(stored or weights(model)))
     shards = cut_shards(dataset.count, options.batch_size)
     if kept is not None:
         done = kept.resumed(done, shards)
@@ -297,6 +299,6 @@ def _first_batch(dataset: Dataset, options: RunOptions) -> Batch:
     )
 
 
-def _weights(model: Model) -> tuple[dict[str, Any], ...]:
-    rows = weights(model).to_dict()["weights"]
+def _weights(stored: WeightStatistics) -> tuple[dict[str, Any], ...]:
+    rows = stored.to_dict()["weights"]
     return tuple({key: value for key, value in row.items() if key not in ("histogram", "channels")} for row in rows)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxscope.analyses.activation_maps import Method, run_class_activation
+from onnxscope.analyses.activation_maps import ClassActivation, Method, run_class_activations
 from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps, Rank, run_features
 from onnxscope.analyses.input_pictures import prepared_pictures
 from onnxscope.analyses.inspection import inspect
@@ -175,6 +175,7 @@ def report(
                 options,
                 selection={"select": chosen, "at": at},
                 progress=lambda done, total: say(f"running the model: {done:,} of {total:,} samples"),
+                stored=stored,
             )
         say("looking for what the model looks at")
         sights, remarks = _sights(loaded, dataset, prepared, options, method=cam, layer=cam_layer, target=target)
@@ -256,20 +257,23 @@ def _sights(
     target: int | None,
 ) -> tuple[list[Sight], list[str]]:
     """What the inputs look like, and where the model looks; no map where the model has no place for one."""
-    sights: list[Sight] = []
+    photographs = prepared_pictures(prepared)[:_MAX_COLUMNS]
+    samples = range(len(photographs) if prepared.samples is not None else min(1, len(photographs)))
+    activations: list[ClassActivation] = []
     notes: list[str] = []
-    for sample, photograph in enumerate(prepared_pictures(prepared)[:_MAX_COLUMNS]):
-        overlay, caption = None, ""
-        if method is not None and not notes and (sample == 0 or prepared.samples is not None):
-            try:
-                activation = run_class_activation(
-                    model, prepared, options, layer=layer, method=method, target=target, sample=sample
-                )
-                overlay, caption = activation.overlay(), activation.title
-            except (InputError, RunError) as error:
-                if layer is not None or target is not None:
-                    raise
-                notes.append(f"no class activation map: {error}")
+    if method is not None and samples:
+        try:
+            activations = run_class_activations(
+                model, prepared, options, samples, layer=layer, method=method, target=target
+            )
+        except (InputError, RunError) as error:
+            if layer is not None or target is not None:
+                raise
+            notes.append(f"no class activation map: {error}")
+    sights = []
+    for sample, photograph in enumerate(photographs):
+        activation = activations[sample] if sample < len(activations) else None
+        overlay, caption = (None, "") if activation is None else (activation.overlay(), activation.title)
         sights.append(Sight(dataset.name(sample), photograph, overlay, caption))
     return sights, notes
 
