@@ -41,9 +41,15 @@ DIFF = f"""
 import sys, onnxscope
 onnxscope.diff(*sys.argv[1:4], batch_size={WHOLE_BATCH})
 """
+REPORT = """
+import sys, onnxscope
+a, b, images = sys.argv[1:4]
+onnxscope.report(a, images, against=b)
+"""
 PROGRAMS = {
     "two plain runs, whole process": (PLAIN, ""),
     "diff, whole process, one batch of 16 with noise floor": (DIFF, "3x, 1.6x"),
+    "report --against, whole process, pictures of six samples": (REPORT, ""),
 }
 
 
@@ -72,12 +78,11 @@ def merged(a: str, b: str, images: np.ndarray[Any, Any], *, own: bool) -> Callab
     taps = [Tap(value, value, (), value, "", None, None, (0,)) for value in values]
     shapes = TapShapes(models[0], taps).of({models[0].inputs[0].name: images})
     counterparts = []
-    for value in values:
-        shape = shapes[value]
+    for tap, shape in shapes.items():
         axes = (default_axis(len(shape), 1),) * 2
-        each = match_values(value, value, (shape, shape), ("float32", "float32"), axes, replaced=True)
-        assert each is not None
-        counterparts.append(each)
+        pair = match_values(tap.value, tap.value, (shape, shape), ("float32", "float32"), axes, replaced=True)
+        assert pair is not None
+        counterparts.append(pair)
     protos = [expose(model, taps).proto for model in models]
     fed, _ = match_inputs(models[0].inputs, models[1].inputs)
     made = merge_models(models[0], protos[0], models[1], protos[1], counterparts, fed, tolerance=None)

@@ -9,6 +9,11 @@ import onnx
 import onnx.parser
 from onnx import numpy_helper
 
+from onnxscope.comparison.floors import own_floors
+from onnxscope.inputs.dataset import open_dataset
+from onnxscope.model.selectors import tap_values
+from onnxscope.profiling.dataset_run import start_pilot
+
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 DIGITS, DEPLOYED, QDQ, INPUT = (
     str(FIXTURES / name) for name in ("digits.onnx", "digits_deployed.onnx", "digits_qdq.onnx", "digits.npz")
@@ -115,3 +120,11 @@ CHANNELS_LAST = """
         m = MatMul(p, dense)
         scores = Add(m, bias)
     }"""
+
+
+def floors_of(model, inputs, options):
+    """How far a model is from itself, by the name of the value: of its layers and its outputs."""
+    layers = [(layer.path, layer.value) for layer in model.layers]
+    taps = tap_values(model, [*layers, *(((), name) for name in model.main.outputs)])
+    pilot = start_pilot(model, list(taps.values()), open_dataset(inputs, model, options), options)
+    return own_floors(pilot, taps)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from onnxscope.analyses.channel_importance import Activation, weigh_by_ablation, weigh_by_score
-from onnxscope.analyses.class_scores import cut_sample, find_class
+from onnxscope.analyses.class_scores import Subject, cut_sample, find_class
 from onnxscope.analyses.input_pictures import lay_over, prepared_pictures
 from onnxscope.base.results import Record, picture
 from onnxscope.base.run_options import Layout, RunOptions
@@ -28,7 +28,6 @@ from onnxscope.errors import InputError
 from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.channel_axes import default_axis
-from onnxscope.model.graphs import Graph
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.operators import operator_of
 from onnxscope.model.selectors import Tap, select_taps
@@ -38,12 +37,11 @@ from onnxscope.runtime.tapped_runs import TapShapes, run_tapped
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ClassActivation", "Method", "class_activation", "run_class_activations"]
+__all__ = ["ClassActivation", "Method", "class_activation", "likely_taps", "run_class_activations"]
 
 Array = np.ndarray[Any, Any]
 Method = Literal["eigen", "ablation", "score"]
 
-# What may stand between the last convolution and the value that is pooled; a residual sum is such an Add.
 _NAMES: Mapping[Method, str] = {"eigen": "EigenCAM", "ablation": "Ablation-CAM", "score": "Score-CAM"}
 
 
@@ -200,10 +198,21 @@ def run_class_activations(
     layer: str | None = None,
     method: Method = "eigen",
     target: int | None = None,
+    observed: Mapping[Tap, Any] | None = None,
 ) -> list[ClassActivation]:
     """Map for some samples where a layer, or the score of a class, takes its values from; see `class_activation`.
 
     The layer is looked for with the first of the samples, and one session runs all of them.
+
+    Args:
+        model: Who is run.
+        prepared: What it is fed.
+        options: Threads, and how many channels go into one run.
+        samples: Which samples.
+        layer: As for `class_activation`.
+        method: As for `class_activation`.
+        target: As for `class_activation`.
+        observed: What some of the `likely_taps` held for all samples, where they were run already.
 
     Raises:
         SelectorError: The selector matches nothing.
@@ -214,34 +223,28 @@ def run_class_activations(
         raise InputError(f"unknown method {method!r}", hint=f"one of {', '.join(get_args(Method))}")
     if method == "eigen" and target is not None:
         raise InputError(f"EigenCAM knows no classes, and was asked for class {target}", hint="ablation and score do")
-    threads = options.threads
     subjects = [cut_sample(prepared, model, sample, options.batch_size) for sample in samples]
-    if layer is None:
-        tap = _last_convolution(model, lambda taps: TapShapes(model, taps, threads).of(subjects[0].arrays))
+    seen = {tap: value for tap, value in (observed or {}).items() if _is_cut_by_sample(value, prepared)}
+    shapes = {tap: value.shape for tap, value in seen.items()}
+    tap = _mapped_tap(model, layer, shapes, lambda taps: TapShapes(model, taps, options.threads).of(subjects[0].arrays))
+    if method == "eigen" and tap in seen:
+        answers: list[dict[str, Any]] = [{} for _ in samples]
+        values = [seen[tap][sample : sample + 1] for sample in samples]
     else:
-        tap = _only_tap(select_taps(model, [layer]), layer, model)
-
-    def run_all(session: Session) -> dict[str, Any]:
-        answers = [session.run(subject.arrays) for subject in subjects]
-        return {name: [answer[name] for answer in answers] for name in session.outputs}
-
-    outputs, tapped = run_tapped(model, [tap], run_all, threads=threads)
-    for missed in tapped.unreachable:
-        raise InputError(f"no map of {printable(missed.name)} ({missed.reason}): {model.name}")
+        answers, values = _run_subjects(model, tap, subjects, options.threads)
     maps = []
-    for place, (sample, subject) in enumerate(zip(samples, subjects, strict=True)):
-        answers = {name: values[place] for name, values in outputs.items()}
-        activation = Activation(tap, answers[tapped.outputs[tap.name]], model)
+    for sample, subject, answer, value in zip(samples, subjects, answers, values, strict=True):
+        activation = Activation(tap, value, model)
         explained = scored = None
         if method == "eigen":
-            values, explained = _principal(activation.rows)
+            heights, explained = _principal(activation.rows)
         else:
-            scored = find_class(model, answers, tapped.declared, target)
+            scored = find_class(model, answer, model.main.outputs, target)
             if method == "ablation":
-                weights = weigh_by_ablation(model, subject, activation, scored, threads)
+                weights = weigh_by_ablation(model, subject, activation, scored, options.threads)
             else:
-                weights = weigh_by_score(model, subject, prepared, activation, scored, threads)
-            values = np.maximum(activation.rows @ weights, 0)
+                weights = weigh_by_score(model, subject, prepared, activation, scored, options.threads)
+            heights = np.maximum(activation.rows @ weights, 0)
         pictures = prepared_pictures(prepared, only=sample)
         maps.append(
             ClassActivation(
@@ -253,13 +256,50 @@ def run_class_activations(
                 output=scored.output if scored else None,
                 target=scored.place if scored else None,
                 score=scored.score if scored else None,
-                map=scale_maps(values.reshape(1, *activation.size))[0].astype(np.float32),
+                map=scale_maps(heights.reshape(1, *activation.size))[0].astype(np.float32),
                 explained=explained,
                 picture=pictures[0] if pictures else None,
                 notes=prepared.notes,
             )
         )
     return maps
+
+
+def likely_taps(model: Model, layer: str | None) -> list[Tap]:
+    """Return what a class activation map most likely looks at, for a caller that runs the model anyway.
+
+    Args:
+        model: Who is run.
+        layer: As for `class_activation`.
+
+    Raises:
+        SelectorError: The selector matches nothing.
+        InputError: It chooses several values.
+    """
+    if layer is not None:
+        return [_only_tap(select_taps(model, [layer]), layer, model)]
+    convolutions = _convolutions(model)
+    return list(dict.fromkeys([convolutions[-1], _finished(model, convolutions[-1])])) if convolutions else []
+
+
+def _is_cut_by_sample(value: Any, prepared: PreparedInput) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim > 0 and len(value) == prepared.samples
+
+
+def _run_subjects(
+    model: Model, tap: Tap, subjects: Sequence[Subject], threads: int
+) -> tuple[list[dict[str, Any]], list[Any]]:
+    """All answers for each sample alone, and what the tap held."""
+
+    def run_all(session: Session) -> dict[str, Any]:
+        answers = [session.run(subject.arrays) for subject in subjects]
+        return {name: [answer[name] for answer in answers] for name in session.outputs}
+
+    outputs, tapped = run_tapped(model, [tap], run_all, threads=threads)
+    for missed in tapped.unreachable:
+        raise InputError(f"no map of {printable(missed.name)} ({missed.reason}): {model.name}")
+    answers = [{name: values[place] for name, values in outputs.items()} for place in range(len(subjects))]
+    return answers, outputs[tapped.outputs[tap.name]]
 
 
 def _only_tap(taps: Sequence[Tap], layer: str, model: Model) -> Tap:
@@ -272,27 +312,48 @@ def _only_tap(taps: Sequence[Tap], layer: str, model: Model) -> Tap:
     return taps[0]
 
 
-def _last_convolution(model: Model, shapes_of: Callable[[Sequence[Tap]], Mapping[str, tuple[int, ...]]]) -> Tap:
-    """What leaves the last convolution of the main graph that has spatial axes, ready to be pooled."""
-    taps = [tap for tap in select_taps(model, []) if operator_of(tap.op_type).is_convolution and not tap.path]
-    shapes = shapes_of(taps) if taps else {}
+def _mapped_tap(
+    model: Model,
+    layer: str | None,
+    shapes: Mapping[Tap, tuple[int, ...]],
+    shapes_of: Callable[[Sequence[Tap]], Mapping[Tap, tuple[int, ...]]],
+) -> Tap:
+    """The value that is looked at; by default what leaves the last convolution with spatial axes, ready to be pooled.
+
+    Args:
+        model: Where it is.
+        layer: Its selector.
+        shapes: Of values that are known.
+        shapes_of: Finds the shapes of others, which takes a run.
+    """
+    if layer is not None:
+        return _only_tap(select_taps(model, [layer]), layer, model)
+    taps = _convolutions(model)
     for tap in reversed(taps):
-        shape = shapes[tap.name]
+        if tap not in shapes:
+            shapes = shapes_of(taps)
+        shape = shapes[tap]
         axis = default_axis(len(shape), tap.channel_axis)
         if len(shape) == 4 and axis and math.prod(shape[1:]) > shape[axis]:
-            value = _finished(model.main, tap.value)
-            return replace(tap, name=value, value=value, channel_axis=model.channel_axes(()).get(value))
+            return _finished(model, tap)
     raise InputError(f"no convolution with spatial axes: {model.name}", hint="name a layer that has them")
 
 
-def _finished(graph: Graph, value: str) -> str:
+def _convolutions(model: Model) -> list[Tap]:
+    """Of the main graph, in execution order."""
+    return [tap for tap in select_taps(model, []) if operator_of(tap.op_type).is_convolution and not tap.path]
+
+
+def _finished(model: Model, tap: Tap) -> Tap:
     """Follow a value through what finishes its layer: normalization, a residual sum, the activation function."""
+    graph, value = model.main, tap.value
     while True:
         value = activation_after(graph, value) or value
         readers = graph.readers.get(value, ())
         if len(readers) != 1 or not readers[0].operator.ends_block or not readers[0].is_standard:
-            return value
+            break
         value = readers[0].outputs[0]
+    return replace(tap, name=value, value=value, channel_axis=model.channel_axes(()).get(value))
 
 
 def _principal(rows: Array) -> tuple[Array, float | None]:

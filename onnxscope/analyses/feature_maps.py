@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -16,6 +14,7 @@ from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, OutputError
 from onnxscope.inputs.dataset import PreparedInput, open_dataset
+from onnxscope.inputs.npy import write_npz
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, Tap, select_taps
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["FeatureMap", "FeatureMaps", "Rank", "features", "run_features"]
+__all__ = ["FeatureMap", "FeatureMaps", "Rank", "describe_features", "features", "run_features"]
 
 Array = np.ndarray[Any, Any]
 _MAX_MEMBER_BYTES = 65_000
@@ -183,7 +182,7 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
             "model": self.model,
             "input": self.input,
             "taps": [tap.to_dict(picture=drawn.get(tap.tap.name)) for tap in self.taps],
-            "unreachable": [each.to_dict() for each in self.unreachable],
+            "unreachable": [missed.to_dict() for missed in self.unreachable],
             "tapping": self.tapping,
         }
 
@@ -208,12 +207,7 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
             OutputError: A name does not fit into an archive; nothing was written.
         """
         self.check_names()
-        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-            for tap in self.taps:
-                member = zipfile.ZipInfo(tap.tap.name + ".npy")  # its fixed date keeps the bytes the same
-                content = io.BytesIO()
-                np.lib.format.write_array(content, _storable(tap.data), allow_pickle=False)
-                archive.writestr(member, content.getvalue())
+        write_npz(stream, ((tap.tap.name, tap.data) for tap in self.taps))
 
     def table(self) -> Table:
         """One row per tap."""
@@ -271,7 +265,7 @@ def features(
     """
     options = RunOptions(preprocess=preprocess, layout=layout, threads=threads)
     loaded = load_model(model)
-    taps = select_taps(loaded, _as_list(select), at=at)
+    taps = select_taps(loaded, [select] if isinstance(select, str) else list(select), at=at)
     prepared = open_dataset(inputs, loaded, options).whole()
     return run_features(
         loaded, taps, prepared, channels=channels, rank=rank, sample=sample, verify=verify, threads=options.threads
@@ -298,38 +292,59 @@ def run_features(
     if prepared.samples is not None and not 0 <= sample < prepared.samples:
         raise InputError(f"no sample {sample} among {prepared.samples}: {model.name}", hint="samples count from 0")
     answers, tapped = run_tapped(model, taps, lambda session: _run_cut(session, prepared), threads=threads)
+    values = {name: answers[output] for name, output in tapped.outputs.items()}
+    maps = describe_features(
+        model, taps, prepared, values, tapped.unreachable, channels=channels, rank=rank, sample=sample
+    )
+    return replace(maps, tapping=_tapping(model, prepared, answers, threads)) if verify else maps
+
+
+def describe_features(
+    model: Model,
+    taps: Sequence[Tap],
+    prepared: PreparedInput,
+    values: Mapping[str, Any],
+    unreachable: Sequence[Unreachable],
+    *,
+    channels: int = 12,
+    rank: Rank = "index",
+    sample: int = 0,
+) -> FeatureMaps:
+    """Describe what taps held in a run that is made already; see `features`.
+
+    Args:
+        model: Who was run.
+        taps: In execution order.
+        prepared: What it was fed.
+        values: By the names of the taps that were reached; they are kept.
+        unreachable: The other taps.
+        channels: How many channels a picture shows.
+        rank: Which ones.
+        sample: Which sample of the batch pictures show.
+    """
     reached: list[FeatureMap] = []
-    unreachable = list(tapped.unreachable)
+    missed = list(unreachable)
     for tap in taps:
-        if tap.name not in tapped.outputs:
+        if tap.name not in values:
             continue
-        data = answers[tapped.outputs[tap.name]]
+        data = values[tap.name]
         reason = reason_without_statistics(tap, data)
         if reason is None:
             reached.append(_describe(tap, data, channels, rank, sample))
         else:
-            unreachable.append(Unreachable(tap.name, reason))
-    tapping = _tapping(model, prepared, answers, threads) if verify else None
-    return FeatureMaps(model.to_dict(), prepared.record, tuple(reached), tuple(unreachable), tapping, prepared.notes)
+            missed.append(Unreachable(tap.name, reason))
+    return FeatureMaps(
+        model=model.to_dict(),
+        input=prepared.record,
+        taps=tuple(reached),
+        unreachable=tuple(missed),
+        tapping=None,
+        notes=prepared.notes,
+    )
 
 
 def _run_cut(session: Session, prepared: PreparedInput) -> dict[str, Any]:
-    """Run once, or once for every piece that a fixed batch size asks for, and join the answers along axis 0.
-
-    Images that only fill the last run up leave no trace.
-    """
-    pieces = [session.run(run) for run in prepared.runs()]
-    fed = len(next(iter(prepared.arrays.values()))) if prepared.record["kind"] == "images" else None
-    joined: dict[str, Any] = {}
-    for name in pieces[0]:
-        parts = [piece[name] for piece in pieces]
-        whole = parts[0]
-        if all(isinstance(part, np.ndarray) and part.ndim for part in parts):
-            whole = np.concatenate(parts) if len(parts) > 1 else whole
-            if len(whole) == fed:
-                whole = whole[: prepared.samples]
-        joined[name] = whole
-    return joined
+    return prepared.joined([session.run(run) for run in prepared.runs()])
 
 
 def _tapping(model: Model, prepared: PreparedInput, answers: Mapping[str, Any], threads: int) -> dict[str, float]:
@@ -382,14 +397,3 @@ def _ranked(data: Array, axis: int, channels: int, rank: Rank, sample: int) -> t
 
 def _is_spatial(data: Array, axis: int | None) -> bool:
     return data.ndim == 4 and axis is not None and axis > 0 and data.size > 0
-
-
-def _storable(data: Array) -> Array:
-    """numpy's file format has no bfloat16 and its like: they are widened to float32, 4-bit integers to int8."""
-    if data.dtype.type.__module__ == "numpy":
-        return data
-    return data.astype(np.int8 if "int" in data.dtype.name else np.float32)
-
-
-def _as_list(select: str | Sequence[str]) -> list[str]:
-    return [select] if isinstance(select, str) else list(select)

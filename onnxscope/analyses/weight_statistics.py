@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -21,7 +21,7 @@ from onnxscope.runtime.stored_values import read_parameter
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["WeightRecord", "WeightStatistics", "weights"]
+__all__ = ["WeightRecord", "WeightStatistics", "run_weights", "weights"]
 
 Array = np.ndarray[Any, Any]
 _COLUMNS = ("parameter", "shape", "dtype", "mean", "std", "min", "max", "zeros", "folded", "initializer")
@@ -179,19 +179,42 @@ def weights(
         SelectorError: A selector matches nothing.
         RunError: A quantized weight cannot be dequantized.
     """
-    loaded = load_model(model)
-    parameters, absent = loaded.parameters, loaded.absent
+    return run_weights(load_model(model), select=select, bins=bins, threads=threads)
+
+
+def run_weights(
+    model: Model,
+    *,
+    select: str | Sequence[str] = (),
+    bins: int = 50,
+    threads: int | None = None,
+    seen: Callable[[Parameter, Array], None] | None = None,
+) -> WeightStatistics:
+    """Compute statistics and a histogram of every parameter; see `weights`.
+
+    Args:
+        model: Whose parameters.
+        select: As for `weights`.
+        bins: As for `weights`.
+        threads: As for `weights`.
+        seen: Called with each parameter and its values, in order, as they are read; it must not keep the values.
+
+    Raises:
+        SelectorError: A selector matches nothing.
+        RunError: A quantized weight cannot be dequantized.
+    """
+    parameters, absent = model.parameters, model.absent
     chosen = [select] if isinstance(select, str) else list(select)
     if chosen:
         candidates = [(each.name, each.layer, each.initializer) for each in parameters]
         facets = [_facets(each) for each in parameters]
-        indices = select_names(candidates, chosen, where=loaded.name, facets=facets)
+        indices = select_names(candidates, chosen, where=model.name, facets=facets)
         parameters = [parameters[index] for index in indices]
         absent = ()
-    tensors = (_tensor_and_axis(loaded, parameter) for parameter in parameters)
+    tensors = (_tensor_and_axis(model, parameter, seen) for parameter in parameters)
     summaries = describe_all(tensors, bins=bins, threads=threads)
     rows = tuple(WeightRecord(parameter, summary) for parameter, summary in zip(parameters, summaries, strict=True))
-    return WeightStatistics(loaded.to_dict(), rows, tuple(absent), bins)
+    return WeightStatistics(model.to_dict(), rows, tuple(absent), bins)
 
 
 def _facets(parameter: Parameter) -> dict[str, str]:
@@ -202,8 +225,12 @@ def _facets(parameter: Parameter) -> dict[str, str]:
     return facets
 
 
-def _tensor_and_axis(model: Model, parameter: Parameter) -> tuple[Array, int | None]:
+def _tensor_and_axis(
+    model: Model, parameter: Parameter, seen: Callable[[Parameter, Array], None] | None
+) -> tuple[Array, int | None]:
     values = read_parameter(model, parameter)
+    if seen is not None:
+        seen(parameter, values)
     if parameter.groups > 1 and parameter.channel_axis is not None:
         # (in, out / groups, …): channel c of group g is output channel g * (out / groups) + c.
         inner = values.shape[1]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.match_values import FedInput, match_inputs, with_batch_of
-from onnxscope.inputs.batches import Batch, Fed, read_batches
+from onnxscope.inputs.batches import Batch, Fed, few_samples, read_batches
 from onnxscope.inputs.dataset import Dataset, open_inputs
 from onnxscope.model.loading import Model
 
@@ -22,6 +22,7 @@ class CommonFeed:
     """What both models are fed. It is read once: the first batch is kept for the pilot run.
 
     Attributes:
+        dataset: Opened for the first model, with a batch that is fixed in the second alone.
         inputs: What each input of the second model is made of.
         record: The `input` record.
         notes: Remarks for people.
@@ -34,7 +35,7 @@ class CommonFeed:
         """Read nothing yet.
 
         Args:
-            dataset: Opened for the first model, with a batch that is fixed in the second alone.
+            dataset: See above.
             inputs: What each input of the second model is made of.
             options: How many samples a batch has, where no model fixes it.
             notes: Remarks on both models' inputs.
@@ -43,7 +44,7 @@ class CommonFeed:
         self.notes = [*notes, *dataset.notes]
         self.record = dataset.record
         self.seen = Fed()
-        self._dataset = dataset
+        self.dataset = dataset
         self._reading = read_batches(dataset, 0, dataset.count, self.seen, options)
         self._first: Batch | None = None
 
@@ -66,13 +67,13 @@ class CommonFeed:
         del first
         yield from self._reading
 
-    def few(self, feeds: Mapping[str, Array], samples: int) -> Mapping[str, Array]:
-        """Return only the first so many samples of a batch, where no model fixes how many there are."""
-        axes = self._dataset.batch_axes
-        lengths = {len(feeds[name]) for name, axis in axes.items() if axis is not None}
-        if self._dataset.fixed_batch is not None or not lengths or max(lengths) <= samples:
-            return feeds
-        return {name: array if axes[name] is None else array[:samples] for name, array in feeds.items()}
+    def few(self, count: int = 2) -> Mapping[str, Array]:
+        """Return only the first so many samples of the first batch, where no model fixes how many there are.
+
+        Raises:
+            InputError: A sample cannot be read.
+        """
+        return few_samples(self.dataset, self.first(), count)
 
     def of_second(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """What the second model is fed where the first is fed `feeds`."""

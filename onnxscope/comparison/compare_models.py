@@ -1,4 +1,4 @@
-"""Compare two models layer by layer, `diff()`; and one with itself, `noise_floors()`."""
+"""Compare two models layer by layer: `diff()`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import numpy as np
 from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.comparison.align_layers import Align
 from onnxscope.comparison.common_feed import open_common_feed
-from onnxscope.comparison.floors import own_floors
-from onnxscope.comparison.layer_comparison import compare_layers
+from onnxscope.comparison.layer_comparison import LayerComparison
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError
 from onnxscope.model.loading import Model, load_model
 from onnxscope.numerics.distances import Tolerance
 
-__all__ = ["diff", "noise_floors", "run_diff"]
+__all__ = ["diff", "run_diff"]
 
 
 def diff(
@@ -99,26 +98,9 @@ def run_diff(
     tolerance = _tolerance(rtol, atol)
     feed = None if inputs is None else open_common_feed((first, second), inputs, options)
     sides = ModelLayers(first), ModelLayers(second)
-    return compare_layers(sides, feed, options, align=align, tolerance=tolerance, select=select).comparison
-
-
-def noise_floors(model: Model, inputs: Any, options: RunOptions) -> dict[str, float]:
-    """Measure how far a model is from itself under other session options, on samples of the first batch.
-
-    Args:
-        model: Who is run.
-        inputs: As for `diff`.
-        options: What is asked of the run.
-
-    Returns:
-        The floor of each layer, by the name of the value that leaves it, and of each output.
-
-    Raises:
-        InputError: The inputs do not fit.
-        RunError: onnxruntime fails.
-    """
-    with contextlib.closing(open_common_feed((model, model), inputs, options)) as feed:
-        return own_floors(ModelLayers(model), feed, options)
+    with contextlib.nullcontext() if feed is None else contextlib.closing(feed):
+        compared = LayerComparison(sides, feed, options, align=align, tolerance=tolerance, select=select).run()
+    return compared.comparison
 
 
 def _tolerance(rtol: float | None, atol: float | None) -> Tolerance | None:

@@ -2,46 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from onnxscope.base.run_options import RunOptions
-from onnxscope.comparison.common_feed import CommonFeed
-from onnxscope.comparison.model_layers import ModelLayers
-from onnxscope.comparison.pilot import Pilot, run_pilots
 from onnxscope.comparison.result import INTEGERS, floor_of
 from onnxscope.model.channel_axes import default_axis
+from onnxscope.model.graphs import Step
 from onnxscope.model.layers import Layer
+from onnxscope.model.selectors import Tap
+from onnxscope.numerics.distances import Discrepancy, measure
+from onnxscope.runtime.pilot import Pilot
+from onnxscope.runtime.session import open_session
 
-__all__ = ["element_types", "own_floors"]
+__all__ = ["element_types", "own_floors", "own_noise"]
 
 
-def own_floors(side: ModelLayers, feed: CommonFeed, options: RunOptions) -> dict[str, float]:
-    """Measure how far a model is from itself, on the first samples: the floor by the value's name.
+def own_noise(pilot: Pilot, axes: Mapping[str, int | None]) -> dict[str, Discrepancy]:
+    """Measure how far a model is from itself without onnxruntime's optimizations, on one thread.
+
+    It is measured on what the first run was fed. As a ratio of norms it hardly depends on how many samples that are
+    where a value holds many numbers. Where it holds few, they may happen to round alike: that is why a floor is never
+    below the element types' resolution (`floor_of`), and a difference counts from ten times the floor on.
 
     Args:
-        side: The model.
-        feed: What it is fed.
-        options: Threads, and what values may take that leave onnxruntime.
+        pilot: Whose first run is made.
+        axes: The channel axis of each value, by output of the tapped copy.
 
     Raises:
-        InputError: A sample cannot be read.
         RunError: onnxruntime fails.
     """
-    outputs = side.model.main.outputs
-    taps = [side.tap(layer, layer.value, f"{place}") for place, layer in enumerate(side.layers)]
-    taps += [side.output_tap(name, f"{place}") for place, name in enumerate(outputs, len(taps))]
-    pilot = Pilot(side.model, taps, memory_budget_bytes=options.memory_budget_bytes, threads=options.threads)
-    run_pilots([pilot], feed)
-    dtypes = [frozenset({pilot.dtypes[tap.name]} if tap.name in pilot.shapes else ()) for tap in taps]
-    before = [[(layer, side.before(layer))] for layer in side.layers]
-    types = element_types(dtypes, before)
-    reached = {place: tap for place, tap in enumerate(taps) if tap.name in pilot.shapes}
-    axes = {
-        pilot.tapped.outputs[tap.name]: default_axis(len(pilot.shapes[tap.name]), tap.channel_axis)
-        for tap in reached.values()
-    }
-    noise = pilot.noise(axes)
-    return {tap.value: floor_of(noise[pilot.tapped.outputs[tap.name]], types[place]) for place, tap in reached.items()}
+    plain = open_session(pilot.model, pilot.tapped.proto, threads=1, optimize=False)
+    noise: dict[str, Discrepancy] = {}
+    for group in pilot.groups(axes):
+        left, right = pilot.values(group), plain.run(pilot.feeds, group)
+        noise |= {output: measure(left[output], right[output], axes[output], None) for output in group}
+    return noise
+
+
+def own_floors(pilot: Pilot, taps: Mapping[tuple[tuple[Step, ...], str], Tap]) -> dict[str, float]:
+    """Measure how far a model is from itself, on what the pilot's first run was fed.
+
+    Args:
+        pilot: Of that model.
+        taps: Those of the pilot at the values of the model's layers and at its outputs, by graph and value.
+
+    Returns:
+        The floor by the value's name.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
+    layers = pilot.model.layers
+    places = [*((layer.path, layer.value) for layer in layers), *(((), name) for name in pilot.model.main.outputs)]
+    observed = [taps[place] for place in places]
+    dtypes = [frozenset({pilot.kinds[tap]} if tap in pilot.shapes else ()) for tap in observed]
+    types = element_types(dtypes, [[(layer, [layers[index] for index in layer.before])] for layer in layers])
+    reached = {place: tap for place, tap in enumerate(observed) if tap in pilot.shapes}
+    axes = {pilot.outputs[tap]: default_axis(len(pilot.shapes[tap]), tap.channel_axis) for tap in reached.values()}
+    noise = own_noise(pilot, axes)
+    return {tap.value: floor_of(noise[pilot.outputs[tap]], types[place]) for place, tap in reached.items()}
 
 
 def element_types(

@@ -1,8 +1,7 @@
-"""Compare two models that are open already: `compare_layers()`, which `diff` and the report share."""
+"""Compare two models that are open already: `LayerComparison`, which `diff` and the report share."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,14 +15,14 @@ from onnxscope.comparison.common_feed import CommonFeed
 from onnxscope.comparison.measure import held_by, near_values
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
-from onnxscope.comparison.pilot import Pilot
 from onnxscope.comparison.result import Comparison, LayerDifference, StructureChange
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, one_sided
 from onnxscope.model.layers import Layer
 from onnxscope.model.selectors import Tap, select_names
 from onnxscope.numerics.distances import Tolerance
+from onnxscope.runtime.pilot import Pilot
 
-__all__ = ["ComparedLayers", "compare_layers"]
+__all__ = ["ComparedLayers", "LayerComparison"]
 
 Array = NDArray[Any]
 _HARMLESS = frozenset({"permuted", "rounded"})  # unless a layer's own error says otherwise
@@ -36,79 +35,105 @@ class ComparedLayers:
 
     Attributes:
         comparison: The result of `diff`.
-        floors: The noise floor of each layer and output, by the name of the first model's value.
-        side_by_side: For each batch that was asked for, by the name of the first model's value, what both models hold
+        side_by_side: For each batch that was asked for, by the place in `comparison.layers`, what both models hold
             there, the second one's with the axes of the first. The arrays belong to the caller.
     """
 
     comparison: Comparison
-    floors: Mapping[str, float]
-    side_by_side: Sequence[Mapping[str, tuple[Array, Array]]]
+    side_by_side: Sequence[Mapping[int, tuple[Array, Array]]]
 
 
-def compare_layers(
-    sides: tuple[ModelLayers, ModelLayers],
-    feed: CommonFeed | None,
-    options: RunOptions,
-    *,
-    align: Align = "auto",
-    tolerance: Tolerance | None = None,
-    select: str | Sequence[str] = (),
-    shown: Sequence[Mapping[str, Array]] = (),
-) -> ComparedLayers:
-    """Compare two models that are open already, layer by layer; see `diff`.
+class LayerComparison:
+    """Two models that are open already, to be compared layer by layer; see `diff`.
 
-    Args:
-        sides: Both models with their layers.
-        feed: What both are fed; it is read to its end and closed. None compares structure and weights alone.
-        options: Threads, and what values may take that leave onnxruntime.
-        align: Which evidence pairs layers.
-        tolerance: Count the numbers beyond it.
-        select: Selectors over the first model's layers.
-        shown: Batches of the first model, for `side_by_side`. The pilot run is made on the first of them.
-
-    Raises:
-        SelectorError: A selector matches nothing.
-        InputError: A sample cannot be read.
-        RunError: onnxruntime fails.
+    Making it pairs the layers and compares weights and structure; `run` adds the values. In between the caller may open
+    the first model's pilot, for values that it wants to see itself beside `taps`.
     """
-    with contextlib.nullcontext() if feed is None else contextlib.closing(feed):
-        notes: list[str] = []
-        alignment = _aligned(sides, feed, align, notes, options)
-        kept = _selected(sides[0], [select] if isinstance(select, str) else list(select))
-        pairs = [
+
+    def __init__(
+        self,
+        sides: tuple[ModelLayers, ModelLayers],
+        feed: CommonFeed | None,
+        options: RunOptions,
+        *,
+        align: Align = "auto",
+        tolerance: Tolerance | None = None,
+        select: str | Sequence[str] = (),
+    ) -> None:
+        """Pair the layers.
+
+        Args:
+            sides: Both models with their layers.
+            feed: What both are fed, the caller's to close; None compares structure and weights alone.
+            options: Threads, and what values may take that leave onnxruntime.
+            align: Which evidence pairs layers.
+            tolerance: Count the numbers beyond it.
+            select: Selectors over the first model's layers.
+
+        Raises:
+            SelectorError: A selector matches nothing.
+            InputError: A sample cannot be read.
+            RunError: onnxruntime fails.
+        """
+        self._sides = sides
+        self._feed = feed
+        self._options = options
+        self._notes: list[str] = []
+        self._alignment = _aligned(sides, feed, align, self._notes, options)
+        self._kept = _selected(sides[0], [select] if isinstance(select, str) else list(select))
+        self._pairs = [
             (sides[0].layers[left], sides[1].layers[right])
-            for left, right in alignment.pairs
-            if kept is None or left in kept
+            for left, right in self._alignment.pairs
+            if self._kept is None or left in self._kept
         ]
-        weights = _weight_changes(sides, alignment, kept)
+        self._weights = _weight_changes(sides, self._alignment, self._kept)
         for side in sides:
             side.model.storage.release()
-        run = PairedRun(
-            sides, pairs, tolerance=tolerance, memory_budget_bytes=options.memory_budget_bytes, threads=options.threads
+        self._run = PairedRun(sides, self._pairs, options, tolerance=tolerance)
+
+    @property
+    def taps(self) -> Sequence[Tap]:
+        """Of the first model: what its pilot has to observe."""
+        return self._run.taps
+
+    def run(self, pilot: Pilot | None = None, shown: Sequence[Mapping[str, Array]] = ()) -> ComparedLayers:
+        """Compare the values too, where there is anything to run on; the feed is read to its end.
+
+        Args:
+            pilot: Of the first model, which observes `taps` and may observe more; its first run is made. None opens
+                one.
+            shown: Batches of the first model, for `side_by_side`. The first of them is what the pilot was fed.
+
+        Raises:
+            InputError: A sample cannot be read.
+            RunError: onnxruntime fails.
+        """
+        weights, run = self._weights, self._run
+        if self._feed is not None:
+            run.measure(self._feed, pilot or self._started(self._feed), shown)
+        layers, outputs = run.rows()
+        if self._feed is not None:
+            weights = _acquitted(weights, layers)
+        only_a, only_b = _unaligned(self._sides, self._alignment, self._kept)
+        comparison = Comparison(
+            a=self._sides[0].model.to_dict(),
+            b=self._sides[1].model.to_dict(),
+            input=run.record,
+            samples=run.samples,
+            layers=tuple(layers),
+            outputs=tuple(outputs),
+            only_a=only_a,
+            only_b=only_b,
+            weights=tuple(weights),
+            structure=tuple(change for pair in self._pairs for change in _structure_changes(self._sides, *pair)),
+            notes=(*self._notes, *run.notes),
         )
-        if feed is not None:
-            run.measure(feed, shown)
-            notes += run.notes
-    layers, outputs = run.rows()
-    if feed is not None:
-        weights = _acquitted(weights, layers)
-    only_a, only_b = _unaligned(sides, alignment, kept)
-    comparison = Comparison(
-        a=sides[0].model.to_dict(),
-        b=sides[1].model.to_dict(),
-        input=run.record,
-        samples=run.samples,
-        layers=tuple(layers),
-        outputs=tuple(outputs),
-        only_a=only_a,
-        only_b=only_b,
-        weights=tuple(weights),
-        structure=tuple(change for pair in pairs for change in _structure_changes(sides, *pair)),
-        notes=tuple(notes),
-    )
-    floors = {row.a.name: row.floor for row in (*layers, *outputs) if row.noise is not None}
-    return ComparedLayers(comparison, floors, tuple(run.side_by_side))
+        return ComparedLayers(comparison, tuple(run.side_by_side))
+
+    def _started(self, feed: CommonFeed) -> Pilot:
+        pilot = Pilot(self._sides[0].model, self.taps, self._options)
+        pilot.start(feed.first(), feed.few())
+        return pilot
 
 
 def _aligned(
@@ -159,12 +184,9 @@ def _by_values(
             if not layer.path:
                 places[side.tap(layer, layer.value, f"{index} post", "post")] = index
                 places[side.tap(layer, layer.inner, f"{index} pre", "pre")] = index
-    pilots = [
-        Pilot(side.model, list(places), memory_budget_bytes=options.memory_budget_bytes, threads=options.threads)
-        for side, places in zip(sides, taps, strict=True)
-    ]
+    pilots = [Pilot(side.model, list(places), options) for side, places in zip(sides, taps, strict=True)]
     whole = feed.first()
-    for feeds in (whole, feed.few(whole, 1)):  # one sample where a whole batch would take too much memory
+    for feeds in (whole, feed.few(1)):  # one sample where a whole batch would take too much memory
         for pilot, fed in zip(pilots, (feeds, feed.of_second(feeds)), strict=True):
             pilot.run(fed)
         values = [held_by(pilot) for pilot in pilots]

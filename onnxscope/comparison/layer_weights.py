@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from onnxscope.model.layer_names import Operand
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
-from onnxscope.numerics.hashes import row_hashes
+from onnxscope.numerics.hashes import content_hash
 from onnxscope.runtime.stored_values import read_operand
 
 __all__ = ["NORM", "LayerWeights", "StoredWeight"]
@@ -42,9 +43,15 @@ class StoredWeight:
 class LayerWeights:
     """Reads the weights of the layers of one model."""
 
-    def __init__(self, model: Model) -> None:
-        """Name the parameters; nothing is read yet."""
+    def __init__(self, model: Model, contents: Mapping[str, str | None] | None = None) -> None:
+        """Name the parameters; nothing is read yet.
+
+        Args:
+            model: Whose layers.
+            contents: What `content_hash` says of parameters that were read before, by name.
+        """
         self._model = model
+        self._contents = contents or {}
         self._named: dict[tuple[str, str], str] = {}
         self._keys: dict[Layer, str | None] = {}
         for parameter in model.parameters:
@@ -55,24 +62,36 @@ class LayerWeights:
     def read(self, layer: Layer) -> dict[str, StoredWeight]:
         """Return a layer's weights by role; those of an absorbed BatchNorm have roles that start with `norm.`."""
         weights: dict[str, StoredWeight] = {}
-        for node in layer.parts:
-            for operand in self._model.names.operands(node):
-                if operand.origin is None and node.path:
-                    continue  # computed inside a body
-                role = _role(layer, operand)
-                weight = self._stored(layer, operand, role)
-                if weight is not None:
-                    weights.setdefault(role, weight)
+        for role, operand in self._operands(layer):
+            weight = self._stored(layer, operand, role)
+            if weight is not None:
+                weights.setdefault(role, weight)
         return weights
 
     def content(self, layer: Layer) -> str | None:
         """A digest of a layer's main weight that no permutation of its numbers changes; None where it has none."""
         if layer not in self._keys:
-            weight = self.read(layer).get("weight")
-            hashes = None if weight is None or weight.values.size < 2 else row_hashes(weight.values)
-            total = None if hashes is None else int(hashes.sum(dtype=np.uint64))
-            self._keys[layer] = None if total is None else f"{total:016x}"
+            self._keys[layer] = self._content(layer)
         return self._keys[layer]
+
+    def _content(self, layer: Layer) -> str | None:
+        for role, operand in self._operands(layer):
+            if role != "weight":
+                continue
+            origin = operand.origin
+            name = "" if origin is None else self._named.get((origin.value, origin.alias), "")
+            if name in self._contents:
+                return self._contents[name]
+            weight = self._stored(layer, operand, role)
+            if weight is not None:
+                return content_hash(weight.values)
+        return None
+
+    def _operands(self, layer: Layer) -> Iterator[tuple[str, Operand]]:
+        for node in layer.parts:
+            for operand in self._model.names.operands(node):
+                if operand.origin is not None or not node.path:  # else it is computed inside a body
+                    yield _role(layer, operand), operand
 
     def _stored(self, layer: Layer, operand: Operand, role: str) -> StoredWeight | None:
         origin = operand.origin

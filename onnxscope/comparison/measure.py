@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from onnxscope.comparison.match_values import Counterpart, FedInput, match_values
 from onnxscope.comparison.merged_graph import Merged, merge_models, own_model
-from onnxscope.comparison.pilot import Pilot
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.selectors import Tap
 from onnxscope.numerics.distances import Discrepancy, Tolerance, from_sums, measure
+from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tapped_runs import within_budget
 
@@ -214,13 +214,13 @@ class Held:
 
 def held_by(pilot: Pilot) -> Held:
     """Return what a model holds at its taps, once its first run is made."""
-    outputs = pilot.tapped.outputs
+    outputs = {tap.name: output for tap, output in pilot.outputs.items()}
 
     def fetch(names: Sequence[str]) -> Mapping[str, Any]:
         values = pilot.values([outputs[name] for name in names])
         return {name: values[outputs[name]] for name in names}
 
-    return Held(pilot.taps, pilot.shapes, fetch)
+    return Held(pilot.taps, {tap.name: shape for tap, shape in pilot.shapes.items()}, fetch)
 
 
 def near_values(a: Held, b: Held, memory_budget_bytes: int) -> list[tuple[Tap, Tap]]:

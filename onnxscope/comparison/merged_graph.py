@@ -370,18 +370,17 @@ def _rebase_body(body: GraphProto, old: Path | None, new: Path | None) -> None:
 
 def _shared_constants(a: Model, b: Model) -> dict[str, str]:
     """For stored constants of B that A stores too, byte by byte: A's name."""
-    stored = _stored(a)
+    stored = {name: (tensor, _content(a, tensor)) for name, tensor in _stored(a).items()}
     known: dict[Hashable, list[str]] = {}
-    for name, tensor in stored.items():
-        known.setdefault(_start(tensor, _content(a, tensor)), []).append(name)
+    for name, (tensor, content) in stored.items():
+        known.setdefault(_start(tensor, content), []).append(name)
     shared = {}
     for name, tensor in _stored(b).items():
         content = _content(b, tensor)
-        start = _start(tensor, content)
+        alike = known.get(_start(tensor, content), [])
         # One of the same name is the likeliest.
-        likeliest = [name] if name in stored and _start(stored[name], _content(a, stored[name])) == start else []
-        for other in itertools.chain(likeliest, known.get(start, ())):
-            if np.array_equal(_content(a, stored[other]), content):
+        for other in itertools.chain([name] if name in alike else [], alike):
+            if np.array_equal(stored[other][1], content):
                 shared[name] = other
                 break
     return shared

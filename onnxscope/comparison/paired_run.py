@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.common_feed import CommonFeed
-from onnxscope.comparison.floors import element_types
+from onnxscope.comparison.floors import element_types, own_noise
 from onnxscope.comparison.match_values import Counterpart, match_values, pair_outputs
 from onnxscope.comparison.measure import Comparer, Measured
 from onnxscope.comparison.model_layers import ModelLayers
-from onnxscope.comparison.pilot import Pilot, run_pilots
 from onnxscope.comparison.result import LayerDifference, Side, floor_of, not_measured
+from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.layers import Layer
 from onnxscope.model.selectors import Tap
 from onnxscope.numerics.distances import Discrepancy, Tolerance
+from onnxscope.runtime.pilot import Pilot
 
 __all__ = ["PairedRun"]
 
@@ -32,48 +35,51 @@ class PairedRun:
         record: The `input` record, None before anything was run.
         samples: How many samples were run.
         notes: Remarks for people.
-        side_by_side: For every batch that was asked for, by the name of the first model's value, what both models hold
-            there, the second one's with the axes of the first.
+        side_by_side: For every batch that was asked for, by the place of the pair, what both models hold there, the
+            second one's with the axes of the first.
     """
 
     def __init__(
         self,
         sides: tuple[ModelLayers, ModelLayers],
         pairs: Sequence[tuple[Layer, Layer]],
+        options: RunOptions,
         *,
         tolerance: Tolerance | None,
-        memory_budget_bytes: int,
-        threads: int,
     ) -> None:
         """Prepare.
 
         Args:
             sides: Both models.
             pairs: Layers of the first and of the second model that belong together, in execution order.
+            options: Threads, and what values may take that leave onnxruntime.
             tolerance: Count the numbers beyond it.
-            memory_budget_bytes: What values may take that leave onnxruntime.
-            threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         """
         self._sides = sides
-        self._models = sides[0].model, sides[1].model
         self._pairs = pairs
+        self._options = options
         self._tolerance = tolerance
-        self._budget = memory_budget_bytes
-        self._threads = threads
         self._measured: dict[int, tuple[Counterpart, Measured, Discrepancy]] = {}
         self._reasons: dict[int, tuple[str | None, str | None]] = {}
-        self._outputs = pair_outputs(*self._models)
+        self._outputs = pair_outputs(sides[0].model, sides[1].model)
+        self._taps = self._paired_taps()
         self.record: dict[str, Any] | None = None
         self.samples = 0
         self.notes: list[str] = []
-        self.side_by_side: list[dict[str, tuple[Array, Array]]] = []
+        self.side_by_side: list[dict[int, tuple[Array, Array]]] = []
 
-    def measure(self, feed: CommonFeed, shown: Sequence[Mapping[str, Array]] = ()) -> None:
+    @property
+    def taps(self) -> Sequence[Tap]:
+        """Of the first model, at its paired layers and outputs: what its pilot has to observe."""
+        return self._taps[0]
+
+    def measure(self, feed: CommonFeed, first: Pilot, shown: Sequence[Mapping[str, Array]] = ()) -> None:
         """Run both models over the inputs.
 
         Args:
             feed: What they are fed.
-            shown: Batches of the first model for `side_by_side`. The first stands for the pilot run's.
+            first: The first model's pilot, which observes `taps` and may observe more; its first run is made.
+            shown: Batches of the first model for `side_by_side`. The first of them is what the pilot was fed.
 
         Raises:
             InputError: A sample cannot be read.
@@ -82,22 +88,34 @@ class PairedRun:
         self.notes += feed.notes
         self.record = feed.record
         whole = feed.first()
-        pilots = self._pilots()
-        fed = run_pilots(pilots, feed, shown[0] if shown else None)
-        counterparts = self._counterparts(pilots)
-        noise = pilots[0].noise({pair.a: pair.channel_axis for pair in counterparts.values()})
-        self.side_by_side = [_side_by_side(pilots, counterparts.values(), feed, feeds) for feeds in shown]
+        second = Pilot(self._sides[1].model, self._taps[1], self._options)
+        try:
+            second.run(feed.of_second(first.feeds))
+        except RunError as error:  # it may run with the number of samples alone that it was exported with
+            if first.feeds is whole:
+                raise
+            first.run(whole)
+            second.run(feed.of_second(whole))
+            self.notes += [f"feature maps are not shown side by side: {error}"] if shown else []
+            shown = ()
+        counterparts = self._counterparts(first, second)
+        noise = own_noise(first, {pair.a: pair.channel_axis for pair in counterparts.values()})
+        of_layers = {place: pair for place, pair in counterparts.items() if place < len(self._pairs)}
+        self.side_by_side = [
+            _side_by_side(first, second, of_layers, feeds, feed.of_second(feeds) if number else None)
+            for number, feeds in enumerate(shown)
+        ]
         comparer = Comparer(
-            pilots[0],
-            pilots[1],
+            first,
+            second,
             list(counterparts.values()),
             feed.inputs,
             tolerance=self._tolerance,
-            samples=_times(whole, fed),
-            memory_budget_bytes=self._budget,
-            threads=self._threads,
+            samples=_times(whole, first.feeds),
+            memory_budget_bytes=self._options.memory_budget_bytes,
+            threads=self._options.threads,
         )
-        del whole, fed
+        del whole
         totals: list[Measured] = []
         with contextlib.closing(feed.batches()) as batches:
             for batch in batches:
@@ -154,8 +172,8 @@ class PairedRun:
             incomparable=False,
         )
 
-    def _pilots(self) -> tuple[Pilot, Pilot]:
-        """Both models with their paired layers and outputs as taps, each named after its place."""
+    def _paired_taps(self) -> tuple[list[Tap], list[Tap]]:
+        """Taps at the paired layers and outputs of both models, each named after its place."""
         taps: tuple[list[Tap], list[Tap]] = ([], [])
         for place, layers in enumerate(self._pairs):
             activated = layers[0].activated == layers[1].activated
@@ -165,25 +183,22 @@ class PairedRun:
         for place, names in enumerate(self._outputs, len(self._pairs)):
             for side, name in enumerate(names):
                 taps[side].append(self._sides[side].output_tap(name, f"{place}"))
-        options = {"memory_budget_bytes": self._budget, "threads": self._threads}
-        return Pilot(self._models[0], taps[0], **options), Pilot(self._models[1], taps[1], **options)
+        return taps
 
-    def _counterparts(self, pilots: tuple[Pilot, Pilot]) -> dict[int, Counterpart]:
+    def _counterparts(self, first: Pilot, second: Pilot) -> dict[int, Counterpart]:
         """Match the values of the paired layers and outputs, as they are in the pilot run, by place."""
-        first, second = pilots
         counterparts = {}
-        for place, (left, right) in enumerate(zip(first.taps, second.taps, strict=True)):
-            key = f"{place}"
-            reasons = first.reasons.get(key), second.reasons.get(key)
+        for place, (left, right) in enumerate(zip(*self._taps, strict=True)):
+            reasons = first.reasons.get(left), second.reasons.get(right)
             if reasons != (None, None):
                 self._reasons[place] = reasons
                 continue
-            shapes = first.shapes[key], second.shapes[key]
+            shapes = first.shapes[left], second.shapes[right]
             pair = match_values(
-                first.tapped.outputs[key],
-                second.tapped.outputs[key],
+                first.outputs[left],
+                second.outputs[right],
                 shapes,
-                (first.dtypes[key], second.dtypes[key]),
+                (first.kinds[left], second.kinds[right]),
                 (default_axis(len(shapes[0]), left.channel_axis), default_axis(len(shapes[1]), right.channel_axis)),
                 replaced=place < len(self._pairs) and not right.path and not left.path,
             )
@@ -195,12 +210,16 @@ class PairedRun:
 
 
 def _side_by_side(
-    pilots: tuple[Pilot, Pilot], pairs: Iterable[Counterpart], feed: CommonFeed, feeds: Mapping[str, Array]
-) -> dict[str, tuple[Array, Array]]:
-    wanted = [pair for pair in pairs if pair.replaced]
-    first = pilots[0].values([pair.a for pair in wanted], feeds)
-    second = pilots[1].values([pair.b for pair in wanted], feed.of_second(feeds))
-    return {pair.a: (first[pair.a], pair.to_a(second[pair.b])) for pair in wanted}
+    first: Pilot,
+    second: Pilot,
+    pairs: Mapping[int, Counterpart],
+    feeds: Mapping[str, Array],
+    feeds_of_second: Mapping[str, Array] | None,
+) -> dict[int, tuple[Array, Array]]:
+    """What both models hold; where `feeds_of_second` is None, in the second one's first run."""
+    left = first.values((pair.a for pair in pairs.values()), feeds)
+    right = second.values((pair.b for pair in pairs.values()), feeds_of_second)
+    return {place: (left[pair.a], pair.to_a(np.asarray(right[pair.b]))) for place, pair in pairs.items()}
 
 
 def _times(whole: Mapping[str, Array], few: Mapping[str, Array]) -> int:

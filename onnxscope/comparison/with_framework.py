@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.run_options import RunOptions
+from onnxscope.comparison.floors import own_noise
 from onnxscope.comparison.match_values import Counterpart, FedInput, match_values
 from onnxscope.comparison.measure import Comparer, Held, held_by, near_values
-from onnxscope.comparison.pilot import Pilot
 from onnxscope.comparison.result import Comparison, LayerDifference, Side, floor_of, not_measured
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import describe_array
@@ -20,6 +21,7 @@ from onnxscope.model.activation_functions import own_output
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import Tap
+from onnxscope.runtime.pilot import Pilot
 
 __all__ = ["FrameworkValue", "compare_with_framework", "name_inputs"]
 
@@ -142,7 +144,7 @@ def _measure(
     """Run the model once with the values of all rows tapped, once for each layer's own error, once for the noise."""
     axes = model.channel_axes(())
     taps = [_tap(row.name, row.value, axes.get(row.value)) for row in rows]
-    pilot = Pilot(model, taps, memory_budget_bytes=_BUDGET_BYTES, threads=threads)
+    pilot = Pilot(model, taps, RunOptions(memory_budget_bytes=_BUDGET_BYTES, threads=threads))
     pilot.run(feeds)
     counterparts, reasons = _counterparts(rows, pilot, channels_last=channels_last)
     comparer = Comparer(
@@ -158,7 +160,7 @@ def _measure(
     references = {row.name: row.reference for row in rows}
     measured = dict(zip(counterparts, comparer.run(feeds, lambda wanted: references), strict=True))
     # The framework's own noise is not known: the model's stands for it.
-    noise = pilot.noise({pair.b: None for pair in counterparts.values()})
+    noise = own_noise(pilot, {pair.b: None for pair in counterparts.values()})
     differences = []
     for row in rows:
         pair, side = counterparts.get(row.name), Side(row.layer, row.layer)
@@ -186,16 +188,16 @@ def _counterparts(
 ) -> tuple[dict[str, Counterpart], dict[str, str]]:
     """What belongs together, by the rows' names, and why a row has nothing to compare."""
     counterparts: dict[str, Counterpart] = {}
-    reasons = dict(pilot.reasons)
+    reasons = {tap.name: reason for tap, reason in pilot.reasons.items()}
     for row, tap in zip(rows, pilot.taps, strict=True):
         if row.name in reasons:
             continue
-        rank, shape = row.reference.ndim, pilot.shapes[row.name]
+        rank, shape = row.reference.ndim, pilot.shapes[tap]
         counterpart = match_values(
             row.name,
-            pilot.tapped.outputs[row.name],
+            pilot.outputs[tap],
             (row.reference.shape, shape),
-            (row.reference.dtype.name, pilot.dtypes[row.name]),
+            (row.reference.dtype.name, pilot.kinds[tap]),
             (default_axis(rank, rank - 1 if channels_last else None), default_axis(len(shape), tap.channel_axis)),
             replaced=not row.name.startswith("output"),
         )
@@ -282,7 +284,7 @@ def _pair_by_values(
     right = [_tap(value, value, axes.get(value)) for value in values]
     shapes = {tap.name: calls[place].array.shape for tap, place in left.items()}
     reference = Held(list(left), shapes, lambda wanted: {name: calls[int(name)].array for name in wanted})
-    pilot = Pilot(model, right, memory_budget_bytes=_BUDGET_BYTES, threads=threads)
+    pilot = Pilot(model, right, RunOptions(memory_budget_bytes=_BUDGET_BYTES, threads=threads))
     pilot.run(feeds)
     near = near_values(reference, held_by(pilot), _BUDGET_BYTES)
     more = list(pairs)

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from onnxscope._version import __version__
-from onnxscope.analyses.weight_statistics import WeightStatistics, weights
+from onnxscope.analyses.weight_statistics import WeightStatistics, run_weights
 from onnxscope.base.files import write_whole
 from onnxscope.base.json_files import Fields, JsonFormat, dump_json
 from onnxscope.base.results import Record
@@ -25,16 +25,18 @@ from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.comparison.align_layers import LayerKey, layer_keys
 from onnxscope.comparison.attributes import attributes_of
-from onnxscope.comparison.compare_models import noise_floors
+from onnxscope.comparison.floors import own_floors
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.errors import BaselineError
 from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import Model, load_model
+from onnxscope.model.parameters import Parameter
 from onnxscope.model.selectors import tap_values
 from onnxscope.model.stored_model import InputSpec
-from onnxscope.profiling.dataset_run import run_stats
+from onnxscope.numerics.hashes import content_hash
+from onnxscope.profiling.dataset_run import run_stats, start_pilot
+from onnxscope.profiling.plan import make_plan
 from onnxscope.runtime.session import runtime_version
-from onnxscope.runtime.stored_values import read_parameter
 
 __all__ = ["SCHEMA", "Baseline", "keys_of", "run_snapshot", "snapshot"]
 
@@ -138,11 +140,9 @@ class Baseline(Record):
         columns = ("layer", "operator", "shape", *_NUMBERS, "zeros", "dead", "noise")
         rows = tuple(
             (
-                *(
-                    row["layer"],
-                    row["op_type"],
-                    "x".join("?" if side is None else f"{side}" for side in row["shape"] or row["weight_shape"]),
-                ),
+                row["layer"],
+                row["op_type"],
+                "x".join("?" if side is None else f"{side}" for side in row["shape"] or row["weight_shape"]),
                 *(row[key] for key in (*_NUMBERS, "zero_fraction", "dead_channels", "noise")),
             )
             for row in self.layers
@@ -192,18 +192,27 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         RunError: onnxruntime fails.
     """
     layers = model.layers
-    rows = _structure(model)
-    stored = weights(model)
+    digests: dict[str, tuple[str, str | None]] = {}
+
+    def digest(parameter: Parameter, values: np.ndarray[Any, Any]) -> None:
+        digests[parameter.name] = _sha256(values), content_hash(values)
+
+    stored = run_weights(model, seen=digest)
+    rows = _structure(model, LayerWeights(model, {name: content for name, (_, content) in digests.items()}))
     record = None
     if inputs is not None:
         dataset = open_dataset(inputs, model, options)
         outputs = model.main.outputs
         taps = tap_values(model, [*((layer.path, layer.value) for layer in layers), *(((), name) for name in outputs)])
+        observed = list(taps.values())
+        pilot = start_pilot(model, observed, dataset, options)
+        plan, observer = make_plan(pilot, observed, dataset, options)
+        floors = own_floors(pilot, taps)
+        pilot.close()
         selection = {"select": [], "at": "post"}
-        profiled = run_stats(model, list(taps.values()), dataset, options, selection=selection, stored=stored)
+        profiled = run_stats(model, dataset, options, plan, observer, stored, selection=selection)
         profile = profiled.profile
         record = {**profile.input, "samples": profile.samples, "content": f"{profile.content:064x}"}
-        floors = noise_floors(model, dataset, options)
         statistics = {tap.name: tap for tap in profiled}
         for layer, row in zip(layers, rows, strict=True):
             name = taps[layer.path, layer.value].name
@@ -217,11 +226,11 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
     order = sorted(range(len(rows)), key=lambda place: rows[place].pop("sort"))
     versions = {"onnxscope": __version__, "onnxruntime": runtime_version(), "onnx": onnx.__version__}
     return Baseline(
-        {"inputs": [_spec(spec) for spec in model.inputs], "outputs": [_spec(spec) for spec in model.outputs]},
-        record,
-        tuple(rows[place] for place in order),
-        tuple(_weights(model, stored)),
-        {**versions, "producer": model.producer},
+        model={"inputs": [_spec(spec) for spec in model.inputs], "outputs": [_spec(spec) for spec in model.outputs]},
+        input=record,
+        layers=tuple(rows[place] for place in order),
+        weights=tuple(_weights(stored, digests)),
+        versions={**versions, "producer": model.producer},
     )
 
 
@@ -229,8 +238,8 @@ def keys_of(baseline: Baseline) -> list[LayerKey]:
     """Return what the layers of a baseline are recognized by."""
 
     def content(row: Mapping[str, Any]) -> str | None:
-        found: str | None = row["content"]
-        return found
+        digest: str | None = row["content"]
+        return digest
 
     return [
         LayerKey(
@@ -246,8 +255,7 @@ def keys_of(baseline: Baseline) -> list[LayerKey]:
     ]
 
 
-def _structure(model: Model) -> list[dict[str, Any]]:
-    reader = LayerWeights(model)
+def _structure(model: Model, reader: LayerWeights) -> list[dict[str, Any]]:
     keys = layer_keys(model.layers, reader.content)
     depths: list[int] = []
     rows: list[dict[str, Any]] = []
@@ -258,7 +266,7 @@ def _structure(model: Model) -> list[dict[str, Any]]:
         attributes = attributes_of(layer.node, model.storage)
         if layer.norm is not None:
             of_norm = attributes_of(layer.norm, model.storage)
-            attributes |= {f"{layer.norm.op_type}.{name}": each for name, each in of_norm.items()}
+            attributes |= {f"{layer.norm.op_type}.{name}": value for name, value in of_norm.items()}
         name = layer.name if key.name is not None else f"{layer.kind}#{key.before[:8]}"
         row = {
             "layer": name,
@@ -323,25 +331,29 @@ def _rounded(number: float | None, unit: float) -> float | None:
     return round(number, 6 - math.floor(math.log10(unit))) + 0.0
 
 
-def _weights(model: Model, stored: WeightStatistics) -> list[dict[str, Any]]:
+def _weights(stored: WeightStatistics, digests: Mapping[str, tuple[str, str | None]]) -> list[dict[str, Any]]:
     rows = []
-    for each in stored:
-        values = read_parameter(model, each.parameter)
-        overall = each.summary.overall
-        digest = hashlib.sha256()
-        for block in np.array_split(values, max(1, values.nbytes >> 24)) if values.ndim else [values]:
-            digest.update(np.ascontiguousarray(block).tobytes())
+    for weight in stored:
+        parameter, overall = weight.parameter, weight.summary.overall
         rows.append(
             {
-                "name": each.parameter.name,
-                "layer": each.parameter.layer,
-                "shape": list(each.parameter.shape),
-                "dtype": each.parameter.dtype,
-                "sha256": digest.hexdigest()[:32],
+                "name": parameter.name,
+                "layer": parameter.layer,
+                "shape": list(parameter.shape),
+                "dtype": parameter.dtype,
+                "sha256": digests[parameter.name][0],
                 **{key: _significant(getattr(overall, key)) for key in (*_NUMBERS, "zero_fraction")},
             }
         )
     return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def _sha256(values: np.ndarray[Any, Any]) -> str:
+    """Of the numbers in the parameter's own order, block by block: a copy of all of them may be too large."""
+    digest = hashlib.sha256()
+    for block in np.array_split(values, max(1, values.nbytes >> 24)) if values.ndim else [values]:
+        digest.update(np.ascontiguousarray(block).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _significant(number: float | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from onnxscope.errors import InputError
 from onnxscope.inputs.dataset import Dataset
 from onnxscope.numerics.sample_moments import Observation, observe_array, sample_steps
 
-__all__ = ["Batch", "Fed", "read_batches"]
+__all__ = ["Batch", "Fed", "few_samples", "read_batches"]
 
 Array = NDArray[Any]
 _NAMED = 5  # broken samples that a message names
@@ -120,6 +120,15 @@ def read_batches(
             yield _batch(dataset, ready)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def few_samples(dataset: Dataset, feeds: Mapping[str, Array], count: int = 2) -> Mapping[str, Array]:
+    """Return only the first so many samples of a batch, where no model fixes how many there are."""
+    axes = dataset.batch_axes
+    lengths = {len(feeds[name]) for name, axis in axes.items() if axis is not None}
+    if dataset.fixed_batch is not None or not lengths or max(lengths) <= count:
+        return feeds
+    return {name: array if axes[name] is None else array[:count] for name, array in feeds.items()}
 
 
 def _load(dataset: Dataset, position: int) -> _Sample | tuple[int, InputError]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
@@ -72,6 +73,23 @@ class PreparedInput:
         total = len(next(iter(self.arrays.values())))
         for start in range(0, total, length):
             yield {name: array[start : start + length] for name, array in self.arrays.items()}
+
+    def joined(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Join what was answered to each of the runs along axis 0, by output; samples that only fill up leave no trace.
+
+        Args:
+            answers: Of `runs`, in order: arrays, or anything else that is taken from the first run.
+        """
+        fed = len(next(iter(self.arrays.values()))) if self.record["kind"] == "images" else None
+        joined: dict[str, Any] = {}
+        for name, whole in answers[0].items():
+            parts = [answer[name] for answer in answers]
+            if all(isinstance(part, np.ndarray) and part.ndim for part in parts):
+                whole = np.concatenate(parts) if len(parts) > 1 else whole
+                if len(whole) == fed:
+                    whole = whole[: self.samples]
+            joined[name] = whole
+        return joined
 
 
 class Dataset:

@@ -1,13 +1,14 @@
-"""The reader of `.npy` and `.npz` files: no pickles, and no memory before the file is known to fill it."""
+"""Read `.npy` and `.npz` files, with no pickles and no memory before the file is known to fill it; write `.npz`."""
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from onnxscope.base.text import first_line
 from onnxscope.errors import InputError
 
-__all__ = ["map_npy", "map_npz", "read_npy", "read_npz"]
+__all__ = ["map_npy", "map_npz", "read_npy", "read_npz", "write_npz"]
 
 Array = NDArray[Any]
 
@@ -67,6 +68,23 @@ def map_npy(stream: IO[bytes], where: str) -> Array:
 def map_npz(stream: IO[bytes], where: str, choose: Callable[[list[str]], Mapping[str, str]]) -> dict[str, Array]:
     """Map the stored arrays of an open `.npz` file, and read those that are compressed; see `read_npz`."""
     return _from_archive(stream, where, choose, map_stored=True)
+
+
+def write_npz(stream: IO[bytes], arrays: Iterable[tuple[str, Array]]) -> None:
+    """Write an archive that `np.load` reads; the same arrays give the same bytes.
+
+    Args:
+        stream: Open for writing.
+        arrays: By names that a zip archive can hold. numpy's file format has no bfloat16 and its like: they are widened
+            to float32, integers of fewer than eight bits to int8.
+    """
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays:
+            if array.dtype.type.__module__ != "numpy":
+                array = array.astype(np.int8 if "int" in array.dtype.name else np.float32)
+            content = io.BytesIO()
+            npy_format.write_array(content, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(name + ".npy"), content.getvalue())  # with a date that never changes
 
 
 def _from_archive(

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxscope.base.text import printable
@@ -31,12 +32,16 @@ class Model(StoredModel):
     """A checked model and what it knows of itself, ready to be inspected, selected from and rewritten.
 
     Every property is worked out once, when it is first asked for, and kept. Read-only; safe to share between threads.
+
+    Attributes:
+        computed: Real numbers behind quantized weights, by what they were computed from; `stored_values` keeps them.
     """
 
     def __init__(self, proto: ModelProto, *, name: str, folder: Path | None, file: MappedFile | None) -> None:
         """Check `proto`, which the new object owns from now on. Use `load_model` instead."""
         super().__init__(proto, name=name, folder=folder, file=file)
         self._axes: dict[tuple[Step, ...], Mapping[str, int]] = {}
+        self.computed: dict[tuple[str, ...], np.ndarray[Any, Any]] = {}
         self._inferring = threading.Lock()
         self._types: Mapping[tuple[Step, ...], Mapping[str, ValueType]] | None = None
 

@@ -39,6 +39,7 @@ class Storage:
         self.folder = folder
         self._where = where
         self._files: dict[Path, MappedFile] = {file.path: file} if file else {}
+        self._views: dict[tuple[Any, ...], np.ndarray[Any, Any]] = {}
 
     def check(self, graph: GraphProto) -> None:
         """Check every tensor stored in a graph, its bodies and its attributes.
@@ -63,10 +64,31 @@ class Storage:
         """Return the values of a tensor of this model, in place where the stored bytes allow it.
 
         Returns:
-            A read-only array that may be a view of the mapped file; types of 2, 4 and 6 bits are unpacked into a copy.
+            A read-only array that may be a view of the mapped file, which is made once; types of 2, 4 and 6 bits are
+            unpacked into a copy.
         """
-        external = tensor.data_location == TensorProto.EXTERNAL
         kind = TensorProto.DataType.Name(tensor.data_type)
+        if tensor.data_location != TensorProto.EXTERNAL or kind in _SUB_BYTE_BITS:
+            return self._read(tensor, kind)
+        place = (*self._external_range(tensor), kind, tuple(tensor.dims))
+        if place not in self._views:
+            self._views[place] = self._read(tensor, kind)
+        return self._views[place]
+
+    def stored_bytes(self, tensor: TensorProto) -> int:
+        """How many bytes of the file a tensor's values take; typed fields count at the element's size."""
+        if tensor.data_location == TensorProto.EXTERNAL:
+            return self._external_range(tensor)[2]
+        if tensor.HasField("raw_data"):
+            return len(tensor.raw_data)
+        if tensor.data_type == TensorProto.STRING:
+            return int(sum(map(len, tensor.string_data)))
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        size: int = math.prod(tensor.dims) * dtype.itemsize
+        return size
+
+    def _read(self, tensor: TensorProto, kind: str) -> np.ndarray[Any, Any]:
+        external = tensor.data_location == TensorProto.EXTERNAL
         values: np.ndarray[Any, Any]
         if kind == "STRING":
             values = np.empty(len(tensor.string_data), object)
@@ -85,18 +107,6 @@ class Storage:
                 values = values.reshape(tuple(tensor.dims))
         values.flags.writeable = False
         return values
-
-    def stored_bytes(self, tensor: TensorProto) -> int:
-        """How many bytes of the file a tensor's values take; typed fields count at the element's size."""
-        if tensor.data_location == TensorProto.EXTERNAL:
-            return self._external_range(tensor)[2]
-        if tensor.HasField("raw_data"):
-            return len(tensor.raw_data)
-        if tensor.data_type == TensorProto.STRING:
-            return int(sum(map(len, tensor.string_data)))
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        size: int = math.prod(tensor.dims) * dtype.itemsize
-        return size
 
     def _external_bytes(self, tensor: TensorProto) -> memoryview:
         path, offset, length = self._external_range(tensor)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onnxscope.numerics.blocks import row_blocks
 
-__all__ = ["mix_bits", "row_hashes"]
+__all__ = ["content_hash", "mix_bits", "row_hashes"]
 
 
 def mix_bits(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -35,3 +35,10 @@ def row_hashes(values: NDArray[Any]) -> NDArray[np.uint64]:
         bits = (block + 0.0).view(np.uint64)  # -0 becomes 0
         hashes.append(mix_bits(bits).sum(axis=1, dtype=np.uint64))
     return np.concatenate(hashes)
+
+
+def content_hash(values: NDArray[Any]) -> str | None:
+    """A digest of the numbers in an array that does not depend on their order; None for fewer than two."""
+    if values.size < 2 or values.dtype.kind in "OUSc":
+        return None
+    return f"{int(row_hashes(values).sum(dtype=np.uint64)):016x}"

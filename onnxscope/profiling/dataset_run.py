@@ -20,19 +20,21 @@ from onnxscope.base.plugins import load_engine
 from onnxscope.base.run_options import Layout, OnError, RunOptions
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, MergeError, OutputError
-from onnxscope.inputs.batches import Batch, Fed, read_batches
+from onnxscope.inputs.batches import Fed, few_samples, read_batches
 from onnxscope.inputs.dataset import Dataset, open_dataset
 from onnxscope.inputs.presets import recipe_file
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, Tap, select_taps
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.engines import Engine, LocalEngine
+from onnxscope.profiling.observer import Observer, Plan
 from onnxscope.profiling.plan import make_plan
 from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards, empty_profile
+from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import runtime_version
 
-__all__ = ["partial_path", "run_stats", "stats"]
+__all__ = ["partial_path", "run_stats", "start_pilot", "stats"]
 
 _WRITING_SHARE = 0.05  # of the running time goes into writing what is known so far, at most
 
@@ -109,11 +111,16 @@ def stats(
         read = (*loaded.storage.files, *dataset.files, recipe_file(preprocess))
         refuse_inputs((output, partial_path(output)), read)
         kept = _Kept(Path(output), resume=resume)
+    pilot = start_pilot(loaded, taps, dataset, options)
+    plan, observer = make_plan(pilot, taps, dataset, options)
+    pilot.close()
     return run_stats(
         loaded,
-        taps,
         dataset,
         options,
+        plan,
+        observer if workers == 1 else None,
+        weights(loaded),
         selection={"select": chosen, "at": at},
         engine=run,
         workers=workers,
@@ -124,30 +131,32 @@ def stats(
 
 def run_stats(
     model: Model,
-    taps: Sequence[Tap],
     dataset: Dataset,
     options: RunOptions,
+    plan: Plan,
+    observer: Observer | None,
+    stored: WeightStatistics,
     *,
     selection: Mapping[str, Any],
     engine: Engine | None = None,
     workers: int = 1,
     kept: _Kept | None = None,
     progress: Callable[[int, int], None] | None = None,
-    stored: WeightStatistics | None = None,
 ) -> DatasetStatistics:
     """Run a model over a dataset and keep statistics of taps; see `stats`.
 
     Args:
         model: Who is run.
-        taps: What is observed, in execution order.
         dataset: Opened for this model.
         options: What is asked of the run.
+        plan: How the taps are observed.
+        observer: Observes by that plan already, where this process runs the shards one after the other.
+        stored: Statistics of all parameters.
         selection: How the taps were chosen, for provenance.
         engine: Runs the shards; None runs one after the other.
         workers: How many it runs at a time.
         kept: Where what is known so far is kept, None for nowhere.
         progress: Called with the number of samples done and of all samples.
-        stored: Statistics of all parameters, where the caller has read them already.
 
     Raises:
         InputError: A sample cannot be read.
@@ -156,17 +165,12 @@ def run_stats(
         MergeError: What is to be resumed belongs to another analysis.
     """
     run = engine or LocalEngine(1)
-    options = replace(options, batch_size=dataset.fixed_batch or options.batch_size)
-    first = _first_batch(dataset, options)
-    plan, observer = make_plan(
-        model, taps, first.feeds, options, batch_axes=dataset.batch_axes, fixed_batch=dataset.fixed_batch
-    )
+    options = replace(options, batch_size=plan.batch_size)
     empty = empty_profile(model, plan, dataset, provenance=_provenance(selection, options))
     shares = options.threads or max((os.cpu_count() or 1) // workers, 1)
     worker = ShardWorker(model, plan, dataset, empty, replace(options, threads=shares))
-    if workers == 1:
-        worker.observer = observer
-    done = replace(empty, weights=_weights(stored or weights(model)))
+    worker.observer = observer
+    done = replace(empty, weights=_weights(stored))
     shards = cut_shards(dataset.count, options.batch_size)
     if kept is not None:
         done = kept.resumed(done, shards)
@@ -191,6 +195,26 @@ def run_stats(
     if kept is not None:
         kept.finish(done)
     return DatasetStatistics(done, dataset.notes)
+
+
+def start_pilot(model: Model, taps: Sequence[Tap], dataset: Dataset, options: RunOptions) -> Pilot:
+    """Open a model's pilot and make its first run, on the first samples of a dataset that can be read.
+
+    Raises:
+        InputError: None can be read.
+        RunError: onnxruntime fails.
+    """
+    fed = Fed()
+    with contextlib.closing(read_batches(dataset, 0, dataset.count, fed, options)) as batches:
+        batch = next(batches, None)
+    if batch is None:
+        raise InputError(
+            f"none of the {dataset.count} samples can be read; the first: {fed.skipped[0][2]}",
+            hint="are they images? `--on-error fail` stops at the first",
+        )
+    pilot = Pilot(model, taps, options)
+    pilot.start(batch.feeds, few_samples(dataset, batch.feeds))
+    return pilot
 
 
 def partial_path(output: str | os.PathLike[str]) -> Path:
@@ -286,17 +310,6 @@ def _provenance(selection: Mapping[str, Any], options: RunOptions) -> dict[str, 
         **selection,
         **options.to_dict(),
     }
-
-
-def _first_batch(dataset: Dataset, options: RunOptions) -> Batch:
-    fed = Fed()
-    with contextlib.closing(read_batches(dataset, 0, dataset.count, fed, options)) as batches:
-        for batch in batches:
-            return batch
-    raise InputError(
-        f"none of the {dataset.count} samples can be read; the first: {fed.skipped[0][2]}",
-        hint="are they images? `--on-error fail` stops at the first",
-    )
 
 
 def _weights(stored: WeightStatistics) -> tuple[dict[str, Any], ...]:

@@ -66,14 +66,26 @@ class Observer:
         self._model = model
         self._plan = plan
         self._threads = threads
-        self._probed = [each for each in plan.taps if each.probed]
-        groups = plan.groups(each for each in plan.taps if not each.probed)
+        self._probed = [planned for planned in plan.taps if planned.probed]
+        groups = plan.groups(planned for planned in plan.taps if not planned.probed)
         # The first group travels with the probes: a run of its own would cost as much as the model does.
         self._beside = groups[0] if groups and self._probed else []
         self._groups = groups[1:] if self._beside else groups
         self._again = plan.groups(self._probed)
         self._main: tuple[Session, Probes] | None = None
         self._raw: dict[tuple[str, ...], tuple[Session, Mapping[str, str]]] = {}
+
+    def open(self) -> None:
+        """Open the session with the probes, where there are any and it is not open yet.
+
+        Raises:
+            RunError: onnxruntime refuses the model, or has no kernel for a probe.
+        """
+        if self._probed and self._main is None:
+            tapped = expose(self._model, [planned.tap for planned in self._beside])
+            probes = append_probes(tapped.proto, self._probed, unused_prefix(self._model))
+            self._raw[self._key(self._beside)] = (self._session(tapped.proto), tapped.outputs)
+            self._main = self._raw[self._key(self._beside)][0], probes
 
     def observe(
         self, feeds: Mapping[str, Array], samples: int, *, padded: bool = False
@@ -91,12 +103,12 @@ class Observer:
         Raises:
             RunError: onnxruntime fails.
         """
-        found: dict[str, Observation] = {}
+        observations: dict[str, Observation] = {}
         reasons: dict[str, str] = {}
         if padded:
             note = "it has no batch axis, and the run is filled up with copies"
-            reasons |= {each.name: note for each in self._plan.taps if each.batch_axis is None}
-        again = {each.name for each in self._probed if each.name not in reasons}
+            reasons |= {planned.name: note for planned in self._plan.taps if planned.batch_axis is None}
+        again = {planned.name for planned in self._probed if planned.name not in reasons}
         groups = self._groups
         if self._probed:
             try:
@@ -104,28 +116,19 @@ class Observer:
             except RunError:
                 groups = [self._beside, *groups] if self._beside else groups
             else:
-                self._take_probes(answers, samples, found, reasons, again)
+                self._take_probes(answers, samples, observations, reasons, again)
         for group in groups:
-            self._observe_raw([each for each in group if each.name not in reasons], feeds, samples, found, reasons)
+            reached = [planned for planned in group if planned.name not in reasons]
+            self._observe_raw(reached, feeds, samples, observations, reasons)
         for group in self._again:
-            flagged = [each for each in group if each.name in again]
+            flagged = [planned for planned in group if planned.name in again]
             if flagged:
-                self._observe_raw(flagged, feeds, samples, found, reasons, session_of=group)
-        return found, reasons
-
-    def pilot(self, feeds: Mapping[str, Array], samples: int) -> dict[str, Observation | None]:
-        """Run the probes alone, whose variances may be rough; None for a tap that holds something not finite."""
-        answers = self._run_probes(feeds)
-        assert self._main is not None
-        _, probes = self._main
-        return {each.name: probes.observe(each, answers, samples, roughly=True) for each in self._probed}
+                self._observe_raw(flagged, feeds, samples, observations, reasons, session_of=group)
+        return observations, reasons
 
     def _run_probes(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
-        if self._main is None:
-            tapped = expose(self._model, [each.tap for each in self._beside])
-            probes = append_probes(tapped.proto, self._probed, unused_prefix(self._model))
-            self._raw[self._key(self._beside)] = (self._session(tapped.proto), tapped.outputs)
-            self._main = self._raw[self._key(self._beside)][0], probes
+        self.open()
+        assert self._main is not None
         session, probes = self._main
         _, outputs = self._raw[self._key(self._beside)]
         return session.run(feeds, [*probes.outputs, *dict.fromkeys(outputs.values())])
@@ -134,26 +137,27 @@ class Observer:
         self,
         answers: Mapping[str, Any],
         samples: int,
-        found: dict[str, Observation],
+        observations: dict[str, Observation],
         reasons: dict[str, str],
         again: set[str],
     ) -> None:
         assert self._main is not None
-        for each in self._probed:
-            observation = self._main[1].observe(each, answers, samples) if each.name in again else None
+        for planned in self._probed:
+            observation = self._main[1].observe(planned, answers, samples) if planned.name in again else None
             if observation is not None:
-                found[each.name] = observation
-                again.discard(each.name)
+                observations[planned.name] = observation
+                again.discard(planned.name)
         _, outputs = self._raw[self._key(self._beside)]
-        beside = [each for each in self._beside if each.name not in reasons]
-        self._reduce(beside, {each.name: answers[outputs[each.name]] for each in beside}, samples, found, reasons)
+        beside = [planned for planned in self._beside if planned.name not in reasons]
+        values = {planned.name: answers[outputs[planned.name]] for planned in beside}
+        self._reduce(beside, values, samples, observations, reasons)
 
     def _observe_raw(
         self,
         taps: Sequence[PlannedTap],
         feeds: Mapping[str, Array],
         samples: int,
-        found: dict[str, Observation],
+        observations: dict[str, Observation],
         reasons: dict[str, str],
         *,
         session_of: Sequence[PlannedTap] = (),
@@ -163,43 +167,43 @@ class Observer:
         try:
             values = self._run_raw(taps, feeds, session_of or taps)
         except RunError as error:
-            if not any(each.tap.path for each in taps):
+            if not any(planned.tap.path for planned in taps):
                 raise
             if len(taps) == 1:
                 changes = "inconsistent shape" in str(error).lower()
                 reasons[taps[0].name] = "its shape changes from one iteration to the next" if changes else str(error)
                 return
-            for each in taps:  # a value inside a body may break the run; the others need not suffer
-                self._observe_raw([each], feeds, samples, found, reasons)
+            for planned in taps:  # a value inside a body may break the run; the others need not suffer
+                self._observe_raw([planned], feeds, samples, observations, reasons)
             return
-        self._reduce(taps, values, samples, found, reasons)
+        self._reduce(taps, values, samples, observations, reasons)
 
     def _run_raw(
         self, taps: Sequence[PlannedTap], feeds: Mapping[str, Array], session_of: Sequence[PlannedTap]
     ) -> dict[str, Any]:
         key = self._key(session_of)
         if key not in self._raw:
-            tapped = expose(self._model, [each.tap for each in session_of])
+            tapped = expose(self._model, [planned.tap for planned in session_of])
             self._raw[key] = self._session(tapped.proto), tapped.outputs
         session, outputs = self._raw[key]
-        answers = session.run(feeds, dict.fromkeys(outputs[each.name] for each in taps))
-        return {each.name: answers[outputs[each.name]] for each in taps}
+        answers = session.run(feeds, dict.fromkeys(outputs[planned.name] for planned in taps))
+        return {planned.name: answers[outputs[planned.name]] for planned in taps}
 
     def _reduce(
         self,
         taps: Sequence[PlannedTap],
         values: dict[str, Any],
         samples: int,
-        found: dict[str, Observation],
+        observations: dict[str, Observation],
         reasons: dict[str, str],
     ) -> None:
-        for each in taps:
-            value = values.pop(each.name)  # its memory is given back as soon as it is reduced
-            reason = reason_without_statistics(each.tap, value)
+        for planned in taps:
+            value = values.pop(planned.name)  # its memory is given back as soon as it is reduced
+            reason = reason_without_statistics(planned.tap, value)
             if reason is None:
-                found[each.name] = self._observed(each, value, samples)
+                observations[planned.name] = self._observed(planned, value, samples)
             else:
-                reasons[each.name] = reason
+                reasons[planned.name] = reason
 
     def _observed(self, planned: PlannedTap, value: Array, samples: int) -> Observation:
         same_rank = planned.shape is not None and len(planned.shape) == value.ndim
@@ -212,4 +216,4 @@ class Observer:
 
     @staticmethod
     def _key(taps: Iterable[PlannedTap]) -> tuple[str, ...]:
-        return tuple(each.name for each in taps)
+        return tuple(planned.name for planned in taps)

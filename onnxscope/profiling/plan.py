@@ -1,4 +1,4 @@
-"""Decide how each tap is observed, from the model and a pilot run on the first samples."""
+"""Decide how each tap is observed, from the model and its pilot run on the first samples."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import RunError
+from onnxscope.inputs.dataset import Dataset
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
+from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.sample_moments import sample_steps
 from onnxscope.profiling.observer import Observer, Plan
 from onnxscope.profiling.probes import MIN_OPSET, PlannedTap
-from onnxscope.runtime.tap_outputs import expose
-from onnxscope.runtime.tapped_runs import TapShapes, output_types
+from onnxscope.runtime.pilot import Pilot
+from onnxscope.runtime.tap_outputs import Unreachable
 
 __all__ = ["make_plan"]
 
@@ -46,73 +48,72 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 
-def make_plan(
-    model: Model,
-    taps: Sequence[Tap],
-    feeds: Mapping[str, Array],
-    options: RunOptions,
-    *,
-    batch_axes: Mapping[str, int | None],
-    fixed_batch: int | None,
-) -> tuple[Plan, Observer | None]:
-    """Find out shapes and axes, and what float32 sums can tell, in three sessions at most.
+def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunOptions) -> tuple[Plan, Observer]:
+    """Find out shapes and axes, and what float32 sums can tell.
 
     Args:
-        model: It is not changed.
+        pilot: Observes `taps`, and may observe more; its first run is made on samples of `dataset`.
         taps: In execution order.
-        feeds: The first run of the data, padded where the model's batch is fixed.
-        options: Its batch is a full run; to be exact takes all values out of onnxruntime.
-        batch_axes: For each input its axis of samples, None for one without.
-        fixed_batch: The model's own batch size, None where any will do.
+        dataset: Tells which axes of the inputs count samples, and the model's own batch size.
+        options: Its batch is a full run where the model does not fix one; to be exact takes all values out of
+            onnxruntime.
 
     Returns:
-        The plan, and what observed the pilot run, where that goes by the same plan and can go on.
+        The plan, and what observes by it in this process.
 
     Raises:
         RunError: onnxruntime cannot run the model on these samples.
     """
-    exposed = expose(model, taps)
-    reachable = [tap for tap in taps if tap.name in exposed.outputs]
-    types = output_types(model, exposed.proto, [exposed.outputs[tap.name] for tap in reachable])
-    shapes, doubled = _shapes(model, reachable, feeds, batch_axes, fixed_batch, options.threads)
+    model = pilot.model
+    shapes, doubled = _shapes(pilot, dataset)
     planned = []
-    for tap in reachable:
-        dtype = types.get(exposed.outputs[tap.name], "")
-        shape = shapes.get(tap.name)
-        batch = _batch_axis(shape, doubled.get(tap.name), fixed_batch)
+    for tap in taps:
+        if tap not in pilot.kinds:
+            continue
+        shape = shapes.get(tap)
+        batch = _batch_axis(shape, doubled.get(tap), dataset.fixed_batch)
         channel = None if shape is None else default_axis(len(shape), tap.channel_axis)
         if channel == batch:
             channel = None
-        each = PlannedTap(tap, dtype, shape, batch, channel, _limits(model, tap), probed=False)
-        planned.append(each if shape is None else _with_probe(each, model, options.exact))
-    plan = Plan(tuple(planned), exposed.unreachable, options.batch_size, options.memory_budget_bytes, options.exact)
-    if not any(each.probed for each in planned):
-        return plan, None
-    observer = Observer(model, plan, threads=options.threads)
-    shifted = replace(plan, taps=tuple(_with_shifts(observer, plan, feeds)))
-    return shifted, observer if shifted == plan else None
-
-
-def _shapes(
-    model: Model,
-    taps: Sequence[Tap],
-    feeds: Mapping[str, Array],
-    batch_axes: Mapping[str, int | None],
-    fixed_batch: int | None,
-    threads: int,
-) -> tuple[dict[str, Shape], dict[str, Shape]]:
-    """The taps' shapes for one sample, and for the same sample twice where the model takes it."""
-    one, two = (
-        {name: _repeated(array, batch_axes.get(name), times) for name, array in feeds.items()} for times in (1, 2)
+        plain = PlannedTap(
+            tap=tap,
+            dtype=pilot.kinds[tap],
+            shape=shape,
+            batch_axis=batch,
+            channel_axis=channel,
+            limits=_limits(model, tap),
+            probed=False,
+        )
+        planned.append(plain if shape is None else _with_probe(plain, model, options.exact))
+    plan = Plan(
+        taps=tuple(_with_shifts(pilot, planned)),
+        unreachable=tuple(Unreachable(tap.name, pilot.reasons[tap]) for tap in taps if tap not in pilot.kinds),
+        batch_size=dataset.fixed_batch or options.batch_size,
+        memory_budget_bytes=options.memory_budget_bytes,
+        exact=options.exact,
     )
-    session = TapShapes(model, taps, threads)
-    if fixed_batch is not None:
-        return session.of(feeds), {}
-    shapes = session.of(one)
-    if all(axis is None for axis in batch_axes.values()):
+    observer = Observer(model, plan, threads=options.threads)
+    try:
+        observer.open()
+    except RunError:  # a probe that this onnxruntime has no kernel for; a model that fails will say so itself
+        plan = replace(plan, taps=tuple(replace(tap, probed=False) for tap in plan.taps))
+        observer = Observer(model, plan, threads=options.threads)
+    return plan, observer
+
+
+def _shapes(pilot: Pilot, dataset: Dataset) -> tuple[Mapping[Tap, Shape], Mapping[Tap, Shape]]:
+    """The taps' shapes for one sample, and for the same sample twice where the model takes it."""
+    if dataset.fixed_batch is not None:
+        return pilot.shapes_of(pilot.feeds), {}
+    axes = dataset.batch_axes
+    one, two = (
+        {name: _repeated(array, axes.get(name), times) for name, array in pilot.feeds.items()} for times in (1, 2)
+    )
+    shapes = pilot.shapes_of(one)
+    if all(axis is None for axis in axes.values()):
         return shapes, {}
     try:
-        return shapes, session.of(two)
+        return shapes, pilot.shapes_of(two)
     except RunError:
         return shapes, {}
 
@@ -143,14 +144,14 @@ def _limits(model: Model, tap: Tap) -> tuple[float, float] | None:
 
 def _clip_limits(model: Model, node: Node) -> tuple[float, float] | None:
     graph = model.graphs[node.path]
-    found = []
+    limits = []
     for place, key in ((1, "min"), (2, "max")):
         stored = graph.stored(node.inputs[place]) if len(node.inputs) > place and node.inputs[place] else None
         if stored is not None and list(stored.dims) in ([], [1]):
-            found.append(float(model.array(stored).reshape(-1)[0]))
+            limits.append(float(model.array(stored).reshape(-1)[0]))
         elif isinstance(node.attribute(key), float):
-            found.append(node.attribute(key))
-    return (found[0], found[1]) if len(found) == 2 and all(map(math.isfinite, found)) else None
+            limits.append(node.attribute(key))
+    return (limits[0], limits[1]) if len(limits) == 2 and all(map(math.isfinite, limits)) else None
 
 
 def _with_probe(planned: PlannedTap, model: Model, exact: bool) -> PlannedTap:
@@ -168,22 +169,31 @@ def _with_probe(planned: PlannedTap, model: Model, exact: bool) -> PlannedTap:
     return replace(planned, steps=steps, probed=possible)
 
 
-def _with_shifts(observer: Observer, plan: Plan, feeds: Mapping[str, Array]) -> list[PlannedTap]:
-    """Observe the pilot run, and give a shift to the taps whose mean would cancel their variance."""
-    try:
-        found = observer.pilot(feeds, plan.batch_size)
-    except RunError:  # a probe that this onnxruntime has no kernel for; a model that fails will say so itself
-        found = {}
-    taps = []
-    for each in plan.taps:
-        seen = found.get(each.name)
-        if seen is None:  # numpy reduces it
-            taps.append(replace(each, probed=False))
-            continue
-        moments = seen.moments.combined()
-        mean, variance = moments.mean, moments.m2 / np.maximum(moments.count, 1)
-        # Only where it is needed: a channel that is nearly dead has a mean that tells nothing of other samples.
-        needed = (mean * mean > _SHIFTED * variance) & (variance > 0) & np.isfinite(mean)
-        shift = tuple(np.where(needed, mean, 0).astype(np.float32).tolist())
-        taps.append(replace(each, shift=shift) if needed.any() else each)
-    return taps
+def _with_shifts(pilot: Pilot, planned: Sequence[PlannedTap]) -> list[PlannedTap]:
+    """Give a shift to the taps whose mean would cancel their variance in the pilot run.
+
+    Where a value is not finite there, or its squares have no sum in float32, numpy reduces it.
+    """
+    shifted = {tap.name: tap for tap in planned}
+    by_output = {pilot.outputs[tap.tap]: tap for tap in planned if tap.probed}
+    for group in pilot.groups(output for output, tap in by_output.items() if tap.tap in pilot.shapes):
+        values = pilot.values(group)
+        for output in group:
+            tap = by_output[output]
+            shifted[tap.name] = _with_shift(tap, values[output])
+    return list(shifted.values())
+
+
+def _with_shift(planned: PlannedTap, value: Array) -> PlannedTap:
+    if value.ndim != len(planned.shape or ()) or not value.size:
+        return replace(planned, probed=False)
+    moments = Moments.empty(1 if planned.channel_axis is None else value.shape[planned.channel_axis])
+    moments.update(value, planned.channel_axis)
+    mean, variance = moments.mean, moments.m2 / np.maximum(moments.count, 1)
+    squares = moments.count * (mean * mean + variance)
+    if (moments.nan | moments.inf).any() or (squares > np.finfo(np.float32).max).any():
+        return replace(planned, probed=False)
+    # Only where it is needed: a channel that is nearly dead has a mean that tells nothing of other samples.
+    needed = (mean * mean > _SHIFTED * variance) & (variance > 0) & np.isfinite(mean)
+    shift = tuple(np.where(needed, mean, 0).astype(np.float32).tolist())
+    return replace(planned, shift=shift) if needed.any() else planned

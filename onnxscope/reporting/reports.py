@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
-from onnxscope.analyses.activation_maps import ClassActivation, Method, run_class_activations
-from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps, Rank, run_features
-from onnxscope.analyses.input_pictures import prepared_pictures
+from onnxscope.analyses.activation_maps import Method
+from onnxscope.analyses.feature_maps import Rank
 from onnxscope.analyses.inspection import inspect
 from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.files import refuse_inputs, write_whole
@@ -19,24 +16,17 @@ from onnxscope.base.results import Record
 from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
-from onnxscope.comparison.compare_models import run_diff
-from onnxscope.comparison.match_values import match_inputs, match_values
-from onnxscope.comparison.result import Comparison
-from onnxscope.errors import InputError, ProfileError, RunError
-from onnxscope.inputs.dataset import Dataset, PreparedInput, open_dataset, open_inputs
+from onnxscope.errors import ProfileError
 from onnxscope.model.loading import Model, load_model
-from onnxscope.model.selectors import At, select_layers, select_taps, tap_values
-from onnxscope.profiling.dataset_run import run_stats
+from onnxscope.model.selectors import At, select_layers
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.profile import Profile
 from onnxscope.reporting.attention import attention_of
-from onnxscope.reporting.content import Content, Row, Sight
+from onnxscope.reporting.content import Content, Row
 from onnxscope.reporting.page import Page, render_page
+from onnxscope.reporting.page_run import Wanted, run_for_page
 
 __all__ = ["Report", "report"]
-
-_MAX_COLUMNS = 6  # inputs that have pictures; statistics are over all of them
-_KEPT_BYTES = 256 << 20  # of prepared images: pictures, statistics and a comparison each walk over them
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +67,7 @@ class Report(Record):
             "model": self.content.summary.model,
             "input": None if maps is None else maps.input,
             "layers": self.page.layers,
-            "attention": [each.to_dict() for each in self.content.attention],
+            "attention": [remark.to_dict() for remark in self.content.attention],
             "unreachable": [{"name": name, "reason": reason} for name, reason in self.content.unreachable],
             "left_out": list(self.page.left_out),
             "size_bytes": len(self.html.encode()),
@@ -85,7 +75,7 @@ class Report(Record):
 
     def table(self) -> Table:
         """One row for whatever deserves attention."""
-        rows = tuple((each.weight, each.layer or "", each.message) for each in self.content.attention)
+        rows = tuple((remark.weight, remark.layer or "", remark.message) for remark in self.content.attention)
         counts = [
             f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in ((self.page.layers, "layer"), (len(rows), "remark"))
         ]
@@ -146,75 +136,48 @@ def report(
     """
     say = progress or (lambda text: None)
     options = RunOptions(preprocess=preprocess, layout=layout, threads=threads)
+    wanted = Wanted(
+        select=(select,) if isinstance(select, str) else tuple(select),
+        at=at,
+        channels=channels,
+        rank=rank,
+        cam=cam,
+        cam_layer=cam_layer,
+        target=target,
+    )
     loaded = load_model(model)
     summary = inspect(loaded, select=select, at=at)
     say("reading the weights")
     stored = weights(loaded)
-    notes: list[str] = []
-    dataset: Dataset | None = None
-    maps: FeatureMaps | None = None
-    statistics = None if profile is None else _dataset(profile, loaded)
-    comparison: Comparison | None = None
-    others: dict[str, tuple[FeatureMap, FeatureMap]] = {}
-    sights: list[Sight] = []
-    if inputs is not None:
-        dataset = open_dataset(inputs, loaded, options, keep_bytes=_KEPT_BYTES)
-        say("running the model")
-        chosen = [select] if isinstance(select, str) else list(select)
-        taps = select_taps(loaded, chosen, at=at)
-        prepared = _first_samples(dataset).whole()
-        maps = run_features(loaded, taps, prepared, channels=channels, rank=rank, threads=threads)
-        notes += maps.notes
-        if dataset.count > _MAX_COLUMNS:
-            notes.append(f"pictures show the first {_MAX_COLUMNS} of {dataset.count:,} samples, statistics all of them")
-        if statistics is None:
-            statistics = run_stats(
-                loaded,
-                taps,
-                dataset,
-                options,
-                selection={"select": chosen, "at": at},
-                progress=lambda done, total: say(f"running the model: {done:,} of {total:,} samples"),
-                stored=stored,
-            )
-        say("looking for what the model looks at")
-        sights, remarks = _sights(loaded, dataset, prepared, options, method=cam, layer=cam_layer, target=target)
-        notes += remarks
-    if against is not None:
-        say("comparing the two models")
-        second = load_model(against)
-        comparison = run_diff(loaded, second, dataset, options, select=select)
-        notes += comparison.notes
-        if maps is not None:
-            others, remarks = _others((loaded, second), prepared, channels, comparison, threads)
-            notes += remarks
+    of_dataset = None if profile is None else _of_profile(profile, loaded)
+    second = None if against is None else load_model(against)
+    run = run_for_page(loaded, second, inputs, options, wanted, stored, of_dataset, say)
     say("drawing the page")
-    unreachable = _unreachable(maps, statistics)
     content = Content(
-        summary,
-        _rows(loaded, select, at),
-        sum(layer.multiply_accumulates or 0 for layer in (inspect(loaded) if select else summary).layers),
-        stored,
-        maps,
-        statistics,
-        tuple(sights),
-        attention_of(loaded, stored, maps, statistics, comparison, unreachable),
-        comparison,
-        others,
-        unreachable,
-        tuple(dict.fromkeys(notes)),
+        summary=summary,
+        rows=_rows(loaded, select, at),
+        cost=sum(layer.multiply_accumulates or 0 for layer in (inspect(loaded) if select else summary).layers),
+        weights=stored,
+        maps=run.maps,
+        statistics=run.statistics,
+        sights=run.sights,
+        attention=attention_of(loaded, stored, run.maps, run.statistics, run.comparison, run.unreachable),
+        comparison=run.comparison,
+        others=run.others,
+        unreachable=run.unreachable,
+        notes=run.notes,
     )
     return Report(loaded, content, render_page(content, max_bytes=max_bytes))
 
 
-def _dataset(profile: str | os.PathLike[str] | Profile, model: Model) -> DatasetStatistics:
-    found = profile if isinstance(profile, Profile) else Profile.load(profile)
-    if found.digest != model.digest:
+def _of_profile(profile: str | os.PathLike[str] | Profile, model: Model) -> DatasetStatistics:
+    taken = profile if isinstance(profile, Profile) else Profile.load(profile)
+    if taken.digest != model.digest:
         raise ProfileError(
-            f"the profile is of another model, {printable(found.model['name'])}: {model.name}",
+            f"the profile is of another model, {printable(taken.model['name'])}: {model.name}",
             hint="take it of this file with `onnxscope stats`",
         )
-    return DatasetStatistics(found)
+    return DatasetStatistics(taken)
 
 
 def _rows(model: Model, select: str | Sequence[str], at: At) -> tuple[Row, ...]:
@@ -231,88 +194,3 @@ def _rows(model: Model, select: str | Sequence[str], at: At) -> tuple[Row, ...]:
         )
         for node, taps in select_layers(model, chosen, at=at)
     )
-
-
-def _unreachable(maps: FeatureMaps | None, statistics: DatasetStatistics | None) -> tuple[tuple[str, str], ...]:
-    """Names of values that could not be observed, with the reason."""
-    if maps is not None:
-        return tuple((missed.name, missed.reason) for missed in maps.unreachable)
-    return () if statistics is None else statistics.profile.unreachable
-
-
-def _first_samples(dataset: Dataset) -> Dataset:
-    """The samples that have pictures, and arrays up to where a run of a fixed batch ends."""
-    size = 1 if dataset.kind == "images" else dataset.fixed_batch or 1
-    return dataset.first(-(-_MAX_COLUMNS // size) * size)
-
-
-def _sights(
-    model: Model,
-    dataset: Dataset,
-    prepared: PreparedInput,
-    options: RunOptions,
-    *,
-    method: Method | None,
-    layer: str | None,
-    target: int | None,
-) -> tuple[list[Sight], list[str]]:
-    """What the inputs look like, and where the model looks; no map where the model has no place for one."""
-    photographs = prepared_pictures(prepared)[:_MAX_COLUMNS]
-    samples = range(len(photographs) if prepared.samples is not None else min(1, len(photographs)))
-    activations: list[ClassActivation] = []
-    notes: list[str] = []
-    if method is not None and samples:
-        try:
-            activations = run_class_activations(
-                model, prepared, options, samples, layer=layer, method=method, target=target
-            )
-        except (InputError, RunError) as error:
-            if layer is not None or target is not None:
-                raise
-            notes.append(f"no class activation map: {error}")
-    sights = []
-    for sample, photograph in enumerate(photographs):
-        activation = activations[sample] if sample < len(activations) else None
-        overlay, caption = (None, "") if activation is None else (activation.overlay(), activation.title)
-        sights.append(Sight(dataset.name(sample), photograph, overlay, caption))
-    return sights, notes
-
-
-def _others(
-    models: tuple[Model, Model], prepared: PreparedInput, channels: int, comparison: Comparison, threads: int
-) -> tuple[dict[str, tuple[FeatureMap, FeatureMap]], list[str]]:
-    """What both models hold at aligned layers, with the first one's axes, by the name of the first one's value.
-
-    The second one is fed what the first one is, as `diff` does: prepared by the first one's preset.
-    """
-    rows = [row for row in comparison.layers if row.entire is not None]
-    if not rows:
-        return {}, []
-    fed, _ = match_inputs(models[0].inputs, models[1].inputs)
-    arrays = prepared.arrays, {pair.b: pair.apply(prepared.arrays[pair.a]) for pair in fed}
-    values = {row.a.name for row in rows}, {row.b.name for row in rows}
-    by_value: list[dict[str, FeatureMap]] = []
-    for model, given, chosen in zip(models, arrays, values, strict=True):
-        taps = tap_values(model, [(layer.path, layer.value) for layer in model.layers if layer.value in chosen])
-        try:
-            whole = open_inputs(given, model.inputs, RunOptions()).whole()
-            maps = run_features(model, list(taps.values()), whole, channels=channels, threads=threads)
-        except (InputError, RunError) as error:
-            return {}, [f"feature maps are not shown side by side: {error}"]
-        by_value.append({feature.tap.name: feature for feature in maps})
-    pairs = {}
-    for row in rows:
-        first, second = by_value[0].get(row.a.name), by_value[1].get(row.b.name)
-        if first is None or second is None:
-            continue
-        counterpart = match_values(
-            *(row.a.name, row.b.name),
-            (first.data.shape, second.data.shape),
-            (first.data.dtype.name, second.data.dtype.name),
-            (first.channel_axis, second.channel_axis),
-            replaced=False,
-        )
-        if counterpart is not None:
-            data = counterpart.to_a(np.asarray(second.data))
-            pairs[row.a.name] = first, replace(second, data=data, channel_axis=first.channel_axis)
-    return pairs, []

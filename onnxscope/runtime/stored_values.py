@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 
 from onnxscope.model.layer_names import Operand
 from onnxscope.model.loading import Model
@@ -16,6 +17,7 @@ from onnxscope.runtime.session import evaluate_constants
 __all__ = ["read_operand", "read_parameter"]
 
 Array = np.ndarray[Any, Any]
+_KEPT_BYTES = 256 << 20
 
 
 def read_parameter(model: Model, parameter: Parameter) -> Array:
@@ -38,20 +40,23 @@ def read_operand(model: Model, operand: Operand) -> Array:
     origin, graph = operand.origin, model.graphs[operand.node.path]
     if operand.node.operator.scaled_along is not None and not graph.path:
         return _dequantized(model, operand)
-    if origin is not None and origin.permutation is not None and (origin.dequantized is None or graph.path):
+    if origin is None or origin.permutation is None or (origin.dequantized is not None and graph.path):
+        value = operand.node.inputs[operand.position]
+        return evaluate_constants(model, [value])[value]
+    if origin.dequantized is not None:
+        values = _computed(model, origin.dequantized)
+    else:
         tensor = graph.stored(origin.value)
         assert tensor is not None  # an origin is stored
-        stored = model.array(tensor)
-        return stored.transpose(origin.permutation) if origin.permutation else stored
-    value = operand.node.inputs[operand.position]
-    return evaluate_constants(model, [value])[value]
+        values = model.array(tensor)
+    return values.transpose(origin.permutation) if origin.permutation else values
 
 
 def _stored_values(model: Model, parameter: Parameter) -> Array:
     operand = parameter.operand
     if operand is not None and operand.origin is not None and not parameter.graph.path:
         if operand.origin.dequantized is not None:
-            return evaluate_constants(model, [operand.origin.dequantized])[operand.origin.dequantized]
+            return _computed(model, operand.origin.dequantized)
         if operand.node.operator.scaled_along is not None:
             return _dequantized(model, operand)
     tensor = parameter.graph.stored(parameter.initializer)
@@ -63,7 +68,9 @@ def _dequantized(model: Model, operand: Operand) -> Array:
     """The real numbers behind an operand of QLinearConv or QLinearMatMul."""
     inputs = operand.node.inputs
     make = onnx.helper.make_node
+    read: Sequence[str]
     if operand.role == "bias":  # int32 in units of the product of both scales
+        read = (inputs[8], inputs[1], inputs[4])
         extra = [
             make("Cast", [inputs[8]], ["onnxscope:bias"], to=TensorProto.FLOAT),
             make("Mul", [inputs[1], inputs[4]], ["onnxscope:scale"]),
@@ -71,5 +78,25 @@ def _dequantized(model: Model, operand: Operand) -> Array:
         ]
     else:
         first, axis = operand.position, operand.node.operator.scaled_along
-        extra = [make("DequantizeLinear", list(inputs[first : first + 3]), ["onnxscope:real"], axis=axis)]
-    return evaluate_constants(model, ["onnxscope:real"], extra)["onnxscope:real"]
+        read = inputs[first : first + 3]
+        extra = [make("DequantizeLinear", list(read), ["onnxscope:real"], axis=axis)]
+    return _computed(model, "onnxscope:real", extra, read)
+
+
+def _computed(model: Model, value: str, extra: Sequence[NodeProto] = (), read: Sequence[str] = ()) -> Array:
+    """A value that onnxruntime computes from stored ones, once: it is kept as far as there is room.
+
+    Args:
+        model: Whose values are read.
+        value: Which one, of the main graph or of `extra`.
+        extra: Nodes that compute it.
+        read: The stored values that tell it from others of the same name.
+    """
+    key = (value, *read)
+    values = model.computed.get(key)
+    if values is None:
+        values = evaluate_constants(model, [value], extra)[value]
+        if values.nbytes + sum(kept.nbytes for kept in model.computed.values()) <= _KEPT_BYTES:
+            values.flags.writeable = False
+            model.computed[key] = values
+    return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,15 @@ from onnxscope.model.selectors import Tap
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import TappedModel, Unreachable, expose, unused_prefix, was_not_executed
 
-__all__ = ["TapShapes", "number_type", "output_types", "reason_without_statistics", "run_tapped", "within_budget"]
+__all__ = [
+    "TapShapes",
+    "is_number",
+    "numbered",
+    "numpy_name",
+    "reason_without_statistics",
+    "run_tapped",
+    "within_budget",
+]
 
 Array = NDArray[Any]
 _Item = TypeVar("_Item")
@@ -94,21 +103,20 @@ def reason_without_statistics(tap: Tap, data: Any) -> str | None:
     return None
 
 
-def output_types(model: Model, proto: Any, outputs: Sequence[str]) -> dict[str, str]:
-    """Return numpy's names of the outputs' element types, as onnxruntime finds them."""
-    session = open_session(model, proto, optimize=False)
-    return {name: _numpy_name(session.outputs[name]) for name in outputs}
-
-
-def number_type(kind: str) -> str | None:
-    """Return numpy's name of the element type of what onnxruntime calls `kind`, None for anything but numbers."""
-    dtype = _numpy_name(kind)
-    return dtype if dtype in _NUMBERS else None
-
-
-def _numpy_name(kind: str) -> str:
+def numpy_name(kind: str) -> str:
+    """Return numpy's name of an element type from what onnxruntime calls it; anything but a tensor keeps its name."""
     name = kind.removeprefix("tensor(").rstrip(")")
     return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def is_number(dtype: str) -> bool:
+    """Whether numpy's arithmetic takes elements of this type."""
+    return dtype in _NUMBERS
+
+
+def numbered(taps: Iterable[Tap]) -> dict[str, Tap]:
+    """Taps by names that are short and unique, whatever they are called themselves."""
+    return {f"{number}": tap for number, tap in enumerate(taps)}
 
 
 class TapShapes:
@@ -122,33 +130,30 @@ class TapShapes:
         """
         self._model = model
         self._threads = threads
-        self._lifted = [tap for tap in taps if tap.path]
+        self._lifted = numbered(tap for tap in taps if tap.path)
         proto = ModelProto()
         proto.CopyFrom(model.proto)
         prefix = unused_prefix(model)
-        self._outputs = {tap.name: f"{prefix}shape_{number}" for number, tap in enumerate(taps) if not tap.path}
-        for tap in reversed(taps):
-            if not tap.path:
-                output = self._outputs[tap.name]
-                proto.graph.node.append(onnx.helper.make_node("Shape", [tap.value], [output]))
-                proto.graph.output.append(onnx.helper.make_tensor_value_info(output, TensorProto.INT64, [None]))
+        self._outputs = {tap: f"{prefix}shape_{number}" for number, tap in enumerate(taps) if not tap.path}
+        for tap, output in reversed(self._outputs.items()):
+            proto.graph.node.append(onnx.helper.make_node("Shape", [tap.value], [output]))
+            proto.graph.output.append(onnx.helper.make_tensor_value_info(output, TensorProto.INT64, [None]))
         self._session = open_session(model, proto, threads=threads, optimize=False)
 
-    def of(self, feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-        """Run once and return the shapes of the taps that were reached, by name.
+    def of(self, feeds: Mapping[str, Array]) -> dict[Tap, tuple[int, ...]]:
+        """Run once and return the shapes of the taps that were reached.
 
         Raises:
             RunError: onnxruntime fails.
         """
         answers = self._session.run(feeds, self._outputs.values())
-        shapes = {name: tuple(answers[output].tolist()) for name, output in self._outputs.items()}
+        shapes = {tap: tuple(answers[output].tolist()) for tap, output in self._outputs.items()}
         if self._lifted:
-            values, tapped = run_tapped(
-                self._model, self._lifted, lambda session: session.run(feeds), threads=self._threads
-            )
+            taps = [replace(tap, name=name) for name, tap in self._lifted.items()]
+            values, tapped = run_tapped(self._model, taps, lambda session: session.run(feeds), threads=self._threads)
             for name, output in tapped.outputs.items():
                 if isinstance(values[output], np.ndarray):
-                    shapes[name] = values[output].shape
+                    shapes[self._lifted[name]] = values[output].shape
         return shapes
 
 

@@ -50,12 +50,12 @@ def test_every_sample_is_read_once(monkeypatch):
 def test_few_samples_are_taken_where_no_model_fixes_how_many():
     free, fixed = parsed(TWO, **WEIGHTS), parsed(TWO.replace("batch", "3"), **WEIGHTS)
     feed = opened(free, free, X)
-    np.testing.assert_array_equal(feed.few({"x": X}, 2)["x"], X[:2])
-    whole = {"x": X}
-    assert feed.few(whole, 3) is whole
+    np.testing.assert_array_equal(feed.few()["x"], X[:2])
+    assert feed.few(3) is feed.first()
     for pair in ((fixed, free), (free, fixed)):
-        assert opened(*pair, X).few(whole, 2) is whole
+        feed = opened(*pair, X)
+        assert feed.few() is feed.first()
     text = '<ir_version: 9, opset_import: ["": 18]> net (float[n] x, float[m] z) => (float[n] y) { y = Neg(x) }'
     apart = onnx.parser.parse_model(text)
-    arrays = {"x": np.zeros(3, np.float32), "z": np.zeros(5, np.float32)}
-    assert opened(apart, apart, arrays).few(arrays, 2) is arrays
+    feed = opened(apart, apart, {"x": np.zeros(3, np.float32), "z": np.zeros(5, np.float32)})
+    assert feed.few() is feed.first()

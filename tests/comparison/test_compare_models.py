@@ -18,6 +18,7 @@ from compared_models import (
     TWO,
     WEIGHTS,
     X,
+    floors_of,
     one_weight,
     parsed,
     planted,
@@ -27,7 +28,6 @@ from onnx import numpy_helper
 
 from onnxscope import diff
 from onnxscope.base.run_options import RunOptions
-from onnxscope.comparison.compare_models import noise_floors
 from onnxscope.errors import InputError, SelectorError
 from onnxscope.model.loading import load_model
 
@@ -154,9 +154,9 @@ def test_the_noise_is_the_first_models_own_and_a_tolerance_can_only_forgive():
 def test_the_noise_alone_is_that_of_a_comparison_with_itself():
     result = diff(DIGITS, DIGITS, INPUT, limit=20)
     model = load_model(DIGITS)
-    floors = noise_floors(model, INPUT, RunOptions(limit=20))
+    floors = floors_of(model, INPUT, RunOptions(limit=20))
     assert floors == {row.a.name: row.floor for row in (*result.layers, *result.outputs)}
-    assert noise_floors(model, INPUT, RunOptions(batch_size=1)) != floors
+    assert floors_of(model, INPUT, RunOptions(batch_size=1)) != floors
 
 
 def test_what_is_not_finite_differs_even_where_sums_could_not_tell():

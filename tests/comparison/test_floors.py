@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from compared_models import DIGITS, INPUT, TWO, WEIGHTS, X, parsed
+from compared_models import DIGITS, INPUT, TWO, WEIGHTS, X, floors_of, parsed
 from planting import in_half
 
 from onnxscope.base.run_options import RunOptions
-from onnxscope.comparison.compare_models import noise_floors
 from onnxscope.comparison.floors import element_types
 from onnxscope.model.loading import load_model
 
@@ -28,14 +27,14 @@ def test_rounding_in_either_model_counts():
 
 
 def test_no_floor_is_below_the_resolution():
-    floors = noise_floors(load_model(in_half(DIGITS)), INPUT, RunOptions())
+    floors = floors_of(load_model(in_half(DIGITS)), INPUT, RunOptions())
     assert len(floors) == 5
     assert set(floors.values()) == {2.0**-10}
-    assert all(floor >= 2.0**-23 for floor in noise_floors(load_model(DIGITS), INPUT, RunOptions()).values())
+    assert all(floor >= 2.0**-23 for floor in floors_of(load_model(DIGITS), INPUT, RunOptions()).values())
 
 
 @pytest.mark.parametrize("budget", [1, 512 << 20])
 def test_floors_do_not_depend_on_the_memory_budget(budget):
     model = load_model(parsed(TWO, **WEIGHTS))
-    tight = noise_floors(model, np.asarray(X), RunOptions(memory_budget_bytes=budget))
-    assert tight == noise_floors(model, X, RunOptions())
+    tight = floors_of(model, np.asarray(X), RunOptions(memory_budget_bytes=budget))
+    assert tight == floors_of(model, X, RunOptions())

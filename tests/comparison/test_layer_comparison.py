@@ -1,4 +1,4 @@
-"""compare_layers(): how much is opened and run for a comparison, and what it hands out beside the result."""
+"""LayerComparison: how much is opened and run for a comparison, and what it hands out beside the result."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 import onnx.parser
 import onnx.utils
 import pytest
-from compared_models import CHANNELS_LAST, DEPLOYED, DIGITS, INPUT, TWO, WEIGHTS, X, parsed
+from compared_models import CHANNELS_LAST, DEPLOYED, DIGITS, INPUT, TWO, WEIGHTS, X, floors_of, parsed
 from onnx.reference import ReferenceEvaluator
 
 from onnxscope import diff
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.common_feed import open_common_feed
-from onnxscope.comparison.compare_models import noise_floors
-from onnxscope.comparison.layer_comparison import compare_layers
+from onnxscope.comparison.layer_comparison import LayerComparison
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.model.loading import load_model
+from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import Session
 
 
@@ -41,7 +41,7 @@ def runs(monkeypatch):
 
 @pytest.mark.parametrize("small_bytes", [1, 1 << 30])
 def test_a_comparison_opens_four_sessions_and_runs_its_graph_once_a_batch(runs, monkeypatch, small_bytes):
-    monkeypatch.setattr("onnxscope.comparison.pilot._SMALL_BYTES", small_bytes)
+    monkeypatch.setattr("onnxscope.runtime.pilot._SMALL_BYTES", small_bytes)
     assert diff(DIGITS, DEPLOYED, INPUT, batch_size=8, limit=20).equal
     pilots = [["digits.onnx", 1], ["digits_deployed.onnx", 1], ["digits.onnx", 1]]
     assert runs == [*pilots, ["digits.onnx and digits_deployed.onnx", 3]]
@@ -49,7 +49,7 @@ def test_a_comparison_opens_four_sessions_and_runs_its_graph_once_a_batch(runs, 
 
 def test_the_noise_of_a_model_takes_two_sessions_of_one_run_and_no_weight(runs, monkeypatch):
     monkeypatch.setattr("onnxscope.comparison.layer_weights.LayerWeights.read", None)
-    assert noise_floors(load_model(DIGITS), INPUT, RunOptions(limit=20))
+    assert floors_of(load_model(DIGITS), INPUT, RunOptions(limit=20))
     assert runs == [["digits.onnx", 1], ["digits.onnx", 1]]
 
 
@@ -69,10 +69,9 @@ def feed_of(sides, inputs, batch_size=8):
 
 def test_floors_are_those_of_the_rows():
     sides = opened(DIGITS, DEPLOYED)
-    compared = compare_layers(sides, feed_of(sides, INPUT), RunOptions())
+    compared = LayerComparison(sides, feed_of(sides, INPUT), RunOptions()).run()
     rows = (*compared.comparison.layers, *compared.comparison.outputs)
-    assert compared.floors == {row.a.name: row.floor for row in rows}
-    assert compared.floors == noise_floors(load_model(DIGITS), INPUT, RunOptions())
+    assert floors_of(load_model(DIGITS), INPUT, RunOptions()) == {row.a.name: row.floor for row in rows}
     assert compared.side_by_side == ()
 
 
@@ -86,11 +85,15 @@ def test_both_models_values_are_handed_out_with_the_axes_of_the_first(runs):
         axes=np.array([1, 2]),
     )
     sides = opened(a, b)
-    compared = compare_layers(sides, feed_of(sides, X), RunOptions(), shown=[{"x": X}, {"x": 2 * X[:1]}])
+    comparison = LayerComparison(sides, feed_of(sides, X), RunOptions())
+    shown = [{"x": X}, {"x": 2 * X[:1]}]
+    pilot = Pilot(sides[0].model, comparison.taps, RunOptions())
+    pilot.run(shown[0])
+    compared = comparison.run(pilot, shown)
     assert compared.comparison.equal
     assert len(runs) == 4  # no more than without
     whole = ReferenceEvaluator(onnx.utils.Extractor(onnx.shape_inference.infer_shapes(a)).extract_model(["x"], ["r"]))
     for fed, values in zip((X, 2 * X[:1]), compared.side_by_side, strict=True):
         (expected,) = whole.run(["r"], {"x": fed})
-        for value in values["r"]:
+        for value in values[0]:
             np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
@@ -21,6 +22,7 @@ from onnxscope.numerics.blocks import widened
 from onnxscope.numerics.sample_moments import sample_rows
 from onnxscope.profiling.observer import Observer
 from onnxscope.profiling.plan import make_plan
+from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import Session, open_session
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -34,19 +36,23 @@ def parsed(text, **initializers):
     return model
 
 
+@dataclass
+class Samples:
+    """As much of a dataset as a plan asks for."""
+
+    batch_axes: dict
+    fixed_batch: int | None
+
+
 def planned(model, select, feeds, *, fixed=None, exact=False, budget=1 << 30, batch=None, at="post", axes=None):
     loaded = load_model(model)
     taps = select_taps(loaded, select, at=at)
     axes = dict.fromkeys(feeds, 0) if axes is None else axes
     size = batch or fixed or len(next(iter(feeds.values())))
-    plan, _ = make_plan(
-        loaded,
-        taps,
-        feeds,
-        RunOptions(batch_size=size, memory_budget_bytes=budget, exact=exact, threads=1),
-        batch_axes=axes,
-        fixed_batch=fixed,
-    )
+    options = RunOptions(batch_size=size, memory_budget_bytes=budget, exact=exact, threads=1)
+    pilot = Pilot(loaded, taps, options)
+    pilot.run(feeds)
+    plan, _ = make_plan(pilot, taps, Samples(axes, fixed), options)
     return loaded, pickle.loads(pickle.dumps(plan))
 
 

@@ -21,7 +21,6 @@ from planting import HALF_INPUT, overflowing_half, scaled
 from onnxscope import report, stats
 from onnxscope.cli.main import run
 from onnxscope.errors import InputError, ProfileError
-from onnxscope.inputs import image_samples
 from onnxscope.model.provenance import Provenance, write_provenance
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -413,27 +412,3 @@ def test_values_called_like_selectors_stand_side_by_side(name):
     for value, (mine, theirs) in made.content.others.items():
         assert mine.tap.value == theirs.tap.value == value
         assert np.array_equal(mine.data, theirs.data)
-
-
-@pytest.mark.parametrize("batch", ["N", 4])
-def test_each_image_is_decoded_once(batch, tmp_path, monkeypatch):
-    model = network(["first", "second"])
-    model.graph.input[0].type.tensor_type.shape.dim[0].CopyFrom(
-        onnx.TensorShapeProto.Dimension(**({"dim_param": batch} if batch == "N" else {"dim_value": batch}))
-    )
-    for number in range(8):
-        pixels = np.random.default_rng(number).integers(0, 256, (9, 9, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    decoded = []
-    read_image = image_samples.read_image
-
-    def counting(stream, where, colour):
-        decoded.append(Path(where).name)
-        return read_image(stream, where, colour)
-
-    monkeypatch.setattr(image_samples, "read_image", counting)
-    made = report(model, tmp_path, against=model, preprocess="unit")
-    assert sorted(decoded) == [f"{number}.png" for number in range(8)]
-    assert [sight.name for sight in made.content.sights] == [f"{number}.png" for number in range(6)]
-    assert all(sight.overlay is not None for sight in made.content.sights)
-    assert made.content.statistics.profile.samples == made.content.comparison.samples == 8

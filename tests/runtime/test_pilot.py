@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx.parser
 import pytest
@@ -9,11 +11,11 @@ from compared_models import TWO, WEIGHTS, X, parsed
 from onnx.reference import ReferenceEvaluator
 
 from onnxscope.base.run_options import RunOptions
-from onnxscope.comparison.common_feed import open_common_feed
-from onnxscope.comparison.pilot import Pilot, run_pilots
+from onnxscope.comparison.floors import own_noise
 from onnxscope.errors import RunError
 from onnxscope.model.loading import load_model
 from onnxscope.model.selectors import Tap
+from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import Session
 
 MANY = 512 << 20
@@ -24,11 +26,11 @@ def taps_at(*values, path=()):
 
 
 def opened(model, taps, budget=MANY):
-    return Pilot(model, taps, memory_budget_bytes=budget, threads=1)
+    return Pilot(model, taps, RunOptions(memory_budget_bytes=budget, threads=1))
 
 
-def feed_of(model, inputs, batch_size=8):
-    return open_common_feed((model, model), inputs, RunOptions(batch_size=batch_size))
+def named(by_tap):
+    return {tap.value: fact for tap, fact in by_tap.items()}
 
 
 @pytest.fixture
@@ -64,8 +66,9 @@ def test_what_taps_look_like_and_why_some_hold_no_numbers():
     branch = next(path for path in model.graphs if path and path[-1].attribute == "else_branch")
     pilot = opened(model, [*taps_at("h", "t"), *taps_at("v", path=branch)])
     pilot.run({"x": np.zeros((2, 3), np.float32), "c": np.array(True)})
-    assert (pilot.shapes, pilot.dtypes["h"]) == ({"h": (2, 3)}, "float32")
-    assert pilot.reasons == {"t": "not a tensor of numbers", "v": "not executed on this input"}
+    assert named(pilot.shapes) == {"h": (2, 3)}
+    assert named(pilot.kinds) == {"h": "float32", "t": "string", "v": "float32"}
+    assert named(pilot.reasons) == {"t": "not a tensor of numbers", "v": "not executed on this input"}
 
 
 def test_a_value_in_a_body_that_breaks_the_run_is_left_out_and_named():
@@ -84,8 +87,8 @@ def test_a_value_in_a_body_that_breaks_the_run_is_left_out_and_named():
     pilot = opened(model, [*taps_at("h"), *taps_at("next", path=body)])
     x = np.array([1, -2], np.float32)
     pilot.run({"x": x, "n": np.array(3)})
-    assert pilot.reasons == {"next": "its shape changes from one iteration to the next"}
-    assert pilot.shapes == {"h": (2,)}
+    assert named(pilot.reasons) == {"next": "its shape changes from one iteration to the next"}
+    assert named(pilot.shapes) == {"h": (2,)}
     np.testing.assert_array_equal(pilot.values(["h"])["h"], -x)
 
 
@@ -93,7 +96,6 @@ def test_values_of_the_first_run_are_kept_and_others_are_computed(runs):
     model = load_model(parsed(TWO, **WEIGHTS))
     (expected,) = ReferenceEvaluator(parsed(TWO, **WEIGHTS)).run(["y"], {"x": X})
     pilot = opened(model, taps_at("r", "y"))
-    assert pilot.expected_bytes({"x": X}) == 4 * (3 * 4 * 36 + 3 * 5)
     pilot.run({"x": X})
     np.testing.assert_allclose(pilot.values(["y"])["y"], expected, rtol=1e-5)
     np.testing.assert_allclose(pilot.values(["y"], {"x": X})["y"], expected, rtol=1e-5)
@@ -117,9 +119,9 @@ def test_another_first_run_forgets_the_one_before():
     branch = next(path for path in model.graphs if path and path[-1].attribute == "else_branch")
     pilot = opened(model, [*taps_at("y"), *taps_at("v", path=branch)])
     pilot.run({"x": np.ones((2, 3), np.float32), "c": np.array(True)})
-    assert pilot.reasons == {"v": "not executed on this input"}
+    assert named(pilot.reasons) == {"v": "not executed on this input"}
     pilot.run({"x": np.ones((2, 5), np.float32), "c": np.array(False)})
-    assert (pilot.reasons, pilot.shapes) == ({}, {"y": (2, 5), "v": (2, 5)})
+    assert (named(pilot.reasons), named(pilot.shapes)) == ({}, {"y": (2, 5), "v": (2, 5)})
     np.testing.assert_array_equal(pilot.values(["y"])["y"], -np.ones((2, 5)))
 
 
@@ -128,10 +130,10 @@ def test_values_beyond_the_budget_are_not_kept():
     pilot, kept = opened(model, taps_at("r", "y"), budget=1), opened(model, taps_at("r", "y"))
     for opened_pilot in (pilot, kept):
         opened_pilot.run({"x": X})
-    assert pilot.shapes == kept.shapes == {"r": (3, 4, 6, 6), "y": (3, 5)}
+    assert named(pilot.shapes) == named(kept.shapes) == {"r": (3, 4, 6, 6), "y": (3, 5)}
     np.testing.assert_array_equal(pilot.values(["r"])["r"], kept.values(["r"])["r"])
     axes = {"r": 1, "y": 1}
-    apart, together = pilot.noise(axes), kept.noise(axes)
+    apart, together = own_noise(pilot, axes), own_noise(kept, axes)
     assert {name: noise.relative_l2 for name, noise in apart.items()} == {
         name: noise.relative_l2 for name, noise in together.items()
     }
@@ -153,34 +155,52 @@ def test_the_noise_is_that_of_onnxruntime_with_and_without_its_optimizations():
     left, right = (value.astype(np.float64) for value in values)
     pilot = opened(load_model(model), taps_at("r", "y"))
     pilot.run({"x": X})
-    noise = pilot.noise({"r": 1})["r"]
+    noise = own_noise(pilot, {"r": 1})["r"]
     assert noise.relative_l2 == pytest.approx(np.linalg.norm(right - left) / np.linalg.norm(left), rel=1e-6)
 
 
-def test_of_large_values_two_samples_are_run(runs, monkeypatch):
+def test_a_whole_batch_is_run_where_its_values_are_small(runs, monkeypatch):
     model = load_model(parsed(TWO, **WEIGHTS))
-    run_pilots([opened(model, taps_at("r"))], feed_of(model, X))
+    whole, few = {"x": X}, {"x": X[:2]}
+    opened(model, taps_at("r")).start(whole, few)
     assert runs["samples"] == [3]
-    monkeypatch.setattr("onnxscope.comparison.pilot._SMALL_BYTES", 1)
-    first, second = opened(model, taps_at("r")), opened(model, taps_at("r"))
-    fed = run_pilots([first, second], feed_of(model, X))
-    assert runs["samples"] == [3, 2, 2]
-    np.testing.assert_array_equal(fed["x"], X[:2])
-    assert first.shapes == second.shapes == {"r": (2, 4, 6, 6)}
-    fixed = load_model(parsed(TWO.replace("batch", "3"), **WEIGHTS))
-    run_pilots([opened(fixed, taps_at("r"))], feed_of(fixed, X))
-    assert runs["samples"] == [3, 2, 2, 3]
+    monkeypatch.setattr("onnxscope.runtime.pilot._SMALL_BYTES", 1)
+    pilot = opened(model, taps_at("r"))
+    pilot.start(whole, few)
+    assert runs["samples"] == [3, 2]
+    assert pilot.feeds is few
+    assert named(pilot.shapes) == {"r": (2, 4, 6, 6)}
 
 
 def test_a_model_that_needs_all_its_samples_gets_them(runs, monkeypatch):
-    monkeypatch.setattr("onnxscope.comparison.pilot._SMALL_BYTES", 1)
+    monkeypatch.setattr("onnxscope.runtime.pilot._SMALL_BYTES", 1)
     text = """
         <ir_version: 9, opset_import: ["": 18]>
         net (float[batch, 4] x) => (float[batch, 4] y) { h = Neg(x)  y = Add(h, w) }"""
-    model = load_model(parsed(text, w=np.ones((3, 4), np.float32)))
-    pilot = opened(model, taps_at("h"))
-    run_pilots([pilot], feed_of(model, np.zeros((3, 4), np.float32)))
-    assert (pilot.shapes, runs["samples"]) == ({"h": (3, 4)}, [2, 3])
+    whole, few = ({"x": np.zeros((count, 4), np.float32)} for count in (3, 2))
+    pilot = opened(load_model(parsed(text, w=np.ones((3, 4), np.float32))), taps_at("h"))
+    pilot.start(whole, few)
+    assert (named(pilot.shapes), runs["samples"]) == ({"h": (3, 4)}, [2, 3])
     broken = load_model(parsed(text, w=np.ones((5, 4), np.float32)))
     with pytest.raises(RunError, match="onnxruntime cannot run the model"):
-        run_pilots([opened(broken, taps_at("h"))], feed_of(broken, np.zeros((3, 4), np.float32)))
+        opened(broken, taps_at("h")).start(whole, few)
+
+
+def test_other_shapes_leave_the_first_run_as_it_was(runs):
+    model = load_model(parsed(TWO, **WEIGHTS))
+    pilot = opened(model, taps_at("r", "y"))
+    pilot.run({"x": X})
+    assert named(pilot.shapes_of({"x": X[:1]})) == {"r": (1, 4, 6, 6), "y": (1, 5)}
+    assert named(pilot.shapes) == {"r": (3, 4, 6, 6), "y": (3, 5)}
+    np.testing.assert_array_equal(pilot.values(["y"])["y"], pilot.values(["y"], {"x": X})["y"])
+    assert runs == {"sessions": 1, "samples": [3, 1]}
+
+
+def test_taps_of_one_value_and_names_of_others_are_told_apart():
+    model = load_model(parsed(TWO, **WEIGHTS))
+    (r,), (y,) = taps_at("r"), taps_at("y")
+    confusing = [r, replace(r, name="y"), replace(y, name="0")]
+    pilot = opened(model, confusing)
+    pilot.run({"x": X})
+    assert [pilot.outputs[tap] for tap in confusing] == ["r", "r", "y"]
+    assert [pilot.shapes[tap] for tap in confusing] == [(3, 4, 6, 6), (3, 4, 6, 6), (3, 5)]

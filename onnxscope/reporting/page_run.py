@@ -1,0 +1,275 @@
+"""What a page wants to know of a model that runs, and of another one beside it: one plan, and one pilot for all of it.
+
+taps of feature maps, of the class activation map and of the comparison
+  -> one pilot on the samples that have pictures
+  -> pictures, maps of both models side by side, the plan for statistics, the noise
+then one walk over all samples for statistics, and one in a merged graph for the comparison
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from onnxscope.analyses.activation_maps import ClassActivation, Method, likely_taps, run_class_activations
+from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps, Rank, describe_features
+from onnxscope.analyses.input_pictures import prepared_pictures
+from onnxscope.analyses.weight_statistics import WeightStatistics
+from onnxscope.base.run_options import RunOptions
+from onnxscope.comparison.common_feed import open_common_feed
+from onnxscope.comparison.layer_comparison import ComparedLayers, LayerComparison
+from onnxscope.comparison.model_layers import ModelLayers
+from onnxscope.comparison.result import Comparison
+from onnxscope.errors import InputError, RunError
+from onnxscope.inputs.dataset import Dataset, PreparedInput, open_dataset
+from onnxscope.model.loading import Model
+from onnxscope.model.selectors import At, Tap, select_taps
+from onnxscope.profiling.dataset_run import run_stats
+from onnxscope.profiling.dataset_statistics import DatasetStatistics
+from onnxscope.profiling.plan import make_plan
+from onnxscope.reporting.content import Sight
+from onnxscope.runtime.pilot import Pilot
+from onnxscope.runtime.tap_outputs import Unreachable
+
+__all__ = ["PageRun", "Wanted", "run_for_page"]
+
+_MAX_COLUMNS = 6  # inputs that have pictures; statistics are over all of them
+_KEPT_BYTES = 256 << 20  # of prepared images: pictures, statistics and a comparison each walk over them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a page shows of a model that runs; see `report`.
+
+    Attributes:
+        select: Selectors.
+        at: After or before the activation function that follows a layer.
+        channels: How many channels a mosaic shows.
+        rank: Which ones.
+        cam: How the class activation map over the input is made; None for none.
+        cam_layer: The layer that it looks at.
+        target: The class that it is about.
+    """
+
+    select: tuple[str, ...]
+    at: At
+    channels: int
+    rank: Rank
+    cam: Method | None
+    cam_layer: str | None
+    target: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class PageRun:
+    """What was found out, for `Content`; nothing where nothing was run.
+
+    Attributes:
+        maps: Feature maps of the samples that have pictures.
+        statistics: Of all samples, or of a dataset.
+        sights: The inputs as pictures.
+        comparison: With the other model.
+        others: By the name of the first model's value, what both models hold at an aligned layer.
+        unreachable: Name and reason of taps that could not be observed.
+        notes: Remarks for people.
+    """
+
+    maps: FeatureMaps | None
+    statistics: DatasetStatistics | None
+    sights: tuple[Sight, ...]
+    comparison: Comparison | None
+    others: Mapping[str, tuple[FeatureMap, FeatureMap]]
+    unreachable: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def run_for_page(
+    model: Model,
+    second: Model | None,
+    inputs: Any,
+    options: RunOptions,
+    wanted: Wanted,
+    stored: WeightStatistics,
+    of_dataset: DatasetStatistics | None,
+    say: Callable[[str], None],
+) -> PageRun:
+    """Run a model, and the one that it is compared with, for everything that a page shows.
+
+    Args:
+        model: The page is about it.
+        second: The other model, None for no comparison.
+        inputs: As for `report`; None compares structure and weights alone.
+        options: What is asked of the run.
+        wanted: What is shown.
+        stored: Statistics of all parameters.
+        of_dataset: Statistics that were taken before, in place of those of `inputs`.
+        say: Called with what is being done.
+
+    Raises:
+        SelectorError: A selector matches nothing.
+        InputError: The inputs do not fit.
+        RunError: onnxruntime fails.
+    """
+    dataset = None if inputs is None else open_dataset(inputs, model, options, keep_bytes=_KEPT_BYTES)
+    with contextlib.ExitStack() as stack:
+        comparison = None
+        samples = dataset
+        if second is not None:
+            say("comparing layers and weights")
+            feed = None
+            if dataset is not None:
+                feed = stack.enter_context(contextlib.closing(open_common_feed((model, second), dataset, options)))
+                samples = feed.dataset
+            sides = ModelLayers(model), ModelLayers(second)
+            comparison = LayerComparison(sides, feed, options, select=wanted.select)
+        if dataset is None or samples is None:
+            unreachable = () if of_dataset is None else of_dataset.profile.unreachable
+            compared = None if comparison is None else comparison.run().comparison
+            notes = () if compared is None else compared.notes
+            return PageRun(None, of_dataset, (), compared, {}, unreachable, notes)
+        prepared = _first_samples(samples).whole()
+        plan = _PagePlan(model, prepared, dataset, options, wanted, comparison)
+        say("running the model")
+        return plan.run(stored, of_dataset, say)
+
+
+def _first_samples(dataset: Dataset) -> Dataset:
+    """The samples that have pictures, and arrays up to where a run of a fixed batch ends."""
+    size = 1 if dataset.kind == "images" else dataset.fixed_batch or 1
+    return dataset.first(-(-_MAX_COLUMNS // size) * size)
+
+
+class _PagePlan:
+    """Which values are wanted for what, and one pilot that holds them."""
+
+    def __init__(
+        self,
+        model: Model,
+        prepared: PreparedInput,
+        dataset: Dataset,
+        options: RunOptions,
+        wanted: Wanted,
+        comparison: LayerComparison | None,
+    ) -> None:
+        self._model = model
+        self._prepared = prepared
+        self._dataset = dataset
+        self._options = options
+        self._wanted = wanted
+        self._comparison = comparison
+        self._taps = select_taps(model, list(wanted.select), at=wanted.at)
+        self._looked_at = [] if wanted.cam is None else likely_taps(model, wanted.cam_layer)
+        self._runs = list(prepared.runs())
+        compared = () if comparison is None else comparison.taps
+        self._pilot = Pilot(model, list(dict.fromkeys([*compared, *self._taps, *self._looked_at])), options)
+
+    def run(
+        self, stored: WeightStatistics, of_dataset: DatasetStatistics | None, say: Callable[[str], None]
+    ) -> PageRun:
+        self._pilot.run(self._runs[0])
+        values = self._values([*self._taps, *self._looked_at])
+        maps = self._maps(values)
+        notes = [*maps.notes]
+        count = self._dataset.count
+        if count > _MAX_COLUMNS:
+            notes.append(f"pictures show the first {_MAX_COLUMNS} of {count:,} samples, statistics all of them")
+        statistics = self._statistics(stored, say) if of_dataset is None else of_dataset
+        say("looking for what the model looks at")
+        sights, remarks = self._sights(values)
+        notes += remarks
+        compared = None
+        if self._comparison is not None:
+            say("comparing the two models")
+            compared = self._comparison.run(self._pilot, self._runs)
+            notes += compared.comparison.notes
+        return PageRun(
+            maps=maps,
+            statistics=statistics,
+            sights=tuple(sights),
+            comparison=None if compared is None else compared.comparison,
+            others={} if compared is None else self._others(compared),
+            unreachable=tuple((missed.name, missed.reason) for missed in maps.unreachable),
+            notes=tuple(dict.fromkeys(notes)),
+        )
+
+    def _values(self, taps: Sequence[Tap]) -> dict[Tap, Any]:
+        """What taps hold on the samples that have pictures."""
+        outputs = {tap: self._pilot.exposed[tap] for tap in taps if tap in self._pilot.exposed}
+        answers = self._prepared.joined([self._pilot.values(outputs.values(), run) for run in self._runs])
+        return {tap: answers[output] for tap, output in outputs.items()}
+
+    def _maps(self, values: Mapping[Tap, Any]) -> FeatureMaps:
+        return describe_features(
+            self._model,
+            self._taps,
+            self._prepared,
+            {tap.name: values[tap] for tap in self._taps if tap in values},
+            [Unreachable(tap.name, self._pilot.reasons[tap]) for tap in self._taps if tap not in values],
+            channels=self._wanted.channels,
+            rank=self._wanted.rank,
+        )
+
+    def _statistics(self, stored: WeightStatistics, say: Callable[[str], None]) -> DatasetStatistics:
+        plan, observer = make_plan(self._pilot, self._taps, self._dataset, self._options)
+        return run_stats(
+            self._model,
+            self._dataset,
+            self._options,
+            plan,
+            observer,
+            stored,
+            selection={"select": list(self._wanted.select), "at": self._wanted.at},
+            progress=lambda done, total: say(f"running the model: {done:,} of {total:,} samples"),
+        )
+
+    def _sights(self, values: Mapping[Tap, Any]) -> tuple[list[Sight], list[str]]:
+        """What the inputs look like, and where the model looks; no map where the model has no place for one."""
+        wanted, prepared = self._wanted, self._prepared
+        photographs = prepared_pictures(prepared)[:_MAX_COLUMNS]
+        samples = range(len(photographs) if prepared.samples is not None else min(1, len(photographs)))
+        activations: list[ClassActivation] = []
+        notes: list[str] = []
+        if wanted.cam is not None and samples:
+            try:
+                activations = run_class_activations(
+                    self._model,
+                    prepared,
+                    self._options,
+                    samples,
+                    layer=wanted.cam_layer,
+                    method=wanted.cam,
+                    target=wanted.target,
+                    observed={tap: values[tap] for tap in self._looked_at if tap in values},
+                )
+            except (InputError, RunError) as error:
+                if wanted.cam_layer is not None or wanted.target is not None:
+                    raise
+                notes.append(f"no class activation map: {error}")
+        sights = []
+        for sample, photograph in enumerate(photographs):
+            activation = activations[sample] if sample < len(activations) else None
+            overlay, caption = (None, "") if activation is None else (activation.overlay(), activation.title)
+            sights.append(Sight(self._dataset.name(sample), photograph, overlay, caption))
+        return sights, notes
+
+    def _others(self, compared: ComparedLayers) -> dict[str, tuple[FeatureMap, FeatureMap]]:
+        """What both models hold at aligned layers, with the first one's axes, by the name of the first one's value."""
+        pairs = {}
+        for place, row in enumerate(compared.comparison.layers):
+            batches = [batch[place] for batch in compared.side_by_side if place in batch]
+            if not batches or self._comparison is None:
+                continue
+            tap = self._comparison.taps[place]
+            taps = [replace(tap, name=row.a.name), replace(tap, name=row.b.name, value=row.b.name, layer=row.b.layer)]
+            values = [
+                self._prepared.joined([{tap.name: batch[side]} for batch in batches]) for side, tap in enumerate(taps)
+            ]
+            maps = [
+                describe_features(self._model, [tap], self._prepared, value, (), channels=self._wanted.channels)
+                for tap, value in zip(taps, values, strict=True)
+            ]
+            if all(maps):
+                pairs[row.a.name] = maps[0][0], maps[1][0]
+        return pairs
