@@ -73,13 +73,13 @@ class Discrepancy:
     def __add__(self, more: Discrepancy) -> Discrepancy:
         """What both have seen together."""
         return Discrepancy(
-            self.squares + more.squares,
-            np.maximum(self.largest, more.largest),
-            self.reference + more.reference,
-            self.other + more.other,
-            self.count + more.count,
-            self.mismatched + more.mismatched,
-            None if self.beyond is None or more.beyond is None else self.beyond + more.beyond,
+            squares=self.squares + more.squares,
+            largest=np.maximum(self.largest, more.largest),
+            reference=self.reference + more.reference,
+            other=self.other + more.other,
+            count=self.count + more.count,
+            mismatched=self.mismatched + more.mismatched,
+            beyond=None if self.beyond is None or more.beyond is None else self.beyond + more.beyond,
         )
 
     @property
@@ -95,7 +95,7 @@ class Discrepancy:
     @property
     def cosine(self) -> float | None:
         """Cosine of the angle between both, None where one of them is all zeros or not finite."""
-        squares, reference, other = (float(each.sum()) for each in (self.squares, self.reference, self.other))
+        squares, reference, other = (float(sums.sum()) for sums in (self.squares, self.reference, self.other))
         if self.mismatched or not reference or not other:
             return None
         return max(-1.0, min(1.0, (reference + other - squares) / (2 * math.sqrt(reference) * math.sqrt(other))))
@@ -131,12 +131,12 @@ def measure(reference: Array, other: Array, channel_axis: int | None, tolerance:
         left, right = reference.reshape(1, -1), other.reshape(1, -1)
     else:
         shape = (reference.shape[axis], -1) if reference.size else (reference.shape[axis], 0)
-        left, right = (np.moveaxis(each, axis, 0).reshape(shape) for each in (reference, other))
+        left, right = (np.moveaxis(array, axis, 0).reshape(shape) for array in (reference, other))
     totals = np.zeros((4, len(left)))
     mismatched = beyond = 0
     step = max(1, _BLOCK // max(1, len(left)))
     for start in range(0, left.shape[1], step):
-        x, y = (each[:, start : start + step].astype(np.float64) for each in (left, right))
+        x, y = (rows[:, start : start + step].astype(np.float64) for rows in (left, right))
         finite = np.isfinite(x) & np.isfinite(y)
         if not finite.all():
             same = (x == y) | (np.isnan(x) & np.isnan(y))
@@ -149,20 +149,32 @@ def measure(reference: Array, other: Array, channel_axis: int | None, tolerance:
         totals[3] += np.square(y).sum(axis=1)
         if tolerance is not None:
             beyond += int(np.count_nonzero(gap > tolerance.atol + tolerance.rtol * np.abs(x)))
-    beyond_or_none = None if tolerance is None else beyond + mismatched
-    return Discrepancy(totals[0], totals[1], totals[2], totals[3], reference.size, mismatched, beyond_or_none)
+    return Discrepancy(
+        squares=totals[0],
+        largest=totals[1],
+        reference=totals[2],
+        other=totals[3],
+        count=reference.size,
+        mismatched=mismatched,
+        beyond=None if tolerance is None else beyond + mismatched,
+    )
 
 
 def from_sums(found: Mapping[str, Array], lead: str) -> Discrepancy | None:
     """What the outputs of a merged graph tell, or None where something is not finite; `lead` is `own_` or nothing."""
     keys = (f"{lead}squares", f"{lead}low", f"{lead}high", "a", "b")
     sums = [found[key].reshape(-1).astype(np.float64) for key in keys]
-    if not all(np.isfinite(each).all() for each in sums):
+    if not all(np.isfinite(array).all() for array in sums):
         return None
     squares, low, high, reference, other = sums
-    beyond = int(found[f"{lead}beyond"].sum()) if f"{lead}beyond" in found else None
     return Discrepancy(
-        squares, np.maximum(high, 0 - low), reference, other, math.prod(found["shape"].tolist()), 0, beyond
+        squares=squares,
+        largest=np.maximum(high, 0 - low),
+        reference=reference,
+        other=other,
+        count=math.prod(found["shape"].tolist()),
+        mismatched=0,
+        beyond=int(found[f"{lead}beyond"].sum()) if f"{lead}beyond" in found else None,
     )
 
 
@@ -181,17 +193,17 @@ class Difference:
     def text(self) -> str:
         """In words: how much, how many numbers, in which channels."""
         if self.largest is None:
-            much = "numbers that are not finite"
+            amount = "numbers that are not finite"
         else:
-            much = f"largest difference {self.largest:.3g}"
+            amount = f"largest difference {self.largest:.3g}"
         if self.relative is not None:
-            much += f", relative {self.relative:.3g}"
+            amount += f", relative {self.relative:.3g}"
         where = ""
         if 0 < len(self.channels) < self.rows:
             first = ", ".join(map(str, self.channels[:_SHOWN]))
             more = ", …" if len(self.channels) > _SHOWN else ""
             where = f", in {'channel' if len(self.channels) == 1 else 'channels'} {first}{more}"
-        return f"{much}, {self.count:,} of {self.size:,} numbers{where}"
+        return f"{amount}, {self.count:,} of {self.size:,} numbers{where}"
 
 
 def difference(x: Array, y: Array, scale: Array | None = None, tolerance: float = 0.0) -> Difference:
@@ -203,9 +215,9 @@ def difference(x: Array, y: Array, scale: Array | None = None, tolerance: float 
         scale: What each row of `x` is multiplied by first.
         tolerance: What counts as equal, relative to the number, and to a tenth of the largest one of its row.
     """
-    found = Difference(size=x.size, rows=len(x) if x.ndim else 1)
+    result = Difference(size=x.size, rows=len(x) if x.ndim else 1)
     if scale is None and _are_equal(x, y):
-        return found
+        return result
     largest = squares = 0.0
     channels: list[int] = []
     for start, left, right in row_blocks(x, y):
@@ -226,17 +238,17 @@ def difference(x: Array, y: Array, scale: Array | None = None, tolerance: float 
         changed = gap > 0
         if not changed.any():
             continue
-        found.count += int(np.count_nonzero(changed))
+        result.count += int(np.count_nonzero(changed))
         channels += [start + int(row) for row in np.flatnonzero(changed.any(axis=1))]
         largest = max(largest, float(gap.max(initial=0.0)))
         squares += float(np.sum(np.square(gap)))
-    found.equal = found.count == 0
-    found.channels = tuple(channels)
-    if not found.equal and math.isfinite(largest):
+    result.equal = result.count == 0
+    result.channels = tuple(channels)
+    if not result.equal and math.isfinite(largest):
         reference = _squares(x, scale)
-        found.largest = largest
-        found.relative = relative_l2(squares, reference) if reference and math.isfinite(squares) else None
-    return found
+        result.largest = largest
+        result.relative = relative_l2(squares, reference) if reference and math.isfinite(squares) else None
+    return result
 
 
 def _squares(x: Array, scale: Array | None) -> float:
