@@ -57,18 +57,18 @@ def match_names(names: Iterable[str], specs: Sequence[InputSpec], where: str) ->
     Raises:
         InputError: A name is no input, or an input has no array.
     """
-    given = list(names)
+    array_names = list(names)
     inputs = [spec.name for spec in specs]
-    if given == [_UNNAMED] and len(inputs) == 1:
+    if array_names == [_UNNAMED] and len(inputs) == 1:
         return {inputs[0]: _UNNAMED}
     hint = f"the model's inputs: {', '.join(f'{printable(spec.name)} {spec_text(spec)}' for spec in specs) or 'none'}"
-    for name in given:
+    for name in array_names:
         if name not in inputs:
-            closest = [printable(each) for each in difflib.get_close_matches(name, inputs, n=3, cutoff=0.5)]
+            closest = [printable(match) for match in difflib.get_close_matches(name, inputs, n=3, cutoff=0.5)]
             near = f"closest names: {', '.join(closest)}" if closest else hint
             raise InputError(f"the model has no input {name!r}: {where}", hint=near)
     for name in inputs:
-        if name not in given:
+        if name not in array_names:
             raise InputError(f"no array for the input {name!r}: {where}", hint=hint)
     return {name: name for name in inputs}
 
@@ -132,15 +132,15 @@ def fit_array(array: Array, spec: InputSpec, where: str, *, any_count: bool = Fa
     """
     notes: list[str] = []
     wanted = element_type(spec)
-    found = array.dtype.newbyteorder("=")
-    if found.kind == "V" and found.names is None and _is_extension(wanted) and found.itemsize == wanted.itemsize:
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind == "V" and dtype.names is None and _is_extension(wanted) and dtype.itemsize == wanted.itemsize:
         array = array.view(wanted)  # a .npy file cannot say bfloat16, and stores bare bytes
-    elif found == np.float64 and wanted == np.float32:
+    elif dtype == np.float64 and wanted == np.float32:
         array = _narrow(array, where)
         notes.append(f"{where}: float64 made float32 for input {spec.name!r}")
-    elif found != wanted and not (found.kind == "U" and wanted.kind == "U"):
+    elif dtype != wanted and not (dtype.kind == "U" and wanted.kind == "U"):
         raise InputError(
-            f"input {spec.name!r} takes {spec.dtype}, not {found.name}: {where}",
+            f"input {spec.name!r} takes {spec.dtype}, not {dtype.name}: {where}",
             hint=f"convert the array, for example with `array.astype({spec.dtype!r})`",
         )
     check_shape(array.shape, spec, where, any_count=any_count)

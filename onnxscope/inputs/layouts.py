@@ -40,10 +40,10 @@ class ImageLayout:
 
 
 _LAYOUTS = {
-    ("nchw", 4): ImageLayout("nchw", 0, 1, 2),
-    ("nhwc", 4): ImageLayout("nhwc", 0, 3, 1),
-    ("nchw", 3): ImageLayout("chw", None, 0, 1),
-    ("nhwc", 3): ImageLayout("hwc", None, 2, 0),
+    ("nchw", 4): ImageLayout(name="nchw", batch_axis=0, channel_axis=1, height_axis=2),
+    ("nhwc", 4): ImageLayout(name="nhwc", batch_axis=0, channel_axis=3, height_axis=1),
+    ("nchw", 3): ImageLayout(name="chw", batch_axis=None, channel_axis=0, height_axis=1),
+    ("nhwc", 3): ImageLayout(name="hwc", batch_axis=None, channel_axis=2, height_axis=0),
 }
 
 
@@ -86,9 +86,9 @@ def image_layout(name: str, shape: Sequence[Dim] | None, layout: str = "auto") -
             f"an image has no place in an input without height, width and channels: {where}",
             hint="give a .npy or .npz file with the array that the model takes",
         )
-    found = find_layout(shape) if layout == "auto" else _LAYOUTS[layout, len(shape)]
-    if found is None:
-        ends = [shape[each.channel_axis] for (_, rank), each in _LAYOUTS.items() if rank == len(shape)]
+    axes = find_layout(shape) if layout == "auto" else _LAYOUTS[layout, len(shape)]
+    if axes is None:
+        ends = [shape[candidate.channel_axis] for (_, rank), candidate in _LAYOUTS.items() if rank == len(shape)]
         if all(isinstance(size, int) and size not in _CHANNELS for size in ends):
             raise InputError(
                 f"an image gives 1 or 3 channels, and no axis has these: {where}",
@@ -98,10 +98,10 @@ def image_layout(name: str, shape: Sequence[Dim] | None, layout: str = "auto") -
             f"cannot tell channels-first from channels-last: {where}",
             hint="name the layout with `--layout nchw` or `--layout nhwc`",
         )
-    channels = shape[found.channel_axis]
+    channels = shape[axes.channel_axis]
     if isinstance(channels, int) and channels not in (1, 3):
         raise InputError(
-            f"an image gives 1 or 3 channels, not the {channels} at axis {found.channel_axis} ({found.name}): {where}",
+            f"an image gives 1 or 3 channels, not the {channels} at axis {axes.channel_axis} ({axes.name}): {where}",
             hint="choose another `--layout`, or give a .npy file with the array that the model takes",
         )
-    return found
+    return axes

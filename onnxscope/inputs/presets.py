@@ -144,10 +144,10 @@ class Preset:
     def _check(self, channels: int, dtype: np.dtype[Any]) -> None:
         numbers = max(len(self.mean), len(self.std))
         if numbers > channels:
-            one = [name for name, preset in PRESETS.items() if len(preset.mean) == 1]
+            names = [name for name, preset in PRESETS.items() if len(preset.mean) == 1]
             raise InputError(
                 f"preset {self.name!r} has {numbers} means or deviations for an input of {channels} channel",
-                hint=f"one number for all channels: {', '.join(one)}, or a recipe in a JSON file",
+                hint=f"one number for all channels: {', '.join(names)}, or a recipe in a JSON file",
             )
         if dtype.kind in "iu" and not (self.is_whole and np.iinfo(dtype).max >= 255):
             why = "0..255" if self.is_whole else "fractions"
@@ -268,17 +268,17 @@ def _parse(text: str, where: str, name: str) -> Preset:
         raise InputError(f"not a recipe in JSON ({printable(str(error))}): {where}") from error
     if not isinstance(record, dict):
         raise InputError(f"not a recipe in JSON (no object): {where}")
-    known = [field.name for field in fields(Preset)]
+    keys = [field.name for field in fields(Preset)]
     for key in record:
-        if key not in known:
-            raise InputError(f"unknown key {key[:60]!r} in a recipe: {where}", hint=f"its keys: {', '.join(known)}")
+        if key not in keys:
+            raise InputError(f"unknown key {key[:60]!r} in a recipe: {where}", hint=f"its keys: {', '.join(keys)}")
     if "shorter_side" in record and record.get("resize") != "crop":
         raise InputError(f'\'shorter_side\' without "resize": "crop" in a recipe: {where}')
-    read: dict[str, Any] = {key: _READERS[key](value, key, where) for key, value in record.items()}
-    result = Preset(**{"name": name, **read})
-    if result.resize == "crop" and result.shorter_side < result.size:
-        raise InputError(f"'shorter_side' {result.shorter_side} is less than 'size' {result.size} in a recipe: {where}")
-    return result
+    values: dict[str, Any] = {key: _READERS[key](value, key, where) for key, value in record.items()}
+    preset = Preset(**{"name": name, **values})
+    if preset.resize == "crop" and preset.shorter_side < preset.size:
+        raise InputError(f"'shorter_side' {preset.shorter_side} is less than 'size' {preset.size} in a recipe: {where}")
+    return preset
 
 
 def _read_name(value: Any, key: str, where: str) -> str:
@@ -303,9 +303,9 @@ def _read_size(value: Any, key: str, where: str) -> int:
 def _read_numbers(value: Any, key: str, where: str) -> tuple[float, ...]:
     values = value if isinstance(value, list) else [value]
     wanted = f"{'numbers other than 0' if key == 'std' else 'numbers'} that float32 holds, one or three"
-    if len(values) not in (1, 3) or not all(_is_number(each, nonzero=key == "std") for each in values):
+    if len(values) not in (1, 3) or not all(_is_number(number, nonzero=key == "std") for number in values):
         raise _wrong(key, value, wanted, where)
-    return tuple(float(each) for each in values)
+    return tuple(float(number) for number in values)
 
 
 def _read_divisor(value: Any, key: str, where: str) -> float:

@@ -42,39 +42,39 @@ def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
     Raises:
         InputError: Nothing given, a mixture, several arrays, a folder without images, a glob without matches.
     """
-    found: list[tuple[Kind, Any]] = []
+    entries: list[tuple[Kind, Any]] = []
     notes: list[str] = []
     for source in _listed(sources):
         if isinstance(source, str | os.PathLike):
             text = os.fsdecode(source)
             if isinstance(source, str) and (match := _RANDOM.fullmatch(text)):
-                found.append(("random", _seed(match[1])))
+                entries.append(("random", _seed(match[1])))
                 continue
             paths, remarks = _expand(text)
             notes += remarks
-            found += [("arrays" if suffix_of(path) in _ARRAY_SUFFIXES else "images", path) for path in paths]
+            entries += [("arrays" if suffix_of(path) in _ARRAY_SUFFIXES else "images", path) for path in paths]
         else:
-            found.append(("images" if _is_pillow(source) else "arrays", source))
-    if not found:
+            entries.append(("images" if _is_pillow(source) else "arrays", source))
+    if not entries:
         raise InputError("no input is given", hint="give an image, a folder of images, a .npy, a .npz or random[:seed]")
-    kinds = sorted({kind for kind, _ in found})
+    kinds = sorted({kind for kind, _ in entries})
     if len(kinds) > 1:
         raise InputError(f"inputs of different kinds do not mix: {' and '.join(kinds)}", hint="give one kind of input")
-    if len(found) > 1 and kinds != ["images"]:
+    if len(entries) > 1 and kinds != ["images"]:
         raise InputError(
-            f"{len(found)} inputs of kind {kinds[0]!r}, and one is all that is taken",
+            f"{len(entries)} inputs of kind {kinds[0]!r}, and one is all that is taken",
             hint="put the arrays into one .npz, one array per input; stack samples along axis 0",
         )
-    return kinds[0], [entry for _, entry in found], notes
+    return kinds[0], [entry for _, entry in entries], notes
 
 
 def files_behind(entries: Iterable[Any]) -> list[str]:
     """Return the files that entries of `gather` are or read from: mapped arrays and opened images know theirs."""
     files = []
     for entry in entries:
-        for each in entry.values() if isinstance(entry, dict) else (entry,):
+        for source in entry.values() if isinstance(entry, dict) else (entry,):
             # Of numpy.memmap, of Pillow's images, and of the archive that numpy.load leaves open.
-            name = each if isinstance(each, str) else getattr(getattr(each, "zip", each), "filename", None)
+            name = source if isinstance(source, str) else getattr(getattr(source, "zip", source), "filename", None)
             if name and isinstance(name, str | os.PathLike):
                 files.append(os.fspath(name))
     return files
@@ -94,13 +94,13 @@ def open_input(path: str, *, limit_bytes: int | None = None) -> IO[bytes]:
     return open_regular(path, limit_bytes=limit_bytes, hint=_INPUTS)
 
 
-def _pick(found: Iterable[str], suffixes: frozenset[str], none: str, place: str) -> tuple[list[str], list[str]]:
-    files = [path for path in found if not os.path.isdir(path)]
+def _pick(paths: Iterable[str], suffixes: frozenset[str], fault: str, place: str) -> tuple[list[str], list[str]]:
+    files = [path for path in paths if not os.path.isdir(path)]
     picked = [path for path in files if suffix_of(path) in suffixes and os.path.isfile(path)]
     if not picked:
         arrays = sum(suffix_of(path) in _ARRAY_SUFFIXES for path in files)
         hint = "name the .npy or .npz file itself" if arrays else f"images end in {', '.join(sorted(_IMAGE_SUFFIXES))}"
-        raise InputError(none, hint=hint)
+        raise InputError(fault, hint=hint)
     ignored = len(files) - len(picked)
     notes = [f"{ignored} other {'file' if ignored == 1 else 'files'} ignored {place}"] if ignored else []
     return sorted(picked, key=_natural), notes
@@ -118,7 +118,7 @@ def _listed(sources: Any) -> list[Any]:
     if not isinstance(sources, list | tuple):
         return [sources]
     # A list of numbers, or of lists, is one array written out.
-    written = sources and all(isinstance(each, int | float | complex | list | tuple) for each in sources)
+    written = sources and all(isinstance(source, int | float | complex | list | tuple) for source in sources)
     return [sources] if written else list(sources)
 
 
@@ -140,11 +140,11 @@ def _expand(path: str) -> tuple[list[str], list[str]]:
     where = printable(path)
     try:
         if os.path.isdir(path):
-            found = [os.path.join(path, name) for name in os.listdir(path)]
-            return _pick(found, _IMAGE_SUFFIXES, f"no image in the folder: {where}", f"in {where}")
+            paths = [os.path.join(path, name) for name in os.listdir(path)]
+            return _pick(paths, _IMAGE_SUFFIXES, f"no image in the folder: {where}", f"in {where}")
         if glob.has_magic(path) and not os.path.lexists(path):
-            found = glob.glob(path, recursive=True)
-            return _pick(found, _IMAGE_SUFFIXES | _ARRAY_SUFFIXES, f"no image matches: {where}", f"matched by {where}")
+            paths = glob.glob(path, recursive=True)
+            return _pick(paths, _IMAGE_SUFFIXES | _ARRAY_SUFFIXES, f"no image matches: {where}", f"matched by {where}")
     except OSError as error:
         raise InputError(f"cannot read the folder ({error.strerror}): {where}") from error
     return [path], []
