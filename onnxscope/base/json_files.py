@@ -40,7 +40,7 @@ def dump_json(record: Mapping[str, Any]) -> str:
         else:
             lines.append(f"{_compact_json(key)}: {_compact_json(value)}")
     text = "{\n  " + ",\n  ".join(lines) + "\n}\n"
-    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
+    return _UNUSUAL.sub(lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
 
 
 def _compact_json(value: Any) -> str:
@@ -203,22 +203,25 @@ class Fields:
 
     def part(self, key: str) -> Fields:
         """An object, to be read in the same way."""
-        return Fields(self.mapping(key), self._format, self._where, self._place or key)
+        return self._inner(self.mapping(key), self._place or key)
 
     def rows(self, key: str) -> list[Fields]:
         """A list of objects."""
         rows = self.items(key)
         if not all(isinstance(row, dict) for row in rows):
             self.fault(f"no list of objects {key!r}")
-        return [Fields(row, self._format, self._where, f"{key}[{index}]") for index, row in enumerate(rows)]
+        return [self._inner(row, f"{key}[{index}]") for index, row in enumerate(rows)]
 
     def counts(self, key: str) -> dict[str, int]:
         """Whole numbers by name."""
-        part = Fields(self.mapping(key), self._format, self._where, key)
+        part = self._inner(self.mapping(key), key)
         return {name: part.count(name) for name in part.values}
 
-    def _get(self, key: str, kind: type | tuple[type, ...], what: str) -> Any:
+    def _inner(self, values: dict[str, Any], place: str) -> Fields:
+        return Fields(values=values, file_format=self._format, where=self._where, place=place)
+
+    def _get(self, key: str, kind: type | tuple[type, ...], noun: str) -> Any:
         value = self.values.get(key)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            self.fault(f"no {what} {key!r}")
+            self.fault(f"no {noun} {key!r}")
         return value

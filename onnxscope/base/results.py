@@ -75,14 +75,15 @@ class Record(ABC):
 
 def paragraph(text: str, kind: Literal["", "muted", "good", "bad"] = "") -> str:
     """Return a line of text as HTML; the middle of a very long one is cut out."""
-    marked = f' class="{kind}"' if kind else ""
-    return f"<p{marked}>{html.escape(shortened(printable(text), _PARAGRAPH))}</p>"
+    attribute = f' class="{kind}"' if kind else ""
+    return f"<p{attribute}>{html.escape(shortened(printable(text), _PARAGRAPH))}</p>"
 
 
 def remarks(lines: Sequence[str]) -> list[str]:
     """Return remarks for people as paragraphs, and how many are left out."""
-    more = len(lines) - _REMARKS
-    shown = [*lines[:_REMARKS], *([f"{more:,} more remarks"] if more > 0 else [])]
+    shown = list(lines[:_REMARKS])
+    if len(lines) > _REMARKS:
+        shown.append(f"{len(lines) - _REMARKS:,} more remarks")
     return [paragraph(line, "muted") for line in shown]
 
 
@@ -100,11 +101,11 @@ def picture(png: bytes, alternative: str) -> str:
 def within(pictures: Iterable[str], limit_bytes: int = PICTURE_BYTES) -> list[str]:
     """Return the first pictures, as many as there is room for; the others are not asked for."""
     kept: list[str] = []
-    for each in pictures:
-        limit_bytes -= len(each)
+    for markup in pictures:
+        limit_bytes -= len(markup)
         if limit_bytes < 0:
             break
-        kept.append(each)
+        kept.append(markup)
     return kept
 
 
@@ -112,7 +113,7 @@ def _flattened(record: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in record.items():
         if isinstance(value, Mapping):
-            flat |= {f"{key}.{name}": each for name, each in value.items() if not isinstance(each, (list, dict))}
+            flat |= {f"{key}.{name}": part for name, part in value.items() if not isinstance(part, (list, dict))}
         else:
             flat[key] = value
     return flat
