@@ -32,22 +32,22 @@ def find_in_input(record: Mapping[str, Any], model: Model) -> tuple[Finding, ...
     """
     recorded = _preset(lambda: preset_of_model(model.provenance.preprocess if model.provenance else None))
     if record["kind"] == "images" and recorded is not None:
-        given = record["preset"]
-        used = _preset(lambda: load_preset(given if isinstance(given, str) else json.dumps(given), files=False))
+        recipe = record["preset"]
+        used = _preset(lambda: load_preset(recipe if isinstance(recipe, str) else json.dumps(recipe), files=False))
         name = model.inputs[0].name if model.inputs else ""
         return by_gravity(_other_preset(used, recorded, name)) if used is not None else ()
     if record["kind"] != "arrays":
         return ()
     pictures = [
-        each
-        for each in record["inputs"]
-        if "mean" in each
-        and each["channel_axis"] is not None
-        and "float" in each["dtype"]
-        and len(each["mean"]) in (1, 3)
+        array
+        for array in record["inputs"]
+        if "mean" in array
+        and array["channel_axis"] is not None
+        and "float" in array["dtype"]
+        and len(array["mean"]) in (1, 3)
     ]
-    found = [_other_range(each, recorded) if recorded else _raw_pixels(each, model) for each in pictures]
-    return by_gravity(finding for finding in found if finding is not None)
+    findings = [_other_range(array, recorded) if recorded else _raw_pixels(array, model) for array in pictures]
+    return by_gravity(finding for finding in findings if finding is not None)
 
 
 def _preset(read: Callable[[], Preset]) -> Preset | None:
@@ -60,16 +60,18 @@ def _preset(read: Callable[[], Preset]) -> Preset | None:
 def _other_preset(used: Preset, recorded: Preset, name: str) -> Iterator[Finding]:
     if used.order != recorded.order:
         message = f"prepared as {used.order} with the preset {used.name!r}, and the model records {recorded.order} "
-        yield Finding("input_order", name, None, message + f"({recorded.name!r})")
+        message += f"({recorded.name!r})"
+        yield Finding(kind="input_order", layer=name, channel=None, message=message)
     by_colour = [_range(preset, 3) if preset.order == "RGB" else _range(preset, 3)[::-1] for preset in (used, recorded)]
     if not np.allclose(by_colour[0], by_colour[1], rtol=1e-3, atol=1e-6):
         message = f"prepared with the preset {used.name!r}, which gives {_range_text(used)}, and the model records "
-        yield Finding("input_range", name, None, message + f"{recorded.name!r}, which gives {_range_text(recorded)}")
+        message += f"{recorded.name!r}, which gives {_range_text(recorded)}"
+        yield Finding(kind="input_range", layer=name, channel=None, message=message)
 
 
 def _range(preset: Preset, channels: int) -> Array:
     """What a preset makes of 0 and 255: an array of shape (channels, 2), ascending in each row."""
-    mean, std = (np.broadcast_to(np.asarray(each, np.float64), channels) for each in (preset.mean, preset.std))
+    mean, std = (np.broadcast_to(np.asarray(numbers, np.float64), channels) for numbers in (preset.mean, preset.std))
     ends = (np.array([[0.0, 255.0]]) / preset.divisor - mean[:, None]) / std[:, None]
     return np.sort(ends, axis=1)
 
@@ -91,16 +93,18 @@ def _other_range(array: Mapping[str, Any], recorded: Preset) -> Finding | None:
         return None
     ends = _range(recorded, channels)
     slack = 0.02 * (ends[:, 1] - ends[:, 0])
-    held = f"holds numbers from {_short(min(low))} to {_short(max(high))}"
-    makes = f"the preset that the model records, {recorded.name!r}, makes {_short(ends.min())} to {_short(ends.max())}"
+    array_text = f"holds numbers from {_short(min(low))} to {_short(max(high))}"
+    preset_text = (
+        f"the preset that the model records, {recorded.name!r}, makes {_short(ends.min())} to {_short(ends.max())}"
+    )
     outside = (np.array(low) < ends[:, 0] - slack) | (np.array(high) > ends[:, 1] + slack)
     if outside.any():
         channel = int(np.flatnonzero(outside)[0])
         if not np.any((min(low) < ends.min() - slack.max(), max(high) > ends.max() + slack.max())):
-            held = f"holds numbers from {_short(low[channel])} to {_short(high[channel])} in channel {channel}"
-            makes = f"the preset that the model records, {recorded.name!r}, makes {_short(ends[channel, 0])} to "
-            makes += _short(ends[channel, 1])
-        return Finding("input_range", array["name"], None, f"{held}; {makes}")
+            array_text = f"holds numbers from {_short(low[channel])} to {_short(high[channel])} in channel {channel}"
+            preset_text = f"the preset that the model records, {recorded.name!r}, makes {_short(ends[channel, 0])} to "
+            preset_text += _short(ends[channel, 1])
+        return Finding(kind="input_range", layer=array["name"], channel=None, message=f"{array_text}; {preset_text}")
     if min(low) >= 0 and max(high) <= 1 and max(high) > 0.2:
         if ends.min() <= -0.5:
             why = "it looks as if mean and deviation had been left out"
@@ -108,7 +112,8 @@ def _other_range(array: Mapping[str, Any], recorded: Preset) -> Finding | None:
             why = "it looks divided by 255 once too often"
         else:
             return None
-        return Finding("input_range", array["name"], None, f"{held}; {makes}: {why}")
+        message = f"{array_text}; {preset_text}: {why}"
+        return Finding(kind="input_range", layer=array["name"], channel=None, message=message)
     return None
 
 
@@ -126,4 +131,4 @@ def _raw_pixels(array: Mapping[str, Any], model: Model) -> Finding | None:
         f"holds numbers from {_short(min(low))} to {_short(max(high))}, like pixels that were not scaled, and goes "
     )
     message += "into a convolution as it is; the model records no preset that would say whether that is meant"
-    return Finding("input_range", array["name"], None, message)
+    return Finding(kind="input_range", layer=array["name"], channel=None, message=message)

@@ -35,22 +35,22 @@ def find_in_weights(statistics: WeightStatistics, model: Model) -> tuple[Finding
         statistics: Of the model's parameters, or of some of them.
         model: Where their values are read.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for row in statistics:
-        found += _odd_numbers(row)
+        findings += _odd_numbers(row)
         if is_kernel(row):
-            found += _constant_or_zero(row)
-            found += _duplicates(row, model)
-            found += _clipped(row, model)
-    found += find_untrained(statistics)
-    return by_gravity(found)
+            findings += _constant_or_zero(row)
+            findings += _duplicates(row, model)
+            findings += _clipped(row, model)
+    findings += find_untrained(statistics)
+    return by_gravity(findings)
 
 
 def _odd_numbers(row: WeightRecord) -> Iterator[Finding]:
     parameter, overall = row.parameter, row.summary.overall
     if overall.nan_count or overall.inf_count:
-        what = count_odd(overall.nan_count, overall.inf_count)
-        yield _finding("non_finite_weight", row, f"holds {what} in {overall.count:,} numbers")
+        odd_numbers = count_odd(overall.nan_count, overall.inf_count)
+        yield _finding("non_finite_weight", row, f"holds {odd_numbers} in {overall.count:,} numbers")
     if overall.min is not None and overall.max is not None and parameter.dtype != "float16":
         largest = max(overall.max, overall.min, key=abs)
         if abs(largest) > FLOAT16_LARGEST:
@@ -83,9 +83,9 @@ def _duplicates(row: WeightRecord, model: Model) -> Iterator[Finding]:
         return
     kernels = np.moveaxis(read_parameter(model, row.parameter), axis, 0)
     for group in suspects:
-        seen: dict[bytes, int] = {}
+        first_by_kernel: dict[bytes, int] = {}
         for channel in group:
-            first = seen.setdefault(kernels[channel].tobytes(), channel)
+            first = first_by_kernel.setdefault(kernels[channel].tobytes(), channel)
             if first != channel:
                 yield _finding("duplicate_kernel", row, f"is the same in this channel as in channel {first}", channel)
 
@@ -114,4 +114,9 @@ def _clipped(row: WeightRecord, model: Model) -> Iterator[Finding]:
 
 def _finding(kind: FindingKind, row: WeightRecord, message: str, channel: int | None = None) -> Finding:
     parameter = row.parameter
-    return Finding(kind, parameter.layer or parameter.name, channel, f"{printable(parameter.name)} {message}")
+    return Finding(
+        kind=kind,
+        layer=parameter.layer or parameter.name,
+        channel=channel,
+        message=f"{printable(parameter.name)} {message}",
+    )

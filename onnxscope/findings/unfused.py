@@ -30,7 +30,7 @@ def find_unfused(taps: Iterable[Tap], model: Model) -> tuple[Finding, ...]:
     kinds = " and ".join(dict.fromkeys(fusions.values()))
     message = f"observed where onnxruntime would fuse {kinds}: {listed(fusions)}; "
     message += "numbers from there on may differ from the deployed model's by rounding, and the run is slower"
-    return (Finding("unfused", next(iter(fusions)), None, message),)
+    return (Finding(kind="unfused", layer=next(iter(fusions)), channel=None, message=message),)
 
 
 def _fusion(graph: Graph, value: str) -> str | None:

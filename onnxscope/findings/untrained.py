@@ -50,7 +50,7 @@ def find_untrained(statistics: WeightStatistics) -> Iterator[Finding]:
         f"weights look untrained, as an initializer leaves them, in {len(untrained)} of {len(judged)} layers that "
     )
     message += f"can be judged: {listed(untrained)} ({example}{fresh})"
-    yield Finding("untrained_weights", first, None, message)
+    yield Finding(kind="untrained_weights", layer=first, channel=None, message=message)
 
 
 def is_kernel(row: WeightRecord) -> bool:
@@ -100,8 +100,8 @@ class _Initializer:
         """What none of so many numbers exceeds, but for one draw in a million."""
         if self.kind == "uniform":
             return self.size * (1 + 1e-6)
-        whole = self.size * math.sqrt(2 * math.log(count) + 2 * math.log(1e6))
-        return min(whole, 2 * self.size * (1 + 1e-6)) if self.kind == "truncated" else whole
+        uncut = self.size * math.sqrt(2 * math.log(count) + 2 * math.log(1e6))
+        return min(uncut, 2 * self.size * (1 + 1e-6)) if self.kind == "truncated" else uncut
 
 
 def _can_be_judged(row: WeightRecord) -> bool:
@@ -124,9 +124,13 @@ def _initializer_of(row: WeightRecord, bias: WeightRecord | None, *, bounded: bo
     # PyTorch's bound of a bias; a transposed convolution counts its outputs as fan_in.
     if largest > (1 + 1e-6) / math.sqrt(min(fans)):
         return None
-    told = not bounded and not largest and overall.count >= _FEWEST_NORMAL
-    fitting = [each for each in _initializers(*fans) if (told or each.kind != "normal") and _fits(row, each)]
-    closest = min(fitting, key=lambda each: abs(math.log((overall.std or 1.0) / each.std)), default=None)
+    may_be_normal = not bounded and not largest and overall.count >= _FEWEST_NORMAL
+    fitting = [
+        initializer
+        for initializer in _initializers(*fans)
+        if (may_be_normal or initializer.kind != "normal") and _fits(row, initializer)
+    ]
+    closest = min(fitting, key=lambda initializer: abs(math.log((overall.std or 1.0) / initializer.std)), default=None)
     return closest.name if closest is not None else None
 
 
@@ -178,8 +182,10 @@ def _fits(row: WeightRecord, initializer: _Initializer) -> bool:
     if histogram is None or None in (overall.mean, overall.std, overall.min, overall.max):
         return False
     count, std = overall.count, initializer.std
-    mean, found, low, high = (float(each or 0) for each in (overall.mean, overall.std, overall.min, overall.max))
-    if abs(mean) > _ERRORS * std / math.sqrt(count) or abs(found / std - 1) > _ERRORS * math.sqrt(0.5 / count):
+    mean, kernel_std, low, high = (
+        float(number or 0) for number in (overall.mean, overall.std, overall.min, overall.max)
+    )
+    if abs(mean) > _ERRORS * std / math.sqrt(count) or abs(kernel_std / std - 1) > _ERRORS * math.sqrt(0.5 / count):
         return False
     if max(-low, high) > initializer.limit(count):
         return False
@@ -188,12 +194,12 @@ def _fits(row: WeightRecord, initializer: _Initializer) -> bool:
     if count * (1 - shares[-1] + shares[0]) > 20:
         return False
     expected = np.diff(shares) * count
-    told = expected >= 5
-    if told.sum() < 5:
+    usable = expected >= 5
+    if usable.sum() < 5:
         return False
     counts = np.array(histogram.counts)
-    deviation = float((np.square(counts - expected)[told] / expected[told]).sum())
-    bins = int(told.sum())
+    deviation = float((np.square(counts - expected)[usable] / expected[usable]).sum())
+    bins = int(usable.sum())
     return deviation < bins + _ERRORS * math.sqrt(2 * bins)
 
 
