@@ -182,7 +182,7 @@ def _files_read(
 ) -> list[str | os.PathLike[str]]:
     from onnxscope.inputs.dataset import files_of
 
-    loaded = [each for each in opened if not isinstance(each, OnnxscopeError)]
+    loaded = [model for model in opened if not isinstance(model, OnnxscopeError)]
     try:
         return [*models, *files_of(*loaded, inputs=inputs, preprocess=preprocess)]
     except InputError:  # told of each model, and nothing is read then
@@ -200,10 +200,10 @@ def _expected(model: Path, place: Path, inputs: Sequence[str], *, update: bool) 
     """Read a baseline that must be there and, to be rewritten, must not lose what it says of activations."""
     from onnxscope.gate.baseline import Baseline
 
-    given = "".join(f" -i {each}" for each in inputs)
+    arguments = "".join(f" -i {source}" for source in inputs)
     if not place.exists():
         raise BaselineError(
-            f"no such baseline: {printable(str(place))}", hint=f"`onnxscope snapshot {model}{given} -o {place}`"
+            f"no such baseline: {printable(str(place))}", hint=f"`onnxscope snapshot {model}{arguments} -o {place}`"
         )
     expected = Baseline.load(place)
     if update and not inputs and expected.input is not None:

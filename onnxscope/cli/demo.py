@@ -20,9 +20,9 @@ def demo(output: Path, shown: Presentation) -> None:
     """Convert the tutorial's networks and look inside them with a real photograph."""
     from onnxscope.cli.demonstration import tour
 
-    made = tour(output, say=shown.note)
-    shown.show(made)
+    result = tour(output, say=shown.note)
+    shown.show(result)
     shown.note(
-        f"In {made.folder}, a folder a model: everything on one page in report.html, pictures in features/*.png and "
+        f"In {result.folder}, a folder a model: everything on one page in report.html, pictures in features/*.png and "
         "weights/*.svg, tables in layers.txt, features.txt and weights.txt, records in features/ and weights/*.json",
     )

@@ -66,7 +66,7 @@ def tour(folder: str | Path, *, say: Callable[[str], None]) -> Tour:
     """
     target = Path(folder)
     trained, digits, photograph = _sample("digits.onnx"), _sample("digits.npz"), _photograph()
-    for name in ("digits", *("-".join(each) for each in _NETWORKS)):
+    for name in ("digits", *(f"{framework}-{network}" for framework, network in _NETWORKS)):
         refuse_inputs(_files_in_place(target / name), (trained, digits, photograph))
     make_folder(target)
     stops = [_look(trained, digits, target / "digits", say)]

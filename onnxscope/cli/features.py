@@ -71,8 +71,8 @@ def features(
         click.echo(dump_json(maps.to_dict(pictures)), nl=False)
     else:
         shown.show(maps)
-    for each in maps.unreachable:
-        shown.note(f"not reached: {each.name}: {each.reason}")
+    for tap in maps.unreachable:
+        shown.note(f"not reached: {tap.name}: {tap.reason}")
     if maps.tapping is not None:
         moved = f"largest difference {maps.tapping['max_abs']:.3g}, relative {maps.tapping['relative']:.3g}"
         shown.note(f"outputs of the tapped and the untapped model: {moved}")

@@ -44,22 +44,22 @@ class Examination:
 
 def examine() -> Examination:
     """Look for our dependencies, extras and execution providers."""
-    found = [
+    rows = [
         ("onnxscope", __version__),
         ("python", f"{platform.python_version()} on {sys.platform}"),
         ("onnxruntime", runtime_version()),
         ("execution providers", ", ".join(providers())),
     ]
-    found += [(package, _version_of(package) or "missing") for package in _CORE]
+    rows += [(package, _version_of(package) or "missing") for package in _CORE]
     for extra, packages in _EXTRAS.items():
         versions = {package: _version_of(package) for package in packages}
-        missing = [package for package, known in versions.items() if known is None]
+        missing = [package for package, installed in versions.items() if installed is None]
         if missing:
             shown = f"missing {', '.join(missing)}: pip install 'onnxscope[{extra}]'"
         else:
-            shown = ", ".join(f"{package} {known}" for package, known in versions.items())
-        found.append((f"extra {extra}", shown))
-    return Examination(tuple(found))
+            shown = ", ".join(f"{package} {installed}" for package, installed in versions.items())
+        rows.append((f"extra {extra}", shown))
+    return Examination(tuple(rows))
 
 
 def _version_of(package: str) -> str | None:

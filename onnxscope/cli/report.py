@@ -96,7 +96,7 @@ def report(
     )
     progress = StatusLine() if sys.stderr.isatty() and not shown.quiet else None
     try:
-        made = make(
+        result = make(
             models[0],
             list(inputs) or None,
             profile=profile,
@@ -116,12 +116,12 @@ def report(
     finally:
         if progress is not None:
             progress.clear()
-    made.save(output)
-    shown.show(made)
-    for remark in (*made.content.notes, *made.page.left_out):
+    result.save(output)
+    shown.show(result)
+    for remark in (*result.content.notes, *result.page.left_out):
         shown.note(remark)
     if node_data is not None:
-        _write_overlays(made, node_data, shown)
+        _write_overlays(result, node_data, shown)
     shown.note(f"the page is in {output}, {output.stat().st_size:,} bytes")
 
 
@@ -136,8 +136,8 @@ def _write_overlays(report: Report, folder: Path, shown: Presentation) -> None:
         weights=content.weights,
         comparison=content.comparison,
     )
-    written = [each for each in overlays if each.file is not None]
-    missing = {name: reason for each in written for name, reason in each.left_out}
+    written = [overlay for overlay in overlays if overlay.file is not None]
+    missing = {name: reason for overlay in written for name, reason in overlay.left_out}
     for name, reason in list(missing.items())[:3]:
         shown.note(f"not in the overlays: {name}: {reason}")
     if len(missing) > 3:

@@ -98,10 +98,10 @@ def stats(
             progress=None if progress is None else progress.reach,
         )
     except KeyboardInterrupt as stop:
-        kept = partial_path(output)
-        hint = "the same command with `--resume` goes on from there" if kept.exists() else None
-        what = f"; what is known so far is in {kept}" if kept.exists() else " before the first shard was done"
-        raise RunError(f"interrupted{what}", hint=hint) from stop
+        partial = partial_path(output)
+        hint = "the same command with `--resume` goes on from there" if partial.exists() else None
+        detail = f"; what is known so far is in {partial}" if partial.exists() else " before the first shard was done"
+        raise RunError(f"interrupted{detail}", hint=hint) from stop
     except OnnxscopeError as error:
         if error.hint is None and partial_path(output).exists():
             error.hint = "the same command with `--resume` goes on behind the last shard that is done"
@@ -164,8 +164,8 @@ class _Progress(StatusLine):
             return
         self._shown_s = now
         rate = (done - self._first) / max(now - self._start_s, 1e-9)
-        left = f", {_duration(round((total - done) / rate))} left" if rate else ""
-        self(f"{done:,} of {total:,} samples, {rate:,.1f} a second{left}")
+        time_left = f", {_duration(round((total - done) / rate))} left" if rate else ""
+        self(f"{done:,} of {total:,} samples, {rate:,.1f} a second{time_left}")
 
 
 def _duration(seconds: int) -> str:
