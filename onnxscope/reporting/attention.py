@@ -59,10 +59,10 @@ def _findings(
     model: Model, stored: WeightStatistics, maps: FeatureMaps | None, statistics: DatasetStatistics | None
 ) -> tuple[Finding, ...]:
     """Everything that there is reason to look at, the gravest first."""
-    found = [*find_in_weights(stored, model), *(statistics.findings if statistics is not None else ())]
+    findings = [*find_in_weights(stored, model), *(statistics.findings if statistics is not None else ())]
     if maps is not None:
-        found += [*find_in_input(maps.input, model), *find_unfused((each.tap for each in maps), model)]
-    return by_gravity(found)
+        findings += [*find_in_input(maps.input, model), *find_unfused((feature_map.tap for feature_map in maps), model)]
+    return by_gravity(findings)
 
 
 def _attention(
@@ -75,30 +75,30 @@ def _attention(
     kernels, maps = _channel_counts(stored, statistics)
     samples = statistics.profile.samples if statistics is not None else 0
     seen = "on this input" if samples == 1 else f"in all {samples:,} samples"
-    found = []
+    notices = []
     for (kind, layer), group in groupby(findings, key=lambda finding: (finding.kind, finding.layer)):
         listed = list(group)
         channels = sorted({finding.channel for finding in listed if finding.channel is not None})
         counts = (kernels if kind in _OF_KERNELS else maps).get(layer, set())
-        what = _PLURAL.get(kind, "").format(seen=seen)
-        if what and channels:
+        clause = _PLURAL.get(kind, "").format(seen=seen)
+        if clause and channels:
             subject = f"{len(channels):,} of {min(counts):,} channels" if len(counts) == 1 else "channels that"
-            message = f"{subject} {what}: {_numbers(channels)}"
+            message = f"{subject} {clause}: {_numbers(channels)}"
         else:
             message = listed[0].message
             if len(listed) > 1:
                 noun = "finding like it" if len(channels) < 2 else "channel"
                 message += f" (and {len(listed) - 1:,} more {noun}{'s' if len(listed) > 2 else ''})"
-        grave = "bad" if kind in _BAD else "warn"
+        weight = "bad" if kind in _BAD else "warn"
         if kind in _MINOR or (kind == "dead_channel" and samples < _ENOUGH):
-            grave = "note"
-        found.append(Attention(kind, grave, layer or None, message))
+            weight = "note"
+        notices.append(Attention(kind=kind, weight=weight, layer=layer or None, message=message))
     if unreachable:
         count = len(unreachable)
         message = f"{count:,} value{'s' if count > 1 else ''} could not be observed, listed below with the reason"
-        found.append(Attention("unreachable", "warn", None, message))
+        notices.append(Attention(kind="unreachable", weight="warn", layer=None, message=message))
     order = ("bad", "warn", "note")
-    return sorted(found, key=lambda each: order.index(each.weight))
+    return sorted(notices, key=lambda notice: order.index(notice.weight))
 
 
 def _blamed(comparison: Comparison) -> Iterator[Attention]:
@@ -116,7 +116,7 @@ def _blamed(comparison: Comparison) -> Iterator[Attention]:
         else:
             effect = ", without effect here" if comparison.was_run else ""
             kind, message = "changed_weights", f"holds other weights than {other}{effect}"
-        yield Attention(kind, "bad", row.a.layer, message)
+        yield Attention(kind=kind, weight="bad", layer=row.a.layer, message=message)
 
 
 def _channel_counts(

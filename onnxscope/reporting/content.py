@@ -134,25 +134,28 @@ class LayerView:
 
 def layer_views(content: Content) -> list[LayerView]:
     """Return a row for every layer that owns weights, or that was chosen; then one for whatever else was observed."""
-    layers = [LayerView(record.layer, record.op_type, record.value, record) for record in content.summary.layers]
-    taps = {each.tap.name: each for each in content.maps or ()}
-    profiles = {each.name: each for each in content.statistics or ()}
+    layers = [
+        LayerView(name=record.layer, op_type=record.op_type, value=record.value, record=record)
+        for record in content.summary.layers
+    ]
+    taps = {tap.tap.name: tap for tap in content.maps or ()}
+    profiles = {profile.name: profile for profile in content.statistics or ()}
     compared = content.comparison.layers if content.comparison is not None else ()
-    found = (
-        _assigned(content.rows, layers, taps, lambda each: (each.tap.layer, each.tap.op_type)),
-        _assigned(content.rows, layers, profiles, lambda each: (each.layer, each.op_type)),
-        _assigned(
-            content.rows, layers, {each.a.name: each for each in compared}, lambda each: (each.a.layer, each.op_type)
-        ),
+    differences = {row.a.name: row for row in compared}
+    assigned = (
+        _assigned(content.rows, layers, taps, lambda tap: (tap.tap.layer, tap.tap.op_type)),
+        _assigned(content.rows, layers, profiles, lambda profile: (profile.layer, profile.op_type)),
+        _assigned(content.rows, layers, differences, lambda row: (row.a.layer, row.op_type)),
     )
-    for layer, tap, profile, difference in zip(layers, *found, strict=True):
+    for layer, tap, profile, difference in zip(layers, *assigned, strict=True):
         layer.tap, layer.profile, layer.difference = tap, profile, difference
     _distribute(content, layers)
     by_name = {}
     for name, tap in taps.items():
-        by_name[name] = LayerView(tap.tap.layer, tap.tap.op_type, name, tap=tap)
+        by_name[name] = LayerView(name=tap.tap.layer, op_type=tap.tap.op_type, value=name, tap=tap)
     for name, profile in profiles.items():
-        by_name.setdefault(name, LayerView(profile.layer, profile.op_type, name)).profile = profile
+        layer = LayerView(name=profile.layer, op_type=profile.op_type, value=name)
+        by_name.setdefault(name, layer).profile = profile
     layers += by_name.values()
     for layer in layers:
         if layer.difference is not None:
@@ -163,27 +166,27 @@ def layer_views(content: Content) -> list[LayerView]:
 def _assigned(
     rows: Sequence[Row],
     layers: Sequence[LayerView],
-    held: dict[str, _Record],
+    records: dict[str, _Record],
     key_of: Callable[[_Record], tuple[str, str]],
 ) -> list[_Record | None]:
     """Take for each layer the record of its value; then, by name and operator, where as many of both are left.
 
     The second is for values that a comparison takes further on, such as behind what quantizes them.
     """
-    found = [next((held.pop(name) for name in row.values if name in held), None) for row in rows]
-    without: dict[tuple[str, str], list[int]] = {}
+    assigned = [next((records.pop(name) for name in row.values if name in records), None) for row in rows]
+    unfilled: dict[tuple[str, str], list[int]] = {}
     for place, layer in enumerate(layers):
-        if found[place] is None:
-            without.setdefault((layer.name, layer.op_type), []).append(place)
-    left: dict[tuple[str, str], list[str]] = {}
-    for name, record in held.items():
-        left.setdefault(key_of(record), []).append(name)
-    for key, names in left.items():
-        places = without.get(key, [])
+        if assigned[place] is None:
+            unfilled.setdefault((layer.name, layer.op_type), []).append(place)
+    remaining: dict[tuple[str, str], list[str]] = {}
+    for name, record in records.items():
+        remaining.setdefault(key_of(record), []).append(name)
+    for key, names in remaining.items():
+        places = unfilled.get(key, [])
         if len(places) == len(names):
             for place, name in zip(places, names, strict=True):
-                found[place] = held.pop(name)
-    return found
+                assigned[place] = records.pop(name)
+    return assigned
 
 
 def _distribute(content: Content, layers: Sequence[LayerView]) -> None:

@@ -155,12 +155,12 @@ class _Nodes:
     def value(self, name: str, numbers: Mapping[str, Any]) -> _Row:
         """The row of a value of the main graph."""
         if name in self._main.inputs or name in self._main.initializers:
-            return _Row(name, name, f"[value] {name}", None, numbers)
+            return _Row(name=name, value=name, node=f"[value] {name}", fault=None, numbers=numbers)
         producer = self._main.producers.get(name)
         if producer is None:
-            return _Row(name, name, "", "inside a body", numbers)
+            return _Row(name=name, value=name, node="", fault="inside a body", numbers=numbers)
         fault = None if producer.name else "its node has no name"
-        return _Row(name, name, producer.name, fault, numbers)
+        return _Row(name=name, value=name, node=producer.name, fault=fault, numbers=numbers)
 
     def parameter(self, record: WeightRecord) -> _Row:
         """The row of a parameter, on the node that stores it."""
@@ -185,7 +185,12 @@ def _overlay(path: Path, graph: str, kind: str, quantity: str, rows: Iterable[_R
             left_out[row.name] = fault
     if results:
         write_whole(path, dump_json({graph: {"results": results, "name": name, **colours}}))
-    return Overlay(name, path.name if results else None, len(results), tuple(left_out.items()))
+    return Overlay(
+        name=name,
+        file=path.name if results else None,
+        shown=len(results),
+        left_out=tuple(left_out.items()),
+    )
 
 
 def _reason(quantity: str, numbers: Mapping[str, Any]) -> str:

@@ -77,8 +77,8 @@ def render_page(content: Content, *, max_bytes: int) -> Page:
     left_out: list[str] = []
     context = _page_context(content)
     messages: dict[str | None, list[Attention]] = {}
-    for each in content.attention:
-        messages.setdefault(each.layer, []).append(each)
+    for notice in content.attention:
+        messages.setdefault(notice.layer, []).append(notice)
     cards = [_card(place, layer, content, messages.get(layer.name, [])) for place, layer in enumerate(layers, 1)]
     size = len(_rendered(context, cards, layers, content, left_out).encode())
     fixed = len(_rendered(context, [], [], content, left_out).encode()) if size > max_bytes else 0
@@ -89,13 +89,13 @@ def render_page(content: Content, *, max_bytes: int) -> Page:
         left_out = [f"the page shows the first {kept:,} of {total:,} layers"]
         size = len(_rendered(context, cards, layers, content, left_out).encode())
     free = max_bytes - size
-    context["sights"], taken = fitting_sights(content.sights, free // 2)
+    context["sights"], sights_bytes = fitting_sights(content.sights, free // 2)
     if len(context["sights"]) < len(content.sights):
         missing = len(content.sights) - len(context["sights"])
         left_out.append(
             f"the pictures of {missing} of {len(content.sights)} inputs are left out: the page would be too large"
         )
-    left_out += add_pictures(layers, cards, content, free - taken)
+    left_out += add_pictures(layers, cards, content, free - sights_bytes)
     return Page(_rendered(context, cards, layers, content, left_out), len(layers), tuple(left_out))
 
 
@@ -169,8 +169,8 @@ def _page_context(content: Content) -> dict[str, Any]:
 
 def _listed(attention: Sequence[Attention], first: Mapping[str, int]) -> list[tuple[list[Any], bool]]:
     """What deserves attention with the place of its layer: what is shown, and the notes that are folded away."""
-    linked = [(each, first.get(each.layer or "")) for each in attention]
-    notes = [place for place, each in enumerate(attention) if each.weight == "note"]
+    linked = [(notice, first.get(notice.layer or "")) for notice in attention]
+    notes = [place for place, notice in enumerate(attention) if notice.weight == "note"]
     cut = notes[_SHOWN_NOTES] if len(notes) > _SHOWN_NOTES + 2 else len(linked)
     return [(linked[:cut], False), (linked[cut:], True)]
 
@@ -200,17 +200,17 @@ def _inputs(content: Content) -> list[dict[str, Any]]:
         return []
     return [
         {
-            "name": each["name"],
-            "shape": shape_text(each["shape"]),
+            "name": array["name"],
+            "shape": shape_text(array["shape"]),
             "channels": [
-                (str(channel) if each["channel_axis"] is not None else "all", *map(number_text, numbers))
+                (str(channel) if array["channel_axis"] is not None else "all", *map(number_text, numbers))
                 for channel, numbers in enumerate(
-                    zip(*(each[key] for key in ("mean", "std", "min", "max")), strict=True)
+                    zip(*(array[key] for key in ("mean", "std", "min", "max")), strict=True)
                 )
             ],
         }
-        for each in content.maps.input["inputs"]
-        if each.get("mean")
+        for array in content.maps.input["inputs"]
+        if array.get("mean")
     ]
 
 
@@ -268,12 +268,12 @@ def _card(place: int, layer: LayerView, content: Content, messages: Sequence[Att
 
 def _activation(layer: LayerView) -> dict[str, Any] | None:
     if layer.profile is not None:
-        found: Mapping[str, Any] = layer.profile.overall.to_dict()
+        statistics: Mapping[str, Any] = layer.profile.overall.to_dict()
     elif layer.tap is not None:
-        found = layer.tap.statistics
+        statistics = layer.tap.statistics
     else:
         return None
-    return {key: found[key] for key in ("mean", "std", "min", "max", "zero_fraction", "nan_count", "inf_count")}
+    return {key: statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction", "nan_count", "inf_count")}
 
 
 def _quantiles(profile: TapProfile) -> list[tuple[str, float]]:

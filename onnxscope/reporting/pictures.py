@@ -48,32 +48,32 @@ def strip_of_channels(channels: Any, zeros: int) -> dict[str, Any] | None:
         return None
     rows, ranges = [], []
     for key, word in (("mean", "mean"), ("std", "spread"), ("zero_fraction", "zeros")):
-        numbers = np.array([np.nan if each is None else each for each in getattr(channels, key)], np.float64)
-        known = numbers[np.isfinite(numbers)]
-        if not known.size:
+        numbers = np.array([np.nan if number is None else number for number in getattr(channels, key)], np.float64)
+        finite = numbers[np.isfinite(numbers)]
+        if not finite.size:
             return None
-        if key == "zero_fraction" and not known.any():
+        if key == "zero_fraction" and not finite.any():
             continue
-        low, high = (0.0, 1.0) if key == "zero_fraction" else (float(known.min()), float(known.max()))
+        low, high = (0.0, 1.0) if key == "zero_fraction" else (float(finite.min()), float(finite.max()))
         rows.append((np.where(np.isfinite(numbers), numbers, np.nan), low, high))
-        ranges.append((word, number_text(float(known.min())), number_text(float(known.max()))))
-    told = "; ".join(f"{word} from {low} to {high}" for word, low, high in ranges)
+        ranges.append((word, number_text(float(finite.min())), number_text(float(finite.max()))))
+    description = "; ".join(f"{word} from {low} to {high}" for word, low, high in ranges)
     count = len(channels.mean)
     image = strips(rows)
-    return {**_picture(image, f"{count:,} channels: {told}"), "ranges": ranges, "count": count, "zeros": zeros}
+    return {**_picture(image, f"{count:,} channels: {description}"), "ranges": ranges, "count": count, "zeros": zeros}
 
 
 def fitting_sights(sights: Sequence[Sight], free: int) -> tuple[list[dict[str, Any]], int]:
     """Return the pictures of the first inputs, as many as `free` bytes have room for, and how many bytes they take."""
-    fitting, taken = [], 0
+    fitting, taken_bytes = [], 0
     for sight in sights:
         drawn = _sight(sight)
         size = _size_bytes(drawn["pictures"])
-        if taken + size > free:
+        if taken_bytes + size > free:
             break
-        taken += size
+        taken_bytes += size
         fitting.append(drawn)
-    return fitting, taken
+    return fitting, taken_bytes
 
 
 def _sight(sight: Sight) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def add_pictures(
     free -= _REMARK_BYTES * (len(drawn) + 3)
     shown = 0
     with ThreadPoolExecutor() as pool:
-        for (_, card), columns in zip(drawn, pool.map(lambda each: _columns(each[0], content), drawn), strict=True):
+        for (_, card), columns in zip(drawn, pool.map(lambda pair: _columns(pair[0], content), drawn), strict=True):
             size = sum(_size_bytes(column["pictures"]) for column in columns)
             if size > free:
                 pool.shutdown(cancel_futures=True)
@@ -135,7 +135,7 @@ def _add_sheets(drawn: Sequence[tuple[LayerView, dict[str, Any]]], free: int) ->
     Each gets an equal share of the room, and what those with few channels do not need goes to the others.
     """
     wanting = [(count, layer, card) for layer, card in drawn if (count := _channels(layer)) is not None]
-    wanting.sort(key=lambda each: each[0])
+    wanting.sort(key=lambda entry: entry[0])
     too_many = sum(count > _MAX_SHEET_CHANNELS for count, _, _ in wanting)
     wanting = wanting[: len(wanting) - too_many]
     missing = 0
@@ -182,42 +182,42 @@ def _columns(layer: LayerView, content: Content) -> list[dict[str, Any]]:
     names = [sight.name for sight in content.sights] or [""]
     columns = []
     for sample, name in enumerate(names[: len(tap.data)]):
-        on = f", on {label(name)}" if name else ""
-        compared = None if pair is None else _compared(layer, pair, sample, on)
+        suffix = f", on {label(name)}" if name else ""
+        compared = None if pair is None else _compared(layer, pair, sample, suffix)
         if compared is None:
             maps = replace(tap, sample=sample).maps()
             assert maps is not None
-            told = f"channels {ranges_text(tap.channels)}"
-            compared = [{**_mosaic(maps, f"{label(layer.name)}, {told}{on}"), "caption": told}]
+            channels_text = f"channels {ranges_text(tap.channels)}"
+            compared = [{**_mosaic(maps, f"{label(layer.name)}, {channels_text}{suffix}"), "caption": channels_text}]
         columns.append({"name": name, "pictures": compared})
     return columns
 
 
 def _compared(
-    layer: LayerView, pair: tuple[FeatureMap, FeatureMap], sample: int, on: str
+    layer: LayerView, pair: tuple[FeatureMap, FeatureMap], sample: int, suffix: str
 ) -> list[dict[str, Any]] | None:
     """Both models' maps and their difference, for the channels that differ most; None where they have no maps."""
     count = pair[0].data.shape[pair[0].channel_axis or 0]
-    whole = [replace(each, sample=sample, channels=tuple(range(count))).maps() for each in pair]
-    if whole[0] is None or whole[1] is None or whole[0].shape != whole[1].shape:
+    maps = [replace(tap, sample=sample, channels=tuple(range(count))).maps() for tap in pair]
+    if maps[0] is None or maps[1] is None or maps[0].shape != maps[1].shape:
         return None
     with np.errstate(invalid="ignore"):
-        gap = np.abs(whole[1].astype(np.float64) - whole[0].astype(np.float64))
+        gap = np.abs(maps[1].astype(np.float64) - maps[0].astype(np.float64))
     largest = np.max(gap, axis=(1, 2), where=np.isfinite(gap), initial=0.0)
     channels = layer.tap.channels if layer.tap is not None else ()
     if layer.difference is not None and layer.difference.differs:
         channels = tuple(np.argsort(-largest, kind="stable")[: len(channels)].tolist())
     chosen = list(channels)
-    told = f"channels {ranges_text(channels)}"
-    what = f"{label(layer.name)}, {told}{on}"
+    channels_text = f"channels {ranges_text(channels)}"
+    alt = f"{label(layer.name)}, {channels_text}{suffix}"
     same = "" if largest.any() else ": no difference"
     pictures = [
-        {**_mosaic(whole[0][chosen], what), "caption": f"this model, {told}"},
-        {**_mosaic(whole[1][chosen], f"{what}, in the second model"), "caption": f"the second model{same}"},
+        {**_mosaic(maps[0][chosen], alt), "caption": f"this model, {channels_text}"},
+        {**_mosaic(maps[1][chosen], f"{alt}, in the second model"), "caption": f"the second model{same}"},
     ]
     if largest.any():
-        told = f"difference, at most {number_text(float(largest.max()))}"
-        pictures.append({**_mosaic(gap[chosen], f"{what}, {told}"), "caption": told})
+        caption = f"difference, at most {number_text(float(largest.max()))}"
+        pictures.append({**_mosaic(gap[chosen], f"{alt}, {caption}"), "caption": caption})
     return pictures
 
 
