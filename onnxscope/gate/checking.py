@@ -99,8 +99,15 @@ class Check(Record):
     def table(self) -> Table:
         """One row per finding."""
         rows = tuple(
-            (each.layer, each.statistic, _shown(each.expected), _shown(each.found), each.tolerance, each.message)
-            for each in self.findings
+            (
+                finding.layer,
+                finding.statistic,
+                _shown(finding.expected),
+                _shown(finding.found),
+                finding.tolerance,
+                finding.message,
+            )
+            for finding in self.findings
         )
         return Table(f"{self.name}: {self.verdict()}", FINDING_COLUMNS, rows)
 
@@ -109,7 +116,7 @@ class Check(Record):
         if self.ok:
             return f"as the baseline says: {len(self.layers)} layers, {len(self.baseline.weights)} weights"
         count = len(self.findings)
-        first = next((each.layer for each in self.findings if each.layer), "")
+        first = next((finding.layer for finding in self.findings if finding.layer), "")
         start = f", first in {printable(first)}" if first else ""
         return f"{count:,} finding{'' if count == 1 else 's'}{start}"
 
@@ -136,8 +143,8 @@ class Check(Record):
     def html_parts(self) -> list[str]:
         """The verdict, findings and remarks."""
         verdict = paragraph(f"{self.name}: {self.verdict()}", "good" if self.ok else "bad")
-        found = [replace(self.table(), title="").html()] if self.findings else []
-        return [verdict, *found, *remarks(self.notes)]
+        tables = [replace(self.table(), title="").html()] if self.findings else []
+        return [verdict, *tables, *remarks(self.notes)]
 
 
 def check(
@@ -179,64 +186,88 @@ def check(
     notes = []
     if inputs is None and expected.input is not None:
         notes.append("nothing was run: structure and weights alone are checked; -i names the baseline's input")
-    found = run_snapshot(loaded, inputs, options)
-    if found.input is not None and expected.input is None:
+    actual = run_snapshot(loaded, inputs, options)
+    if actual.input is not None and expected.input is None:
         notes.append("the baseline was taken without an input: activations are not checked")
-    elif found.input is not None and expected.input is not None and not renew:
-        _require_same_input(expected.input, found.input)
-    findings, layers = _compare(expected, found, settings or Settings())
-    return Check(loaded.name, expected, found, tuple(findings), tuple(layers), tuple(notes))
+    elif actual.input is not None and expected.input is not None and not renew:
+        _require_same_input(expected.input, actual.input)
+    findings, layers = _compare(expected, actual, settings or Settings())
+    return Check(
+        name=loaded.name,
+        baseline=expected,
+        found=actual,
+        findings=tuple(findings),
+        layers=tuple(layers),
+        notes=tuple(notes),
+    )
 
 
-def _require_same_input(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    if expected["content"] == found["content"]:
+def _require_same_input(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
+    if expected["content"] == actual["content"]:
         return
-    told = [
-        f"{key} {_shown(expected.get(key))} became {_shown(found.get(key))}"
+    changes = [
+        f"{key} {_shown(expected.get(key))} became {_shown(actual.get(key))}"
         for key in ("files", "samples", "preset", "layout", "random_seed")
-        if expected.get(key) != found.get(key)
+        if expected.get(key) != actual.get(key)
     ]
+    difference = "; ".join(changes) or "the same names with other numbers in them"
     raise InputError(
-        f"these inputs are not those of the baseline: {'; '.join(told) or 'the same names with other numbers in them'}",
+        f"these inputs are not those of the baseline: {difference}",
         hint="give the baseline's inputs and pre-processing, or take it again with `--update`",
     )
 
 
-def _compare(expected: Baseline, found: Baseline, settings: Settings) -> tuple[list[Deviation], list[str]]:
+def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[list[Deviation], list[str]]:
     findings = [
-        Deviation("", key, expected.model[key], found.model[key], None, f"the model's {key} have changed")
+        Deviation(
+            layer="",
+            statistic=key,
+            expected=expected.model[key],
+            found=actual.model[key],
+            tolerance=None,
+            message=f"the model's {key} have changed",
+        )
         for key in ("inputs", "outputs")
-        if expected.model[key] != found.model[key]
+        if expected.model[key] != actual.model[key]
     ]
-    keys = keys_of(expected), keys_of(found)
+    keys = keys_of(expected), keys_of(actual)
     alignment = align_layers(keys[0], keys[1])
     weights: dict[str, list[Deviation]] = {}
-    for finding in _weight_findings(expected.weights, found.weights, settings):
+    for finding in _weight_findings(expected.weights, actual.weights, settings):
         weights.setdefault(finding.layer, []).append(finding)
     changed = set(weights)
     layers: list[str] = []
     first: str | None = None
     for left, right in alignment.pairs:
-        old, new = expected.layers[left], found.layers[right]
+        old, new = expected.layers[left], actual.layers[right]
         if settings.ignores(old["layer"]):
             continue
         layers.append(old["layer"])
-        mine = _structure_findings(old, new)
+        layer_findings = _structure_findings(old, new)
         moved = [] if old["mean"] is None and new["mean"] is None else _moved(old, new, settings)
         if moved:
-            cause = _cause(old["layer"], mine, changed, first)
-            mine += [replace(each, message=f"{each.message}; {cause}") for each in moved]
-        mine += weights.pop(old["layer"], [])
-        if mine:
+            cause = _cause(old["layer"], layer_findings, changed, first)
+            layer_findings += [replace(finding, message=f"{finding.message}; {cause}") for finding in moved]
+        layer_findings += weights.pop(old["layer"], [])
+        if layer_findings:
             first = first or old["layer"]
-        findings += mine
-    ran = expected.input is not None and found.input is not None
-    for rows, only, word in ((expected, alignment.only_a, "gone"), (found, alignment.only_b, "new")):
+        findings += layer_findings
+    ran = expected.input is not None and actual.input is not None
+    for rows, only, word in ((expected, alignment.only_a, "gone"), (actual, alignment.only_b, "new")):
         for place in only:
             row = rows.layers[place]
             if not settings.ignores(row["layer"]) and (ran or row["op_type"] != "Output"):
                 before, after = (row["op_type"], None) if word == "gone" else (None, row["op_type"])
-                findings.append(Deviation(row["layer"], "layer", before, after, None, f"the layer is {word}"))
+                findings.append(
+                    Deviation(
+                        layer=row["layer"],
+                        statistic="layer",
+                        expected=before,
+                        found=after,
+                        tolerance=None,
+                        message=f"the layer is {word}",
+                    )
+                )
     return [*findings, *itertools.chain(*weights.values())], layers
 
 
@@ -245,7 +276,7 @@ def _structure_findings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[
     for key in _PLAIN:
         if old[key] != new[key] and not (key == "shape" and None in (old[key], new[key])):
             message = f"{key.replace('_', ' ')} {_shown(old[key])} became {_shown(new[key])}"
-            findings.append(Deviation(old["layer"], key, old[key], new[key], None, message))
+            findings.append(_changed(old, new, key, message))
     return findings
 
 
@@ -264,24 +295,38 @@ def _moved(old: Mapping[str, Any], new: Mapping[str, Any], settings: Settings) -
         before, after = old[key], new[key]
         if before is None or after is None:
             if before is not after:
-                findings.append(Deviation(layer, key, before, after, limit, "there is no finite number on one side"))
+                findings.append(_changed(old, new, key, "there is no finite number on one side", limit))
         elif abs(after - before) > limit:
             times = abs(after - before) / limit if limit else float("inf")
             message = f"moved by {format_number(abs(after - before))}, {times:,.0f} times the tolerance"
-            findings.append(Deviation(layer, key, before, after, limit, message))
+            findings.append(_changed(old, new, key, message, limit))
     for key, word in (("nan_count", "NaN"), ("inf_count", "infinities")):
         if old[key] != new[key]:
-            findings.append(Deviation(layer, key, old[key], new[key], None, f"{new[key]:,} {word}, not {old[key]:,}"))
+            findings.append(_changed(old, new, key, f"{new[key]:,} {word}, not {old[key]:,}"))
     if new["dead_channels"] > old["dead_channels"]:
-        more = f"{new['dead_channels'] - old['dead_channels']} channels more are zero everywhere"
-        findings.append(Deviation(layer, "dead_channels", old["dead_channels"], new["dead_channels"], None, more))
+        message = f"{new['dead_channels'] - old['dead_channels']} channels more are zero everywhere"
+        findings.append(_changed(old, new, "dead_channels", message))
     return findings
 
 
-def _cause(layer: str, mine: Sequence[Deviation], changed: set[str], first: str | None) -> str:
+def _changed(
+    old: Mapping[str, Any], new: Mapping[str, Any], key: str, message: str, tolerance: float | None = None
+) -> Deviation:
+    """One entry of a layer's row that is not what it was."""
+    return Deviation(
+        layer=old["layer"],
+        statistic=key,
+        expected=old[key],
+        found=new[key],
+        tolerance=tolerance,
+        message=message,
+    )
+
+
+def _cause(layer: str, layer_findings: Sequence[Deviation], changed: set[str], first: str | None) -> str:
     if layer in changed:
         return "its weights have changed"
-    if mine:
+    if layer_findings:
         return "its structure has changed"
     if first is not None:
         return f"probably follows from {printable(first)}"
@@ -289,9 +334,9 @@ def _cause(layer: str, mine: Sequence[Deviation], changed: set[str], first: str 
 
 
 def _weight_findings(
-    expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], settings: Settings
+    expected: Sequence[Mapping[str, Any]], actual: Sequence[Mapping[str, Any]], settings: Settings
 ) -> list[Deviation]:
-    old, new = ({row["name"]: row for row in rows if not settings.ignores(row["layer"])} for rows in (expected, found))
+    old, new = ({row["name"]: row for row in rows if not settings.ignores(row["layer"])} for rows in (expected, actual))
     findings = []
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
@@ -303,9 +348,18 @@ def _weight_findings(
                 continue  # exporters leave out a bias of zeros
             word = "new" if before is None else "gone"
             shapes = [None if row is None else row["shape"] for row in (before, after)]
-            findings.append(Deviation(layer, statistic, shapes[0], shapes[1], None, f"the weight is {word}"))
+            findings.append(
+                Deviation(
+                    layer=layer,
+                    statistic=statistic,
+                    expected=shapes[0],
+                    found=shapes[1],
+                    tolerance=None,
+                    message=f"the weight is {word}",
+                )
+            )
             continue
-        told = [
+        changes = [
             f"{key} {_shown(before[key])} became {_shown(after[key])}"
             for key in ("shape", "dtype", "mean", "std", "min", "max", "zero_fraction")
             if before[key] != after[key]
@@ -315,16 +369,24 @@ def _weight_findings(
             or before["shape"] != after["shape"]
             or before["dtype"] != after["dtype"]
         ):
-            message = ", ".join(told) or "the same statistics: single numbers, or their order"
-            findings.append(Deviation(layer, statistic, before["sha256"], after["sha256"], None, message))
+            findings.append(
+                Deviation(
+                    layer=layer,
+                    statistic=statistic,
+                    expected=before["sha256"],
+                    found=after["sha256"],
+                    tolerance=None,
+                    message=", ".join(changes) or "the same statistics: single numbers, or their order",
+                )
+            )
     return findings
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return format_number(value)
-    if isinstance(value, list) and value and all(isinstance(each, (int, type(None))) for each in value):
-        return "x".join("?" if each is None else f"{each}" for each in value)
+    if isinstance(value, list) and value and all(isinstance(dim, (int, type(None))) for dim in value):
+        return "x".join("?" if dim is None else f"{dim}" for dim in value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         return printable(value[0])
     return "none" if value is None else printable(str(value))[:200]

@@ -56,24 +56,24 @@ class Outcomes:
 
     def to_dict(self) -> dict[str, Any]:
         """`onnxscope.checks/1`, ready for JSON: the records of the models that were checked, then the errors."""
-        errors = [each for each in self.models if isinstance(each.result, OnnxscopeError)]
+        errors = [outcome for outcome in self.models if isinstance(outcome.result, OnnxscopeError)]
         return {
             "schema": "onnxscope.checks/1",
-            "ok": all(each.ok for each in self.models),
-            "checks": [each.result.to_dict() for each in self.models if isinstance(each.result, Check)],
-            "errors": [{"model": each.name, "message": f"{each.result}"} for each in errors],
+            "ok": all(outcome.ok for outcome in self.models),
+            "checks": [outcome.result.to_dict() for outcome in self.models if isinstance(outcome.result, Check)],
+            "errors": [{"model": outcome.name, "message": f"{outcome.result}"} for outcome in errors],
         }
 
     def table(self) -> Table:
         """One row per finding, with its model; one per error."""
         columns = ("model", *FINDING_COLUMNS)
         rows: list[tuple[Cell, ...]] = []
-        for each in self.models:
-            if isinstance(each.result, Check):
-                rows += [(each.name, *row) for row in each.result.table().rows]
+        for outcome in self.models:
+            if isinstance(outcome.result, Check):
+                rows += [(outcome.name, *row) for row in outcome.result.table().rows]
             else:
-                rows.append((each.name, *(None for _ in FINDING_COLUMNS[1:]), each.verdict()))
-        same = sum(each.ok for each in self.models)
+                rows.append((outcome.name, *(None for _ in FINDING_COLUMNS[1:]), outcome.verdict()))
+        same = sum(outcome.ok for outcome in self.models)
         return Table(f"{same} of {len(self.models)} models are as their baselines say", columns, tuple(rows))
 
 
@@ -115,9 +115,11 @@ def _suite(outcome: Outcome) -> ElementTree.Element:
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
     """Return a summary of less than 900 kB: a verdict for each model, then findings as tables, cut where too long."""
-    mark = "✅" if all(each.ok for each in outcomes) else "❌"
-    tables = [Table("", ("model", "what was found"), tuple((each.name, each.verdict()) for each in outcomes))]
-    tables += [each.result.table() for each in outcomes if isinstance(each.result, Check) and not each.result.ok]
+    mark = "✅" if all(outcome.ok for outcome in outcomes) else "❌"
+    tables = [Table("", ("model", "what was found"), tuple((outcome.name, outcome.verdict()) for outcome in outcomes))]
+    tables += [
+        outcome.result.table() for outcome in outcomes if isinstance(outcome.result, Check) and not outcome.result.ok
+    ]
     limit = _MAX_MARKDOWN_BYTES // len(tables) - 100
     return "\n".join([f"## {mark} onnxscope check\n", *(_cut(table, limit) for table in tables)])
 
@@ -139,21 +141,24 @@ def github_annotations(outcomes: Sequence[Outcome]) -> Iterator[str]:
     for outcome in outcomes:
         file, name = outcome.baseline, outcome.name
         if isinstance(outcome.result, Check):
-            for each in outcome.result.findings:
-                rank = (2, -_excess(each)) if each.layer else (1, 0.0)
-                ranked.append((rank, file, f"{name}: {each.layer or 'model'}", _line(each)))
+            for finding in outcome.result.findings:
+                rank = (2, -_excess(finding)) if finding.layer else (1, 0.0)
+                ranked.append((rank, file, f"{name}: {finding.layer or 'model'}", _line(finding)))
         else:
             ranked.append(((0, 0.0), file, name, "\n".join(_error_lines(outcome.result))))
-    ranked.sort(key=lambda each: each[0])
+    ranked.sort(key=lambda entry: entry[0])
     for _, file, title, text in ranked[:_MAX_ANNOTATIONS]:
         yield f"::error file={_property(file)},title={_property(title)}::{_data(text)}"
-    more = ranked[_MAX_ANNOTATIONS:]
-    if more:
-        yield f"::error file={_property(more[0][1])},title={len(more)} more findings::the job summary lists all of them"
+    rest = ranked[_MAX_ANNOTATIONS:]
+    if rest:
+        yield f"::error file={_property(rest[0][1])},title={len(rest)} more findings::the job summary lists all of them"
 
 
 def _error_lines(error: OnnxscopeError) -> list[str]:
-    return [printable(str(error)), *([f"hint: {printable(error.hint)}"] if error.hint else [])]
+    lines = [printable(str(error))]
+    if error.hint:
+        lines.append(f"hint: {printable(error.hint)}")
+    return lines
 
 
 def _line(finding: Deviation) -> str:
@@ -163,7 +168,8 @@ def _line(finding: Deviation) -> str:
 
 def _excess(finding: Deviation) -> float:
     """How many times its tolerance a finding is off; whatever may not move at all comes first."""
-    if not finding.tolerance or not all(isinstance(each, (int, float)) for each in (finding.expected, finding.found)):
+    numbers = finding.expected, finding.found
+    if not finding.tolerance or not all(isinstance(number, (int, float)) for number in numbers):
         return float("inf")
     return float(abs(finding.found - finding.expected) / finding.tolerance)
 

@@ -46,8 +46,8 @@ class Settings:
 
     def tolerance_of(self, layer: str) -> float:
         """The tolerance of one layer; the last of the patterns that match it holds."""
-        found = [tolerance for pattern, tolerance in self.tolerances.items() if matcher(pattern)(layer)]
-        return found[-1] if found else self.tolerance
+        tolerances = [tolerance for pattern, tolerance in self.tolerances.items() if matcher(pattern)(layer)]
+        return tolerances[-1] if tolerances else self.tolerance
 
     def ignores(self, layer: str) -> bool:
         """Whether a layer is left out."""
@@ -60,11 +60,11 @@ def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     Raises:
         InputError: The named file is missing, or a table is not what it should be.
     """
-    found = find_settings(path)
-    if found is None:
+    file = find_settings(path)
+    if file is None:
         return Settings()
-    where = printable(str(found))
-    with open_regular(str(found), limit_bytes=_MAX_BYTES, hint=_MADE_BY) as stream:
+    where = printable(str(file))
+    with open_regular(str(file), limit_bytes=_MAX_BYTES, hint=_MADE_BY) as stream:
         content = stream.read(_MAX_BYTES + 1)
     try:
         table: Any = tomllib.loads(content.decode())
@@ -81,10 +81,9 @@ def find_settings(path: str | os.PathLike[str] | None = None) -> Path | None:
     """Return the file that `read_settings` reads, None where there is none."""
     if path is not None:
         return Path(path)
-    folder = Path.cwd()
-    return next(
-        (each / "pyproject.toml" for each in (folder, *folder.parents) if (each / "pyproject.toml").is_file()), None
-    )
+    here = Path.cwd()
+    files = (folder / "pyproject.toml" for folder in (here, *here.parents))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _settings(table: Any, where: str) -> Settings:
