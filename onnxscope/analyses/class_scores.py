@@ -97,7 +97,7 @@ class Subject:
         part = variants(run)
         if self.fixed is not None:
             part = np.concatenate([part, np.repeat(part[-1:], self.fixed - len(run), axis=0)])
-        feeds = {each: self._repeated(each, len(part)) for each in others}
+        feeds = {other: self._repeated(other, len(part)) for other in others}
         answer = session.run({**feeds, name: part}, [scored.output])[scored.output]
         if answer.ndim != 2 or len(answer) < len(run) or answer.shape[1] != scored.count:
             raise RunError(
@@ -131,12 +131,12 @@ def cut_sample(prepared: PreparedInput, model: Model, sample: int, batch_size: i
     if not 0 <= sample < samples:
         raise InputError(f"no sample {sample} among {samples}: {model.name}", hint="samples count from 0")
     if not batched:
-        return Subject(prepared.arrays, False, None, 1)
+        return Subject(arrays=prepared.arrays, batched=False, fixed=None, size=1)
     fixed = next(iter(sizes), None)
     arrays = {
         name: np.repeat(array[sample : sample + 1], fixed or 1, axis=0) for name, array in prepared.arrays.items()
     }
-    return Subject(arrays, True, fixed, fixed or batch_size)
+    return Subject(arrays=arrays, batched=True, fixed=fixed, size=fixed or batch_size)
 
 
 def find_class(model: Model, answers: Mapping[str, Any], declared: Sequence[str], target: int | None) -> ScoredClass:
@@ -160,7 +160,7 @@ def find_class(model: Model, answers: Mapping[str, Any], declared: Sequence[str]
             if not np.isfinite(scores[:1].astype(np.float64)).all():
                 raise InputError(f"scores that are not finite: {where}")
             place = int(scores[0].argmax()) if target is None else target
-            return ScoredClass(name, place, scores.shape[1], float(scores[0, place]))
+            return ScoredClass(output=name, place=place, count=scores.shape[1], score=float(scores[0, place]))
     shown = ", ".join(f"{printable(name)} {shape_text(getattr(answers[name], 'shape', None))}" for name in declared)
     raise InputError(
         f"no output scores classes (samples x classes): {shown}: {model.name}",

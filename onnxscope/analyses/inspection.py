@@ -85,10 +85,15 @@ class ModelSummary(Record):
         columns = ("layer", "operator", "output shape", "parameters", "bytes", "multiply-adds", "value")
         rows = tuple(
             (
-                *(each.layer, each.op_type, _shown_shape(each.shape), each.parameters, each.size_bytes),
-                *(each.multiply_accumulates, each.value),
+                layer.layer,
+                layer.op_type,
+                _shown_shape(layer.shape),
+                layer.parameters,
+                layer.size_bytes,
+                layer.multiply_accumulates,
+                layer.value,
             )
-            for each in self.layers
+            for layer in self.layers
         )
         return Table(f"{len(rows)} layers", columns, rows)
 
@@ -101,18 +106,18 @@ class ModelSummary(Record):
             f"{self.parameters:,} numbers stored in {self.parameter_bytes:,} bytes"
         )
         producer = f"{model['producer'] or 'unknown'}; IR version {model['ir_version']}; opset {opsets}"
-        found = [(model["name"], size), ("producer", producer)]
+        pairs = [(model["name"], size), ("producer", producer)]
         if model["framework"]:
             preset = model["preprocess"] or "none recorded"
             source = f"{model['framework']}, {model['source']}, {model['mode']}; pre-processing {preset}"
-            found.append(("source", source))
+            pairs.append(("source", source))
         for kind, specs in (("input", self.inputs), ("output", self.outputs)):
-            found += [(kind, f"{spec.name}  {spec.dtype} {_shown_shape(spec.shape)}") for spec in specs]
+            pairs += [(kind, f"{spec.name}  {spec.dtype} {_shown_shape(spec.shape)}") for spec in specs]
         if self.bodies:
-            found.append(("bodies", f"{self.bodies} nested graphs (If, Loop, Scan)"))
+            pairs.append(("bodies", f"{self.bodies} nested graphs (If, Loop, Scan)"))
         if self.inlined_functions:
-            found.append(("functions", f"{self.inlined_functions}, inlined"))
-        return found
+            pairs.append(("functions", f"{self.inlined_functions}, inlined"))
+        return pairs
 
     def header(self) -> str:
         """The lines above the table."""
@@ -145,13 +150,13 @@ def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") ->
     declared: list[tuple[Node | None, LayerRecord]] = []
     if selectors:
         for node, (tap,) in select_layers(loaded, selectors, at=at):
-            said = tap.layer, tap.op_type, tap.value, loaded.graphs[tap.path]
-            declared.append((node, _layer(loaded, *said, node)))
+            layer = _layer(loaded, tap.layer, tap.op_type, tap.value, loaded.graphs[tap.path], node)
+            declared.append((node, layer))
     else:
         for node in loaded.names.weighted:
             value = next(filter(None, node.outputs), "")
-            said = loaded.names.layers[node], node.op_type, value, loaded.graphs[node.path]
-            declared.append((node, _layer(loaded, *said, node)))
+            layer = _layer(loaded, loaded.names.layers[node], node.op_type, value, loaded.graphs[node.path], node)
+            declared.append((node, layer))
     types: _Types = {graph.path: graph.types for graph in loaded.graphs.values()}
     if any(layer.shape is None for _, layer in declared):
         types = loaded.types
@@ -174,21 +179,21 @@ def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") ->
 
 def _completed(model: Model, node: Node | None, layer: LayerRecord, types: _Types) -> LayerRecord:
     """The record with the shape that was inferred and the cost that follows from it."""
-    known = types.get(node.path, {}) if node is not None else {}
+    value_types = types.get(node.path, {}) if node is not None else {}
 
     def shape_of(value: str) -> tuple[int | str | None, ...] | None:
-        return known[value].shape if value in known else None
+        return value_types[value].shape if value in value_types else None
 
-    made = layer.shape or shape_of(layer.value)
+    shape = layer.shape or shape_of(layer.value)
     cost = None
     for operand in model.names.operands(node) if node is not None else ():
         if node is not None and operand.role == "weight" and operand.origin is not None and node.outputs:
             tensor = model.graphs[node.path].stored(operand.origin.value)
             if tensor is not None:
                 axis, _ = weight_axis(operand, len(tensor.dims))
-                shapes = shape_of(node.inputs[0]), shape_of(node.outputs[0]) or made
+                shapes = shape_of(node.inputs[0]), shape_of(node.outputs[0]) or shape
                 cost = multiply_accumulates(operand, tuple(tensor.dims), axis, *shapes)
-    return replace(layer, shape=made, multiply_accumulates=cost)
+    return replace(layer, shape=shape, multiply_accumulates=cost)
 
 
 def _layer(model: Model, layer: str, op_type: str, value: str, graph: Graph, node: Node | None) -> LayerRecord:
@@ -218,7 +223,7 @@ def _shown_shape(shape: tuple[int | str | None, ...] | None) -> str:
 def _plain(value: Any) -> Any:
     """Tuples as lists, all the way down."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_plain(part) for part in value]
     return value

@@ -155,7 +155,7 @@ class WeightStatistics(Record, Sequence[WeightRecord]):
         from onnxscope.drawing.svg_charts import sparkline_svg
 
         histograms = (row.summary.histogram for row in self.rows)
-        drawn = within(sparkline_svg(each.counts) if each is not None else "" for each in histograms)
+        drawn = within(sparkline_svg(histogram.counts) if histogram is not None else "" for histogram in histograms)
         return (self.table().html(pictures=drawn),)
 
 
@@ -204,17 +204,17 @@ def run_weights(
         RunError: A quantized weight cannot be dequantized.
     """
     parameters, absent = model.parameters, model.absent
-    chosen = [select] if isinstance(select, str) else list(select)
-    if chosen:
-        candidates = [(each.name, each.layer, each.initializer) for each in parameters]
-        facets = [_facets(each) for each in parameters]
-        indices = select_names(candidates, chosen, where=model.name, facets=facets)
+    selectors = [select] if isinstance(select, str) else list(select)
+    if selectors:
+        candidates = [(parameter.name, parameter.layer, parameter.initializer) for parameter in parameters]
+        facets = [_facets(parameter) for parameter in parameters]
+        indices = select_names(candidates, selectors, where=model.name, facets=facets)
         parameters = [parameters[index] for index in indices]
         absent = ()
     tensors = (_tensor_and_axis(model, parameter, seen) for parameter in parameters)
     summaries = describe_all(tensors, bins=bins, threads=threads)
     rows = tuple(WeightRecord(parameter, summary) for parameter, summary in zip(parameters, summaries, strict=True))
-    return WeightStatistics(model.to_dict(), rows, tuple(absent), bins)
+    return WeightStatistics(model=model.to_dict(), rows=rows, absent=tuple(absent), bins=bins)
 
 
 def _facets(parameter: Parameter) -> dict[str, str]:
