@@ -94,7 +94,7 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
             "input": {
                 **self.profile.input,
                 "statistics": [_input_record(tap) for tap in self.profile.inputs],
-                "skipped": [list(each) for each in self.profile.skipped],
+                "skipped": [list(sample) for sample in self.profile.skipped],
                 "remarks": dict(self.profile.remarks),
             },
             "samples": self.profile.samples,
@@ -114,10 +114,10 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         """One row for each kind of finding in each layer, however many channels it is about."""
         rows = []
         for (kind, layer), group in groupby(self.findings, key=lambda finding: (finding.kind, finding.layer)):
-            found = list(group)
-            channels = [str(finding.channel) for finding in found if finding.channel is not None]
+            members = list(group)
+            channels = [str(finding.channel) for finding in members if finding.channel is not None]
             more = f" and {len(channels) - _LISTED} more" if len(channels) > _LISTED else ""
-            rows.append((kind, layer, ", ".join(channels[:_LISTED]) + more, found[0].message))
+            rows.append((kind, layer, ", ".join(channels[:_LISTED]) + more, members[0].message))
         title = "1 finding" if len(self.findings) == 1 else f"{len(self.findings):,} findings"
         return Table(title, ("finding", "layer", "channels", "the first"), tuple(rows))
 
@@ -128,9 +128,9 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         rows = []
         for tap in self:
             values = [tap.overall.min, *(tap.quantiles[share] for share in _DRAWN), tap.overall.max]
-            known = [float(value) for value in values if value is not None]
-            if len(known) == len(values):
-                rows.append((tap.layer, known, tap.overall.zero_fraction))
+            numbers = [float(value) for value in values if value is not None]
+            if len(numbers) == len(values):
+                rows.append((tap.layer, numbers, tap.overall.zero_fraction))
         title = f"{self.profile.model['name']} over {self._counted()}"
         if len(rows) > _MAX_DRAWN:
             title += f", the first {_MAX_DRAWN} of {len(rows):,} taps"
@@ -178,8 +178,8 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         }
 
     def _holder(self, samples: Any, where: Any) -> str | None:
-        held = samples[where & (samples >= 0)]
-        return self.profile.sample_name(int(held.min())) if held.size else None
+        holders = samples[where & (samples >= 0)]
+        return self.profile.sample_name(int(holders.min())) if holders.size else None
 
 
 def _input_record(tap: TapProfile) -> dict[str, Any]:

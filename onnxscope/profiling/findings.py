@@ -20,14 +20,14 @@ _MARGIN = 1 / 128  # of the distance between the limits
 
 def find(profile: Profile) -> tuple[Finding, ...]:
     """Return everything that a profile gives reason to look at, the gravest first, then in execution order."""
-    found = list(_non_finite(profile))
+    findings = list(_non_finite(profile))
     for tap in profile.reached:
-        found += _dead_and_constant(tap)
-        found += _duplicates(tap)
-        found += _overflow(profile, tap)
-        found += _underflow(tap)
-        found += _saturation(tap)
-    return by_gravity(found)
+        findings += _dead_and_constant(tap)
+        findings += _duplicates(tap)
+        findings += _overflow(profile, tap)
+        findings += _underflow(tap)
+        findings += _saturation(tap)
+    return by_gravity(findings)
 
 
 def saturated_fraction(tap: TapProfile) -> float | None:
@@ -58,29 +58,36 @@ def _non_finite(profile: Profile) -> Iterator[Finding]:
             maker = tap
             for channel in channels.tolist():
                 sample = profile.sample_name(int(state.nonfinite_sample[channel]))
-                what = count_odd(int(moments.nan[channel]), int(moments.inf[channel]))
+                odd_numbers = count_odd(int(moments.nan[channel]), int(moments.inf[channel]))
                 where = "the input holds" if tap in profile.inputs else "makes"
-                message = f"{where} {what}, first in {sample}; nothing observed before it does"
-                yield Finding("non_finite", tap.layer or tap.name, _channel(tap, channel), message)
+                message = f"{where} {odd_numbers}, first in {sample}; nothing observed before it does"
+                yield Finding(
+                    kind="non_finite", layer=tap.layer or tap.name, channel=_channel(tap, channel), message=message
+                )
         elif maker.name != tap.name:
             sample = profile.sample_name(int(state.nonfinite_sample[channels].min()))
-            what = count_odd(int(moments.nan.sum()), int(moments.inf.sum()))
-            message = f"holds {what} in {channels.size} of {moments.count.size} channels, first in {sample}; "
+            odd_numbers = count_odd(int(moments.nan.sum()), int(moments.inf.sum()))
+            message = f"holds {odd_numbers} in {channels.size} of {moments.count.size} channels, first in {sample}; "
             message += f"they appear first in {maker.layer or maker.name}"
-            yield Finding("non_finite_spread", tap.layer, None, message)
+            yield Finding(kind="non_finite_spread", layer=tap.layer, channel=None, message=message)
 
 
 def _dead_and_constant(tap: TapProfile) -> Iterator[Finding]:
     dead = set(tap.dead_channels)
     moments = tap.state.moments
     for channel in sorted(dead):
-        yield Finding("dead_channel", tap.layer, channel, f"zero in every element of all {_samples(tap)}")
+        yield Finding(
+            kind="dead_channel",
+            layer=tap.layer,
+            channel=channel,
+            message=f"zero in every element of all {_samples(tap)}",
+        )
     constant = (moments.min == moments.max) & (moments.count > 1) & (moments.nan + moments.inf == 0)
     for channel in np.flatnonzero(constant).tolist():
         if channel not in dead and tap.channel_axis is not None:
             value = float(moments.min[channel])
             message = f"{value:.6g} in every element of all {_samples(tap)}"
-            yield Finding("constant_channel", tap.layer, channel, message)
+            yield Finding(kind="constant_channel", layer=tap.layer, channel=channel, message=message)
 
 
 def _duplicates(tap: TapProfile) -> Iterator[Finding]:
@@ -92,7 +99,7 @@ def _duplicates(tap: TapProfile) -> Iterator[Finding]:
         fingerprint = int(state.fingerprint[channel])
         if fingerprint in first:
             message = f"the same as channel {first[fingerprint]} in all {_samples(tap)}"
-            yield Finding("duplicate_channel", tap.layer, channel, message)
+            yield Finding(kind="duplicate_channel", layer=tap.layer, channel=channel, message=message)
         else:
             first[fingerprint] = channel
 
@@ -107,7 +114,7 @@ def _overflow(profile: Profile, tap: TapProfile) -> Iterator[Finding]:
         value, samples = (high, state.max_sample) if high >= -low else (low, state.min_sample)
         sample = profile.sample_name(int(samples[channel]))
         message = f"reaches {value:.6g} in {sample}, beyond float16's {FLOAT16_LARGEST:,.0f}"
-        yield Finding("float16_overflow", tap.layer, _channel(tap, channel), message)
+        yield Finding(kind="float16_overflow", layer=tap.layer, channel=_channel(tap, channel), message=message)
 
 
 def _underflow(tap: TapProfile) -> Iterator[Finding]:
@@ -115,7 +122,7 @@ def _underflow(tap: TapProfile) -> Iterator[Finding]:
     nonzero = tap.histogram.total - int(tap.state.moments.zeros.sum())
     if nonzero > 0 and tiny / nonzero > _UNDERFLOW_SHARE:
         message = f"{tiny / nonzero:.1%} of what is not zero is below 2**-24 in magnitude, and zero in float16"
-        yield Finding("float16_underflow", tap.layer, None, message)
+        yield Finding(kind="float16_underflow", layer=tap.layer, channel=None, message=message)
 
 
 def _saturation(tap: TapProfile) -> Iterator[Finding]:
@@ -123,7 +130,7 @@ def _saturation(tap: TapProfile) -> Iterator[Finding]:
     if share is not None and tap.limits is not None and share > _SATURATED_SHARE:
         low, high = tap.limits
         message = f"{share:.1%} of the values are within 1/128 of a limit of {low:g} to {high:g}"
-        yield Finding("saturation", tap.layer, None, message)
+        yield Finding(kind="saturation", layer=tap.layer, channel=None, message=message)
 
 
 def _samples(tap: TapProfile) -> str:

@@ -104,20 +104,20 @@ class Probes:
         Returns:
             None where float32 does not tell: something is not finite, or the mean cancels the variance.
         """
-        found = {key: answers[output] for key, output in self._names[planned.name].items()}
-        dims = [int(size) for size in found["shape"]]
+        arrays = {key: answers[output] for key, output in self._names[planned.name].items()}
+        dims = [int(size) for size in arrays["shape"]]
         elements = math.prod(dims[axis] for axis in planned.reduced)
         axes = planned.batch_axis, planned.channel_axis
-        rows = {key: sample_rows(array, *axes, samples) for key, array in found.items() if key != "shape"}
+        rows = {key: sample_rows(array, *axes, samples) for key, array in arrays.items() if key != "shape"}
         low, high, total, squares = (rows[key][:, :, 0].astype(np.float64) for key in ("min", "max", "sum", "squares"))
-        if not elements or not all(np.isfinite(each).all() for each in (low, high, total, squares)):
+        if not elements or not all(np.isfinite(statistic).all() for statistic in (low, high, total, squares)):
             return None
         m2 = np.maximum(squares - total * total / elements, 0)
         constant = low == high
         m2[constant] = 0
         runs = len(low) * elements
-        whole = total.sum(axis=0)
-        spread = squares.sum(axis=0) - whole * whole / runs
+        channel_total = total.sum(axis=0)
+        spread = squares.sum(axis=0) - channel_total * channel_total / runs
         with np.errstate(invalid="ignore"):
             cancelled = squares.sum(axis=0) > _CANCELLED * spread
         if not roughly and (cancelled & ~constant.all(axis=0) & (runs > 1)).any():
@@ -141,7 +141,7 @@ def append_probes(proto: ModelProto, planned: Sequence[PlannedTap], prefix: str)
         prefix: That no name of the model starts with.
     """
     writer = GraphWriter(proto, f"{prefix}probe_")
-    return Probes({each.name: _probe(writer, each) for each in reversed(planned)})
+    return Probes({tap.name: _probe(writer, tap) for tap in reversed(planned)})
 
 
 def _probe(writer: GraphWriter, planned: PlannedTap) -> dict[str, str]:
@@ -150,28 +150,28 @@ def _probe(writer: GraphWriter, planned: PlannedTap) -> dict[str, str]:
     if planned.dtype in HALF_TYPES:
         value = writer.rounded(value)
     places = tuple(axis for axis, step in enumerate(planned.steps or ()) if step > 1)
-    found = {"shape": writer.node("Shape", [value])}
+    outputs = {"shape": writer.node("Shape", [value])}
     sliced = value
     if places:
         ends = tuple(np.iinfo(np.int64).max for _ in places)
         steps = tuple((planned.steps or ())[axis] for axis in places)
         sliced = writer.node("Slice", [value, *map(writer.integers, (tuple(0 for _ in places), ends, places, steps))])
-    found["values"] = _as_float(writer, sliced, planned.dtype)
+    outputs["values"] = _as_float(writer, sliced, planned.dtype)
     plain = _as_float(writer, value, planned.dtype)
-    found["min"] = writer.reduce("ReduceMin", plain, axes)
-    found["max"] = writer.reduce("ReduceMax", plain, axes)
+    outputs["min"] = writer.reduce("ReduceMin", plain, axes)
+    outputs["max"] = writer.reduce("ReduceMax", plain, axes)
     if planned.shift is not None:
         plain = writer.node("Sub", [plain, writer.array(_shift(planned))])
-    row, whole = sizes[axes[-1]], math.prod(sizes[axis] for axis in axes)
+    row, elements = sizes[axes[-1]], math.prod(sizes[axis] for axis in axes)
     in_rows = len(axes) > 1 and row >= MIN_ROW
-    sum_in_rows = in_rows and whole > _LARGE
-    found["sum"] = (writer.reduce_rows if sum_in_rows else writer.reduce)("ReduceSum", plain, axes)
-    if planned.dtype not in _WIDE and (row if in_rows else whole) > _LONG_ROW:
+    sum_in_rows = in_rows and elements > _LARGE
+    outputs["sum"] = (writer.reduce_rows if sum_in_rows else writer.reduce)("ReduceSum", plain, axes)
+    if planned.dtype not in _WIDE and (row if in_rows else elements) > _LONG_ROW:
         plain = writer.cast(plain, TensorProto.DOUBLE)
-    found["squares"] = (writer.reduce_rows if in_rows else writer.reduce)("ReduceSumSquare", plain, axes)
-    for output in found.values():
+    outputs["squares"] = (writer.reduce_rows if in_rows else writer.reduce)("ReduceSumSquare", plain, axes)
+    for output in outputs.values():
         writer.output(output)
-    return found
+    return outputs
 
 
 def _as_float(writer: GraphWriter, value: str, dtype: str) -> str:

@@ -68,9 +68,9 @@ class Profile:
         Raises:
             MergeError: They are of different models, data, settings or taps, or have a shard in common.
         """
-        for field, what in (("digest", "models"), ("model", "models"), ("input", "datasets")):
+        for field, subject in (("digest", "models"), ("model", "models"), ("input", "datasets")):
             if getattr(self, field) != getattr(other, field):
-                raise MergeError(f"the profiles are of different {what}: {_difference(self, other, field)}")
+                raise MergeError(f"the profiles are of different {subject}: {_difference(self, other, field)}")
         if self.provenance != other.provenance:
             raise MergeError(f"the profiles were made in different ways: {_difference(self, other, 'provenance')}")
         mine, theirs = ([tap.name for tap in (*side.inputs, *side.taps)] for side in (self, other))
@@ -119,7 +119,7 @@ class Profile:
             "provenance": dict(self.provenance),
             "shards": [list(interval) for interval in self.shards],
             "samples": self.samples,
-            "skipped": [list(each) for each in self.skipped],
+            "skipped": [list(sample) for sample in self.skipped],
             "remarks": dict(self.remarks),
             "content": f"{self.content:064x}",
             "sample_names": {str(position): name for position, name in self.sample_names.items()},
@@ -174,8 +174,8 @@ class Profile:
 
     def _pruned(self) -> Profile:
         """Forget the names of samples that nothing refers to any more."""
-        known = self.sample_names
-        return replace(self, sample_names={key: known[key] for key in self.named_samples if key in known})
+        names = self.sample_names
+        return replace(self, sample_names={key: names[key] for key in self.named_samples if key in names})
 
 
 def _keys(left: Profile, right: Profile) -> Iterable[str]:

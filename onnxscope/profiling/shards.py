@@ -61,7 +61,9 @@ class ShardWorker:
         self.observer: Observer | None = None
 
     def __copy__(self) -> ShardWorker:
-        copied = ShardWorker(self._model, self._plan, self._dataset, self._empty, self._options)
+        copied = ShardWorker(
+            model=self._model, plan=self._plan, dataset=self._dataset, empty=self._empty, options=self._options
+        )
         copied.progress = self.progress
         copied.observer, self.observer = self.observer, None
         return copied
@@ -87,10 +89,10 @@ class ShardWorker:
         batches = read_batches(self._dataset, shard.start, shard.stop, fed, self._options)
         for batch in batches:
             for name, observations in batch.observations.items():
-                for position, each in zip(batch.positions, observations, strict=True):
-                    inputs[name] = inputs[name].observed(each, [position], self._dataset.batch_axes[name])
-            found, missed = self.observer.observe(batch.feeds, len(batch.positions), padded=batch.padded)
-            for name, observation in found.items():
+                for position, observation in zip(batch.positions, observations, strict=True):
+                    inputs[name] = inputs[name].observed(observation, [position], self._dataset.batch_axes[name])
+            observed, missed = self.observer.observe(batch.feeds, len(batch.positions), padded=batch.padded)
+            for name, observation in observed.items():
                 # A value without an axis of samples counts once a run, for its first sample.
                 positions = batch.positions[: len(observation.moments.count)]
                 taps[name] = taps[name].observed(observation, positions, axes[name])
@@ -120,17 +122,26 @@ class ShardWorker:
 def empty_profile(model: Model, plan: Plan, dataset: Dataset, *, provenance: Mapping[str, Any]) -> Profile:
     """Return the profile that has seen nothing, for this model, these taps and this data."""
     inputs = tuple(
-        _unseen(spec.name, "", "", None, spec.dtype, dataset.channel_axes[spec.name], None) for spec in dataset.specs
+        _unseen(
+            name=spec.name,
+            layer="",
+            op_type="",
+            at=None,
+            dtype=spec.dtype,
+            channel_axis=dataset.channel_axes[spec.name],
+            limits=None,
+        )
+        for spec in dataset.specs
     )
     taps = tuple(
         _unseen(
-            planned.name,
-            planned.tap.layer,
-            planned.tap.op_type,
-            planned.tap.at,
-            planned.dtype,
-            planned.channel_axis,
-            planned.limits,
+            name=planned.name,
+            layer=planned.tap.layer,
+            op_type=planned.tap.op_type,
+            at=planned.tap.at,
+            dtype=planned.dtype,
+            channel_axis=planned.channel_axis,
+            limits=planned.limits,
         )
         for planned in plan.taps
     )
@@ -146,13 +157,14 @@ def empty_profile(model: Model, plan: Plan, dataset: Dataset, *, provenance: Map
         content=0,
         inputs=inputs,
         taps=taps,
-        reasons={each.name: each.reason for each in plan.unreachable},
+        reasons={tap.name: tap.reason for tap in plan.unreachable},
         weights=(),
         sample_names={},
     )
 
 
 def _unseen(
+    *,
     name: str,
     layer: str,
     op_type: str,
@@ -161,5 +173,16 @@ def _unseen(
     channel_axis: int | None,
     limits: tuple[float, float] | None,
 ) -> TapProfile:
-    nothing = ChannelState.empty(0)
-    return TapProfile(name, layer, op_type, at, dtype, None, channel_axis, limits, 0, nothing, LogHistogram.empty())
+    return TapProfile(
+        name=name,
+        layer=layer,
+        op_type=op_type,
+        at=at,
+        dtype=dtype,
+        shape=None,
+        channel_axis=channel_axis,
+        limits=limits,
+        samples=0,
+        state=ChannelState.empty(0),
+        histogram=LogHistogram.empty(),
+    )

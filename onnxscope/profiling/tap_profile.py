@@ -138,14 +138,14 @@ class TapProfile(Record):
         shape: list[int | None] = list(observation.shape)
         if batch_axis is not None:
             shape.insert(batch_axis, None)
-        seen = replace(
+        run = replace(
             self,
             shape=tuple(shape),
             samples=len(indices),
             state=ChannelState.of(observation, indices),
             histogram=LogHistogram.of(observation.values),
         )
-        return self._joined(seen)
+        return self._joined(run)
 
     def merge(self, other: TapProfile) -> TapProfile:
         """Return the profile over the samples of both.
@@ -198,8 +198,11 @@ class TapProfile(Record):
         """Quantiles by their share, within `log_histogram.RELATIVE_ERROR`; None where no element is finite."""
         low = self.state.moments.min.min(initial=np.inf)
         high = self.state.moments.max.max(initial=-np.inf)
-        found = {str(share): self.histogram.quantile(share) for share in QUANTILES}
-        return {key: None if x is None else float(min(max(x, low), high)) for key, x in found.items()}
+        quantiles = {str(share): self.histogram.quantile(share) for share in QUANTILES}
+        return {
+            key: None if quantile is None else float(min(max(quantile, low), high))
+            for key, quantile in quantiles.items()
+        }
 
     @property
     def dead_channels(self) -> tuple[int, ...]:
@@ -231,8 +234,17 @@ class TapProfile(Record):
         overall, quantiles = self.overall, self.quantiles
         dead = f"{len(self.dead_channels)} of {self.state.moments.count.size}" if self.channel_axis is not None else ""
         return (
-            *(self.layer, self.op_type, overall.mean, overall.std, overall.min),
-            *(quantiles["0.01"], quantiles["0.5"], quantiles["0.99"], overall.max, overall.zero_fraction, dead),
+            self.layer,
+            self.op_type,
+            overall.mean,
+            overall.std,
+            overall.min,
+            quantiles["0.01"],
+            quantiles["0.5"],
+            quantiles["0.99"],
+            overall.max,
+            overall.zero_fraction,
+            dead,
         )
 
     def table(self) -> Table:
@@ -272,8 +284,8 @@ def _earlier(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.in
 
 def _first(samples: NDArray[np.int64]) -> NDArray[np.int64]:
     """The smallest position, -1 where there is none; of shape (1,)."""
-    known = samples[samples >= 0]
-    return known.min(keepdims=True) if known.size else np.full(1, -1, np.int64)
+    positions = samples[samples >= 0]
+    return positions.min(keepdims=True) if positions.size else np.full(1, -1, np.int64)
 
 
 def _common_shape(left: Shape | None, right: Shape | None) -> Shape | None:
