@@ -206,11 +206,11 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         taps = tap_values(model, [*((layer.path, layer.value) for layer in layers), *(((), name) for name in outputs)])
         observed = list(taps.values())
         pilot = start_pilot(model, observed, dataset, options)
-        plan, observer = make_plan(pilot, observed, dataset, options)
+        plan = make_plan(pilot, observed, dataset, options)
         floors = own_floors(pilot, taps)
         pilot.close()
         selection = {"select": [], "at": "post"}
-        profiled = run_stats(model, dataset, options, plan, observer, stored, selection=selection)
+        profiled = run_stats(model, dataset, options, plan, stored, selection=selection)
         profile = profiled.profile
         record = {**profile.input, "samples": profile.samples, "content": f"{profile.content:064x}"}
         statistics = {tap.name: tap for tap in profiled}

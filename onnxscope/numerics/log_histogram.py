@@ -51,23 +51,29 @@ class LogHistogram:
                 narrow = np.clip(wide, -_LARGEST, _LARGEST).astype(np.float32)
                 narrow = narrow[finite] if not finite.all() else narrow
         bits = np.ascontiguousarray(narrow).reshape(-1).view(np.uint32) >> np.uint32(16)
-        dense = np.bincount(bits.astype(np.uint16), minlength=1 << 16)
+        dense = np.bincount(bits, minlength=1 << 16)
         positive, negative = dense[: MAX_KEY + 1], dense[0x8000 : 0x8000 + MAX_KEY + 1]
         # Key 0 takes in the negative numbers that are as good as zero, -0.0 among them.
-        whole = np.concatenate((negative[:0:-1], positive))
-        whole[MAX_KEY] += negative[0]
-        places = np.flatnonzero(whole)
-        return cls((places - MAX_KEY).astype(np.int32), whole[places].astype(np.int64))
+        positive[0] += negative[0]
+        negative[0] = 0
+        above, below = np.flatnonzero(positive != 0), np.flatnonzero(negative != 0)[::-1]
+        keys = np.concatenate((-below, above)).astype(np.int32)
+        return cls(keys, np.concatenate((negative[below], positive[above])).astype(np.int64))
 
     def merge(self, other: LogHistogram) -> LogHistogram:
         """Return the counts of both."""
         if not len(other.keys) or not len(self.keys):
             return self if len(self.keys) else other
-        keys = np.union1d(self.keys, other.keys)
-        counts = np.zeros(len(keys), np.int64)
-        for side in (self, other):
-            counts[np.searchsorted(keys, side.keys)] += side.counts
-        return LogHistogram(keys, counts)
+        places = np.searchsorted(self.keys, other.keys)
+        known = self.keys[np.minimum(places, len(self.keys) - 1)] == other.keys
+        counts = self.counts.copy()
+        counts[places[known]] += other.counts[known]
+        if known.all():  # of one value, a batch is much like another
+            return LogHistogram(self.keys, counts)
+        new = ~known
+        return LogHistogram(
+            np.insert(self.keys, places[new], other.keys[new]), np.insert(counts, places[new], other.counts[new])
+        )
 
     @property
     def total(self) -> int:

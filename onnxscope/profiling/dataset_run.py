@@ -27,8 +27,8 @@ from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, Tap, select_taps
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.engines import Engine, LocalEngine
-from onnxscope.profiling.observer import Observer, Plan
-from onnxscope.profiling.plan import make_plan
+from onnxscope.profiling.observer import Plan
+from onnxscope.profiling.plan import make_plan, open_observer
 from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards, empty_profile
 from onnxscope.runtime.pilot import Pilot
@@ -112,14 +112,13 @@ def stats(
         refuse_inputs((output, partial_path(output)), read)
         kept = _Kept(Path(output), resume=resume)
     pilot = start_pilot(loaded, taps, dataset, options)
-    plan, observer = make_plan(pilot, taps, dataset, options)
+    plan = make_plan(pilot, taps, dataset, options)
     pilot.close()
     return run_stats(
         loaded,
         dataset,
         options,
         plan,
-        observer if workers == 1 else None,
         weights(loaded),
         selection={"select": chosen, "at": at},
         engine=run,
@@ -134,7 +133,6 @@ def run_stats(
     dataset: Dataset,
     options: RunOptions,
     plan: Plan,
-    observer: Observer | None,
     stored: WeightStatistics,
     *,
     selection: Mapping[str, Any],
@@ -150,7 +148,6 @@ def run_stats(
         dataset: Opened for this model.
         options: What is asked of the run.
         plan: How the taps are observed.
-        observer: Observes by that plan already, where this process runs the shards one after the other.
         stored: Statistics of all parameters.
         selection: How the taps were chosen, for provenance.
         engine: Runs the shards; None runs one after the other.
@@ -166,10 +163,11 @@ def run_stats(
     """
     run = engine or LocalEngine(1)
     options = replace(options, batch_size=plan.batch_size)
+    plan, observer = open_observer(model, plan, options.threads)
     empty = empty_profile(model, plan, dataset, provenance=_provenance(selection, options))
     shares = options.threads or max((os.cpu_count() or 1) // workers, 1)
     worker = ShardWorker(model, plan, dataset, empty, replace(options, threads=shares))
-    worker.observer = observer
+    worker.observer = observer if workers == 1 else None
     done = replace(empty, weights=_weights(stored))
     shards = cut_shards(dataset.count, options.batch_size)
     if kept is not None:

@@ -24,7 +24,7 @@ from onnxscope.profiling.probes import MIN_OPSET, PlannedTap
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.tap_outputs import Unreachable
 
-__all__ = ["make_plan"]
+__all__ = ["make_plan", "open_observer"]
 
 _SHIFTED = 30.0  # where the mean's square is more than so many times the variance, squares are taken about a shift
 _PROBED_TYPES = frozenset(
@@ -48,7 +48,7 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 
-def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunOptions) -> tuple[Plan, Observer]:
+def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunOptions) -> Plan:
     """Find out shapes and axes, and what float32 sums can tell.
 
     Args:
@@ -57,9 +57,6 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
         dataset: Tells which axes of the inputs count samples, and the model's own batch size.
         options: Its batch is a full run where the model does not fix one; to be exact takes all values out of
             onnxruntime.
-
-    Returns:
-        The plan, and what observes by it in this process.
 
     Raises:
         RunError: onnxruntime cannot run the model on these samples.
@@ -85,19 +82,32 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
             probed=False,
         )
         planned.append(plain if shape is None else _with_probe(plain, model, options.exact))
-    plan = Plan(
+    return Plan(
         taps=tuple(_with_shifts(pilot, planned)),
         unreachable=tuple(Unreachable(tap.name, pilot.reasons[tap]) for tap in taps if tap not in pilot.kinds),
         batch_size=dataset.fixed_batch or options.batch_size,
         memory_budget_bytes=options.memory_budget_bytes,
         exact=options.exact,
     )
-    observer = Observer(model, plan, threads=options.threads)
+
+
+def open_observer(model: Model, plan: Plan, threads: int) -> tuple[Plan, Observer]:
+    """Open the session with the probes; without them where onnxruntime has no kernel for one.
+
+    Args:
+        model: It is not changed.
+        plan: From `make_plan`, for this model.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Returns:
+        The plan that holds, and what observes by it.
+    """
+    observer = Observer(model, plan, threads=threads)
     try:
         observer.open()
-    except RunError:  # a probe that this onnxruntime has no kernel for; a model that fails will say so itself
+    except RunError:  # a model that fails will say so itself
         plan = replace(plan, taps=tuple(replace(tap, probed=False) for tap in plan.taps))
-        observer = Observer(model, plan, threads=options.threads)
+        observer = Observer(model, plan, threads=threads)
     return plan, observer
 
 

@@ -90,16 +90,13 @@ class Probes:
         self._names = names
         self.outputs = tuple(output for names in self._names.values() for output in names.values())
 
-    def observe(
-        self, planned: PlannedTap, answers: Mapping[str, Any], samples: int, *, roughly: bool = False
-    ) -> Observation | None:
+    def observe(self, planned: PlannedTap, answers: Mapping[str, Any], samples: int) -> Observation | None:
         """Turn a probe's answers into an observation of the first `samples` samples.
 
         Args:
             planned: Whose probe it is.
             answers: Of the session, by output.
             samples: How many samples of the run are real.
-            roughly: Whether a variance that the mean has cancelled will do.
 
         Returns:
             None where float32 does not tell: something is not finite, or the mean cancels the variance.
@@ -120,7 +117,7 @@ class Probes:
         spread = squares.sum(axis=0) - channel_total * channel_total / runs
         with np.errstate(invalid="ignore"):
             cancelled = squares.sum(axis=0) > _CANCELLED * spread
-        if not roughly and (cancelled & ~constant.all(axis=0) & (runs > 1)).any():
+        if (cancelled & ~constant.all(axis=0) & (runs > 1)).any():
             return None
         shift = 0.0 if planned.shift is None else np.asarray(planned.shift, np.float32).astype(np.float64)
         mean = np.clip(total / elements + shift, low, high)

@@ -212,13 +212,12 @@ class _PagePlan:
         )
 
     def _statistics(self, stored: WeightStatistics, say: Callable[[str], None]) -> DatasetStatistics:
-        plan, observer = make_plan(self._pilot, self._taps, self._dataset, self._options)
+        plan = make_plan(self._pilot, self._taps, self._dataset, self._options)
         return run_stats(
             self._model,
             self._dataset,
             self._options,
             plan,
-            observer,
             stored,
             selection={"select": list(self._wanted.select), "at": self._wanted.at},
             progress=lambda done, total: say(f"running the model: {done:,} of {total:,} samples"),

@@ -21,7 +21,7 @@ from onnxscope.model.selectors import select_taps
 from onnxscope.numerics.blocks import widened
 from onnxscope.numerics.sample_moments import sample_rows
 from onnxscope.profiling.observer import Observer
-from onnxscope.profiling.plan import make_plan
+from onnxscope.profiling.plan import make_plan, open_observer
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import Session, open_session
 
@@ -52,7 +52,7 @@ def planned(model, select, feeds, *, fixed=None, exact=False, budget=1 << 30, ba
     options = RunOptions(batch_size=size, memory_budget_bytes=budget, exact=exact, threads=1)
     pilot = Pilot(loaded, taps, options)
     pilot.run(feeds)
-    plan, _ = make_plan(pilot, taps, Samples(axes, fixed), options)
+    plan, _ = open_observer(loaded, make_plan(pilot, taps, Samples(axes, fixed), options), 1)
     return loaded, pickle.loads(pickle.dumps(plan))
 
 
