@@ -70,7 +70,7 @@ def run_tapped(
     plain = expose(model, [tap for tap in taps if not tap.path])
     answers = answer(plain)
     outputs = dict(plain.outputs)
-    unreachable = [*plain.unreachable, *(each for each in tapped.unreachable if each not in plain.unreachable)]
+    unreachable = [*plain.unreachable, *(missed for missed in tapped.unreachable if missed not in plain.unreachable)]
     for number, tap in enumerate(lifted):
         alone = expose(model, [tap])
         output = alone.outputs[tap.name]
