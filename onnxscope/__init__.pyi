@@ -13,8 +13,8 @@ from onnxscope.analyses.weight_statistics import WeightRecord as WeightRecord
 from onnxscope.analyses.weight_statistics import WeightStatistics as WeightStatistics
 from onnxscope.analyses.weight_statistics import weights as weights
 from onnxscope.comparison.compare_models import diff as diff
+from onnxscope.comparison.layer_difference import LayerDifference as LayerDifference
 from onnxscope.comparison.result import Comparison as Comparison
-from onnxscope.comparison.result import LayerDifference as LayerDifference
 from onnxscope.converting.contract import ConversionReport as ConversionReport
 from onnxscope.converting.convert_model import convert as convert
 from onnxscope.errors import BaselineError as BaselineError
@@ -30,8 +30,8 @@ from onnxscope.errors import RunError as RunError
 from onnxscope.errors import SelectorError as SelectorError
 from onnxscope.gate.baseline import Baseline as Baseline
 from onnxscope.gate.baseline import snapshot as snapshot
-from onnxscope.gate.checking import Check as Check
-from onnxscope.gate.checking import Deviation as Deviation
+from onnxscope.gate.check_result import Check as Check
+from onnxscope.gate.check_result import Deviation as Deviation
 from onnxscope.gate.checking import check as check
 from onnxscope.gate.settings import Settings as Settings
 from onnxscope.model.loading import Model as Model

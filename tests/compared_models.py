@@ -82,7 +82,7 @@ KINDS_OF_OUTPUT = {  # of a network, made of its value `m`
     "string y": "a = ReduceSum<keepdims = 0>(m) y = Cast<to = 8>(a)",
     "seq(float[n, 1]) y": "y = SplitToSequence<axis = 1>(m)",
 }
-WITHOUT_NUMBERS = [kind for kind in KINDS_OF_OUTPUT if kind.startswith(("string", "seq", "float[0", "int64[0"))]
+WITHOUT_NUMBERS = [kind for kind in KINDS_OF_OUTPUT if kind.startswith(("float[0", "int64[0"))]
 
 
 def with_output(kind, k=1.0, opset=17):
@@ -127,4 +127,4 @@ def floors_of(model, inputs, options):
     layers = [(layer.path, layer.value) for layer in model.layers]
     taps = tap_values(model, [*layers, *(((), name) for name in model.main.outputs)])
     pilot = start_pilot(model, list(taps.values()), open_dataset(inputs, model, options), options)
-    return own_floors(pilot, taps)
+    return {name: floor.relative for name, floor in own_floors(pilot, taps).items()}

@@ -158,7 +158,7 @@ class Fields:
         """Check that these keys are there, and that their values are of these types; True and False are no numbers."""
         for key, types in kinds.items():
             value = self.values.get(key, ...)
-            if not isinstance(value, types) or isinstance(value, bool):
+            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
                 self.fault(f"no {key}")
 
     def text(self, key: str) -> str:

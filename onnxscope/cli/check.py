@@ -19,7 +19,7 @@ from onnxscope.errors import BaselineError, InputError, OnnxscopeError
 
 if TYPE_CHECKING:
     from onnxscope.gate.baseline import Baseline
-    from onnxscope.gate.checking import Check
+    from onnxscope.gate.check_result import Check
     from onnxscope.gate.ci_formats import Outcome
     from onnxscope.model.loading import Model
 
@@ -93,10 +93,10 @@ def check(
     if github:
         _annotate(outcomes, summary, to_stderr=to_stderr)
     failed = any(isinstance(outcome.result, OnnxscopeError) for outcome in outcomes)
-    differs = any(not isinstance(outcome.result, OnnxscopeError) and not outcome.result.ok for outcome in outcomes)
-    if differs and not update:
+    decisions = {outcome.result.decision for outcome in outcomes if not isinstance(outcome.result, OnnxscopeError)}
+    if "differs" in decisions and not update:
         shown.note("if this is intended, the same command with `--update` accepts it")
-    context.exit(2 if failed else int(differs and not update))
+    context.exit(2 if failed else int(decisions != {"equal"} and not update))
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.align_layers import Align, Alignment, align_layers, layer_keys, pair_by_values
 from onnxscope.comparison.attributes import attributes_of
 from onnxscope.comparison.common_feed import CommonFeed
+from onnxscope.comparison.layer_difference import LayerDifference
 from onnxscope.comparison.measure import held_by, near_values
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
-from onnxscope.comparison.result import Comparison, LayerDifference, StructureChange
+from onnxscope.comparison.result import Comparison, StructureChange
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, one_sided
 from onnxscope.model.layers import Layer
 from onnxscope.model.selectors import Tap, select_names
@@ -112,8 +113,11 @@ class LayerComparison:
         if self._feed is not None:
             run.measure(self._feed, pilot or self._started(self._feed), shown)
         layers, outputs = run.rows()
+        structure = [change for pair in self._pairs for change in _structure_changes(self._sides, *pair)]
         if self._feed is not None:
             weights = _acquitted(weights, layers)
+            changed = {change.layer for change in weights} | {change.layer for change in structure}
+            layers = [replace(row, settled=row.entire is None and row.a.layer not in changed) for row in layers]
         only_a, only_b = _unaligned(self._sides, self._alignment, self._kept)
         comparison = Comparison(
             a=self._sides[0].model.to_dict(),
@@ -125,7 +129,7 @@ class LayerComparison:
             only_a=only_a,
             only_b=only_b,
             weights=tuple(weights),
-            structure=tuple(change for pair in self._pairs for change in _structure_changes(self._sides, *pair)),
+            structure=tuple(structure),
             notes=(*self._notes, *run.notes),
         )
         return ComparedLayers(comparison, tuple(run.side_by_side))

@@ -143,11 +143,14 @@ def match_inputs(a: Sequence[InputSpec], b: Sequence[InputSpec]) -> tuple[list[F
 
 
 def pair_outputs(a: Model, b: Model) -> list[tuple[str, str]]:
-    """Return pairs of outputs: those of one name, or in order where the names are not the same."""
+    """Return pairs of outputs, in the first model's order: those of one name, and the others in order.
+
+    An output that only one of the models has is in no pair.
+    """
     left, right = a.main.outputs, b.main.outputs
-    if set(left) == set(right):
-        return [(name, name) for name in left]
-    return list(zip(left, right, strict=False))
+    others = [name for name in left if name not in right], [name for name in right if name not in left]
+    partners = {name: name for name in left if name in right} | dict(zip(*others, strict=False))
+    return [(name, partners[name]) for name in left if name in partners]
 
 
 def with_batch_of(a: InputSpec, b: InputSpec) -> InputSpec:

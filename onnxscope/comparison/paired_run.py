@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,16 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.common_feed import CommonFeed
-from onnxscope.comparison.floors import element_types, own_noise
+from onnxscope.comparison.floors import discrepancy_of, element_types, floor_of, own_noise, rounds_to_codes
+from onnxscope.comparison.layer_difference import LayerDifference, Side, not_measured
 from onnxscope.comparison.match_values import Counterpart, match_values, pair_outputs
 from onnxscope.comparison.measure import Comparer, Measured
 from onnxscope.comparison.model_layers import ModelLayers
-from onnxscope.comparison.result import LayerDifference, Side, floor_of, not_measured
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.layers import Layer
 from onnxscope.model.selectors import Tap
+from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, Tolerance
 from onnxscope.runtime.pilot import Pilot
 
@@ -60,9 +62,11 @@ class PairedRun:
         self._options = options
         self._tolerance = tolerance
         self._measured: dict[int, tuple[Counterpart, Measured, Discrepancy]] = {}
+        self._composites: dict[int, _Composite] = {}
         self._reasons: dict[int, tuple[str | None, str | None]] = {}
         self._outputs = pair_outputs(sides[0].model, sides[1].model)
         self._taps = self._paired_taps()
+        self._in_codes = rounds_to_codes(sides[0].model, sides[1].model)
         self.record: dict[str, Any] | None = None
         self.samples = 0
         self.notes: list[str] = []
@@ -99,7 +103,9 @@ class PairedRun:
             self.notes += [f"feature maps are not shown side by side: {error}"] if shown else []
             shown = ()
         counterparts = self._counterparts(first, second)
-        noise = own_noise(first, {pair.a: pair.channel_axis for pair in counterparts.values()})
+        axes = {pair.a: pair.channel_axis for pair in counterparts.values()}
+        axes |= {composite.a: None for composite in self._composites.values()}
+        noise = own_noise(first, axes)
         of_layers = {place: pair for place, pair in counterparts.items() if place < len(self._pairs)}
         self.side_by_side = [
             _side_by_side(first, second, of_layers, feeds, feed.of_second(feeds) if number else None)
@@ -122,11 +128,14 @@ class PairedRun:
                 self.samples += len(batch.positions)
                 more = comparer.run(batch.feeds)
                 totals = [x + y for x, y in zip(totals, more, strict=True)] if totals else more
+                self._compare_composites(first, second, batch.feeds, feed.of_second(batch.feeds))
         self.notes += [f"{count} samples: {remark}" for remark, count in feed.seen.remarks.items()]
         if comparer.fallback is not None:
             self.notes.append(f"compared in two sessions, not in one graph: {comparer.fallback}")
         for (place, pair), measured in zip(counterparts.items(), totals, strict=True):
             self._measured[place] = pair, measured, noise[pair.a]
+        for composite in self._composites.values():
+            composite.noise = noise[composite.a]
 
     def rows(self) -> tuple[list[LayerDifference], list[LayerDifference]]:
         """One for every pair of layers, and one for every output."""
@@ -146,7 +155,26 @@ class PairedRun:
             self._row(start + place, Side(x, x), Side(y, y), "Output", types[start + place])
             for place, (x, y) in enumerate(self._outputs)
         ]
+        reason = "only one of the models has this output"
+        outputs += [
+            not_measured(Side(name, name), Side(name, name), "Output", reason, incomparable=True)
+            for place, side in enumerate(self._sides)
+            for name in side.model.main.outputs
+            if name not in {pair[place] for pair in self._outputs}
+        ]
         return layers, outputs
+
+    def _compare_composites(
+        self, first: Pilot, second: Pilot, feeds: Mapping[str, Array], feeds_of_second: Mapping[str, Array]
+    ) -> None:
+        """Compare the outputs that are no tensors of numbers, element by element."""
+        composites = self._composites.values()
+        if not composites:
+            return
+        left = first.values([composite.a for composite in composites], feeds)
+        right = second.values([composite.b for composite in composites], feeds_of_second)
+        for composite in composites:
+            composite.add(left[composite.a], right[composite.b], self._tolerance)
 
     def _own_types(self, place: int) -> frozenset[str]:
         if place not in self._measured:
@@ -155,11 +183,14 @@ class PairedRun:
         return frozenset((pair.dtype_a, pair.dtype_b))
 
     def _row(self, place: int, a: Side, b: Side, op_type: str, types: frozenset[str]) -> LayerDifference:
+        if place in self._composites:
+            return self._composites[place].row(a, b, op_type)
         if place not in self._measured:
             left, right = self._reasons.get(place, (None, None))
             return not_measured(a, b, op_type, left or right, incomparable=left != right)
         pair, measured, noise = self._measured[place]
         is_output = op_type == "Output"
+        floor = floor_of(noise, types, in_codes=self._in_codes)
         return LayerDifference(
             a=Side(a.layer, pair.a if is_output else a.name),
             b=Side(b.layer, pair.b if is_output else b.name),
@@ -167,7 +198,8 @@ class PairedRun:
             entire=measured.entire,
             own=measured.own,
             noise=noise,
-            floor=floor_of(noise, types),
+            floor=floor.relative,
+            unstable=floor.unstable,
             reason=None,
             incomparable=False,
         )
@@ -190,6 +222,9 @@ class PairedRun:
         counterparts = {}
         for place, (left, right) in enumerate(zip(*self._taps, strict=True)):
             reasons = first.reasons.get(left), second.reasons.get(right)
+            if place >= len(self._pairs) and (left in first.composites or right in second.composites):
+                self._composites[place] = _Composite(left.value, right.value)
+                continue
             if reasons != (None, None):
                 self._reasons[place] = reasons
                 continue
@@ -207,6 +242,50 @@ class PairedRun:
             else:
                 counterparts[place] = pair
         return counterparts
+
+
+@dataclass
+class _Composite:
+    """An output that is no tensor of numbers: strings, a sequence, an optional or maps.
+
+    Attributes:
+        a: Its name in the first model.
+        b: In the second.
+        total: How far its numbers are apart, over all batches.
+        noise: How far the first model is from itself.
+        reason: What else is not the same in the first batch where something is.
+    """
+
+    a: str
+    b: str
+    total: Discrepancy | None = None
+    noise: Discrepancy | None = None
+    reason: str | None = None
+
+    def add(self, left: Any, right: Any, tolerance: Tolerance | None) -> None:
+        """Take in what one batch gave."""
+        reason = contents_of(left).difference_in_kind(contents_of(right))
+        self.reason = self.reason or reason
+        if reason is None:
+            measured = discrepancy_of(left, right, None, tolerance)
+            self.total = measured if self.total is None else self.total + measured
+
+    def row(self, a: Side, b: Side, op_type: str) -> LayerDifference:
+        """The row of the comparison."""
+        assert self.noise is not None
+        floor = floor_of(self.noise, ["float32"])
+        return LayerDifference(
+            a=a,
+            b=b,
+            op_type=op_type,
+            entire=self.total,
+            own=None,
+            noise=self.noise,
+            floor=floor.relative,
+            unstable=floor.unstable,
+            reason=self.reason,
+            incomparable=self.reason is not None and floor.unstable is None,
+        )
 
 
 def _side_by_side(

@@ -3,142 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Cell, Table
-from onnxscope.base.text import format_number, printable
+from onnxscope.base.text import printable
+from onnxscope.comparison.layer_difference import COLUMNS, LayerDifference, Verdict, size_of
 from onnxscope.comparison.weight_changes import WeightChange
-from onnxscope.numerics.distances import Discrepancy
 
-__all__ = [
-    "INTEGERS",
-    "NOISE_FACTOR",
-    "Comparison",
-    "LayerDifference",
-    "Side",
-    "StructureChange",
-    "floor_of",
-    "not_measured",
-]
-
-INTEGERS = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
-"""numpy's names of the element types that nothing is rounded in."""
-
-_RESOLUTIONS: Mapping[str, float] = {
-    "float64": 2.0**-52,
-    "float16": 2.0**-10,
-    "bfloat16": 2.0**-7,
-    **dict.fromkeys(INTEGERS, 0.0),
-}
-NOISE_FACTOR = 10.0
-"""A difference counts from so many times the noise floor on."""
-
-_COLUMNS = (
-    *("layer", "in the second", "operator", "differs", "max abs", "relative", "own", "noise", "SQNR dB"),
-    *("cosine", "beyond", "worst channel", "reason"),
-)
+__all__ = ["Comparison", "StructureChange", "Undecided"]
 
 
 @dataclass(frozen=True)
-class Side:
-    """One model's part of a row.
+class Undecided:
+    """What could not be compared, or does not reproduce.
 
     Attributes:
-        layer: The layer, as the source framework called it.
-        name: The value that is compared.
+        layer: The layer, or the output.
+        name: The value in the first model.
+        reason: Why.
     """
 
     layer: str
     name: str
+    reason: str
 
     def to_dict(self) -> dict[str, str]:
         """Ready for JSON."""
-        return {"layer": self.layer, "name": self.name}
-
-
-@dataclass(frozen=True, eq=False)
-class LayerDifference(Record):
-    """How far one layer, or one output, of the second model is from its counterpart.
-
-    Attributes:
-        a: In the first model.
-        b: In the second.
-        op_type: The layer's operator, `Output` for an output of the model.
-        entire: With all that has accumulated since the input; None where it could not be measured.
-        own: With the layer fed with the first model's values; None where that is unknown.
-        noise: The first model against itself, on samples of the first batch.
-        floor: What a relative difference is compared with: the noise, or the element types' resolution if that is more.
-        reason: Why there are no numbers, or None.
-        incomparable: Whether that is a difference itself: two shapes, or a value that one model alone has computed.
-    """
-
-    a: Side
-    b: Side
-    op_type: str
-    entire: Discrepancy | None
-    own: Discrepancy | None
-    noise: Discrepancy | None
-    floor: float
-    reason: str | None
-    incomparable: bool
-
-    @property
-    def differs(self) -> bool:
-        """Whether the difference is beyond the noise, and beyond the tolerance where one was given."""
-        return self.incomparable or _is_beyond(self.entire, self.floor)
-
-    @property
-    def is_guilty(self) -> bool:
-        """Whether the layer adds a difference of its own."""
-        return self.incomparable or _is_beyond(self.own, self.floor)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The row in `onnxscope.diff/1`."""
-        entire, own = self.entire, self.own
-        worst = entire.worst_channel if entire else None
-        return {
-            "a": self.a.to_dict(),
-            "b": self.b.to_dict(),
-            "op_type": self.op_type,
-            "max_abs": entire.max_abs if entire else None,
-            "relative_l2": entire.relative_l2 if entire else None,
-            "cosine": entire.cosine if entire else None,
-            "sqnr_db": entire.sqnr_db if entire else None,
-            "own_max_abs": own.max_abs if own else None,
-            "own_relative_l2": own.relative_l2 if own else None,
-            "noise_relative_l2": self.noise.relative_l2 if self.noise else None,
-            "floor_relative_l2": self.floor,
-            "beyond_fraction": entire.beyond_fraction if entire else None,
-            "mismatched_count": entire.mismatched if entire else None,
-            "worst_channel": worst[0] if worst else None,
-            "worst_channel_relative_l2": worst[1] if worst else None,
-            "differs": self.differs,
-            "reason": self.reason,
-        }
-
-    def table(self) -> Table:
-        """One row."""
-        return Table("", _COLUMNS, (self._cells(),))
-
-    def _cells(self, *, judged: bool = True) -> tuple[Cell, ...]:
-        record = self.to_dict()
-        other = "" if self.a.layer == self.b.layer else self.b.layer
-        numbers = [record[key] for key in ("max_abs", "relative_l2", "own_relative_l2", "noise_relative_l2")]
-        worst = self.entire.worst_channel if self.entire else None
-        mismatched = self.entire.mismatched if self.entire else 0
-        reason = self.reason or (f"{mismatched:,} numbers finite in one model only" if mismatched else "")
-        shown = f"{worst[0]}: {format_number(worst[1])}" if worst and self.differs else ""
-        verdict = ("own" if self.is_guilty else "inherited") if judged and self.differs else ""
-        return (
-            *(self.a.layer, other, self.op_type, verdict, *numbers, record["sqnr_db"]),
-            *(record["cosine"], record["beyond_fraction"], shown, reason),
-        )
-
-    def __repr__(self) -> str:
-        return self.table().text()
+        return {"layer": self.layer, "name": self.name, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -211,13 +105,30 @@ class Comparison(Record, Sequence[LayerDifference]):
         return bool(self.layers or self.outputs)
 
     @property
-    def equal(self) -> bool:
-        """Whether no layer, output, weight or, where nothing was run, structure differs, and nothing is unaligned."""
+    def decision(self) -> Verdict:
+        """`equal`: everything was compared, and nothing is beyond its tolerance. `undecided`: something was not.
+
+        Without a run, structure counts too.
+        """
         if not self.aligned or self.only_a or self.only_b or any(change.counts for change in self.weights):
-            return False
-        if self.was_run:
-            return not any(row.differs for row in (*self.layers, *self.outputs))
-        return not self.structure
+            return "differs"
+        if any(row.differs for row in (*self.layers, *self.outputs)) or (self.structure and not self.was_run):
+            return "differs"
+        return "undecided" if self.undecided else "equal"
+
+    @property
+    def equal(self) -> bool:
+        """Whether the decision is `equal`."""
+        return self.decision == "equal"
+
+    @property
+    def undecided(self) -> tuple[Undecided, ...]:
+        """The aligned layers and outputs of which nobody can say whether they are equal."""
+        return tuple(
+            Undecided(row.a.layer, row.a.name, row.undecided)
+            for row in (*self.layers, *self.outputs)
+            if row.undecided is not None
+        )
 
     @property
     def first_divergence(self) -> LayerDifference | None:
@@ -228,7 +139,7 @@ class Comparison(Record, Sequence[LayerDifference]):
     def guilty(self) -> tuple[LayerDifference, ...]:
         """Layers with a difference of their own, the largest first; then those whose weights changed without effect."""
         own = [row for row in self.layers if row.is_guilty]
-        own.sort(key=lambda row: _size(row.own), reverse=True)
+        own.sort(key=lambda row: size_of(row.own), reverse=True)
         changed = {change.layer for change in self.weights if change.counts}
         named = (*own, *(row for row in self.layers if row.a.layer in changed and not row.is_guilty))
         if named or self.first_divergence is None:
@@ -245,6 +156,8 @@ class Comparison(Record, Sequence[LayerDifference]):
             "input": self.input,
             "samples": self.samples,
             "equal": self.equal,
+            "verdict": self.decision,
+            "undecided": [undecided.to_dict() for undecided in self.undecided],
             "first_divergence": None if first is None else {"a": first.a.to_dict(), "b": first.b.to_dict()},
             "guilty": [{"a": row.a.to_dict(), "b": row.b.to_dict()} for row in self.guilty],
             "layers": [row.to_dict() for row in self.layers],
@@ -259,9 +172,9 @@ class Comparison(Record, Sequence[LayerDifference]):
 
     def table(self) -> Table:
         """One row per aligned layer and output."""
-        rows = tuple(row._cells(judged=self.was_run) for row in (*self.layers, *self.outputs))
+        rows = tuple(row.cells(judged=self.was_run) for row in (*self.layers, *self.outputs))
         title = f"{self.a['name']} against {self.b['name']}: {len(self.layers)} layers aligned"
-        return Table(title, _COLUMNS, rows)
+        return Table(title, COLUMNS, rows)
 
     def changes_table(self) -> Table:
         """One row for whatever is not the same about weights, structure and alignment."""
@@ -274,10 +187,10 @@ class Comparison(Record, Sequence[LayerDifference]):
         return Table("weights and structure", ("layer", "change", "what"), tuple(rows))
 
     def verdict(self) -> str:
-        """One line: whether the models are equal, and if not, where it starts and who is to blame."""
+        """One line: the verdict; where the models differ, where that starts and who is to blame; what is undecided."""
         compared = f"{_counted(len(self.layers), 'layer')} and {_counted(len(self.outputs), 'output')}"
         if not self.aligned:
-            return "differ: nothing of one model was found in the other"
+            return "differs: nothing of one model was found in the other"
         if self.equal:
             return f"equal: {compared}" + ("" if self.was_run else ", weights and structure only; nothing was run")
         parts = []
@@ -294,7 +207,12 @@ class Comparison(Record, Sequence[LayerDifference]):
         changed = sum(change.counts for change in self.weights)
         if changed:
             parts.append(f"{_counted(changed, 'weight')} changed")
-        return "differ: " + "; ".join(parts or ["the structure"])
+        if self.undecided:
+            first_undecided = self.undecided[0]
+            where = f"first {printable(first_undecided.layer)} ({first_undecided.reason})"
+            total = len(self.layers) + len(self.outputs)
+            parts.append(f"{len(self.undecided):,} of {total:,} layers and outputs cannot be judged, {where}")
+        return f"{self.decision}: " + "; ".join(parts or ["the structure"])
 
     def __repr__(self) -> str:
         return f"{self.table().text()}{self.verdict()}\n"
@@ -305,59 +223,12 @@ class Comparison(Record, Sequence[LayerDifference]):
         blamed = [row for row in self.guilty if row.entire is not None]
         if blamed and not self.equal:
             title = f"where the difference comes from: {_counted(len(blamed), 'layer')}"
-            parts.append(Table(title, _COLUMNS, tuple(row._cells() for row in blamed)).html(max_rows=5))
+            parts.append(Table(title, COLUMNS, tuple(row.cells() for row in blamed)).html(max_rows=5))
         parts.append(self.table().html())
         changes = self.changes_table()
         if changes.rows:
             parts.append(changes.html())
         return parts + remarks(self.notes)
-
-
-def not_measured(a: Side, b: Side, op_type: str, reason: str | None, *, incomparable: bool) -> LayerDifference:
-    """Return a row without numbers.
-
-    Args:
-        a: In the first model.
-        b: In the second.
-        op_type: The layer's operator.
-        reason: Why there are no numbers; None where nothing was run.
-        incomparable: Whether that is a difference itself.
-    """
-    return LayerDifference(
-        a=a,
-        b=b,
-        op_type=op_type,
-        entire=None,
-        own=None,
-        noise=None,
-        floor=0.0,
-        reason=reason,
-        incomparable=incomparable,
-    )
-
-
-def floor_of(noise: Discrepancy, dtypes: Iterable[str]) -> float:
-    """Return what a relative difference is judged by: the noise, or what rounding alone may do if that is more.
-
-    Args:
-        noise: The first model against itself.
-        dtypes: Element types of both values, and of those that they are computed from: rounding is never undone.
-            Integers alone have no resolution, so that any difference beyond the noise counts.
-    """
-    return max(noise.relative_l2 or 0.0, *(_RESOLUTIONS.get(dtype, 2.0**-23) for dtype in dtypes))
-
-
-def _is_beyond(discrepancy: Discrepancy | None, floor: float) -> bool:
-    if discrepancy is None:
-        return False
-    if discrepancy.mismatched:
-        return True
-    return _size(discrepancy) > NOISE_FACTOR * floor and discrepancy.beyond != 0
-
-
-def _size(discrepancy: Discrepancy | None) -> float:
-    relative = None if discrepancy is None else discrepancy.relative_l2
-    return math.inf if relative is None else relative
 
 
 def _shown(row: LayerDifference) -> str:
@@ -371,7 +242,7 @@ def _much(row: LayerDifference) -> str:
         return f" ({row.reason})"
     if row.own is None or not row.is_guilty:
         return " (its weights)" if row.own is not None else ""
-    size = _size(row.own)
+    size = size_of(row.own)
     return f" (relative {size:.3g})" if math.isfinite(size) else " (not finite)"
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
-from onnxscope.comparison.floors import own_noise
+from onnxscope.comparison.floors import floor_of, own_noise, rounds_to_codes
+from onnxscope.comparison.layer_difference import LayerDifference, Side, not_measured
 from onnxscope.comparison.match_values import Counterpart, FedInput, match_values
 from onnxscope.comparison.measure import Comparer, Held, held_by, near_values
-from onnxscope.comparison.result import Comparison, LayerDifference, Side, floor_of, not_measured
+from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import describe_array
 from onnxscope.model.activation_functions import own_output
@@ -168,6 +169,7 @@ def _measure(
             reason = reasons[row.name]
             difference = not_measured(side, Side(row.layer, row.value), row.kind, reason, incomparable=True)
         else:
+            floor = floor_of(noise[pair.b], (pair.dtype_a, pair.dtype_b), in_codes=rounds_to_codes(model))
             difference = LayerDifference(
                 a=side,
                 b=Side(_layer_of(model, row.value), row.value),
@@ -175,7 +177,8 @@ def _measure(
                 entire=measured[row.name].entire,
                 own=measured[row.name].own,
                 noise=noise[pair.b],
-                floor=floor_of(noise[pair.b], (pair.dtype_a, pair.dtype_b)),
+                floor=floor.relative,
+                unstable=floor.unstable,
                 reason=None,
                 incomparable=False,
             )

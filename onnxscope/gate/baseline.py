@@ -6,8 +6,6 @@ not change them, and nothing depends on the order of nodes or on names that an e
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,17 +15,26 @@ import numpy as np
 import onnx
 
 from onnxscope._version import __version__
-from onnxscope.analyses.weight_statistics import WeightStatistics, run_weights
+from onnxscope.analyses.weight_statistics import run_weights
 from onnxscope.base.files import write_whole
 from onnxscope.base.json_files import Fields, JsonFormat, dump_json
 from onnxscope.base.results import Record
 from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.base.tables import Table
-from onnxscope.comparison.align_layers import LayerKey, layer_keys
-from onnxscope.comparison.attributes import attributes_of
+from onnxscope.comparison.align_layers import LayerKey
 from onnxscope.comparison.floors import own_floors
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.errors import BaselineError
+from onnxscope.gate.baseline_rows import (
+    EXACT,
+    NUMBERS,
+    composite_outputs,
+    layer_rows,
+    numbers_of,
+    output_row,
+    sha256_of,
+    weight_rows,
+)
 from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.parameters import Parameter
@@ -50,7 +57,6 @@ _FORMAT = JsonFormat(
     other_schema="it comes from another version; take it again with `onnxscope snapshot`, and review what changed",
     damaged="the file is damaged; take it again",
 )
-_NUMBERS = ("mean", "std", "min", "max")
 _NUMBER = (int, float, type(None))
 _FIELDS: Mapping[str, tuple[type, ...]] = {
     "model": (dict,),
@@ -71,8 +77,9 @@ _LAYER_FIELDS: Mapping[str, tuple[type, ...]] = {
     "behind": (str,),
     "content": (str, type(None)),
     "shape": (list, type(None)),
-    **dict.fromkeys((*_NUMBERS, "zero_fraction", "noise"), _NUMBER),
+    **dict.fromkeys((*NUMBERS, "zero_fraction", "noise"), _NUMBER),
     **dict.fromkeys(("dead_channels", "nan_count", "inf_count"), (int, type(None))),
+    "reproduces": (bool,),
 }
 _WEIGHT_FIELDS: Mapping[str, tuple[type, ...]] = {
     "name": (str,),
@@ -80,7 +87,7 @@ _WEIGHT_FIELDS: Mapping[str, tuple[type, ...]] = {
     "shape": (list,),
     "dtype": (str,),
     "sha256": (str,),
-    **dict.fromkeys((*_NUMBERS, "zero_fraction"), _NUMBER),
+    **dict.fromkeys((*NUMBERS, "zero_fraction"), _NUMBER),
 }
 
 
@@ -137,13 +144,13 @@ class Baseline(Record):
 
     def table(self) -> Table:
         """One row per layer."""
-        columns = ("layer", "operator", "shape", *_NUMBERS, "zeros", "dead", "noise")
+        columns = ("layer", "operator", "shape", *NUMBERS, "zeros", "dead", "noise")
         rows = tuple(
             (
                 row["layer"],
                 row["op_type"],
                 "x".join("?" if side is None else f"{side}" for side in row["shape"] or row["weight_shape"]),
-                *(row[key] for key in (*_NUMBERS, "zero_fraction", "dead_channels", "noise")),
+                *(row[key] for key in (*NUMBERS, "zero_fraction", "dead_channels", "noise")),
             )
             for row in self.layers
         )
@@ -195,10 +202,10 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
     digests: dict[str, tuple[str, str | None]] = {}
 
     def digest(parameter: Parameter, values: np.ndarray[Any, Any]) -> None:
-        digests[parameter.name] = _sha256(values), content_hash(values)
+        digests[parameter.name] = sha256_of(values), content_hash(values)
 
     stored = run_weights(model, seen=digest)
-    rows = _structure(model, LayerWeights(model, {name: content for name, (_, content) in digests.items()}))
+    rows = layer_rows(model, LayerWeights(model, {name: content for name, (_, content) in digests.items()}))
     record = None
     if inputs is not None:
         dataset = open_dataset(inputs, model, options)
@@ -208,6 +215,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         pilot = start_pilot(model, observed, dataset, options)
         plan = make_plan(pilot, observed, dataset, options)
         floors = own_floors(pilot, taps)
+        composites = composite_outputs(pilot)
         pilot.close()
         selection = {"select": [], "at": "post"}
         profiled = run_stats(model, dataset, options, plan, stored, selection=selection)
@@ -217,19 +225,23 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         for layer, row in zip(layers, rows, strict=True):
             name = taps[layer.path, layer.value].name
             if name in statistics:
-                row |= _activations(statistics[name], floors.get(layer.value, 0.0))
-        rows += [
-            _output_row(name, statistics[name], floors.get(name, 0.0))
-            for name in outputs
-            if name in statistics and all(layer.value != name for layer in layers)
-        ]
+                row |= numbers_of(statistics[name].overall, statistics[name], floors.get(layer.value, EXACT))
+        of_layers = {layer.value for layer in layers}
+        for name in outputs:
+            floor = floors.get(name, EXACT)
+            if name in statistics and name not in of_layers:
+                tap = statistics[name]
+                rows.append(output_row(name, None, numbers_of(tap.overall, tap, floor)))
+            elif name in composites:
+                overall, rest = composites[name]
+                rows.append(output_row(name, rest, numbers_of(overall, None, floor)))
     order = sorted(range(len(rows)), key=lambda place: rows[place].pop("sort"))
     versions = {"onnxscope": __version__, "onnxruntime": runtime_version(), "onnx": onnx.__version__}
     return Baseline(
         model={"inputs": [_spec(spec) for spec in model.inputs], "outputs": [_spec(spec) for spec in model.outputs]},
         input=record,
         layers=tuple(rows[place] for place in order),
-        weights=tuple(_weights(stored, digests)),
+        weights=tuple(weight_rows(stored, digests)),
         versions={**versions, "producer": model.producer},
     )
 
@@ -253,111 +265,6 @@ def keys_of(baseline: Baseline) -> list[LayerKey]:
         )
         for row in baseline.layers
     ]
-
-
-def _structure(model: Model, reader: LayerWeights) -> list[dict[str, Any]]:
-    keys = layer_keys(model.layers, reader.content)
-    depths: list[int] = []
-    rows: list[dict[str, Any]] = []
-    for layer, key in zip(model.layers, keys, strict=True):
-        depths.append(1 + max((depths[index] for index in layer.before), default=0))
-        graph = model.graphs[layer.path]
-        bent = layer.value != layer.inner and not layer.quantized
-        attributes = attributes_of(layer.node, model.storage)
-        if layer.norm is not None:
-            of_norm = attributes_of(layer.norm, model.storage)
-            attributes |= {f"{layer.norm.op_type}.{name}": value for name, value in of_norm.items()}
-        name = layer.name if key.name is not None else f"{layer.kind}#{key.before[:8]}"
-        row = {
-            "layer": name,
-            "call": layer.call if key.name is not None else 0,
-            "op_type": layer.kind,
-            "norm": None if layer.norm is None else layer.norm.op_type,
-            "activation": graph.producers[layer.value].op_type if bent else None,
-            "attributes": dict(sorted(attributes.items())),
-            "weight_shape": list(layer.shape),
-            "before": key.before[:16],
-            "behind": key.behind[:16],
-            "content": key.content(),
-            **_NOT_RUN,
-        }
-        rows.append(
-            {**row, "sort": (depths[-1], row["before"], row["behind"], name, row["call"], row["content"] or "")}
-        )
-    return rows
-
-
-_NOT_RUN: dict[str, Any] = {
-    "shape": None,
-    **dict.fromkeys((*_NUMBERS, "zero_fraction", "dead_channels", "nan_count", "inf_count", "noise")),
-}
-
-
-def _output_row(name: str, tap: Any, floor: float) -> dict[str, Any]:
-    row = {
-        "layer": name,
-        "call": 0,
-        "op_type": "Output",
-        "norm": None,
-        "activation": None,
-        "attributes": {},
-        "weight_shape": [],
-        "before": name,
-        "behind": "",
-        "content": None,
-    }
-    return {**row, **_activations(tap, floor), "sort": (1 << 30, name, "", name, 0, "")}
-
-
-def _activations(tap: Any, floor: float) -> dict[str, Any]:
-    overall = tap.overall
-    unit = overall.std or abs(overall.mean or 0.0)
-    numbers = {key: _rounded(getattr(overall, key), unit) for key in _NUMBERS}
-    return {
-        "shape": None if tap.shape is None else list(tap.shape),
-        **numbers,
-        "zero_fraction": _rounded(overall.zero_fraction, 1.0),
-        "dead_channels": len(tap.dead_channels),
-        "nan_count": overall.nan_count,
-        "inf_count": overall.inf_count,
-        "noise": 10.0 ** math.ceil(math.log10(floor)) if floor else 0.0,
-    }
-
-
-def _rounded(number: float | None, unit: float) -> float | None:
-    """To a millionth of the unit's order of magnitude."""
-    if number is None or not unit or not math.isfinite(unit):
-        return number
-    return round(number, 6 - math.floor(math.log10(unit))) + 0.0
-
-
-def _weights(stored: WeightStatistics, digests: Mapping[str, tuple[str, str | None]]) -> list[dict[str, Any]]:
-    rows = []
-    for weight in stored:
-        parameter, overall = weight.parameter, weight.summary.overall
-        rows.append(
-            {
-                "name": parameter.name,
-                "layer": parameter.layer,
-                "shape": list(parameter.shape),
-                "dtype": parameter.dtype,
-                "sha256": digests[parameter.name][0],
-                **{key: _significant(getattr(overall, key)) for key in (*_NUMBERS, "zero_fraction")},
-            }
-        )
-    return sorted(rows, key=lambda row: str(row["name"]))
-
-
-def _sha256(values: np.ndarray[Any, Any]) -> str:
-    """Of the numbers in the parameter's own order, block by block: a copy of all of them may be too large."""
-    digest = hashlib.sha256()
-    for block in np.array_split(values, max(1, values.nbytes >> 24)) if values.ndim else [values]:
-        digest.update(np.ascontiguousarray(block).tobytes())
-    return digest.hexdigest()[:32]
-
-
-def _significant(number: float | None) -> float | None:
-    return None if number is None else float(f"{number:.7g}")
 
 
 def _spec(spec: InputSpec) -> dict[str, Any]:

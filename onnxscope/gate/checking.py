@@ -5,146 +5,24 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.run_options import Layout, RunOptions
-from onnxscope.base.tables import Table
 from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.align_layers import align_layers
 from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
+from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
 from onnxscope.gate.settings import Settings
 from onnxscope.model.loading import load_model
 
-__all__ = ["FINDING_COLUMNS", "Check", "Deviation", "check"]
+__all__ = ["check"]
 
-FINDING_COLUMNS = ("layer", "statistic", "expected", "found", "tolerance", "what it means")
 _EXTREMES = 100.0  # a single element moves further than a mean
 _MOMENTS = 10.0  # how many times the noise floor a number may move
 _SHARE = 1e-3  # by how much the share of zeros may move
 _PLAIN = ("op_type", "norm", "activation", "attributes", "weight_shape", "shape")
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """One statistic that is not what the baseline says.
-
-    Attributes:
-        layer: The layer, the weight's layer, or empty for the model itself.
-        statistic: `mean`, `shape`, `weight conv1.weight`, …
-        expected: As the baseline has it.
-        found: As the model has it.
-        tolerance: How far it may move, None where it may not.
-        message: How much it moved, and what that probably means.
-    """
-
-    layer: str
-    statistic: str
-    expected: Any
-    found: Any
-    tolerance: float | None
-    message: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The row in `onnxscope.check/1`."""
-        return {
-            "layer": self.layer,
-            "statistic": self.statistic,
-            "expected": self.expected,
-            "found": self.found,
-            "tolerance": self.tolerance,
-            "message": self.message,
-        }
-
-
-@dataclass(frozen=True)
-class Check(Record):
-    """What a check found.
-
-    Attributes:
-        name: The model's name.
-        baseline: What was expected.
-        found: What the model is now.
-        findings: What is not within its tolerance: the model itself first, then layers in execution order, each with
-            its weights, then other weights.
-        layers: The layers that were checked.
-        notes: Remarks for people.
-    """
-
-    name: str
-    baseline: Baseline
-    found: Baseline
-    findings: tuple[Deviation, ...]
-    layers: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    frame_keys = ("findings",)
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is no finding."""
-        return not self.findings
-
-    def to_dict(self) -> dict[str, Any]:
-        """`onnxscope.check/1`, ready for JSON."""
-        return {
-            "schema": "onnxscope.check/1",
-            "ok": self.ok,
-            "model": self.name,
-            "findings": [finding.to_dict() for finding in self.findings],
-        }
-
-    def table(self) -> Table:
-        """One row per finding."""
-        rows = tuple(
-            (
-                finding.layer,
-                finding.statistic,
-                _shown(finding.expected),
-                _shown(finding.found),
-                finding.tolerance,
-                finding.message,
-            )
-            for finding in self.findings
-        )
-        return Table(f"{self.name}: {self.verdict()}", FINDING_COLUMNS, rows)
-
-    def verdict(self) -> str:
-        """One line."""
-        if self.ok:
-            return f"as the baseline says: {len(self.layers)} layers, {len(self.baseline.weights)} weights"
-        count = len(self.findings)
-        first = next((finding.layer for finding in self.findings if finding.layer), "")
-        start = f", first in {printable(first)}" if first else ""
-        return f"{count:,} finding{'' if count == 1 else 's'}{start}"
-
-    def merged(self) -> Baseline:
-        """The baseline to write: new lines for what has changed, the old ones for what is within its tolerance."""
-        changed = {finding.layer for finding in self.findings}
-        old_layers = {(row["layer"], row["call"]): row for row in self.baseline.layers}
-        old_weights = {row["name"]: row for row in self.baseline.weights}
-
-        def kept(row: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
-            if old is None or row["layer"] in changed or (row.get("shape") is None) != (old.get("shape") is None):
-                return row
-            return old
-
-        return replace(
-            self.found,
-            layers=tuple(kept(row, old_layers.get((row["layer"], row["call"]))) for row in self.found.layers),
-            weights=tuple(kept(row, old_weights.get(row["name"])) for row in self.found.weights),
-        )
-
-    def __repr__(self) -> str:
-        return self.table().text() if self.findings else f"{self.name}: {self.verdict()}\n"
-
-    def html_parts(self) -> list[str]:
-        """The verdict, findings and remarks."""
-        verdict = paragraph(f"{self.name}: {self.verdict()}", "good" if self.ok else "bad")
-        tables = [replace(self.table(), title="").html()] if self.findings else []
-        return [verdict, *tables, *remarks(self.notes)]
 
 
 def check(
@@ -206,7 +84,7 @@ def _require_same_input(expected: Mapping[str, Any], actual: Mapping[str, Any]) 
     if expected["content"] == actual["content"]:
         return
     changes = [
-        f"{key} {_shown(expected.get(key))} became {_shown(actual.get(key))}"
+        f"{key} {shown_value(expected.get(key))} became {shown_value(actual.get(key))}"
         for key in ("files", "samples", "preset", "layout", "random_seed")
         if expected.get(key) != actual.get(key)
     ]
@@ -244,10 +122,11 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
             continue
         layers.append(old["layer"])
         layer_findings = _structure_findings(old, new)
-        moved = [] if old["mean"] is None and new["mean"] is None else _moved(old, new, settings)
-        if moved:
+        moved = _moved(old, new, settings)
+        if moved and moved[0].statistic != UNDECIDED:
             cause = _cause(old["layer"], layer_findings, changed, first)
-            layer_findings += [replace(finding, message=f"{finding.message}; {cause}") for finding in moved]
+            moved = [replace(finding, message=f"{finding.message}; {cause}") for finding in moved]
+        layer_findings += moved
         layer_findings += weights.pop(old["layer"], [])
         if layer_findings:
             first = first or old["layer"]
@@ -275,15 +154,24 @@ def _structure_findings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[
     findings = []
     for key in _PLAIN:
         if old[key] != new[key] and not (key == "shape" and None in (old[key], new[key])):
-            message = f"{key.replace('_', ' ')} {_shown(old[key])} became {_shown(new[key])}"
+            message = f"{key.replace('_', ' ')} {shown_value(old[key])} became {shown_value(new[key])}"
             findings.append(_changed(old, new, key, message))
+    if old["op_type"] == new["op_type"] == "Output" and old["content"] != new["content"]:
+        findings.append(_changed(old, new, "content", "its strings, keys or lengths are others on the first samples"))
     return findings
 
 
 def _moved(old: Mapping[str, Any], new: Mapping[str, Any], settings: Settings) -> list[Deviation]:
-    """The statistics of a layer's activations that are beyond their tolerance."""
+    """The statistics of a layer's activations that are beyond their tolerance, or why nobody can say."""
     if old["shape"] is None or new["shape"] is None:
         return []
+    unstable = [where for row, where in ((old, "the baseline"), (new, "the model")) if not row["reproduces"]]
+    if unstable:
+        message = f"does not reproduce from run to run in {' and in '.join(unstable)}: nothing can be judged by it"
+        undecided = Deviation(
+            layer=old["layer"], statistic=UNDECIDED, expected=None, found=None, tolerance=None, message=message
+        )
+        return [undecided]
     findings = []
     layer = old["layer"]
     deviation = old["std"] or abs(old["mean"] or 0.0) or 1.0
@@ -360,7 +248,7 @@ def _weight_findings(
             )
             continue
         changes = [
-            f"{key} {_shown(before[key])} became {_shown(after[key])}"
+            f"{key} {shown_value(before[key])} became {shown_value(after[key])}"
             for key in ("shape", "dtype", "mean", "std", "min", "max", "zero_fraction")
             if before[key] != after[key]
         ]
@@ -380,13 +268,3 @@ def _weight_findings(
                 )
             )
     return findings
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return format_number(value)
-    if isinstance(value, list) and value and all(isinstance(dim, (int, type(None))) for dim in value):
-        return "x".join("?" if dim is None else f"{dim}" for dim in value)
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        return printable(value[0])
-    return "none" if value is None else printable(str(value))[:200]

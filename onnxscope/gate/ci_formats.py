@@ -11,7 +11,7 @@ from typing import Any
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import printable
 from onnxscope.errors import OnnxscopeError
-from onnxscope.gate.checking import FINDING_COLUMNS, Check, Deviation
+from onnxscope.gate.check_result import FINDING_COLUMNS, Check, Deviation
 
 __all__ = ["Outcome", "Outcomes", "github_annotations", "junit", "markdown"]
 

@@ -53,6 +53,7 @@ class Operator:
         ends_block: Whether a map of what a layer sees is taken behind it: normalization, a sum, layout.
         looks_up: Whether it reads rows of its first input by the numbers of its second.
         is_random: Whether its output differs from run to run.
+        quantizes: Whether it rounds its input to integers of few bits.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Operator:
     ends_block: bool = False
     looks_up: bool = False
     is_random: bool = False
+    quantizes: bool = False
 
     @property
     def kind(self) -> str:
@@ -273,7 +275,8 @@ _ROWS = (
     Operator("Flatten", passes_on="reshaped", keeps_axes=False),
     Operator("Squeeze", passes_on="reshaped", keeps_axes=False),
     Operator("Unsqueeze", passes_on="reshaped", keeps_axes=False),
-    Operator("QuantizeLinear", control=frozenset({1, 2}), behind_layer="between", ends_block=True),
+    Operator("QuantizeLinear", control=frozenset({1, 2}), behind_layer="between", ends_block=True, quantizes=True),
+    Operator("DynamicQuantizeLinear", quantizes=True),
     Operator(
         "DequantizeLinear",
         control=frozenset({1, 2}),

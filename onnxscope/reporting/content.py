@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps
     from onnxscope.analyses.inspection import LayerRecord, ModelSummary
     from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics
-    from onnxscope.comparison.result import Comparison, LayerDifference
+    from onnxscope.comparison.layer_difference import LayerDifference
+    from onnxscope.comparison.result import Comparison
     from onnxscope.profiling.dataset_statistics import DatasetStatistics
     from onnxscope.profiling.tap_profile import TapProfile
 

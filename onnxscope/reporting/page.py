@@ -34,7 +34,7 @@ from onnxscope.reporting.pictures import add_pictures, fitting_sights, strip_of_
 if TYPE_CHECKING:
     from onnxscope.analyses.feature_maps import FeatureMap
     from onnxscope.analyses.weight_statistics import WeightRecord
-    from onnxscope.comparison.result import LayerDifference
+    from onnxscope.comparison.layer_difference import LayerDifference
     from onnxscope.profiling.dataset_statistics import DatasetStatistics
     from onnxscope.profiling.tap_profile import TapProfile
 
@@ -322,6 +322,8 @@ def _difference(row: LayerDifference | None) -> dict[str, Any] | None:
     record = row.to_dict()
     if row.differs:
         verdict = "own error" if row.is_guilty else "inherited"
+    elif row.undecided is not None:
+        verdict = "undecided"
     else:
         verdict = "equal" if row.entire is not None else "not measured"
     return {
@@ -332,7 +334,7 @@ def _difference(row: LayerDifference | None) -> dict[str, Any] | None:
         "noise": record["noise_relative_l2"],
         "max_abs": record["max_abs"],
         "sqnr_db": record["sqnr_db"],
-        "reason": row.reason or "",
+        "reason": record["reason"] or "",
     }
 
 

@@ -38,6 +38,7 @@ class Pilot:
         tapped: The tapped copy.
         exposed: For each tap that can be observed the output of the tapped copy that carries it.
         outputs: The same, of those that hold numbers.
+        composites: The same, of taps at the model's own outputs that are no tensors of numbers.
         kinds: Of every tap that can be observed, numpy's name of the element type or onnxruntime's of anything else.
         reasons: Why the other taps hold no numbers; the first run adds what it did not reach.
         shapes: In the first run.
@@ -137,9 +138,9 @@ class Pilot:
         return self.session.run(feeds, wanted)
 
     def groups(self, outputs: Iterable[str]) -> list[list[str]]:
-        """Cut outputs that hold numbers into groups whose values in the first run fit half the budget together."""
+        """Cut outputs into groups whose numbers in the first run fit half the budget together."""
         sizes = {self.outputs[tap]: self._size(tap, shape) for tap, shape in self.shapes.items()}
-        return within_budget(outputs, sizes.__getitem__, self._budget)
+        return within_budget(outputs, lambda output: sizes.get(output, 0), self._budget)
 
     @property
     def session(self) -> Session:
@@ -162,6 +163,8 @@ class Pilot:
         self.exposed = {by_name[name]: output for name, output in self.tapped.outputs.items()}
         self.kinds |= {tap: numpy_name(self._session.outputs[output]) for tap, output in self.exposed.items()}
         self.outputs = {tap: output for tap, output in self.exposed.items() if is_number(self.kinds[tap])}
+        others = [tap for tap in by_name.values() if not tap.path and tap not in self.outputs]
+        self.composites = {tap: tap.value for tap in others if tap.value in self.tapped.declared}
         self.reasons |= {by_name[missed.name]: missed.reason for missed in self.tapped.unreachable}
         self.reasons |= dict.fromkeys(self.exposed.keys() - self.outputs.keys(), "not a tensor of numbers")
 
@@ -170,7 +173,8 @@ class Pilot:
         expected = self._expected_bytes(feeds)
         if expected is None or expected > self._budget:
             if self._tap_shapes is None:
-                self._tap_shapes = TapShapes(self.model, list(self.exposed), self._threads)
+                tensors = [tap for tap in self.exposed if "(" not in self.kinds[tap]]
+                self._tap_shapes = TapShapes(self.model, tensors, self._threads)
             return self._tap_shapes.of(feeds)
         values = self.session.run(feeds, dict.fromkeys(self.exposed.values()))
         if keep:

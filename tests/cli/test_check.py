@@ -15,7 +15,7 @@ from planting import scaled
 from onnxscope.cli.main import run
 from onnxscope.errors import BaselineError
 from onnxscope.gate.baseline import snapshot
-from onnxscope.gate.checking import Check, Deviation
+from onnxscope.gate.check_result import Check, Deviation
 from onnxscope.gate.ci_formats import Outcome, github_annotations, junit, markdown
 
 ROOT = Path(__file__).resolve().parents[2]

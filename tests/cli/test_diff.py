@@ -43,7 +43,7 @@ def test_equal_models_end_with_0(capsys):
 def test_different_models_end_with_1_and_name_the_layer(changed, capsys):
     assert run(["diff", DIGITS, changed, "-i", INPUT]) == 1
     last = capsys.readouterr().out.splitlines()[-1]
-    start = "differ: the first layer that diverges is down.0; the difference comes from down.0 (relative 0.1"
+    start = "differs: the first layer that diverges is down.0; the difference comes from down.0 (relative 0.1"
     assert last.startswith(start)
     assert last.endswith("; 1 weight changed")
 
@@ -55,7 +55,7 @@ def test_without_an_input_it_says_so(changed, capsys):
     assert err == "nothing was run: weights and structure alone are compared; -i names an input\n"
     assert run(["diff", DIGITS, changed, "-i", INPUT, "--weights-only", "-q"]) == 1
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1] == "differ: the difference comes from down.0; 1 weight changed"
+    assert out.splitlines()[-1] == "differs: the difference comes from down.0; 1 weight changed"
     assert err == ""
 
 

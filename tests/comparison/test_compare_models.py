@@ -292,7 +292,7 @@ def test_nothing_aligned_is_a_failure_and_every_unaligned_layer_is_listed():
     assert run.outputs[0].reason == "shape [3, 5] against [3, 7]"
     assert not run.equal
     nothing = parsed('<ir_version: 9, opset_import: ["": 18]> g (float[2] x) => () { }')
-    assert diff(nothing, nothing).verdict() == "differ: nothing of one model was found in the other"
+    assert diff(nothing, nothing).verdict() == "differs: nothing of one model was found in the other"
 
 
 def test_a_selector_narrows_the_rows():

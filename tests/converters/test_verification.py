@@ -173,7 +173,7 @@ def test_convert_verify_ends_with_1_where_a_layer_is_off(tmp_path, monkeypatch, 
     arguments = ["--input-shape", "1,4", "--verify", "-o", str(tmp_path / "m.onnx")]
     assert run(["convert", "torch", f"{factory}:make", *arguments]) == 1
     err = capsys.readouterr().err
-    assert "differ: the first layer that diverges is second" in err
+    assert "differs: the first layer that diverges is second" in err
     assert (tmp_path / "m.onnx").exists()
 
 

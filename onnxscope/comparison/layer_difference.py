@@ -1,0 +1,180 @@
+"""One row of a comparison: how far one layer, or one output, of the second model is from its counterpart."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from onnxscope.base.results import Record
+from onnxscope.base.tables import Cell, Table
+from onnxscope.base.text import format_number
+from onnxscope.numerics.distances import Discrepancy
+
+__all__ = ["COLUMNS", "NOISE_FACTOR", "LayerDifference", "Side", "Verdict", "not_measured", "size_of"]
+
+Verdict = Literal["equal", "differs", "undecided"]
+NOISE_FACTOR = 10.0
+"""A difference counts from so many times the noise floor on."""
+
+COLUMNS = (
+    *("layer", "in the second", "operator", "differs", "max abs", "relative", "own", "noise", "SQNR dB"),
+    *("cosine", "beyond", "worst channel", "reason"),
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model's part of a row.
+
+    Attributes:
+        layer: The layer, as the source framework called it.
+        name: The value that is compared.
+    """
+
+    layer: str
+    name: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Ready for JSON."""
+        return {"layer": self.layer, "name": self.name}
+
+
+@dataclass(frozen=True, eq=False)
+class LayerDifference(Record):
+    """How far one layer, or one output, of the second model is from its counterpart.
+
+    Attributes:
+        a: In the first model.
+        b: In the second.
+        op_type: The layer's operator, `Output` for an output of the model.
+        entire: With all that has accumulated since the input; None where it could not be measured.
+        own: With the layer fed with the first model's values; None where that is unknown.
+        noise: The first model against itself, on samples of the first batch.
+        floor: What a relative difference is compared with: the noise, or the element types' resolution if that is more.
+        unstable: Why the first model's value does not reproduce, so that no number can be judged; None where it does.
+        reason: Why there are no numbers, or None.
+        incomparable: Whether that is a difference itself: two shapes, or a value that one model alone has computed.
+        settled: Whether equal weights and attributes stand for values that could not be compared.
+    """
+
+    a: Side
+    b: Side
+    op_type: str
+    entire: Discrepancy | None
+    own: Discrepancy | None
+    noise: Discrepancy | None
+    floor: float
+    unstable: str | None
+    reason: str | None
+    incomparable: bool
+    settled: bool = False
+
+    @property
+    def differs(self) -> bool:
+        """Whether the difference is beyond the noise, and beyond the tolerance where one was given."""
+        return self.incomparable or (self.unstable is None and _is_beyond(self.entire, self.floor))
+
+    @property
+    def is_guilty(self) -> bool:
+        """Whether the layer adds a difference of its own."""
+        return self.incomparable or (self.unstable is None and _is_beyond(self.own, self.floor))
+
+    @property
+    def undecided(self) -> str | None:
+        """Why nobody can say whether the values are equal; None where one can, and where nothing was run."""
+        if self.incomparable or self.settled:
+            return None
+        return self.unstable if self.unstable is not None or self.entire is not None else self.reason
+
+    @property
+    def decision(self) -> Verdict:
+        """What became of the row."""
+        return "differs" if self.differs else "undecided" if self.undecided is not None else "equal"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row in `onnxscope.diff/1`."""
+        entire, own = self.entire, self.own
+        worst = entire.worst_channel if entire else None
+        return {
+            "a": self.a.to_dict(),
+            "b": self.b.to_dict(),
+            "op_type": self.op_type,
+            "max_abs": entire.max_abs if entire else None,
+            "relative_l2": entire.relative_l2 if entire else None,
+            "cosine": entire.cosine if entire else None,
+            "sqnr_db": entire.sqnr_db if entire else None,
+            "own_max_abs": own.max_abs if own else None,
+            "own_relative_l2": own.relative_l2 if own else None,
+            "noise_relative_l2": self.noise.relative_l2 if self.noise else None,
+            "floor_relative_l2": self.floor,
+            "beyond_fraction": entire.beyond_fraction if entire else None,
+            "mismatched_count": entire.mismatched if entire else None,
+            "worst_channel": worst[0] if worst else None,
+            "worst_channel_relative_l2": worst[1] if worst else None,
+            "differs": self.differs,
+            "verdict": self.decision,
+            "reason": self.reason or self.undecided,
+        }
+
+    def table(self) -> Table:
+        """One row."""
+        return Table("", COLUMNS, (self.cells(),))
+
+    def cells(self, *, judged: bool = True) -> tuple[Cell, ...]:
+        """A row of a table with `COLUMNS`; `judged` tells whether something was run that tells own errors."""
+        record = self.to_dict()
+        other = "" if self.a.layer == self.b.layer else self.b.layer
+        numbers = [record[key] for key in ("max_abs", "relative_l2", "own_relative_l2", "noise_relative_l2")]
+        worst = self.entire.worst_channel if self.entire else None
+        mismatched = self.entire.mismatched if self.entire else 0
+        reason = record["reason"] or (f"{mismatched:,} numbers finite in one model only" if mismatched else "")
+        shown = f"{worst[0]}: {format_number(worst[1])}" if worst and self.differs else ""
+        verdict = "undecided" if self.undecided is not None else ""
+        if judged and self.differs:
+            verdict = "own" if self.is_guilty else "inherited"
+        return (
+            *(self.a.layer, other, self.op_type, verdict, *numbers, record["sqnr_db"]),
+            *(record["cosine"], record["beyond_fraction"], shown, reason),
+        )
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+
+def not_measured(a: Side, b: Side, op_type: str, reason: str | None, *, incomparable: bool) -> LayerDifference:
+    """Return a row without numbers.
+
+    Args:
+        a: In the first model.
+        b: In the second.
+        op_type: The layer's operator.
+        reason: Why there are no numbers; None where nothing was run.
+        incomparable: Whether that is a difference itself.
+    """
+    return LayerDifference(
+        a=a,
+        b=b,
+        op_type=op_type,
+        entire=None,
+        own=None,
+        noise=None,
+        floor=0.0,
+        unstable=None,
+        reason=reason,
+        incomparable=incomparable,
+    )
+
+
+def _is_beyond(discrepancy: Discrepancy | None, floor: float) -> bool:
+    if discrepancy is None:
+        return False
+    if discrepancy.mismatched:
+        return True
+    return size_of(discrepancy) > NOISE_FACTOR * floor and discrepancy.beyond != 0
+
+
+def size_of(discrepancy: Discrepancy | None) -> float:
+    """The relative size of a difference, infinite where there is none to tell."""
+    relative = None if discrepancy is None else discrepancy.relative_l2
+    return math.inf if relative is None else relative

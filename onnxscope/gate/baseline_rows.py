@@ -1,0 +1,172 @@
+"""The rows of a baseline: what a layer, an output and a weight are, in numbers that noise does not change."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from onnxscope.analyses.weight_statistics import WeightStatistics
+from onnxscope.comparison.align_layers import layer_keys
+from onnxscope.comparison.attributes import attributes_of
+from onnxscope.comparison.floors import Floor
+from onnxscope.comparison.layer_weights import LayerWeights
+from onnxscope.model.loading import Model
+from onnxscope.numerics.composites import contents_of
+from onnxscope.numerics.moments import Moments, Statistics
+from onnxscope.profiling.tap_profile import TapProfile
+from onnxscope.runtime.pilot import Pilot
+
+__all__ = [
+    "EXACT",
+    "NUMBERS",
+    "composite_outputs",
+    "layer_rows",
+    "numbers_of",
+    "output_row",
+    "sha256_of",
+    "weight_rows",
+]
+
+NUMBERS = ("mean", "std", "min", "max")
+
+
+def layer_rows(model: Model, reader: LayerWeights) -> list[dict[str, Any]]:
+    """A row for every layer, in execution order, without numbers; `sort` is where it stands in the file."""
+    keys = layer_keys(model.layers, reader.content)
+    depths: list[int] = []
+    rows: list[dict[str, Any]] = []
+    for layer, key in zip(model.layers, keys, strict=True):
+        depths.append(1 + max((depths[index] for index in layer.before), default=0))
+        graph = model.graphs[layer.path]
+        bent = layer.value != layer.inner and not layer.quantized
+        attributes = attributes_of(layer.node, model.storage)
+        if layer.norm is not None:
+            of_norm = attributes_of(layer.norm, model.storage)
+            attributes |= {f"{layer.norm.op_type}.{name}": value for name, value in of_norm.items()}
+        name = layer.name if key.name is not None else f"{layer.kind}#{key.before[:8]}"
+        row = {
+            "layer": name,
+            "call": layer.call if key.name is not None else 0,
+            "op_type": layer.kind,
+            "norm": None if layer.norm is None else layer.norm.op_type,
+            "activation": graph.producers[layer.value].op_type if bent else None,
+            "attributes": dict(sorted(attributes.items())),
+            "weight_shape": list(layer.shape),
+            "before": key.before[:16],
+            "behind": key.behind[:16],
+            "content": key.content(),
+            **_NOT_RUN,
+        }
+        rows.append(
+            {**row, "sort": (depths[-1], row["before"], row["behind"], name, row["call"], row["content"] or "")}
+        )
+    return rows
+
+
+_NOT_RUN: dict[str, Any] = {
+    "shape": None,
+    **dict.fromkeys((*NUMBERS, "zero_fraction", "dead_channels", "nan_count", "inf_count", "noise")),
+    "reproduces": True,
+}
+EXACT = Floor(0.0, None)
+
+
+def composite_outputs(pilot: Pilot) -> dict[str, tuple[Statistics, str]]:
+    """Of outputs that are no tensors of numbers: statistics of their numbers in the pilot run, a digest of the rest.
+
+    Strings, sequences and maps are small, and what they hold for the first samples is compared element by element.
+    """
+    composites = {}
+    for name, value in pilot.values(pilot.composites.values()).items():
+        contents = contents_of(value)
+        moments = Moments.empty(1)
+        moments.update(contents.numbers)
+        rest = hashlib.sha256(repr((contents.form, contents.texts)).encode(errors="backslashreplace"))
+        composites[name] = moments.overall, rest.hexdigest()[:16]
+    return composites
+
+
+def output_row(name: str, content: str | None, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of an output that no layer gives.
+
+    Args:
+        name: Its name.
+        content: A digest of what is no number in it, None for a tensor.
+        numbers: Of `numbers_of`.
+    """
+    row = {
+        "layer": name,
+        "call": 0,
+        "op_type": "Output",
+        "norm": None,
+        "activation": None,
+        "attributes": {},
+        "weight_shape": [],
+        "before": name,
+        "behind": "",
+        "content": content,
+    }
+    return {**row, **numbers, "sort": (1 << 30, name, "", name, 0, "")}
+
+
+def numbers_of(overall: Statistics, tap: TapProfile | None, floor: Floor) -> dict[str, Any]:
+    """The numbers of a row, rounded to a millionth of the deviation.
+
+    Args:
+        overall: Statistics of the value.
+        tap: Its profile, None for a value that is no tensor.
+        floor: What a difference from it is judged by.
+    """
+    unit = overall.std or abs(overall.mean or 0.0)
+    numbers = {key: _rounded(getattr(overall, key), unit) for key in NUMBERS}
+    return {
+        "shape": [None] if tap is None else None if tap.shape is None else list(tap.shape),
+        **numbers,
+        "zero_fraction": _rounded(overall.zero_fraction, 1.0),
+        "dead_channels": 0 if tap is None else len(tap.dead_channels),
+        "nan_count": overall.nan_count,
+        "inf_count": overall.inf_count,
+        "noise": 10.0 ** math.ceil(math.log10(floor.relative)) if floor.relative else 0.0,
+        "reproduces": floor.unstable is None,
+    }
+
+
+def _rounded(number: float | None, unit: float) -> float | None:
+    """To a millionth of the unit's order of magnitude."""
+    if number is None or not unit or not math.isfinite(unit):
+        return number
+    return round(number, 6 - math.floor(math.log10(unit))) + 0.0
+
+
+def weight_rows(stored: WeightStatistics, digests: Mapping[str, tuple[str, str | None]]) -> list[dict[str, Any]]:
+    """A row for every parameter, by name; `digests` holds its SHA-256 first."""
+    rows = []
+    for weight in stored:
+        parameter, overall = weight.parameter, weight.summary.overall
+        rows.append(
+            {
+                "name": parameter.name,
+                "layer": parameter.layer,
+                "shape": list(parameter.shape),
+                "dtype": parameter.dtype,
+                "sha256": digests[parameter.name][0],
+                **{key: _significant(getattr(overall, key)) for key in (*NUMBERS, "zero_fraction")},
+            }
+        )
+    return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def sha256_of(values: np.ndarray[Any, Any]) -> str:
+    """Of the numbers in the parameter's own order, block by block: a copy of all of them may be too large."""
+    digest = hashlib.sha256()
+    for block in np.array_split(values, max(1, values.nbytes >> 24)) if values.ndim else [values]:
+        digest.update(np.ascontiguousarray(block).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _significant(number: float | None) -> float | None:
+    return None if number is None else float(f"{number:.7g}")

@@ -1,0 +1,205 @@
+"""Three answers: equal, differs, undecided; what is random, carries state or holds no numbers decides which."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.parser
+import onnxruntime
+import pytest
+from compared_models import DIGITS, INPUT, TWO, WEIGHTS, X, parsed
+from onnx import numpy_helper
+
+from onnxscope import check, diff, snapshot
+from onnxscope.comparison.floors import floor_of
+from onnxscope.numerics.distances import measure
+
+RNG = np.random.default_rng(3)
+W = RNG.normal(size=(16, 16)).astype(np.float32)
+DATA = RNG.normal(size=(8, 16)).astype(np.float32)
+UNSTABLE = {
+    "RandomNormal": "r = RandomNormalLike(h) d = Add(h, r)",
+    "RandomUniform": "r = RandomUniformLike(h) d = Add(h, r)",
+    "Bernoulli": "p = Sigmoid(h) r = Bernoulli(p) d = Mul(h, r)",
+    "Dropout": "d, mask = Dropout(h, ratio, train)",
+    "in a branch": """
+        d = If(train) <then_branch = yes () => (float[N, 16] u) { a, mask = Dropout(h, ratio, train) u = Abs(a) },
+                       else_branch = no () => (float[N, 16] v) { v = Abs(h) }>""",
+}
+STATE = """
+    <ir_version: 8, opset_import: ["": 15]>
+    net (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y) {
+        c = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(x, k)
+        NORM
+        y = Relu(n)
+    }"""
+TRAINING = "n, mean2, var2 = BatchNormalization<training_mode = 1>(c, scale, shift, mean, var)"
+EVALUATION = "n = BatchNormalization(c, scale, shift, mean, var)"
+
+
+def unstable(kind, end="Identity"):
+    return parsed(
+        f"""
+        <ir_version: 8, opset_import: ["": 15]>
+        net (float[N, 16] x) => (float[N, 16] y) <float ratio = {{0.5}}, bool train = {{1}}> {{
+            h = MatMul(x, w)
+            {UNSTABLE[kind]}
+            g = MatMul(d, w)
+            y = {end}(g)
+        }}""",
+        w=W,
+    )
+
+
+def normalized(norm):
+    rng = np.random.default_rng(1)
+    return parsed(
+        STATE.replace("NORM", norm),
+        k=rng.normal(size=(4, 4, 3, 3)).astype(np.float32),
+        scale=rng.uniform(0.5, 1.5, 4).astype(np.float32),
+        shift=rng.normal(size=4).astype(np.float32),
+        mean=rng.normal(size=4).astype(np.float32),
+        var=rng.uniform(0.5, 2, 4).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("end", ["Identity", "Neg"])
+@pytest.mark.parametrize("kind", UNSTABLE)
+def test_noise_is_no_licence(kind, end):
+    result = diff(unstable(kind), unstable(kind, end), DATA)
+    assert result.decision == "undecided"
+    assert not result.equal
+    assert result[0].decision == "equal"  # what no random node reaches is still compared
+    assert [found.name for found in result.undecided][-1] == "y"
+    for found in result.undecided:
+        assert found.reason.startswith("does not reproduce: relative ")
+    record = result.to_dict()
+    assert (record["equal"], record["verdict"]) == (False, "undecided")
+    assert record["undecided"] == [found.to_dict() for found in result.undecided]
+    assert result.verdict().startswith("undecided: ")
+    assert "undecided" in result.table().text()
+
+
+@pytest.mark.parametrize("kind", UNSTABLE)
+def test_a_change_before_what_is_random_is_found(kind):
+    changed = unstable(kind)
+    weight = numpy_helper.to_array(changed.graph.initializer[-1]).copy()
+    weight[3, 4] += 0.5
+    changed.graph.initializer[-1].CopyFrom(numpy_helper.from_array(weight, "w"))
+    result = diff(unstable(kind), changed, DATA)
+    assert result.decision == "differs"
+    assert result.first_divergence.a.name == "h"
+
+
+@pytest.mark.parametrize("end", ["Identity", "Neg"])
+@pytest.mark.parametrize("kind", UNSTABLE)
+def test_a_baseline_of_what_is_random_is_no_licence(kind, end):
+    baseline = snapshot(unstable(kind), DATA)
+    assert {row["layer"]: row["reproduces"] for row in baseline.layers}["y"] is False
+    result = check(unstable(kind, end), baseline, DATA)
+    assert (result.ok, result.decision) == (False, "undecided")
+    assert {finding.statistic for finding in result.findings} == {"undecided"}
+    assert "does not reproduce from run to run in the baseline" in result.findings[-1].message
+    assert result.verdict().startswith("undecided: ")
+
+
+def test_batch_normalization_in_training_mode_is_not_the_one_in_evaluation_mode():
+    training, evaluation = normalized(TRAINING), normalized(EVALUATION)
+    x = np.random.default_rng(5).normal(size=(8, 4, 6, 6)).astype(np.float32)
+    values = [
+        onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+        for model in (training, evaluation)
+    ]
+    assert np.linalg.norm(values[0] - values[1]) > 0.1 * np.linalg.norm(values[1])
+    assert diff(evaluation, evaluation, x).decision == "equal"
+    assert diff(evaluation, training, x).decision == "differs"
+    assert diff(training, evaluation, x).decision in ("differs", "undecided")
+
+
+@pytest.mark.parametrize(("dtype", "fine", "beyond"), [("float32", 5e-4, 2e-3), ("float16", 2e-2, 0.1)])
+def test_rounding_explains_only_so_much(dtype, fine, beyond):
+    x = RNG.normal(size=1000)
+
+    def noise(size):
+        return measure(x, x * (1 + size), None, None)
+
+    assert floor_of(noise(fine), [dtype]).unstable is None
+    assert floor_of(noise(fine), [dtype]).relative == pytest.approx(fine)
+    assert floor_of(noise(beyond), [dtype]).unstable.startswith("does not reproduce: relative ")
+    assert floor_of(noise(beyond), [dtype]).relative < fine
+    assert floor_of(noise(0.02), ["float32"], in_codes=True).unstable is None
+    assert "finite in one run only" in floor_of(measure(x, np.where(x > 2, np.nan, x), None, None), [dtype]).unstable
+
+
+CLASSIFIER = """
+    <ir_version: 8, opset_import: ["": 15, "ai.onnx.ml": 3]>
+    net (float[N, 16] x) => (string[N] label, seq(map(string, float)) probabilities) {
+        label, scores = ai.onnx.ml.LinearClassifier<
+            classlabels_strings = ["cat", "dog", "owl"], post_transform = "SOFTMAX", multi_class = 1,
+            coefficients = [COEFFICIENTS], intercepts = [0.0, 0.0, 0.0]>(x)
+        probabilities = ai.onnx.ml.ZipMap<classlabels_strings = ["cat", "dog", "owl"]>(scores)
+    }"""
+
+
+def classifier(scale=1.0):
+    numbers = np.random.default_rng(4).normal(size=48) * 0.2
+    numbers[:16] *= scale
+    return onnx.parser.parse_model(CLASSIFIER.replace("COEFFICIENTS", ", ".join(f"{number:.6f}" for number in numbers)))
+
+
+def test_classifiers_whose_probabilities_leave_through_maps_are_compared():
+    sessions = [onnxruntime.InferenceSession(classifier(scale).SerializeToString()) for scale in (1.0, 4.0)]
+    (_, left), (_, right) = (session.run(None, {"x": DATA}) for session in sessions)
+    expected = max(abs(a[key] - b[key]) for a, b in zip(left, right, strict=True) for key in a)
+    assert diff(classifier(), classifier(), DATA, batch_size=3).decision == "equal"
+    result = diff(classifier(), classifier(4.0), DATA, batch_size=3)
+    assert result.decision == "differs"
+    row = result.outputs[1]
+    assert row.entire.max_abs == pytest.approx(expected, rel=1e-5)
+    baseline = snapshot(classifier(), DATA)
+    assert check(classifier(), baseline, DATA).decision == "equal"
+    assert check(classifier(4.0), baseline, DATA).decision == "differs"
+
+
+def test_strings_are_compared_one_by_one():
+    text = """
+        <ir_version: 8, opset_import: ["": 15, "ai.onnx.ml": 3]>
+        net (int64[N] x) => (string[N] y) {
+            y = ai.onnx.ml.LabelEncoder<keys_int64s = [0, 1, 2], values_strings = ["cat", "dog", "OTHER"]>(x)
+        }"""
+    a, b = (onnx.parser.parse_model(text.replace("OTHER", word)) for word in ("owl", "fox"))
+    x = np.array([0, 1, 0, 2, 1, 2])
+    assert diff(a, a, x).decision == "equal"
+    result = diff(a, b, x)
+    assert result.decision == "differs"
+    assert result.outputs[0].reason == "2 of 6 strings differ, the first: 'owl' became 'fox'"
+    assert check(b, snapshot(a, x), x).findings[0].statistic == "content"
+    assert diff(a, b, x[[0, 1, 0]]).decision == "equal"
+
+
+def test_an_output_that_one_model_alone_has_differs():
+    a = parsed(TWO, **WEIGHTS)
+    b = parsed(TWO, **WEIGHTS)
+    b.graph.output.add().name = "r"
+    for pair in ((a, b), (b, a)):
+        result = diff(*pair, X)
+        assert result.decision == "differs"
+        assert [row.reason for row in result.outputs if row.differs] == ["only one of the models has this output"]
+
+
+def test_a_branch_that_is_not_taken_is_decided_by_its_weights():
+    text = """
+        <ir_version: 8, opset_import: ["": 15]>
+        net (float[N, 16] x, bool c) => (float[N, 16] y) {
+            y = If(c) <then_branch = a () => (float[N, 16] u) { u = MatMul(x, w) },
+                       else_branch = e () => (float[N, 16] v) { v = MatMul(x, z) }>
+        }"""
+    arrays = {"x": DATA, "c": np.array(True)}
+    a, b = parsed(text, w=W, z=W.T.copy()), parsed(text, w=W, z=2 * W.T)
+    assert diff(a, a, arrays).decision == "equal"
+    assert diff(a, b, arrays).decision == "differs"
+
+
+def test_real_models_are_equal_to_themselves():
+    result = diff(DIGITS, DIGITS, INPUT)
+    assert (result.decision, result.undecided) == ("equal", ())
+    assert {row.decision for row in (*result.layers, *result.outputs)} == {"equal"}
