@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxscope.model.layer_names import Operand
+from onnxscope.model.graphs import Graph, Node
+from onnxscope.model.layer_names import Operand, Origin
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.numerics.hashes import content_hash
@@ -52,12 +53,12 @@ class LayerWeights:
         """
         self._model = model
         self._contents = contents or {}
-        self._named: dict[tuple[str, str], str] = {}
+        self._named: dict[tuple[Graph, str, str], str] = {}
         self._keys: dict[Layer, str | None] = {}
         for parameter in model.parameters:
             operand = parameter.operand
             alias = operand.origin.alias if operand is not None and operand.origin is not None else ""
-            self._named[parameter.initializer, alias] = parameter.name
+            self._named[parameter.graph, parameter.initializer, alias] = parameter.name
 
     def read(self, layer: Layer) -> dict[str, StoredWeight]:
         """Return a layer's weights by role; those of an absorbed BatchNorm have roles that start with `norm.`."""
@@ -79,7 +80,7 @@ class LayerWeights:
             if role != "weight":
                 continue
             origin = operand.origin
-            name = "" if origin is None else self._named.get((origin.value, origin.alias), "")
+            name = "" if origin is None else self._name(operand.node, origin)
             if name in self._contents:
                 return self._contents[name]
             weight = self._stored(layer, operand, role)
@@ -104,12 +105,17 @@ class LayerWeights:
         quantized = operand.node.operator.integers
         stored = values.dtype.name
         if origin is not None:
-            name = self._named.get((origin.value, origin.alias), name)
+            name = self._name(operand.node, origin) or name
             quantized = quantized or origin.dequantized is not None
             tensor = self._model.graphs[operand.node.path].stored(origin.value)
             if tensor is not None:
                 stored = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
         return StoredWeight(name=name, values=_outputs_first(operand, values), stored=stored, quantized=quantized)
+
+    def _name(self, node: Node, origin: Origin) -> str:
+        """The parameter's name, empty where what a node uses is none."""
+        graph = self._model.graphs[node.path].scope_of(origin.value)
+        return self._named.get((graph, origin.value, origin.alias), "")
 
 
 def _role(layer: Layer, operand: Operand) -> str:

@@ -168,18 +168,21 @@ class Graph:
                 known.update(filter(None, node.outputs))
         return frozenset(known)
 
+    def scope_of(self, name: str) -> Graph:
+        """The graph, this or one around it, that stores or produces a visible value; the main graph where none does."""
+        graph = self
+        while name not in graph.initializers and name not in graph.producers and graph.parent:
+            graph = graph.parent
+        return graph
+
     def stored(self, name: str) -> TensorProto | None:
         """The tensor behind a visible initializer or Constant node's output, or None."""
-        graph: Graph | None = self
-        while graph is not None:
-            if name in graph.initializers:
-                return graph.initializers[name]
-            node = graph.producers.get(name)
-            if node is not None:
-                value = node.attribute("value") if node.op_type == "Constant" and node.is_standard else None
-                return value if isinstance(value, TensorProto) else None
-            graph = graph.parent
-        return None
+        graph = self.scope_of(name)
+        if name in graph.initializers:
+            return graph.initializers[name]
+        node = graph.producers.get(name)
+        value = node.attribute("value") if node and node.op_type == "Constant" and node.is_standard else None
+        return value if isinstance(value, TensorProto) else None
 
 
 def walk_graphs(graph: GraphProto) -> Iterator[GraphProto]:

@@ -159,7 +159,7 @@ class Names:
         alias, dequantized = value, None
         permutations: list[tuple[int, ...]] | None = []
         while graph.stored(value) is None:
-            node = _producer(graph, value)
+            node = graph.scope_of(value).producers.get(value)
             passed_on = None if node is None else node.operator.passes_on
             if node is None or passed_on is None:
                 return None
@@ -232,15 +232,6 @@ class Names:
                 break
             paths = {node: parts[1:] for node, parts in paths.items()}
         return {node: "/".join(parts) for node, parts in paths.items() if parts}
-
-
-def _producer(graph: Graph, value: str) -> Node | None:
-    scope: Graph | None = graph
-    while scope is not None:
-        if value in scope.producers:
-            return scope.producers[value]
-        scope = scope.parent
-    return None
 
 
 def _dynamo_scope(node: Node) -> str | None:

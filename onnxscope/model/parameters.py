@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from onnxscope.model.channel_axes import weight_axis
-from onnxscope.model.graphs import Graph
+from onnxscope.model.graphs import Graph, Step
 from onnxscope.model.layer_names import Names, Operand, is_anonymous
 from onnxscope.model.provenance import ParameterRecord
 from onnxscope.model.stored_model import StoredModel
 
 __all__ = ["Parameter", "find_parameters"]
+
+_Place = tuple[tuple[Step, ...], str, str]  # the path of the graph that stores a tensor, its name there, and its alias
 
 _QUANTIZED = "_quantized"  # what onnxruntime's quantizer appends to a weight's name
 _LEGACY_FOLDED = re.compile(r"onnx::Conv(Transpose)?_\d+")
@@ -78,22 +79,23 @@ class _Finder:
         uses = self._uses()
         parameters = list(self._recorded(uses))
         claimed = {(parameter.graph.path, parameter.initializer) for parameter in parameters}
-        for operands in uses.values():
-            operand, graph = operands[0], self._storing_graph(operands[0])
-            assert operand.origin is not None  # _uses collects stored ones
-            if (graph.path, operand.origin.value) not in claimed and self._is_parameter(operands, graph):
-                parameters.append(self._unrecorded(operand, graph))
-        parameters += self._unused({origin for origin, _ in uses}, claimed)
+        for (path, value, _), operands in uses.items():
+            graph = self._model.graphs[path]
+            if (path, value) not in claimed and self._is_parameter(operands, graph):
+                parameters.append(self._unrecorded(operands[0], graph))
+        parameters += self._unused({(path, value) for path, value, _ in uses} | claimed)
         return parameters, list(self._absent.items())
 
-    def _uses(self) -> dict[tuple[str, str], list[Operand]]:
+    def _uses(self) -> dict[_Place, list[Operand]]:
         """Operands by where they are stored and under which alias, in execution order."""
-        uses: dict[tuple[str, str], list[Operand]] = {}
+        uses: dict[_Place, list[Operand]] = {}
         for graph in self._model.graphs.values():
             for node in graph.nodes:
                 for operand in self._names.operands(node):
                     if operand.origin is not None:
-                        uses.setdefault((operand.origin.value, operand.origin.alias), []).append(operand)
+                        value = operand.origin.value
+                        place = (graph.scope_of(value).path, value, operand.origin.alias)
+                        uses.setdefault(place, []).append(operand)
                     elif (
                         operand.role.startswith("weight") and self._names.owns_weights(node) and not self._names.records
                     ):
@@ -103,10 +105,12 @@ class _Finder:
                         self._absent[name] = f"computed by {kind}, not stored"
         return uses
 
-    def _recorded(self, uses: dict[tuple[str, str], list[Operand]]) -> Iterator[Parameter]:
+    def _recorded(self, uses: dict[_Place, list[Operand]]) -> Iterator[Parameter]:
         by_value: dict[str, list[Operand]] = {}
         by_alias: dict[str, list[Operand]] = {}
-        for (value, alias), operands in uses.items():
+        for (path, value, alias), operands in uses.items():
+            if path:
+                continue  # a body's own tensor may have the same name as one of the main graph's
             by_value.setdefault(value, []).extend(operands)
             by_alias.setdefault(alias, []).extend(operands)
         main = self._model.main
@@ -172,14 +176,6 @@ class _Finder:
             operand=operand,
         )
 
-    def _storing_graph(self, operand: Operand) -> Graph:
-        graph = self._model.graphs[operand.node.path]
-        origin = operand.origin
-        assert origin is not None
-        while origin.value not in graph.initializers and origin.value not in graph.producers and graph.parent:
-            graph = graph.parent
-        return graph
-
     def _is_parameter(self, operands: Sequence[Operand], graph: Graph) -> bool:
         """Whether a stored tensor without a record is a parameter, not a constant of the computation."""
         origin = operands[0].origin
@@ -202,12 +198,12 @@ class _Finder:
         size = int(np.prod(tensor.dims))
         return size > 1 and (named or origin.value in graph.initializers or len(tensor.dims) > 1)
 
-    def _unused(self, used: set[str], claimed: set[tuple[tuple[Any, ...], str]]) -> Iterator[Parameter]:
+    def _unused(self, used: set[tuple[tuple[Step, ...], str]]) -> Iterator[Parameter]:
         main = self._model.main
         read = set(main.readers) | {value for graph in self._model.graphs.values() for value in graph.readers}
         for name, tensor in main.initializers.items():
             kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).kind
-            is_stray = name not in used and name not in read and ((), name) not in claimed
+            is_stray = ((), name) not in used and name not in read
             if is_stray and kind not in "iubOUST" and int(np.prod(tensor.dims)) > 1:
                 layer = name.rpartition(".")[0] if "/" not in name else ""
                 yield self._parameter(self._unique(name), layer, name, main, None, None)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from compared_models import DEPLOYED, DIGITS, WEIGHTS, parsed
 
+from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.model.loading import load_model
 
@@ -56,3 +57,15 @@ def test_the_digest_is_that_of_the_numbers_in_any_order():
         side = ModelLayers(load_model(one_node(("3, 6, 6", "Conv(x, w)"), w=np.ascontiguousarray(values))))
         digests.append(side.weights.content(side.layers[0]))
     assert digests[0] == digests[1] == digests[2] != digests[3]
+
+
+def test_weights_of_two_branches_that_have_one_name_are_told_apart():
+    model = parsed("""
+        <ir_version: 9, opset_import: ["": 18]>
+        net (bool c, float[N, 2] x) => (float[N, 2] y) { y = If (c) <
+            then_branch = t () => (float[N, 2] p) <float[2, 2] w = {1, 2, 3, 4}> { p = MatMul(x, w) },
+            else_branch = e () => (float[N, 2] q) <float[2, 2] w = {5, 6, 7, 8}> { q = MatMul(x, w) }> }""")
+    side = ModelLayers(load_model(model))
+    assert [side.weights.read(layer)["weight"].name for layer in side.layers] == ["w", "w_2"]
+    known = LayerWeights(side.model, {"w": "first", "w_2": "second"})
+    assert [known.content(layer) for layer in side.layers] == ["first", "second"]

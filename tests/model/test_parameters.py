@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -13,6 +14,7 @@ import onnxscope
 from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.json_files import dump_json
 from onnxscope.errors import SelectorError
+from onnxscope.model.loading import load_model
 from onnxscope.model.provenance import LAYER_KEY, ParameterRecord, Provenance, write_provenance
 from onnxscope.runtime.stored_values import read_parameter
 
@@ -289,6 +291,52 @@ def test_weights_inside_a_branch_are_found():
     statistics = weights(model)
     assert [row.parameter.name for row in statistics] == ["inner.weight"]
     assert_row(statistics[0], kernel)
+
+
+def branches(then_branch, else_branch, stored=""):
+    """An If of two branches, `stored` in the graph around it."""
+    return onnx.parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (bool c, float[N, 2] x) => (float[N, 2] y) {stored} {{ y = If (c) <
+            then_branch = t () => (float[N, 2] p) {then_branch},
+            else_branch = e () => (float[N, 2] q) {else_branch}> }}""")
+
+
+def test_branches_that_give_two_weights_one_name_have_a_row_for_each():
+    statistics = weights(
+        branches(
+            "<float[2, 2] w = {1, 2, 3, 4}> { p = MatMul(x, w) }",
+            "<float[2, 2] w = {5, 6, 7, 8}> { q = MatMul(x, w) }",
+        )
+    )
+    rows = [(row.parameter.name, row.parameter.layer, row.parameter.initializer) for row in statistics]
+    assert rows == [("w", "MatMul_0", "w"), ("w_2", "MatMul_1", "w")]
+    assert_row(statistics[0], [1, 2, 3, 4])
+    assert_row(statistics[1], [5, 6, 7, 8])
+
+
+def test_a_quantized_weight_of_each_branch_has_a_row_too():
+    quantized = "<int8[2, 2] w = {1, 2, 3, 4}, float s = {0.5}>"
+    model = branches(
+        f"{quantized} {{ r = DequantizeLinear(w, s)  p = MatMul(x, r) }}",
+        f"{quantized} {{ r = DequantizeLinear(w, s)  q = MatMul(x, r) }}",
+    )
+    assert [parameter.name for parameter in load_model(model).parameters] == ["w", "w_2"]
+
+
+@pytest.mark.parametrize("dequantized", ["once, outside", "in either branch"])
+def test_a_weight_that_two_branches_share_is_one_parameter(dequantized):
+    stored = "<int8[2, 2] w = {1, 2, 3, 4}, float s = {0.5}>"
+    if dequantized == "once, outside":
+        model = branches("{ p = MatMul(x, r) }", "{ q = MatMul(x, r) }", stored)
+        model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["w", "s"], ["r"]))
+    else:
+        model = branches(
+            "{ r = DequantizeLinear(w, s)  p = MatMul(x, r) }",
+            "{ o = DequantizeLinear(w, s)  q = MatMul(x, o) }",
+            stored,
+        )
+    assert [parameter.name for parameter in load_model(model).parameters] == ["w"]
 
 
 def test_unused_weights_are_listed():
