@@ -59,7 +59,7 @@ class ModelSummary(Record):
         nodes: Nodes altogether, bodies included.
         bodies: Nested graphs (If, Loop, Scan).
         inlined_functions: Local functions that were inlined.
-        parameters: Numbers in all stored tensors.
+        parameters: Numbers in all stored tensors, initializers and constants; a local function's count once.
         parameter_bytes: What they take.
     """
 
@@ -162,7 +162,6 @@ def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") ->
         types = loaded.types
     layers = [_completed(loaded, node, layer, types) for node, layer in declared]
     nodes = [node for graph in loaded.graphs.values() for node in graph.nodes]
-    tensors = [tensor for graph in loaded.graphs.values() for tensor in graph.initializers.values()]
     return ModelSummary(
         model=loaded.to_dict(),
         inputs=loaded.inputs,
@@ -172,8 +171,8 @@ def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") ->
         nodes=len(nodes),
         bodies=len(loaded.graphs) - 1,
         inlined_functions=loaded.inlined_functions,
-        parameters=sum(math.prod(tensor.dims) for tensor in tensors),
-        parameter_bytes=sum(loaded.storage.stored_bytes(tensor) for tensor in tensors),
+        parameters=loaded.stored_count,
+        parameter_bytes=loaded.stored_bytes,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from onnxscope.model.operators import Operator, operator_of
 
@@ -21,6 +21,7 @@ __all__ = [
     "ValueType",
     "attribute_value",
     "declared_types",
+    "graphs_of",
     "value_type",
     "walk_graphs",
 ]
@@ -185,10 +186,19 @@ class Graph:
         return value if isinstance(value, TensorProto) else None
 
 
+def graphs_of(proto: ModelProto) -> list[GraphProto]:
+    """Return the main graph of a stored model, and every one nested in it or in a local function."""
+    return [*walk_graphs(proto.graph), *(body for function in proto.functions for body in _bodies(function.node))]
+
+
 def walk_graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """Yield a stored graph and every one nested in it."""
     yield graph
-    for node in graph.node:
+    yield from _bodies(graph.node)
+
+
+def _bodies(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 yield from walk_graphs(attribute.g)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from onnxscope.model.graphs import value_type, walk_graphs
 from onnxscope.model.local_functions import inline_functions
 from onnxscope.model.provenance import Provenance, read_provenance
 from onnxscope.model.skeleton import MappedFile
-from onnxscope.model.tensors import Storage
+from onnxscope.model.tensors import Storage, stored_tensors
 
 __all__ = ["InputSpec", "StoredModel"]
 
@@ -52,6 +53,8 @@ class StoredModel:
         folder: Where external data lies, resolved; None for a model from memory without `base_dir`.
         storage: Reads its tensors.
         size_bytes: The model file's size, or the message's size.
+        stored_count: Numbers in its initializers and constants, bodies and local functions included.
+        stored_bytes: What they take.
         proto: The skeleton. It is shared: copy it before changing anything.
         main: The main graph.
         graphs: The main graph and every nested one by its path, outer ones first.
@@ -72,12 +75,15 @@ class StoredModel:
         if not proto.opset_import and proto.ir_version >= 3:
             raise ModelError(f"not an ONNX model (it imports no operator set): {name}")
         require_text(_own_texts(proto), where=name)
+        self.storage = Storage(folder, file, where=name)
+        self.storage.check(proto)
+        # Of what is stored, not of what is inlined: a function that is called twice would count twice.
+        self.stored_count = sum(math.prod(tensor.dims) for tensor in stored_tensors(proto))
+        self.stored_bytes = sum(map(self.storage.stored_bytes, stored_tensors(proto)))
         self.proto = inline_functions(proto, where=name)
         check_text(self.proto.graph, where=name)
         _forget_negative_dims(self.proto.graph)
         _name_split_outputs(self.proto.graph)
-        self.storage = Storage(folder, file, where=name)
-        self.storage.check(self.proto.graph)
         self.graphs = {graph.path: graph for graph in check_graphs(self.proto.graph, where=name)}
         self.main = self.graphs[()]
 

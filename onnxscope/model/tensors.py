@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
 from onnxscope.model.graph_checks import require_text
-from onnxscope.model.graphs import walk_graphs
+from onnxscope.model.graphs import graphs_of
 from onnxscope.model.skeleton import MappedFile, contained_path
 
-__all__ = ["Storage"]
+__all__ = ["Storage", "stored_tensors"]
 
 _MAX_RANK = 64  # numpy's
 _DECIMAL = re.compile(r"-?[0-9]{1,19}")
@@ -41,13 +41,13 @@ class Storage:
         self._files: dict[Path, MappedFile] = {file.path: file} if file else {}
         self._views: dict[tuple[Any, ...], np.ndarray[Any, Any]] = {}
 
-    def check(self, graph: GraphProto) -> None:
-        """Check every tensor stored in a graph, its bodies and its attributes.
+    def check(self, proto: ModelProto) -> None:
+        """Check every tensor of a stored model: of its graph, bodies, local functions and attributes.
 
         Raises:
             ModelError: A tensor's type, shape and bytes contradict each other, or its file is not to be trusted.
         """
-        for tensor in _tensors(graph):
+        for tensor in _tensors(proto):
             self._check_tensor(tensor)
 
     @property
@@ -186,18 +186,37 @@ class Storage:
             raise ModelError(f"shape {list(tensor.dims)} of {kind} needs {needed} {unit}, {stored} are stored: {where}")
 
 
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    for inner in walk_graphs(graph):
-        yield from inner.initializer
-        for sparse in inner.sparse_initializer:
+def stored_tensors(proto: ModelProto) -> Iterator[TensorProto]:
+    """Yield the initializers and the constants of a stored model; a local function has its own once."""
+    graphs = graphs_of(proto)
+    for graph in graphs:
+        yield from graph.initializer
+    for owner in (*graphs, *proto.functions):
+        for node in owner.node:
+            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+                yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+
+
+def _tensors(proto: ModelProto) -> Iterator[TensorProto]:
+    graphs = graphs_of(proto)
+    for graph in graphs:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
             yield sparse.values
             yield sparse.indices
-        for node in inner.node:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                    if sparse.HasField("values"):
-                        yield sparse.values
-                        yield sparse.indices
+    for attribute in _attributes(proto, graphs):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            if sparse.HasField("values"):
+                yield sparse.values
+                yield sparse.indices
+
+
+def _attributes(proto: ModelProto, graphs: Sequence[GraphProto]) -> Iterator[AttributeProto]:
+    for owner in (*graphs, *proto.functions):
+        for node in owner.node:
+            yield from node.attribute
+    for function in proto.functions:
+        yield from function.attribute_proto

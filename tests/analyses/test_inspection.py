@@ -106,3 +106,105 @@ def test_a_layer_is_shown_before_its_activation_function_on_demand():
     found = [inspect(model, select="op:Conv", at=at).layers[0] for at in ("pre", "post")]
     assert [layer.value for layer in found] == ["y", "z"]
     assert [layer.parameters for layer in found] == [6, 6]
+
+
+QUANTIZED = "int8[2, 3, 1, 1] k = {1, 2, 3, 4, 5, 6}, float s = {0.5}, int8 z = {0}"  # 8 numbers in 6 + 4 + 1 bytes
+READS = "r{0} = DequantizeLinear(k, s, z)  {0} = Conv(x, r{0})"  # 6 numbers, each used at 16 places
+SHAPE = "float[1, 2, 4, 4]"
+
+
+def quantized(inputs, body, *, stored=QUANTIZED, functions=""):
+    head = '<ir_version: 9, opset_import: ["": 17, "own": 1]>'
+    return onnx.parser.parse_model(
+        f"{head} g ({inputs}float[1, 3, 4, 4] x) => ({SHAPE} y) <{stored}> {{ {body} }} {functions}"
+    )
+
+
+def function(body, header="f (x) => (y)"):
+    return f'<domain: "own", opset_import: ["": 17]> {header} {{ {body} }}'
+
+
+def branches(inside, stored=""):
+    """An If whose branches both do what `inside` says of their output."""
+    then_branch = f"t () => ({SHAPE} p) {stored} {{ {inside.format('p')} }}"
+    else_branch = f"e () => ({SHAPE} q) {stored} {{ {inside.format('q')} }}"
+    return f"y = If (c) <then_branch = {then_branch}, else_branch = {else_branch}>"
+
+
+@pytest.mark.parametrize(
+    ("model", "bodies"),
+    [
+        (quantized("", f"{READS.format('a')}  {READS.format('b')}  y = Add(a, b)"), 0),
+        (quantized("bool c, ", branches(READS)), 2),
+        (quantized("bool c, ", "r = DequantizeLinear(k, s, z) " + branches("{0} = Conv(x, r)")), 2),
+        (
+            quantized(
+                "",
+                "a = own.f(x, k, s, z)  b = own.f(x, k, s, z)  y = Add(a, b)",
+                functions=function(READS.format("y"), "f (x, k, s, z) => (y)"),
+            ),
+            0,
+        ),
+    ],
+    ids=["dequantized twice", "in either branch", "outside two branches", "in a function called twice"],
+)
+def test_a_quantized_weight_that_two_layers_use_is_stored_once(model, bodies):
+    summary = inspect(model)
+    assert (summary.parameters, summary.parameter_bytes, summary.bodies) == (8, 11, bodies)
+    rows = [(layer.op_type, layer.parameters, layer.size_bytes, layer.multiply_accumulates) for layer in summary.layers]
+    assert rows == [("Conv", 6, 6, 96)] * 2
+
+
+def test_integer_convolutions_of_two_branches_have_a_row_each():
+    stored = f"{QUANTIZED}, uint8 zx = {{0}}, int32[2] b = {{1, 2}}"
+    inside = "i{0} = QLinearConv(xq, s, zx, k, s, z, s, zx, b)  {0} = DequantizeLinear(i{0}, s, zx)"
+    summary = inspect(quantized("bool c, ", "xq = QuantizeLinear(x, s, zx) " + branches(inside), stored=stored))
+    assert (summary.parameters, summary.parameter_bytes) == (8 + 1 + 2, 11 + 1 + 8)
+    assert [(layer.parameters, layer.size_bytes, layer.multiply_accumulates) for layer in summary.layers] == [
+        (6 + 2, 6 + 8, 96),
+        (6 + 2, 6 + 8, 96),
+    ]
+
+
+def test_weights_of_two_branches_are_stored_twice_whatever_they_are_called():
+    summary = inspect(quantized("bool c, ", branches(READS, f"<{QUANTIZED}>"), stored=""))
+    assert (summary.parameters, summary.parameter_bytes) == (16, 22)
+
+
+def test_a_weight_in_a_loop_is_stored_once():
+    body = "b (int64 i, bool go) => (bool gone, float[1, 2, 4, 4] a) { gone = Identity(go)  " + READS.format("a") + " }"
+    summary = inspect(
+        quantized(
+            "int64 n, bool c, ",
+            f"all = Loop(n, c) <body = {body}>  y = ReduceSum<keepdims = 0>(all, s0)",
+            stored=f"{QUANTIZED}, int64[1] s0 = {{0}}",
+        )
+    )
+    assert (summary.parameters, summary.parameter_bytes) == (8 + 1, 11 + 8)
+    assert [layer.parameters for layer in summary.layers] == [6]
+
+
+CONSTANTS = """
+    k = Constant<value = int8[2, 3, 1, 1] {1, 2, 3, 4, 5, 6}>()
+    s = Constant<value = float {0.5}>()
+    z = Constant<value = int8 {0}>()"""
+
+
+@pytest.mark.parametrize(
+    ("inputs", "inside", "copies"),
+    [("x", f"{CONSTANTS} {READS.format('y')}", 1), ("c, x", branches(READS, f"<{QUANTIZED}>"), 2)],
+    ids=["constants", "initializers of its two branches"],
+)
+def test_what_a_function_stores_counts_once_however_often_it_is_called(inputs, inside, copies):
+    called = f"a = own.f({inputs})  b = own.f({inputs})  y = Add(a, b)"
+    summary = inspect(quantized("bool c, ", called, stored="", functions=function(inside, f"f ({inputs}) => (y)")))
+    assert (summary.parameters, summary.parameter_bytes) == (8 * copies, 11 * copies)
+    assert [layer.parameters for layer in summary.layers] == [6] * (2 * copies)
+    assert summary.inlined_functions == 1
+
+
+def test_a_weight_in_a_constant_node_counts():
+    constants = "k = Constant<value = float[2, 3, 1, 1] {1, 2, 3, 4, 5, 6}>()  y = Conv(x, k)"
+    summary = inspect(quantized("", constants, stored=""))
+    assert (summary.parameters, summary.parameter_bytes) == (6, 24)
+    assert [(layer.parameters, layer.size_bytes) for layer in summary.layers] == [(6, 24)]

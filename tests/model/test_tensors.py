@@ -242,6 +242,25 @@ def test_tensors_are_checked_wherever_they_are(place: str) -> None:
         load_model(model)
 
 
+@pytest.mark.parametrize("place", ["node", "body", "default"])
+def test_tensors_of_a_function_are_checked_though_nothing_calls_it(place: str) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17, "own": 1]>
+        g (float[N] x) => (float[N] y) { y = Relu(x) }
+        <domain: "own", opset_import: ["": 17]>
+        f (c, x) => (y) { y = If (c) <
+            then_branch = t () => (float[N] p) { p = Neg(x) }, else_branch = e () => (float[N] q) { q = Abs(x) }> }""")
+    stored, bad = model.functions[0], raw([4], 3)
+    if place == "node":
+        stored.node.append(onnx.helper.make_node("Constant", [], ["k"], value=bad))
+    elif place == "body":
+        stored.node[0].attribute[0].g.initializer.append(bad)
+    else:
+        stored.attribute_proto.append(onnx.helper.make_attribute("k", bad))
+    with pytest.raises(ModelError, match=r"^shape \[4\] of FLOAT needs 16 bytes, 3 are stored: tensor 'w': g$"):
+        load_model(model)
+
+
 def test_a_data_file_is_opened_once_and_only_when_it_is_needed(tmp_path: Path) -> None:
     storage = Storage(tmp_path.resolve(), None, where="m")
     (tmp_path / "w.bin").write_bytes(b"\0" * 16)
