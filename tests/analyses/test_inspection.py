@@ -7,6 +7,7 @@ import json
 import numpy as np
 import onnx.parser
 import pytest
+from nested_models import function, with_functions
 from onnx import numpy_helper
 
 from onnxscope.analyses.inspection import inspect
@@ -114,14 +115,7 @@ SHAPE = "float[1, 2, 4, 4]"
 
 
 def quantized(inputs, body, *, stored=QUANTIZED, functions=""):
-    head = '<ir_version: 9, opset_import: ["": 17, "own": 1]>'
-    return onnx.parser.parse_model(
-        f"{head} g ({inputs}float[1, 3, 4, 4] x) => ({SHAPE} y) <{stored}> {{ {body} }} {functions}"
-    )
-
-
-def function(body, header="f (x) => (y)"):
-    return f'<domain: "own", opset_import: ["": 17]> {header} {{ {body} }}'
+    return with_functions(f"g ({inputs}float[1, 3, 4, 4] x) => ({SHAPE} y) <{stored}> {{ {body} }}", functions)
 
 
 def branches(inside, stored=""):
@@ -140,8 +134,8 @@ def branches(inside, stored=""):
         (
             quantized(
                 "",
-                "a = own.f(x, k, s, z)  b = own.f(x, k, s, z)  y = Add(a, b)",
-                functions=function(READS.format("y"), "f (x, k, s, z) => (y)"),
+                "a = l.f(x, k, s, z)  b = l.f(x, k, s, z)  y = Add(a, b)",
+                functions=function("f (x, k, s, z) => (y)", READS.format("y")),
             ),
             0,
         ),
@@ -196,8 +190,8 @@ CONSTANTS = """
     ids=["constants", "initializers of its two branches"],
 )
 def test_what_a_function_stores_counts_once_however_often_it_is_called(inputs, inside, copies):
-    called = f"a = own.f({inputs})  b = own.f({inputs})  y = Add(a, b)"
-    summary = inspect(quantized("bool c, ", called, stored="", functions=function(inside, f"f ({inputs}) => (y)")))
+    called = f"a = l.f({inputs})  b = l.f({inputs})  y = Add(a, b)"
+    summary = inspect(quantized("bool c, ", called, stored="", functions=function(f"f ({inputs}) => (y)", inside)))
     assert (summary.parameters, summary.parameter_bytes) == (8 * copies, 11 * copies)
     assert [layer.parameters for layer in summary.layers] == [6] * (2 * copies)
     assert summary.inlined_functions == 1

@@ -4,34 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnx.parser
 import pytest
-from onnx import ModelProto
+from nested_models import doubling, function, with_functions
 
 from onnxscope.errors import ModelError
 from onnxscope.model.loading import load_model
 from onnxscope.runtime.session import Session
-
-
-def parse(text: str) -> ModelProto:
-    return onnx.parser.parse_model(text)
-
-
-def with_functions(graph: str, functions: str) -> ModelProto:
-    return parse(f'<ir_version: 9, opset_import: ["": 17, "l": 1]> {graph} {functions}')
-
-
-def function(header: str, body: str) -> str:
-    return f'<domain: "l", opset_import: ["": 17, "l": 1]> {header} {{ {body} }}\n'
-
-
-def doubling(levels: int) -> ModelProto:
-    """Functions that each call the one before twice: 2**levels nodes."""
-    functions = function("f0 (x) => (y)", "y = Relu(x)") + "".join(
-        function(f"f{level} (x) => (y)", f"a = l.f{level - 1}(x)  y = l.f{level - 1}(a)")
-        for level in range(1, levels + 1)
-    )
-    return with_functions(f"g (float[N] x) => (float[N] y) {{ y = l.f{levels}(x) }}", functions)
 
 
 def test_local_functions_are_inlined_with_their_attributes_and_the_same_result() -> None:

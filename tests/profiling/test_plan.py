@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import onnx.parser
 import pytest
+from nested_models import GROWING
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -336,15 +337,7 @@ def test_values_inside_branches_and_the_one_that_is_not_executed():
 
 
 def test_a_shape_that_changes_in_a_loop_spoils_nothing_else():
-    model = parsed("""
-        <ir_version: 10, opset_import: ["": 21]>
-        net (float[k] x, int64 n) => (float[m] y) <bool go = {1}> {
-            y = Loop(n, go, x) <body = b (int64 i, bool c, float[p] s) => (bool more, float[q] next) {
-                more = Identity(c)
-                steady = Cast<to = 1>(i)
-                next = Concat<axis = 0>(s, s)
-            }>
-        }""")
+    model = parsed(GROWING)
     feeds = {"x": np.ones(1, np.float32), "n": np.array(3)}
     select = ["value:next", "value:steady", "value:y"]
     loaded, plan = planned(model, select, feeds, axes={"x": None, "n": None}, batch=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx.parser
+from nested_models import GROWING
 
 from onnxscope.analyses.feature_maps import features
 
@@ -54,18 +55,8 @@ def test_a_loop_without_an_iteration_is_said():
 
 
 def test_a_shape_that_changes_in_a_loop_is_said_and_the_rest_survives():
-    model = parsed("""
-        <ir_version: 10, opset_import: ["": 21]>
-        net (float[k] x, int64 n) => (float[m] y) <bool go = {1}> {
-            y = Loop(n, go, x) <body = b (int64 i, bool c, float[p] s) => (bool more, float[q] next) {
-                more = Identity(c)
-                steady = Cast<to = 1>(i)
-                next = Concat<axis = 0>(s, s)
-            }>
-        }""")
-    maps = features(
-        model, {"x": np.ones(1, np.float32), "n": np.array(3)}, select=["value:next", "value:steady", "value:y"]
-    )
+    feeds = {"x": np.ones(1, np.float32), "n": np.array(3)}
+    maps = features(parsed(GROWING), feeds, select=["value:next", "value:steady", "value:y"])
     held = {tap.tap.name: tap.data for tap in maps}
     np.testing.assert_array_equal(held["steady"], [0, 1, 2])
     assert held["y"].shape == (8,)
