@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,10 +18,16 @@ Verdict = Literal["equal", "differs", "undecided"]
 NOISE_FACTOR = 10.0
 """A difference counts from so many times the noise floor on."""
 
-COLUMNS = (
-    *("layer", "in the second", "operator", "differs", "max abs", "relative", "own", "noise", "SQNR dB"),
-    *("cosine", "beyond", "worst channel", "reason"),
-)
+_NUMBERS: Mapping[str, str] = {  # the columns of numbers, and which field of the record each shows
+    "max abs": "max_abs",
+    "relative": "relative_l2",
+    "own": "own_relative_l2",
+    "noise": "noise_relative_l2",
+    "SQNR dB": "sqnr_db",
+    "cosine": "cosine",
+    "beyond": "beyond_fraction",
+}
+COLUMNS = ("layer", "in the second", "operator", "differs", *_NUMBERS, "worst channel", "reason")
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ class LayerDifference(Record):
         """A row of a table with `COLUMNS`; `judged` tells whether something was run that tells own errors."""
         record = self.to_dict()
         other = "" if self.a.layer == self.b.layer else self.b.layer
-        numbers = [record[key] for key in ("max_abs", "relative_l2", "own_relative_l2", "noise_relative_l2")]
+        numbers = [record[key] for key in _NUMBERS.values()]
         worst = self.entire.worst_channel if self.entire else None
         mismatched = self.entire.mismatched if self.entire else 0
         reason = record["reason"] or (f"{mismatched:,} numbers finite in one model only" if mismatched else "")
@@ -133,10 +140,7 @@ class LayerDifference(Record):
         verdict = "undecided" if self.undecided is not None else ""
         if judged and self.differs:
             verdict = "own" if self.is_guilty else "inherited"
-        return (
-            *(self.a.layer, other, self.op_type, verdict, *numbers, record["sqnr_db"]),
-            *(record["cosine"], record["beyond_fraction"], shown, reason),
-        )
+        return (self.a.layer, other, self.op_type, verdict, *numbers, shown, reason)
 
     def __repr__(self) -> str:
         return self.table().text()
