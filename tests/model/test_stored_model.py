@@ -14,7 +14,7 @@ from onnxscope.errors import ModelError
 from onnxscope.model.loading import load_model
 from onnxscope.model.provenance import Provenance, write_provenance
 from onnxscope.model.stored_model import InputSpec
-from onnxscope.runtime.session import Session
+from onnxscope.runtime.session import open_session
 
 PLAIN = """
     <ir_version: 9, opset_import: ["": 17, "own.domain": 2], producer_name: "maker", producer_version: "1.5">
@@ -100,7 +100,7 @@ def test_unnamed_outputs_of_split_get_names_that_nothing_else_has() -> None:
     outputs = [output for graph in model.graphs.values() for node in graph.nodes for output in node.outputs]
     assert "" not in outputs
     assert len(set(outputs)) == len(outputs)
-    found = Session(model.proto, folder=None, where="g").run({"c": np.array(True), "x": np.arange(6, dtype=np.float32)})
+    found = open_session(model).run({"c": np.array(True), "x": np.arange(6, dtype=np.float32)})
     assert (found["y"].tolist(), found["z"].tolist()) == ([2, 3], [0, 1])
 
 
