@@ -11,9 +11,8 @@ first, as in `probes`, and only numbers leave it.
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxscope.comparison.match_values import Counterpart, FedInput
+from onnxscope.comparison.shared_constants import shared_constants
 from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Tolerance
@@ -35,7 +35,6 @@ __all__ = ["Merged", "merge_models", "own_model"]
 Array = NDArray[Any]
 _HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _WIDE = frozenset({"int32", "uint32", "int64", "uint64"})
-_FIRST_BYTES = 64  # looked up before the rest is read
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def merge_models(
     proto = ModelProto(ir_version=max(proto_a.ir_version, proto_b.ir_version))
     proto.graph.name = "merged"
     _merge_opsets(proto, proto_a, proto_b)
-    shared = _shared_constants(a, b)
+    shared = shared_constants(a, b)
     for value in proto_a.graph.input:
         if value.name not in a.main.initializers:
             proto.graph.input.add().CopyFrom(value)
@@ -366,40 +365,3 @@ def _rebase_body(body: GraphProto, old: Path | None, new: Path | None) -> None:
     for node in body.node:
         for inner in _bodies(node):
             _rebase_body(inner, old, new)
-
-
-def _shared_constants(a: Model, b: Model) -> dict[str, str]:
-    """For stored constants of B that A stores too, byte by byte: A's name."""
-    stored = {name: (tensor, _content(a, tensor)) for name, tensor in _stored(a).items()}
-    known: dict[Hashable, list[str]] = {}
-    for name, (tensor, content) in stored.items():
-        known.setdefault(_start(tensor, content), []).append(name)
-    shared = {}
-    for name, tensor in _stored(b).items():
-        content = _content(b, tensor)
-        alike = known.get(_start(tensor, content), [])
-        # One of the same name is the likeliest.
-        for other in itertools.chain([name] if name in alike else [], alike):
-            if np.array_equal(stored[other][1], content):
-                shared[name] = other
-                break
-    return shared
-
-
-def _stored(model: Model) -> Mapping[str, TensorProto]:
-    constants = {
-        node.outputs[0]: stored
-        for node in model.main.nodes
-        if node.op_type == "Constant" and (stored := model.main.stored(node.outputs[0])) is not None
-    }
-    tensors = {**model.main.initializers, **constants}
-    return {name: tensor for name, tensor in tensors.items() if tensor.data_type != TensorProto.STRING}
-
-
-def _content(model: Model, tensor: TensorProto) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(model.array(tensor)).reshape(-1).view(np.uint8)
-
-
-def _start(tensor: TensorProto, content: NDArray[np.uint8]) -> Hashable:
-    """What is looked up before all bytes are compared."""
-    return tensor.data_type, tuple(tensor.dims), content[:_FIRST_BYTES].tobytes()
