@@ -8,6 +8,7 @@ import onnx.utils
 import pytest
 from compared_models import CHANNELS_LAST, DEPLOYED, DIGITS, INPUT, TWO, WEIGHTS, X, floors_of, parsed
 from onnx.reference import ReferenceEvaluator
+from opened_sessions import watch_sessions
 
 from onnxscope import diff
 from onnxscope.base.run_options import RunOptions
@@ -16,46 +17,35 @@ from onnxscope.comparison.layer_comparison import LayerComparison
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.model.loading import load_model
 from onnxscope.runtime.pilot import Pilot
-from onnxscope.runtime.session import Session
 
 
 @pytest.fixture
-def runs(monkeypatch):
-    """For every session that was opened, of what it was, how many runs it made."""
-    counted = []
-    open_session, run_session = Session.__init__, Session.run
+def sessions(monkeypatch):
+    return watch_sessions(monkeypatch)
 
-    def opening(session, proto, **options):
-        session.counted = [options["where"], 0]
-        counted.append(session.counted)
-        open_session(session, proto, **options)
 
-    def running(session, feeds, outputs=None):
-        session.counted[1] += 1
-        return run_session(session, feeds, outputs)
-
-    monkeypatch.setattr(Session, "__init__", opening)
-    monkeypatch.setattr(Session, "run", running)
-    return counted
+def runs(sessions):
+    """Of what each session is, and how many runs it made."""
+    return [(session.where, session.runs) for session in sessions]
 
 
 @pytest.mark.parametrize("small_bytes", [1, 1 << 30])
-def test_a_comparison_opens_four_sessions_and_runs_its_graph_once_a_batch(runs, monkeypatch, small_bytes):
+def test_a_comparison_opens_four_sessions_and_runs_its_graph_once_a_batch(sessions, monkeypatch, small_bytes):
     monkeypatch.setattr("onnxscope.runtime.pilot._SMALL_BYTES", small_bytes)
     assert diff(DIGITS, DEPLOYED, INPUT, batch_size=8, limit=20).equal
-    pilots = [["digits.onnx", 2], ["digits_deployed.onnx", 1], ["digits.onnx", 1]]  # the first runs once more
-    assert runs == [*pilots, ["digits.onnx and digits_deployed.onnx", 3]]
+    pilots = [("digits.onnx", 2), ("digits_deployed.onnx", 1), ("digits.onnx", 1)]  # the first runs once more
+    assert runs(sessions) == [*pilots, ("digits.onnx and digits_deployed.onnx", 3)]
 
 
-def test_the_noise_of_a_model_takes_two_sessions_and_no_weight(runs, monkeypatch):
+def test_the_noise_of_a_model_takes_two_sessions_and_no_weight(sessions, monkeypatch):
     monkeypatch.setattr("onnxscope.comparison.layer_weights.LayerWeights.read", None)
     assert floors_of(load_model(DIGITS), INPUT, RunOptions(limit=20))
-    assert runs == [["digits.onnx", 2], ["digits.onnx", 1]]
+    assert runs(sessions) == [("digits.onnx", 2), ("digits.onnx", 1)]
 
 
-def test_structure_and_weights_alone_open_nothing(runs):
+def test_structure_and_weights_alone_open_nothing(sessions):
     assert diff(DIGITS, DEPLOYED).equal
-    assert runs == []
+    assert sessions == []
 
 
 def opened(*models):
@@ -75,7 +65,7 @@ def test_floors_are_those_of_the_rows():
     assert compared.side_by_side == ()
 
 
-def test_both_models_values_are_handed_out_with_the_axes_of_the_first(runs):
+def test_both_models_values_are_handed_out_with_the_axes_of_the_first(sessions):
     a = parsed(TWO, **WEIGHTS)
     b = parsed(
         CHANNELS_LAST,
@@ -91,7 +81,7 @@ def test_both_models_values_are_handed_out_with_the_axes_of_the_first(runs):
     pilot.run(shown[0])
     compared = comparison.run(pilot, shown)
     assert compared.comparison.equal
-    assert len(runs) == 4  # no more than without
+    assert len(sessions) == 4  # no more than without
     whole = ReferenceEvaluator(onnx.utils.Extractor(onnx.shape_inference.infer_shapes(a)).extract_model(["x"], ["r"]))
     for fed, values in zip((X, 2 * X[:1]), compared.side_by_side, strict=True):
         (expected,) = whole.run(["r"], {"x": fed})

@@ -16,6 +16,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+from opened_sessions import watch_sessions
 from oracles import whole
 from PIL import Image
 from planting import HALF_INPUT, overflowing_half, raw_values
@@ -487,20 +488,14 @@ def test_memory_does_not_grow_with_the_samples(resnet50, tmp_path):
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 def test_two_sessions_are_opened_before_the_first_shard_and_none_after_it(monkeypatch, offset):
     """A value with a large mean is observed about a shift: the pilot finds it, before the probes are made."""
-    opened: list[bool] = []
+    sessions = watch_sessions(monkeypatch)
     begun: list[int] = []
 
-    class Counted(Session):
-        def __init__(self, *arguments, **options):
-            opened.append(True)
-            super().__init__(*arguments, **options)
-
     def call(worker, shard):
-        begun.append(len(opened))
+        begun.append(len(sessions))
         return original(worker, shard)
 
     original = ShardWorker.__call__
-    monkeypatch.setattr("onnxscope.runtime.session.Session", Counted)
     monkeypatch.setattr(ShardWorker, "__call__", call)
     model = onnx.parser.parse_model(
         f"""<ir_version: 9, opset_import: ["": 17]>
@@ -508,7 +503,7 @@ def test_two_sessions_are_opened_before_the_first_shard_and_none_after_it(monkey
     )
     images = np.random.default_rng(0).standard_normal((40, 2, 128, 128), np.float32)
     result = stats(model, images, select="value:y", batch_size=2)
-    assert begun[0] == len(opened) == 2
+    assert begun[0] == len(sessions) == 2
     assert len(begun) > 1
     assert result[0].overall.mean == pytest.approx(
         float((images + np.float32(offset)).mean(dtype=np.float64)), rel=1e-5

@@ -12,13 +12,14 @@ import onnx.parser
 import pytest
 from compared_models import DIGITS, INPUT, QDQ
 from onnx import numpy_helper
+from opened_sessions import OpenedSession, watch_sessions
 from PIL import Image
 from planting import in_half
 
 import onnxscope
 from onnxscope.inputs import image_samples
 from onnxscope.model.tensors import Storage
-from onnxscope.runtime.session import Session, evaluate_constants
+from onnxscope.runtime.session import evaluate_constants
 
 RNG = np.random.default_rng(3)
 SHAPES = {"w1": (16, 3, 7, 7), "b1": (16,), "w2": (16, 16, 3, 3), "b2": (16,), "w3": (300, 16), "b3": (300,)}
@@ -41,24 +42,25 @@ class Counts:
     """What was opened, decoded and read.
 
     Attributes:
-        sessions: By what they are of.
+        opened: The sessions.
         decoded: By the image's name.
         read: By the model's own file and the tensor.
     """
 
-    sessions: Counter = field(default_factory=Counter)
+    opened: list[OpenedSession]
     decoded: Counter = field(default_factory=Counter)
     read: Counter = field(default_factory=Counter)
+
+    @property
+    def sessions(self):
+        """How many there are, by what they are of."""
+        return Counter(session.where for session in self.opened)
 
 
 @pytest.fixture
 def counts(monkeypatch):
-    counted = Counts()
-    open_session, read_image, read_tensor = Session.__init__, image_samples.read_image, Storage._read
-
-    def opening(session, proto, **options):
-        counted.sessions[options["where"]] += 1
-        open_session(session, proto, **options)
+    counted = Counts(watch_sessions(monkeypatch))
+    read_image, read_tensor = image_samples.read_image, Storage._read
 
     def decoding(stream, where, colour):
         counted.decoded[Path(where).name] += 1
@@ -68,7 +70,6 @@ def counts(monkeypatch):
         counted.read[storage.files[0].name, tensor.name] += 1
         return read_tensor(storage, tensor, kind)
 
-    monkeypatch.setattr(Session, "__init__", opening)
     monkeypatch.setattr(image_samples, "read_image", decoding)
     monkeypatch.setattr(Storage, "_read", reading)
     return counted
