@@ -3,7 +3,7 @@
 One JSON file for each quantity, in the form of `model_explorer.node_data_builder.ModelNodeData`: by graph and by node.
 Model Explorer would also match nodes by the names of their values, but its ONNX adapter, `model-explorer-onnx`, hands
 none over where it looks for them. So the keys are the ids that the adapter gives to nodes: a node's own name, and
-`[value] NAME` for graph inputs and initializers. `tests/test_node_data.py` holds both packages to it.
+`[value] NAME` for graph inputs and initializers. `tests/reporting/test_overlays.py` holds both packages to it.
 
     model-explorer model.onnx --extensions=model_explorer_onnx --node_data_paths=DIR/onnxscope_activation_std.json
 """

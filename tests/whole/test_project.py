@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 import zipfile
@@ -84,6 +85,13 @@ def test_the_library_s_functions_are_called_like_the_commands():
     functions = {name for name in onnxscope.__all__ if inspect.isfunction(getattr(onnxscope, name))}
     helpers = {"class_activation", "load_model", "save_features", "save_weights", "write_node_data"}
     assert functions - helpers == set(cli.commands) - {"demo", "doctor"}
+
+
+def test_files_of_tests_that_are_named_exist():
+    texts = [ROOT / "CONTRIBUTING.md", *(ROOT / "onnxscope").rglob("*.py"), *(ROOT / "converters").rglob("*.py")]
+    names = {name for path in texts for name in re.findall(r"tests/\w[\w/]*\.py", path.read_text(encoding="utf-8"))}
+    assert len(names) >= 3
+    assert [name for name in names if not (ROOT / name).is_file()] == []
 
 
 def test_the_wheel_holds_everything_and_nothing_else(tmp_path, monkeypatch):
