@@ -9,11 +9,12 @@ the node's name, its operator and index.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from onnxscope.model.graphs import Graph, Node
+from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.provenance import LAYER_KEY, ParameterRecord
 from onnxscope.model.stored_model import StoredModel
 
@@ -142,6 +143,12 @@ class Names:
             operand.role.startswith(("weight", "running")) for operand in self.operands(node)
         )
 
+    def value(self, graph: Graph, value: str) -> str:
+        """What tells a value of a graph from every other: its name, led by its body's where graphs share that name."""
+        if not graph.path or value not in self._shared_names:
+            return value
+        return f"{self._body_names[graph.path]}/{value}"
+
     def leaving(self, scope: str) -> list[str]:
         """Values that leave a scope: produced inside, and read outside or declared as outputs. In execution order."""
         main = self.main
@@ -188,6 +195,25 @@ class Names:
             return self._by_name[origin.alias]
         shared = self._by_initializer.get(origin.value, ())
         return shared[0] if len(shared) == 1 else None
+
+    @cached_property
+    def _body_names(self) -> Mapping[tuple[Step, ...], str]:
+        """What tells a body from every other: owner and attribute, with the way there where owners share a name."""
+        bodies = [graph for graph in self.graphs.values() if graph.path]
+        names = {graph.path: f"{graph.owner}/{graph.path[-1].attribute}" for graph in bodies}
+        counts = Counter(names.values())
+        for path, name in names.items():
+            if counts[name] > 1:
+                names[path] = f"{name}@{'.'.join(str(step.node_index) for step in path)}"
+        return names
+
+    @cached_property
+    def _shared_names(self) -> frozenset[str]:
+        """Names that more than one graph gives to a value: sibling bodies may repeat each other's."""
+        counts = Counter(
+            name for graph in self.graphs.values() for name in {*graph.producers, *graph.initializers, *graph.inputs}
+        )
+        return frozenset(name for name, count in counts.items() if count > 1)
 
     def _find_operands(self, node: Node) -> Iterator[Operand]:
         graph = self.graphs[node.path]

@@ -20,7 +20,6 @@ import difflib
 import fnmatch
 import itertools
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -197,8 +196,6 @@ class _Resolver:
         self._names = model.names
         self._model = model
         self._at = at
-        self._shared = self._shared_names(self._model)
-        self._prefixes = self._body_names(self._model)
         self._owners = {(node.path, node.index): node for node in self._nodes()}
 
     def default(self) -> list[Tap]:
@@ -280,7 +277,7 @@ class _Resolver:
             values = [output for node in graph.nodes for output in node.outputs if output]
             values = [*(() if graph.path else self._fed()), *values]
             for value in values:
-                if matches(value) or (graph.path and matches(self._display(graph, value))):
+                if matches(value) or (graph.path and matches(self._names.value(graph, value))):
                     taps.append(self.value_tap(graph, value))
         if not taps and initializer in self._model.main.initializers:
             taps.append(self.value_tap(self._model.main, initializer))
@@ -335,7 +332,7 @@ class _Resolver:
         )
         axis = self._model.channel_axes(graph.path).get(value)
         return Tap(
-            name=self._display(graph, value),
+            name=self._names.value(graph, value),
             value=value,
             path=graph.path,
             layer=layer,
@@ -344,32 +341,6 @@ class _Resolver:
             channel_axis=axis,
             order=order,
         )
-
-    def _display(self, graph: Graph, value: str) -> str:
-        if not graph.path or value not in self._shared:
-            return value
-        return f"{self._prefixes[graph.path]}/{value}"
-
-    @staticmethod
-    def _body_names(model: Model) -> dict[tuple[Step, ...], str]:
-        """What tells a body from every other: owner and attribute, with the way there where owners share a name."""
-        bodies = [graph for graph in model.graphs.values() if graph.path]
-        names = {graph.path: f"{graph.owner}/{graph.path[-1].attribute}" for graph in bodies}
-        counts = Counter(names.values())
-        for path, name in names.items():
-            if counts[name] > 1:
-                names[path] = f"{name}@{'.'.join(str(step.node_index) for step in path)}"
-        return names
-
-    @staticmethod
-    def _shared_names(model: Model) -> set[str]:
-        """Names that more than one graph gives to a value: sibling bodies may repeat each other's."""
-        seen: set[str] = set()
-        shared: set[str] = set()
-        for graph in model.graphs.values():
-            for name in (*graph.producers, *graph.initializers, *graph.inputs):
-                (shared if name in seen else seen).add(name)
-        return shared
 
     def _known_names(self, kind: str) -> dict[str, None]:
         if kind == "op":

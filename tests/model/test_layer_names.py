@@ -354,3 +354,21 @@ def test_nodes_of_a_layer_called_twice_share_its_name():
 
 def test_dots_in_the_name_of_a_lone_node_make_no_module():
     assert list(Names(load_model(chain(["a.b/c"], producer="someone"))).modules) == ["a.b/c"]
+
+
+def test_values_have_the_name_of_their_body_where_another_graph_repeats_theirs():
+    names = Names(
+        load_model(
+            named(
+                parsed("""g (bool c, float[2] x) => (float[2] y) {
+                    y = If(c) <then_branch = t () => (float[2] p) { h = Neg(x) a = Abs(x) p = Add(h, a) },
+                               else_branch = e () => (float[2] q) { h = Abs(x) q = Relu(h) }>
+                }"""),
+                "cond",
+            )
+        )
+    )
+    main, *bodies = names.graphs.values()
+    assert [names.value(main, value) for value in ("x", "y")] == ["x", "y"]
+    assert sorted(names.value(body, "h") for body in bodies) == ["cond/else_branch/h", "cond/then_branch/h"]
+    assert {names.value(body, value) for body in bodies for value in ("a", "p", "q")} == {"a", "p", "q"}
