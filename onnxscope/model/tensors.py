@@ -76,16 +76,14 @@ class Storage:
         return self._views[place]
 
     def stored_bytes(self, tensor: TensorProto) -> int:
-        """How many bytes of the file a tensor's values take; typed fields count at the element's size."""
+        """How many bytes of the file a tensor's values take; typed fields count as raw data would."""
         if tensor.data_location == TensorProto.EXTERNAL:
             return self._external_range(tensor)[2]
         if tensor.HasField("raw_data"):
             return len(tensor.raw_data)
         if tensor.data_type == TensorProto.STRING:
             return int(sum(map(len, tensor.string_data)))
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        size: int = math.prod(tensor.dims) * dtype.itemsize
-        return size
+        return _packed_bytes(tensor)
 
     def _read(self, tensor: TensorProto, kind: str) -> np.ndarray[Any, Any]:
         external = tensor.data_location == TensorProto.EXTERNAL
@@ -169,9 +167,7 @@ class Storage:
             if external and tensor.HasField("raw_data"):
                 raise ModelError(f"holds both inline and external data: {where}")
             stored = self._external_range(tensor)[2] if external else len(tensor.raw_data)
-            bits = _SUB_BYTE_BITS.get(kind)
-            itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-            needed = -(-count * bits // 8) if bits else count * itemsize
+            needed = _packed_bytes(tensor)
         else:
             field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
             stored = len(getattr(tensor, field))
@@ -184,6 +180,14 @@ class Storage:
         if stored != needed:
             unit = "bytes" if external or tensor.HasField("raw_data") else "numbers"
             raise ModelError(f"shape {list(tensor.dims)} of {kind} needs {needed} {unit}, {stored} are stored: {where}")
+
+
+def _packed_bytes(tensor: TensorProto) -> int:
+    """How many bytes a tensor's numbers take, those of less than 8 bits packed."""
+    itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    bits = _SUB_BYTE_BITS.get(TensorProto.DataType.Name(tensor.data_type), 8 * itemsize)
+    size_bytes: int = -(-math.prod(tensor.dims) * bits // 8)
+    return size_bytes
 
 
 def stored_tensors(proto: ModelProto) -> Iterator[TensorProto]:
