@@ -176,6 +176,20 @@ class Graph:
             graph = graph.parent
         return graph
 
+    def leaving(self, nodes: Iterable[Node]) -> list[str]:
+        """Values that leave some of its nodes: produced there, and read elsewhere or declared as outputs.
+
+        They are in execution order, as the nodes are; constants are left out.
+        """
+        inside = dict.fromkeys(nodes)
+        return [
+            output
+            for node in inside
+            for output in node.outputs
+            if output and output not in self.constants
+            if output in self.outputs or any(reader not in inside for reader in self.readers.get(output, ()))
+        ]
+
     def stored(self, name: str) -> TensorProto | None:
         """The tensor behind a visible initializer or Constant node's output, or None."""
         graph = self.scope_of(name)

@@ -150,16 +150,8 @@ class Names:
         return f"{self._body_names[graph.path]}/{value}"
 
     def leaving(self, scope: str) -> list[str]:
-        """Values that leave a scope: produced inside, and read outside or declared as outputs. In execution order."""
-        main = self.main
-        inside = set(self.modules.get(scope, ()))
-        return [
-            output
-            for node in self.modules.get(scope, ())
-            for output in node.outputs
-            if output and output not in main.constants
-            if output in main.outputs or any(reader not in inside for reader in main.readers.get(output, ()))
-        ]
+        """Values of the main graph that leave a scope, in execution order; see `Graph.leaving`."""
+        return self.main.leaving(self.modules.get(scope, ()))
 
     def origin(self, graph: Graph, value: str) -> Origin | None:
         """Trace a constant value back to the tensor that stores it, through layout, casts and dequantization."""

@@ -247,8 +247,11 @@ class _Resolver:
                     taps += [tap for node in self._names.modules[scope] for tap in self._within(node)]
         for graph in self._model.graphs.values():
             if graph.path:
-                layered = [node for node in graph.nodes if matches(self._names.layers[node])]
-                taps += [tap for node in layered for tap in self.node_taps(node)]
+                layers: dict[str, list[Node]] = {}
+                for node in graph.nodes:
+                    layers.setdefault(self._names.layers[node], []).append(node)
+                for layer in filter(matches, layers):
+                    taps += self._layer_taps(graph, layer, layers[layer])
         return taps
 
     def _within(self, node: Node) -> list[Tap]:
@@ -258,17 +261,21 @@ class _Resolver:
 
     def _scope_taps(self, scope: str) -> list[Tap]:
         main = self._model.main
-        nodes = self._names.modules[scope]
         if not self._names.is_module(scope):
-            weighted = [node for node in nodes if self._names.owns_weights(node)]
-            if weighted:
-                return [tap for node in weighted for tap in self.node_taps(node)]
-        is_module = self._names.is_module(scope)
+            return self._layer_taps(main, scope, self._names.modules[scope])
+        return [
+            self._tap(main, value, scope, main.producers[value].op_type, None) for value in self._names.leaving(scope)
+        ]
+
+    def _layer_taps(self, graph: Graph, layer: str, nodes: Sequence[Node]) -> list[Tap]:
+        """The taps of the nodes that own the layer's weights; where none does, of the values that leave the layer."""
+        weighted = [node for node in nodes if self._names.owns_weights(node)]
+        if weighted:
+            return [tap for node in weighted for tap in self.node_taps(node)]
         taps = []
-        for value in self._names.leaving(scope):
-            node = main.producers[value]
-            reached = value if is_module else self._reached(main, node, value)
-            taps.append(self._tap(main, reached, scope, node.op_type, None if is_module else self._at))
+        for value in graph.leaving(nodes):
+            node = graph.producers[value]
+            taps.append(self._tap(graph, self._reached(graph, node, value), layer, node.op_type, self._at))
         return taps
 
     def _by_value(self, matches: Matcher, *, initializer: str) -> list[Tap]:

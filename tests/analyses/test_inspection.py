@@ -202,3 +202,12 @@ def test_a_weight_in_a_constant_node_counts():
     summary = inspect(quantized("", constants, stored=""))
     assert (summary.parameters, summary.parameter_bytes) == (6, 24)
     assert [(layer.parameters, layer.size_bytes) for layer in summary.layers] == [(6, 24)]
+
+
+def test_a_quantized_layer_of_two_branches_has_a_row_in_each_when_it_is_selected():
+    model = quantized("bool c, ", branches(READS))
+    for attribute in model.graph.node[0].attribute:
+        for node in attribute.g.node:
+            node.name = f"/conv1/{node.op_type}"
+    rows = [(layer.layer, layer.op_type, layer.parameters) for layer in inspect(model, select="conv1").layers]
+    assert rows == [("conv1", "Conv", 6)] * 2

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxscope.errors import SelectorError
-from onnxscope.model.graphs import ValueType
+from onnxscope.model.graphs import ValueType, walk_graphs
 from onnxscope.model.loading import load_model
 from onnxscope.model.selectors import matcher, select_names, select_taps, tap_values
 
@@ -266,6 +266,50 @@ def test_taps_inside_bodies_stand_in_execution_order():
     model.graph.ClearField("node")
     model.graph.node.extend([second, first])  # stored out of order
     assert names_of(model, "value:k", "value:first/then_branch/h") == ["first/then_branch/h", "k"]
+
+
+def labelled(model):
+    """The model with nodes named as an exporter does, by the layer that leads the name of their first output."""
+    for graph in walk_graphs(model.graph):
+        for node in graph.node:
+            layer, _, rest = node.output[0].partition("_")
+            if rest:
+                node.name = f"/{layer}/{node.op_type}"
+    return model
+
+
+LAYERS = {
+    "float": "fc_m = MatMul(x, w)  fc_b = Add(fc_m, bias)  act_r = Relu(fc_b)",
+    "dequantized": "fc_d = DequantizeLinear(k, s)  fc_m = MatMul(x, fc_d)  act_r = Relu(fc_m)",
+    "quantized": """
+        fc_q = QuantizeLinear(x, s, z)  fc_x = DequantizeLinear(fc_q, s, z)  fc_d = DequantizeLinear(k, s)
+        fc_m = MatMul(fc_x, fc_d)  fc_o = QuantizeLinear(fc_m, s, z)  act_r = DequantizeLinear(fc_o, s, z)""",
+    "integers": """
+        fc_q, fc_s, fc_z = DynamicQuantizeLinear(x)  fc_i = MatMulInteger(fc_q, k, fc_z)
+        fc_c = Cast<to = 1>(fc_i)  fc_p = Mul(fc_s, s)  act_r = Mul(fc_c, fc_p)""",
+    "no weight": "fc_s = Sigmoid(x)  fc_m = Mul(x, fc_s)  act_r = Neg(fc_m)",
+}
+STORED = """<float[2, 2] w = {1, 2, 3, 4}, float[2] bias = {1, 2}, int8[2, 2] k = {1, 2, 3, 4}, float s = {0.5},
+    uint8 z = {0}>"""
+
+
+@pytest.mark.parametrize("at", ["post", "pre"])
+@pytest.mark.parametrize("selector", ["fc", "act", "f*", "re:fc|act", "!act"])
+@pytest.mark.parametrize("nodes", LAYERS.values(), ids=LAYERS.keys())
+def test_a_layer_in_a_body_is_tapped_where_the_same_layer_of_the_main_graph_is(nodes, selector, at):
+    main = labelled(parsed(f"g (float[N, 2] x) => (float[N, 2] y) {STORED} {{ {nodes}  y = Concat<axis = 0>(act_r) }}"))
+    body = labelled(
+        parsed(f"""g (bool c, float[N, 2] x) => (float[N, 2] out) {STORED} {{ out = If(c) <
+            then_branch = t () => (float[N, 2] y) {{ {nodes}  y = Concat<axis = 0>(act_r) }},
+            else_branch = e () => (float[N, 2] n) {{ n = Identity(x) }}> }}""")
+    )
+    selectors = ["fc", "value:y", selector] if selector.startswith("!") else [selector]
+    taps = [
+        [(tap.value, tap.layer, tap.op_type, tap.at) for tap in select_taps(load_model(model), selectors, at=at)]
+        for model in (main, body)
+    ]
+    assert taps[0] == taps[1]
+    assert len(taps[0]) == len({layer for _, layer, *_ in taps[0]}) > 0
 
 
 @pytest.mark.parametrize(
