@@ -66,21 +66,38 @@ def _stored_values(model: Model, parameter: Parameter) -> Array:
 
 def _dequantized(model: Model, operand: Operand) -> Array:
     """The real numbers behind an operand of QLinearConv or QLinearMatMul."""
-    inputs = operand.node.inputs
+    inputs, axis = operand.node.inputs, operand.node.operator.scaled_along
+    assert axis is not None  # the operand's scale follows it
+    if operand.role != "bias":
+        return _scaled(model, inputs[operand.position : operand.position + 3], axis)
     make = onnx.helper.make_node
-    read: Sequence[str]
-    if operand.role == "bias":  # int32 in units of the product of both scales
-        read = (inputs[8], inputs[1], inputs[4])
-        extra = [
-            make("Cast", [inputs[8]], ["onnxscope:bias"], to=TensorProto.FLOAT),
-            make("Mul", [inputs[1], inputs[4]], ["onnxscope:scale"]),
-            make("Mul", ["onnxscope:bias", "onnxscope:scale"], ["onnxscope:real"]),
-        ]
-    else:
-        first, axis = operand.position, operand.node.operator.scaled_along
-        read = inputs[first : first + 3]
-        extra = [make("DequantizeLinear", list(read), ["onnxscope:real"], axis=axis)]
+    read = (inputs[8], inputs[1], inputs[4])  # int32 in units of the product of both scales
+    extra = [
+        make("Cast", [inputs[8]], ["onnxscope:bias"], to=TensorProto.FLOAT),
+        make("Mul", [inputs[1], inputs[4]], ["onnxscope:scale"]),
+        make("Mul", ["onnxscope:bias", "onnxscope:scale"], ["onnxscope:real"]),
+    ]
     return _computed(model, "onnxscope:real", extra, read)
+
+
+def _scaled(model: Model, read: Sequence[str], axis: int) -> Array:
+    """Codes, scale and zero point as real numbers.
+
+    DequantizeLinear does not serve: before operator set 13 it scales along no axis, and later it refuses a single scale
+    for several channels. The difference of two codes is exact in float32, so only the product rounds, as there.
+    """
+    key = ("onnxscope:real", *read)
+    values = model.computed.get(key)
+    if values is None:
+        constants = evaluate_constants(model, list(dict.fromkeys(read)))
+        codes, scale, zero_point = (constants[name] for name in read)
+        along = [1] * codes.ndim
+        if scale.size > 1:
+            along[axis] = scale.size
+        zeros = zero_point.astype(np.float32).reshape(along if zero_point.size > 1 else [1] * codes.ndim)
+        values = (codes.astype(np.float32) - zeros) * scale.astype(np.float32).reshape(along)
+        _keep(model, key, values)
+    return values
 
 
 def _computed(model: Model, value: str, extra: Sequence[NodeProto] = (), read: Sequence[str] = ()) -> Array:
@@ -96,7 +113,11 @@ def _computed(model: Model, value: str, extra: Sequence[NodeProto] = (), read: S
     values = model.computed.get(key)
     if values is None:
         values = evaluate_constants(model, [value], extra)[value]
-        if values.nbytes + sum(kept.nbytes for kept in model.computed.values()) <= _KEPT_BYTES:
-            values.flags.writeable = False
-            model.computed[key] = values
+        _keep(model, key, values)
     return values
+
+
+def _keep(model: Model, key: tuple[str, ...], values: Array) -> None:
+    if values.nbytes + sum(kept.nbytes for kept in model.computed.values()) <= _KEPT_BYTES:
+        values.flags.writeable = False
+        model.computed[key] = values
