@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
-__all__ = ["HALF_TYPES", "MIN_ROW", "GraphWriter", "opset_of"]
+from onnxscope.model.graphs import walk_graphs
+
+__all__ = ["HALF_TYPES", "MIN_ROW", "GraphWriter", "opset_of", "with_unique_names"]
 
 HALF_TYPES = frozenset({"float16", "bfloat16"})
 """numpy's names of the element types that a CPU seldom computes in."""
@@ -24,6 +26,35 @@ _AXES_AS_INPUT = {"ReduceSum": 13, "ReduceMin": 18, "ReduceMax": 18, "ReduceSumS
 def opset_of(proto: ModelProto) -> int:
     """Return the version of ONNX's own operators that a model uses."""
     return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+def with_unique_names(proto: ModelProto) -> ModelProto:
+    """Return a model in which no two nodes of one graph share a name: itself, or a copy with new names for the later.
+
+    A name of a node means nothing to the result, but onnxruntime refuses a graph that has one twice.
+    """
+    if not any(_repeats_names(graph) for graph in walk_graphs(proto.graph)):
+        return proto
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for graph in walk_graphs(copy.graph):
+        taken = {node.name for node in graph.node}
+        numbers: dict[str, int] = {}
+        for node in graph.node:
+            name = node.name
+            if not name or name not in numbers:
+                numbers[name] = 2
+                continue
+            while node.name in taken:
+                node.name = f"{name}_{numbers[name]}"
+                numbers[name] += 1
+            taken.add(node.name)
+    return copy
+
+
+def _repeats_names(graph: GraphProto) -> bool:
+    names = [node.name for node in graph.node if node.name]
+    return len(set(names)) < len(names)
 
 
 class GraphWriter:

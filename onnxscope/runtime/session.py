@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.model.loading import Model
+from onnxscope.runtime.nodes import with_unique_names
 
 __all__ = ["Session", "evaluate_constants", "open_session", "providers", "runtime_version"]
 
@@ -96,7 +97,10 @@ class Session:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         try:
             self._session = self._ort.InferenceSession(
-                proto.SerializeToString(), options, providers=list(execution_providers), enable_fallback=0
+                with_unique_names(proto).SerializeToString(),
+                options,
+                providers=list(execution_providers),
+                enable_fallback=0,
             )
         except Exception as error:  # onnxruntime raises many unrelated classes
             raise RunError(f"onnxruntime cannot load the model ({_reason(error)}): {where}") from error
