@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
@@ -27,14 +28,20 @@ def inline_functions(proto: ModelProto, *, where: str) -> ModelProto:
     """
     if not proto.functions:
         return proto
-    _Expansion(proto, where).check()
+    expansion = _Expansion(proto, where)
+    expansion.check()
     try:
         import onnx.inliner
 
         inlined: ModelProto = onnx.inliner.inline_local_functions(proto)
     except Exception as error:  # the inliner's own errors, and protobuf's where its answer cannot be parsed
         raise ModelError(f"local functions cannot be inlined ({first_line(error)}): {where}") from error
+    expansion.keep_callers(inlined)
     return inlined
+
+
+class _OtherOrderError(Exception):
+    pass
 
 
 class _Expansion:
@@ -55,6 +62,40 @@ class _Expansion:
             self._find_arguments(function.node)
         self._find_arguments(self._nodes)
         self._measure(self._nodes, ())
+
+    def keep_callers(self, inlined: ModelProto) -> None:
+        """Name each node that stands in the place of a call after the call and its own name: `encoder.0/proj`.
+
+        onnx's inliner puts a function's nodes where the call was, one for one and in order, under their own names
+        with a number behind; nodes of a call without a name stay so.
+        """
+        with contextlib.suppress(_OtherOrderError):
+            self._name_nodes(self._nodes, inlined.graph.node, "")
+
+    def _name_nodes(self, nodes: Iterable[NodeProto], inlined: Iterable[NodeProto], caller: str) -> None:
+        rest = iter(inlined)
+        self._name_rest(nodes, rest, caller)
+        if next(rest, None) is not None:
+            raise _OtherOrderError
+
+    def _name_rest(self, nodes: Iterable[NodeProto], rest: Iterator[NodeProto], caller: str) -> None:
+        counts: dict[str, int] = {}
+        for node in nodes:
+            name = node.name or node.op_type
+            count = counts[name] = counts.get(name, 0) + 1
+            name = f"{name}_{count}" if count > 1 and not node.name else name
+            key = self._called(node)
+            if key is not None:
+                inner = f"{caller}/{name}" if caller else node.name
+                self._name_rest(self._functions[key].node, rest, inner)
+                continue
+            copy = next(rest, None)
+            if copy is None or (copy.op_type, copy.domain) != (node.op_type, node.domain):
+                raise _OtherOrderError
+            if caller:
+                copy.name = f"{caller}/{name}"
+            for body, copied in zip(_bodies(node), _bodies(copy), strict=False):
+                self._name_nodes(body.node, copied.node, caller)
 
     def _find_arguments(self, nodes: Iterable[NodeProto]) -> None:
         for node in nodes:

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from nested_models import doubling, function, with_functions
 
+from onnxscope import features, inspect
 from onnxscope.errors import ModelError
 from onnxscope.model.loading import load_model
 from onnxscope.runtime.session import Session
@@ -25,6 +26,43 @@ def test_local_functions_are_inlined_with_their_attributes_and_the_same_result()
     x = np.array([-8.0, 4.0], np.float32)
     found = Session(model.proto, folder=None, where="g").run({"x": x})["y"]
     assert found.tolist() == [4.0, -1.0]  # -8 * 0.5 = -4, negated 4; 4 negated -4, times 0.25
+
+
+def test_nodes_of_a_call_are_named_after_it() -> None:
+    proto = with_functions(
+        """g (float[N] x, bool c) => (float[N] y, float[N] v) {
+            [first] a = l.outer(x)
+            [second] h = l.outer(a)
+            b = l.block(h)
+            [choice] y = If (c) <
+                then_branch = t () => (float[N] p) { [inside] p = l.block(b) },
+                else_branch = e () => (float[N] q) { [alone] q = Abs(b) }>
+            [last] v = Exp(x) }""",
+        function("outer (x) => (y)", "[sub] a = l.block(x)  b = Neg(a)  c = Neg(b)  y = l.block(c)")
+        + function("block (x) => (y)", "[proj] a = Relu(x)  [act] y = Neg(a)"),
+    )
+    model = load_model(proto)
+    names = [f"{node.op_type} {node.name}" for graph in model.graphs.values() for node in graph.nodes]
+    outer = ["Relu {}/sub/proj", "Neg {}/sub/act", "Neg {}/Neg", "Neg {}/Neg_2", "Relu {}/block/proj"]
+    outer += ["Neg {}/block/act"]
+    assert names[:12] == [text.format(caller) for caller in ("first", "second") for text in outer]
+    assert names[14:] == ["If choice", "Exp last", "Relu inside/proj", "Neg inside/act", "Abs alone"]
+    assert names[12].startswith("Relu proj")  # the call has no name
+    assert names[13].startswith("Neg act")
+
+
+def test_layers_in_calls_are_told_apart_by_the_callers_name() -> None:
+    proto = with_functions(
+        """g (float[N, 2] x) => (float[N, 2] y) <float[2, 2] w1 = {1, 2, 3, 4}, float[2, 2] w2 = {5, 6, 7, 8}> {
+            a = l.Block(x, w1)  y = l.Block(a, w2) }""",
+        function("Block (p, w) => (q)", "[proj] t = MatMul(p, w)  [act] q = Relu(t)"),
+    )
+    for number, call in enumerate(proto.graph.node):
+        call.name = f"encoder.{number}"
+    assert [layer.layer for layer in inspect(proto).layers] == ["encoder.0/proj", "encoder.1/proj"]
+    x = np.array([[1, -1]], np.float32)
+    maps = features(proto, x, select="encoder.1/proj", at="pre")
+    assert maps[0].data.tolist() == [[0.0, 0.0]]  # x @ w1 is -2, -2, and the activation function makes it 0
 
 
 def test_functions_inside_bodies_are_inlined_too() -> None:
