@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnxscope.base.files import make_folder, refuse_inputs, write_whole, writing_whole
 from onnxscope.base.json_files import dump_json, parse_json
-from onnxscope.base.text import safe_stem
+from onnxscope.base.text import is_safe_stem, safe_stem
 from onnxscope.drawing.figures import histogram_png
 from onnxscope.drawing.mosaics import encode_png, kernels
 from onnxscope.drawing.svg_charts import histogram_svg
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["files_in_place", "save_features", "save_weights"]
 
-_OWN_PICTURE = re.compile(r"\d{3,}_[A-Za-z0-9._-]{1,60}\.(png|svg)")
 _MAX_MANIFEST_BYTES = 256 << 20
 
 
@@ -104,8 +102,13 @@ def files_in_place(folder: str | Path, kind: Literal["features", "weights"]) -> 
     """
     pictures: dict[int, str] = {}  # by their inode: tools that save space link equal pictures to each other
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        pictures = {entry.inode(): entry.path for entry in entries if _OWN_PICTURE.fullmatch(entry.name)}
+        pictures = {entry.inode(): entry.path for entry in entries if _is_own_picture(entry.name)}
     return [f"{folder}", *(os.path.join(folder, f"{kind}.{suffix}") for suffix in ("json", "npz")), *pictures.values()]
+
+
+def _is_own_picture(name: str) -> bool:
+    stem, dot, suffix = name.rpartition(".")
+    return bool(dot) and suffix in ("png", "svg") and is_safe_stem(stem)
 
 
 def _drawn(tap: FeatureMap, cmap: str) -> bytes | None:
@@ -147,4 +150,4 @@ def _pictures_of(manifest: Path) -> set[str]:
         names = [tap.get("picture") for tap in record.get("taps", [])] + list(record.get("pictures", []))
     except (OSError, ValueError, AttributeError, TypeError):
         return set()
-    return {name for name in names if isinstance(name, str) and _OWN_PICTURE.fullmatch(name)}
+    return {name for name in names if isinstance(name, str) and _is_own_picture(name)}

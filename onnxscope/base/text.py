@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "count_text",
     "first_line",
     "format_number",
+    "is_safe_stem",
     "label",
     "number_text",
     "printable",
@@ -28,7 +30,9 @@ MAX_NAME = 96
 
 _MAX_TIP = 1000
 _MAX_STEM_BYTES = 60
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_MAX_READ = 4096  # characters of a name that a stem is made from
+_NOT_SHOWN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+_OWN_STEM = re.compile(r"([0-9]{3,9})_(.+)", re.DOTALL)
 
 
 def printable(text: str) -> str:
@@ -43,9 +47,28 @@ def first_line(error: Exception | Warning | str) -> str:
 
 
 def safe_stem(name: str, index: int) -> str:
-    """Return a file name stem for something that a model named: the index, then at most 60 harmless bytes."""
-    stem = _UNSAFE.sub("_", name)[:_MAX_STEM_BYTES].strip("._") or "unnamed"
-    return f"{index:03d}_{stem}"
+    """Return a file name stem for something that a model named: the index, then at most 60 bytes of harmless UTF-8.
+
+    Letters and digits of every script stay, composed, and with a letter its marks, such as vowels. A run of anything
+    else is one underscore: separators, controls, what turns the direction of writing, what is not seen.
+    """
+    stem: list[str] = []
+    takes_mark = False
+    for c in unicodedata.normalize("NFC", name[:_MAX_READ]):
+        is_letter = c.isalnum() and not _NOT_SHOWN.match(c)
+        takes_mark = is_letter or (takes_mark and unicodedata.category(c) in ("Mn", "Mc") and not _NOT_SHOWN.match(c))
+        if takes_mark or c in "._-":
+            stem.append(c)
+        elif not stem or stem[-1] != "":
+            stem += ["_", ""]  # the empty text is where a run began
+    text = "".join(stem).encode()[:_MAX_STEM_BYTES].decode(errors="ignore").strip("._")
+    return f"{index:03d}_{text or 'unnamed'}"
+
+
+def is_safe_stem(stem: str) -> bool:
+    """Whether `safe_stem` could have made a file name's stem."""
+    parts = _OWN_STEM.fullmatch(stem)
+    return parts is not None and safe_stem(parts[2], int(parts[1])) == stem
 
 
 def shortened(text: str, limit: int) -> str:

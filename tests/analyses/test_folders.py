@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from PIL import Image
 
@@ -121,3 +122,18 @@ def test_a_name_that_no_archive_holds_is_refused_before_anything_is_written(tmp_
     with pytest.raises(OutputError, match="an archive cannot hold the name"):
         save_features(maps, tmp_path / "out", arrays=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_letters_of_any_script_stay_in_the_names_of_pictures_and_are_known_again(tmp_path):
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[1, 1, 2, 2] x) => (float[1, 1, 2, 2] y) <float[1, 1, 1, 1] w = {2}, float[1, 1, 1, 1] v = {3}> {
+            h = Conv(x, w)  y = Conv(h, v) }""")
+    for node, name in zip(model.graph.node, ("畳み込み/слой", "Größe"), strict=True):
+        node.name = name
+    x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    pictures = save_features(onnxscope.features(model, x), tmp_path)
+    assert list(pictures.values()) == ["001_畳み込み_слой.png", "002_Größe.png"]
+    assert list(pictures) == ["h", "y"]
+    save_features(onnxscope.features(model, x, select="node:Größe"), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["001_Größe.png", "features.json"]

@@ -12,6 +12,7 @@ from onnxscope.base.text import (
     count_text,
     first_line,
     format_number,
+    is_safe_stem,
     label,
     number_text,
     printable,
@@ -35,13 +36,35 @@ from onnxscope.base.text import (
         ("\x1b[31m<b>", "007_31m_b"),
         ("", "007_unnamed"),
         ("...", "007_unnamed"),
-        ("ünï", "007_n"),
+        ("ünï/Größe", "007_ünï_Größe"),
+        ("u\u0308n", "007_ün"),  # composed
+        ("畳み込み層.1", "007_畳み込み層.1"),
+        ("слой 1", "007_слой_1"),
+        ("हिन्दी", "007_हिन्दी"),  # vowel signs and a virama are marks
+        ("\u0338a\u0338", "007_a\u0338"),
+        ("a\u202eb\u2066c\u200fd\u200be", "007_a_b_c_d_e"),
+        ("a\uff0fb\u2215c\u2044d\u29f8e", "007_a_b_c_d_e"),  # they look like slashes
+        ("a\ufe0fb\u3164c\U000e0100", "007_a_b_c"),
+        ("a\udcffb\x85c\u2028", "007_a_b_c"),
+        ("_a__b", "007_a__b"),
+        ("漢" * 30, "007_" + "漢" * 20),
+        ("x漢" * 30, "007_" + "x漢" * 15),
+        ("a" * 59 + "é", "007_" + "a" * 59),
         ("x" * 100_000, "007_" + "x" * 60),
     ],
 )
 def test_a_stem_is_the_index_and_harmless_bytes(name: str, stem: str) -> None:
     assert safe_stem(name, 7) == stem
     assert Path(stem).name == stem
+    assert is_safe_stem(stem)
+    assert len(stem.encode()) <= 64
+
+
+@pytest.mark.parametrize(
+    "name", ["7_a", "007_", "007_a/b", "007_a\n", "007_.a", "007_" + "x" * 61, "007_u\u0308", "notes"]
+)
+def test_a_stem_of_another_form_is_not_ours(name: str) -> None:
+    assert not is_safe_stem(name)
 
 
 @pytest.mark.parametrize(
