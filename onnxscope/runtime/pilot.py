@@ -20,7 +20,15 @@ from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import TappedModel, expose, was_not_executed
-from onnxscope.runtime.tapped_runs import TapShapes, is_number, numbered, numpy_name, run_tapped, within_budget
+from onnxscope.runtime.tapped_runs import (
+    TapShapes,
+    is_number,
+    is_tensor,
+    numbered,
+    numpy_name,
+    run_tapped,
+    within_budget,
+)
 
 __all__ = ["Pilot"]
 
@@ -166,14 +174,14 @@ class Pilot:
         others = [tap for tap in by_name.values() if not tap.path and tap not in self.outputs]
         self.composites = {tap: tap.value for tap in others if tap.value in self.tapped.declared}
         self.reasons |= {by_name[missed.name]: missed.reason for missed in self.tapped.unreachable}
-        self.reasons |= dict.fromkeys(self.exposed.keys() - self.outputs.keys(), "not a tensor of numbers")
+        self.reasons |= {tap: _without_numbers(self.kinds[tap]) for tap in self.exposed.keys() - self.outputs.keys()}
 
     def _shapes(self, feeds: Mapping[str, Array], *, keep: bool) -> dict[Tap, tuple[int, ...]]:
         """Shapes from the values themselves where they fit half the budget; then they may be kept."""
         expected = self._expected_bytes(feeds)
         if expected is None or expected > self._budget:
             if self._tap_shapes is None:
-                tensors = [tap for tap in self.exposed if "(" not in self.kinds[tap]]
+                tensors = [tap for tap in self.exposed if is_tensor(self.kinds[tap])]
                 self._tap_shapes = TapShapes(self.model, tensors, self._threads)
             return self._tap_shapes.of(feeds)
         values = self.session.run(feeds, dict.fromkeys(self.exposed.values()))
@@ -208,3 +216,12 @@ class Pilot:
 
     def _size(self, tap: Tap, shape: Sequence[int]) -> int:
         return np.dtype(self.kinds[tap]).itemsize * math.prod(shape)
+
+
+def _without_numbers(kind: str) -> str:
+    """Why a value of a type that is not one of numbers has no statistics."""
+    if kind.startswith("seq("):
+        return "a sequence, not a tensor"
+    if kind.startswith("optional("):
+        return "an optional, not a tensor"
+    return "a map, not a tensor" if kind.startswith("map(") else "not a tensor of numbers"

@@ -20,6 +20,7 @@ from onnxscope.runtime.tap_outputs import TappedModel, Unreachable, expose, unus
 __all__ = [
     "TapShapes",
     "is_number",
+    "is_tensor",
     "numbered",
     "numpy_name",
     "reason_without_statistics",
@@ -105,8 +106,15 @@ def reason_without_statistics(tap: Tap, data: Any) -> str | None:
 
 def numpy_name(kind: str) -> str:
     """Return numpy's name of an element type from what onnxruntime calls it; anything but a tensor keeps its name."""
-    name = kind.removeprefix("tensor(").rstrip(")")
+    if not kind.startswith("tensor("):
+        return kind
+    name = kind.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def is_tensor(dtype: str) -> bool:
+    """Whether what `numpy_name` returned is an element type, not the name of a sequence, an optional or a map."""
+    return "(" not in dtype
 
 
 def is_number(dtype: str) -> bool:
@@ -123,7 +131,7 @@ class TapShapes:
     """Tells the shapes of taps run after run, without their values leaving onnxruntime."""
 
     def __init__(self, model: Model, taps: Sequence[Tap], threads: int = 0) -> None:
-        """Open one session, without optimization, for all taps of the main graph.
+        """Open one session, without optimization, for all taps of the main graph; sequences and the like have no shape.
 
         Raises:
             RunError: onnxruntime refuses the model.
@@ -131,14 +139,31 @@ class TapShapes:
         self._model = model
         self._threads = threads
         self._lifted = numbered(tap for tap in taps if tap.path)
+        plain = [tap for tap in taps if not tap.path]
+        try:
+            self._open(plain)
+        except RunError:
+            tensors = self._tensors(plain)
+            if len(tensors) == len(plain):
+                raise
+            self._open(tensors)
+
+    def _open(self, taps: Sequence[Tap]) -> None:
         proto = ModelProto()
-        proto.CopyFrom(model.proto)
-        prefix = unused_prefix(model)
-        self._outputs = {tap: f"{prefix}shape_{number}" for number, tap in enumerate(taps) if not tap.path}
+        proto.CopyFrom(self._model.proto)
+        prefix = unused_prefix(self._model)
+        self._outputs = {tap: f"{prefix}shape_{number}" for number, tap in enumerate(taps)}
         for tap, output in reversed(self._outputs.items()):
             proto.graph.node.append(onnx.helper.make_node("Shape", [tap.value], [output]))
             proto.graph.output.append(onnx.helper.make_tensor_value_info(output, TensorProto.INT64, [None]))
-        self._session = open_session(model, proto, threads=threads, optimize=False)
+        self._session = open_session(self._model, proto, threads=self._threads, optimize=False)
+
+    def _tensors(self, taps: Sequence[Tap]) -> list[Tap]:
+        """The taps that hold tensors by what onnxruntime infers, as a model need not declare it."""
+        by_name = numbered(taps)
+        tapped = expose(self._model, [replace(tap, name=name) for name, tap in by_name.items()])
+        kinds = open_session(self._model, tapped.proto, threads=self._threads, optimize=False).outputs
+        return [by_name[name] for name, output in tapped.outputs.items() if kinds[output].startswith("tensor(")]
 
     def of(self, feeds: Mapping[str, Array]) -> dict[Tap, tuple[int, ...]]:
         """Run once and return the shapes of the taps that were reached.

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import onnx.parser
+import pytest
 from nested_models import GROWING
 
+import onnxscope
 from onnxscope.analyses.feature_maps import features
+from onnxscope.cli.main import run
+from onnxscope.errors import RunError
+from onnxscope.model.loading import load_model
+from onnxscope.model.selectors import select_taps
+from onnxscope.runtime.tapped_runs import TapShapes
 
 
 def parsed(text):
@@ -98,3 +107,38 @@ def test_strings_and_sequences_are_listed_with_the_reason():
         "text": "strings have no statistics",
         "pair": "a sequence, not a tensor",
     }
+
+
+UNDECLARED = """
+    <ir_version: 9, opset_import: ["": 17, "ai.onnx.ml": 3]>
+    net (float[N, 4] x) => (float[a, b] y) {
+        h = Relu(x)  s = SplitToSequence<axis=1>(h)  z = SequenceConstruct(h, h)
+        m = ai.onnx.ml.ZipMap<classlabels_strings=["a", "b", "c", "d"]>(h)
+        i = Constant<value = int64 {0}>()  k = SequenceAt(s, i)  n = NonZero(h)  y = Add(k, h) }"""
+
+
+def test_taps_without_a_shape_are_left_out_where_the_model_does_not_declare_that_they_have_none():
+    model = load_model(onnx.parser.parse_model(UNDECLARED))
+    x = np.array([[1, -2, 3, -4]], np.float32)
+    taps = select_taps(model, ["value:*"])
+    shapes = {tap.value: shape for tap, shape in TapShapes(model, taps).of({"x": x}).items()}
+    assert shapes == {"x": (1, 4), "h": (1, 4), "i": (), "k": (1, 1), "n": (2, 2), "y": (1, 4)}
+    broken = onnx.parser.parse_model(UNDECLARED.replace("Relu(x)", "MatMul(x, y)").replace("Add(k, h)", "Unheard(k)"))
+    broken.graph.node[0].input[1] = "x"
+    with pytest.raises(RunError, match="Unheard"):
+        TapShapes(load_model(broken), taps)
+
+
+@pytest.mark.parametrize("command", ["features", "stats", "report"])
+def test_every_command_reaches_the_tensors_beside_sequences_of_no_declared_type(command, tmp_path, capsys):
+    path, data = tmp_path / "m.onnx", tmp_path / "x.npy"
+    onnx.save(onnx.parser.parse_model(UNDECLARED), path)
+    np.save(data, np.array([[1, -2, 3, -4], [5, 6, -7, 8]], np.float32))
+    arguments = [command, str(path), "-i", str(data), "--select", "value:*", "-o", str(tmp_path / "out")]
+    assert run([*arguments, "--format", "json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    unreachable = {missed["name"]: missed["reason"] for missed in record["unreachable"]}
+    assert unreachable == dict.fromkeys(("s", "z", "m"), "a sequence, not a tensor")
+    if command == "stats":
+        statistics = onnxscope.stats(path, data, select=["value:k", "value:n"])
+        assert [tap.state.moments.max.max() for tap in statistics] == [5, 3]
