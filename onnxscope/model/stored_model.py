@@ -84,6 +84,7 @@ class StoredModel:
         check_text(self.proto.graph, where=name)
         _forget_negative_dims(self.proto.graph)
         _name_split_outputs(self.proto.graph)
+        self.storage.write_out(self.proto.graph)
         self.graphs = {graph.path: graph for graph in check_graphs(self.proto.graph, where=name)}
         self.main = self.graphs[()]
 

@@ -10,17 +10,27 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, SparseTensorProto, TensorProto
 
 from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
 from onnxscope.model.graph_checks import require_text
-from onnxscope.model.graphs import graphs_of
+from onnxscope.model.graphs import graphs_of, walk_graphs
 from onnxscope.model.skeleton import MappedFile, contained_path
 
 __all__ = ["Storage", "stored_tensors"]
 
 _MAX_RANK = 64  # numpy's
+_MAX_WRITTEN_OUT = 256 << 20  # bytes of all sparse tensors of a model
+_CONSTANT_FORMS = {
+    "value_float": (AttributeProto.FLOAT, "f", TensorProto.FLOAT),
+    "value_floats": (AttributeProto.FLOATS, "floats", TensorProto.FLOAT),
+    "value_int": (AttributeProto.INT, "i", TensorProto.INT64),
+    "value_ints": (AttributeProto.INTS, "ints", TensorProto.INT64),
+    "value_string": (AttributeProto.STRING, "s", TensorProto.STRING),
+    "value_strings": (AttributeProto.STRINGS, "strings", TensorProto.STRING),
+}
+"""What a Constant may hold in place of a tensor: the attribute's type and field, and what its elements become."""
 _DECIMAL = re.compile(r"-?[0-9]{1,19}")
 _SUB_BYTE_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 
@@ -39,6 +49,7 @@ class Storage:
         self.folder = folder
         self._where = where
         self._files: dict[Path, MappedFile] = {file.path: file} if file else {}
+        self._written_out = 0  # bytes of sparse tensors
         self._views: dict[tuple[Any, ...], np.ndarray[Any, Any]] = {}
 
     def check(self, proto: ModelProto) -> None:
@@ -49,6 +60,70 @@ class Storage:
         """
         for tensor in _tensors(proto):
             self._check_tensor(tensor)
+
+    def write_out(self, graph: GraphProto) -> None:
+        """Give every checked sparse weight, and every Constant of another form, as a plain tensor in its place.
+
+        They mean the same, and whoever reads a model then finds all of them where weights are. Sparse ones that would
+        take more than 256 MB stay as they are.
+
+        Raises:
+            ModelError: The places in a sparse tensor are none of its own.
+        """
+        for inner in walk_graphs(graph):
+            kept = [sparse for sparse in inner.sparse_initializer if not self._add_dense(inner, sparse)]
+            if len(kept) < len(inner.sparse_initializer):
+                del inner.sparse_initializer[:]
+                inner.sparse_initializer.extend(kept)
+            for node in inner.node:
+                if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and len(node.attribute) == 1:
+                    self._write_out_constant(node.attribute[0])
+
+    def _add_dense(self, graph: GraphProto, sparse: SparseTensorProto) -> bool:
+        dense = self._dense(sparse)
+        if dense is not None:
+            graph.initializer.append(dense)
+        return dense is not None
+
+    def _write_out_constant(self, attribute: AttributeProto) -> None:
+        form, value = attribute.name, None
+        if form == "sparse_value" and attribute.type == AttributeProto.SPARSE_TENSOR:
+            value = self._dense(attribute.sparse_tensor)
+        elif form in _CONSTANT_FORMS and attribute.type == _CONSTANT_FORMS[form][0]:
+            _, field, elem_type = _CONSTANT_FORMS[form]
+            stored = getattr(attribute, field)
+            is_list = form.endswith("s")
+            values = list(stored) if is_list else [stored]
+            value = onnx.helper.make_tensor("", elem_type, [len(values)] if is_list else [], values)
+        if value is not None:
+            attribute.CopyFrom(onnx.helper.make_attribute("value", value))
+
+    def _dense(self, sparse: SparseTensorProto) -> TensorProto | None:
+        """A checked sparse tensor with its zeros written out, None where they are too many or no zeros."""
+        where = f"sparse tensor {printable(sparse.values.name)!r}: {self._where}"
+        kind = TensorProto.DataType.Name(sparse.values.data_type)
+        if not sparse.HasField("values") or kind == "STRING" or kind in _SUB_BYTE_BITS:
+            return None
+        dims, values = tuple(sparse.dims), self.array(sparse.values)
+        size = math.prod(dims)
+        if len(dims) > _MAX_RANK or any(side < 0 for side in dims):
+            raise ModelError(f"the shape {list(dims)} is none: {where}")
+        if self._written_out + size * values.dtype.itemsize > _MAX_WRITTEN_OUT:
+            return None
+        places = self.array(sparse.indices)
+        if sparse.indices.data_type != TensorProto.INT64 or values.ndim != 1:
+            raise ModelError(f"values and their places have to be lists, places of int64: {where}")
+        shape: tuple[int, ...] = dims
+        if places.shape == (len(values),):
+            places, shape = places[:, np.newaxis], (size,)
+        elif places.shape != (len(values), len(dims)):
+            raise ModelError(f"{len(values)} values at places of shape {list(places.shape)}: {where}")
+        if ((places < 0) | (places >= np.array(shape, np.int64))).any():
+            raise ModelError(f"a value lies outside of {list(dims)}: {where}")
+        dense = np.zeros(shape, values.dtype)
+        dense[tuple(places.T)] = values
+        self._written_out += dense.nbytes
+        return onnx.numpy_helper.from_array(dense.reshape(dims), sparse.values.name)
 
     @property
     def files(self) -> list[Path]:

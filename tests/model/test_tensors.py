@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+import onnxscope
 from onnxscope.errors import ModelError
 from onnxscope.model.loading import load_model
 from onnxscope.model.tensors import Storage
@@ -269,3 +270,81 @@ def test_a_data_file_is_opened_once_and_only_when_it_is_needed(tmp_path: Path) -
     assert storage.stored_bytes(tensor) == 8
     (tmp_path / "w.bin").unlink()
     assert storage.array(tensor).tolist() == [0, 0]
+
+
+def storage_forms():
+    """A product with a sparse weight, half precision in int32 fields, and constants in every form."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 6] x) => (float[N, 4] y) {
+            bias = Constant<value_floats = [0.5, -0.5, 0.25, 0.0]>()  one = Constant<value_float = 2.0>()
+            first = Constant<value_int = 0>()  axes = Constant<value_ints = [0, 1]>()
+            a = MatMul(x, W)  b = Add(a, bias)  c = Mul(b, one)  e = Cast<to = 1>(H)  f = Mul(c, e)  y = Add(f, k) }""")
+    values, places = numpy_helper.from_array(np.array([1.5, -2, 0.25], np.float32), "W"), [1, 11, 20]
+    model.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, numpy_helper.from_array(np.array(places), "places"), [6, 4])
+    )
+    half = onnx.TensorProto(name="H", data_type=onnx.TensorProto.FLOAT16, dims=[4])
+    half.int32_data.extend(np.array([1, -2, 0.5, 4], np.float16).view(np.uint16).tolist())
+    model.graph.initializer.append(half)
+    three = numpy_helper.from_array(np.array([3], np.float32))
+    sparse = helper.make_sparse_tensor(three, numpy_helper.from_array(np.array([[2]])), [4])
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["k"], sparse_value=sparse))
+    return model
+
+
+def test_sparse_weights_and_constants_of_every_form_are_read_like_others(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(storage_forms(), path)
+    model = load_model(path)
+    expected = np.zeros((6, 4), np.float32)
+    expected[[0, 2, 5], [1, 3, 0]] = [1.5, -2, 0.25]
+    stored = {name: model.array(tensor) for name in ("W", "H") if (tensor := model.main.stored(name)) is not None}
+    assert stored["W"].tolist() == expected.tolist()
+    assert stored["H"].tolist() == [1, -2, 0.5, 4]
+    constants = {name: model.array(model.main.stored(name)).tolist() for name in ("bias", "one", "first", "axes", "k")}
+    assert constants == {"bias": [0.5, -0.5, 0.25, 0], "one": 2, "first": 0, "axes": [0, 1], "k": [0, 0, 3, 0]}
+    weight = next(row for row in onnxscope.weights(path) if row.parameter.name == "W")
+    assert weight.summary.overall.mean == pytest.approx(expected.mean(dtype=np.float64))
+    assert weight.summary.overall.std == pytest.approx(expected.astype(np.float64).std(ddof=1))
+    assert weight.summary.overall.zero_fraction == 21 / 24
+    x = np.random.default_rng(3).standard_normal((3, 6)).astype(np.float32)
+    y = ((x @ expected + [0.5, -0.5, 0.25, 0]) * 2 * [1, -2, 0.5, 4] + [0, 0, 3, 0]).astype(np.float32)
+    np.testing.assert_allclose(onnxscope.features(path, x, select="value:y")[0].data, y, rtol=1e-6)
+    assert [layer.layer for layer in onnxscope.inspect(path).layers] == ["MatMul_0"]
+
+
+def test_the_proto_that_was_handed_in_keeps_its_forms():
+    proto = storage_forms()
+    before = proto.SerializeToString()
+    load_model(proto)
+    assert proto.SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    ("dims", "places", "message"),
+    [
+        ([6, 4], np.array([1, 24]), "a value lies outside of"),
+        ([6, 4], np.array([-1, 2]), "a value lies outside of"),
+        ([6, 4], np.array([[0, 0], [0, 4]]), "a value lies outside of"),
+        ([6, 4], np.array([1, 2, 3]), "2 values at places of shape"),
+        ([6, 4], np.array([1, 2], np.int32), "places of int64"),
+        ([-6, 4], np.array([1, 2]), "the shape .* is none"),
+    ],
+)
+def test_places_that_a_sparse_weight_does_not_have_are_refused(dims, places, message):
+    proto = storage_forms()
+    sparse = proto.graph.sparse_initializer[0]
+    sparse.values.CopyFrom(numpy_helper.from_array(np.array([1, 2], np.float32), "W"))
+    sparse.indices.CopyFrom(numpy_helper.from_array(places, "places"))
+    sparse.dims[:] = dims
+    with pytest.raises(ModelError, match=message):
+        load_model(proto)
+
+
+def test_a_sparse_weight_of_many_gigabytes_stays_sparse():
+    proto = storage_forms()
+    proto.graph.sparse_initializer[0].dims[:] = [1 << 30, 1 << 20]
+    model = load_model(proto)
+    assert "W" not in model.main.initializers
+    assert len(model.proto.graph.sparse_initializer) == 1
