@@ -33,7 +33,7 @@ def inline_functions(proto: ModelProto, *, where: str) -> ModelProto:
     try:
         import onnx.inliner
 
-        inlined: ModelProto = onnx.inliner.inline_local_functions(proto)
+        inlined: ModelProto = onnx.inliner.inline_local_functions(expansion.with_defaults())
     except Exception as error:  # the inliner's own errors, and protobuf's where its answer cannot be parsed
         raise ModelError(f"local functions cannot be inlined ({first_line(error)}): {where}") from error
     expansion.keep_callers(inlined)
@@ -49,6 +49,7 @@ class _Expansion:
 
     def __init__(self, proto: ModelProto, where: str) -> None:
         self._where = where
+        self._proto = proto
         self._nodes = proto.graph.node
         self._functions = {
             (_domain(function.domain), function.name, function.overload): function for function in proto.functions
@@ -62,6 +63,26 @@ class _Expansion:
             self._find_arguments(function.node)
         self._find_arguments(self._nodes)
         self._measure(self._nodes, ())
+
+    def with_defaults(self) -> ModelProto:
+        """The model with the defaults of functions' attributes in the calls: onnx's inliner leaves them out.
+
+        It is the model itself where no function has one.
+        """
+        if not any(function.attribute_proto for function in self._functions.values()):
+            return self._proto
+        copy = ModelProto()
+        copy.CopyFrom(self._proto)
+        waiting = [copy.graph.node, *(function.node for function in copy.functions)]
+        while waiting:
+            for node in waiting.pop():
+                waiting += [body.node for body in _bodies(node)]
+                key = self._called(node)
+                if key is not None:
+                    given = {attribute.name for attribute in node.attribute}
+                    defaults = self._functions[key].attribute_proto
+                    node.attribute.extend(default for default in defaults if default.name not in given)
+        return copy
 
     def keep_callers(self, inlined: ModelProto) -> None:
         """Name each node that stands in the place of a call after the call and its own name: `encoder.0/proj`.

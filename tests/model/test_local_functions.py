@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
+import onnxruntime
 import pytest
 from nested_models import doubling, function, with_functions
 
@@ -63,6 +65,22 @@ def test_layers_in_calls_are_told_apart_by_the_callers_name() -> None:
     x = np.array([[1, -1]], np.float32)
     maps = features(proto, x, select="encoder.1/proj", at="pre")
     assert maps[0].data.tolist() == [[0.0, 0.0]]  # x @ w1 is -2, -2, and the activation function makes it 0
+
+
+def test_an_attribute_that_a_call_leaves_out_has_the_functions_default() -> None:
+    proto = with_functions(
+        """g (float[N] x, bool c) => (float[N] y) { h = l.outer(x)  k = l.inner <alpha = 0.25> (h)
+            y = If (c) <then_branch = t () => (float[N] p) { p = l.inner(k) },
+                        else_branch = e () => (float[N] q) { q = Abs(k) }> }""",
+        function("outer (x) => (y)", "y = l.inner(x)")
+        + function("inner <alpha: float = 0.5> (x) => (y)", "y = LeakyRelu <alpha: float = @alpha> (x)"),
+    )
+    stored = proto.SerializeToString()
+    feeds = {"x": np.array([-8.0, 4.0], np.float32), "c": np.array(True)}
+    plain = onnxruntime.InferenceSession(stored).run(None, feeds)[0]
+    assert plain.tolist() == [-0.5, 4.0]  # -8 * 0.5 * 0.25 * 0.5
+    assert Session(load_model(proto).proto, folder=None, where="g").run(feeds)["y"].tolist() == plain.tolist()
+    assert proto.SerializeToString() == stored
 
 
 def test_functions_inside_bodies_are_inlined_too() -> None:
