@@ -11,7 +11,7 @@ import numpy as np
 from onnxscope.base.results import Record, paragraph, picture, remarks, within
 from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.base.tables import Cell, Table
-from onnxscope.base.text import printable
+from onnxscope.base.text import not_finite_text, printable
 from onnxscope.errors import InputError, OutputError
 from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.inputs.npy import write_npz
@@ -103,13 +103,16 @@ class FeatureMap(Record):
 
     def table(self) -> Table:
         """One row."""
-        return Table("", _COLUMNS, (self._cells(),))
+        return Table("", _COLUMNS, (self._cells(),)).with_marks("not finite", [self._mark()])
 
     def _cells(self) -> tuple[Cell, ...]:
         numbers = [self.statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")]
         zero_channels = None if self.channel_axis is None else len(self.statistics["zero_channels"])
         tap = self.tap
         return (tap.layer, tap.op_type, tap.at or "", self.data.shape, *numbers, zero_channels, tap.name)
+
+    def _mark(self) -> str:
+        return not_finite_text(self.statistics["nan_count"], self.statistics["inf_count"])
 
     def _thumbnail(self) -> str:
         from onnxscope.drawing.mosaics import encode_png, mosaic, reduced
@@ -213,7 +216,8 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
         """One row per tap."""
         shown = "random numbers" if self.input["kind"] == "random" else ", ".join(self.input["files"]) or "arrays"
         title = f"{self.model['name']} on {shown}: {len(self.taps)} taps"
-        return Table(title, _COLUMNS, tuple(tap._cells() for tap in self.taps))
+        table = Table(title, _COLUMNS, tuple(tap._cells() for tap in self.taps))
+        return table.with_marks("not finite", [tap._mark() for tap in self.taps])
 
     def __repr__(self) -> str:
         return self.table().text()

@@ -8,16 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from onnx import TensorProto
+
 from onnxscope.analyses.costs import multiply_accumulates
+from onnxscope.analyses.odd_numbers import Odd, find_odd_numbers
 from onnxscope.base.results import Record, facts
 from onnxscope.base.tables import Table
+from onnxscope.base.text import not_finite_text
 from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.graphs import Graph, Node, Step, ValueType
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, select_layers
 from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["LayerRecord", "ModelSummary", "inspect"]
+__all__ = ["LayerRecord", "ModelSummary", "inspect", "run_inspect"]
 
 _Types = Mapping[tuple[Step, ...], Mapping[str, ValueType]]
 
@@ -35,6 +39,8 @@ class LayerRecord:
         size_bytes: What they take in the file.
         multiply_accumulates: For one sample; None for operators that are no convolution or matrix product, and where
             a shape is not known.
+        nan_count: NaN among these numbers; None where they were not looked at.
+        inf_count: Infinities of either sign, likewise.
     """
 
     layer: str
@@ -44,6 +50,8 @@ class LayerRecord:
     parameters: int
     size_bytes: int
     multiply_accumulates: int | None = None
+    nan_count: int | None = None
+    inf_count: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,8 @@ class ModelSummary(Record):
             )
             for layer in self.layers
         )
-        return Table(f"{len(rows)} layers", columns, rows)
+        marks = [not_finite_text(layer.nan_count, layer.inf_count) for layer in self.layers]
+        return Table(f"{len(rows)} layers", columns, rows).with_marks("not finite", marks)
 
     def facts(self) -> list[tuple[str, str]]:
         """What there is to say above the table, as pairs of a word and a line."""
@@ -115,6 +124,8 @@ class ModelSummary(Record):
             pairs += [(kind, f"{spec.name}  {spec.dtype} {_shown_shape(spec.shape)}") for spec in specs]
         if self.bodies:
             pairs.append(("bodies", f"{self.bodies} nested graphs (If, Loop, Scan)"))
+        if any(layer.nan_count is None for layer in self.layers):
+            pairs.append(("numbers", "NaN and infinities were not looked for in all of them; `weights` counts them"))
         if self.inlined_functions:
             pairs.append(("functions", f"{self.inlined_functions}, inlined"))
         return pairs
@@ -134,7 +145,7 @@ class ModelSummary(Record):
 
 
 def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") -> ModelSummary:
-    """Describe a model without running it; its weights are not read.
+    """Describe a model without running it; its weights are looked at for NaN and infinities alone, up to 256 MB.
 
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.
@@ -145,7 +156,21 @@ def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") ->
         ModelError: The model cannot be read.
         SelectorError: A selector matches nothing.
     """
-    loaded = load_model(model)
+    return run_inspect(load_model(model), select=select, at=at)
+
+
+def run_inspect(loaded: Model, *, select: str | Sequence[str] = (), at: At = "post", read: bool = True) -> ModelSummary:
+    """Describe a model without running it; see `inspect`.
+
+    Args:
+        loaded: The model.
+        select: As for `inspect`.
+        at: As for `inspect`.
+        read: Whether weights are looked at for what is not finite.
+
+    Raises:
+        SelectorError: A selector matches nothing.
+    """
     selectors = [select] if isinstance(select, str) else list(select)
     declared: list[tuple[Node | None, LayerRecord]] = []
     if selectors:
@@ -161,6 +186,8 @@ def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") ->
     if any(layer.shape is None for _, layer in declared):
         types = loaded.types
     layers = [_completed(loaded, node, layer, types) for node, layer in declared]
+    if read:
+        layers = _with_odd_numbers(loaded, [node for node, _ in declared], layers)
     nodes = [node for graph in loaded.graphs.values() for node in graph.nodes]
     return ModelSummary(
         model=loaded.to_dict(),
@@ -195,14 +222,32 @@ def _completed(model: Model, node: Node | None, layer: LayerRecord, types: _Type
     return replace(layer, shape=shape, multiply_accumulates=cost)
 
 
+def _with_odd_numbers(model: Model, nodes: Sequence[Node | None], layers: Sequence[LayerRecord]) -> list[LayerRecord]:
+    """The records with what is not finite in the tensors of each node."""
+    stored = [[] if node is None else list(_stored(model, node).values()) for node in nodes]
+    counts = find_odd_numbers(model, (tensor for tensors in stored for tensor in tensors))
+
+    def total(tensors: Sequence[TensorProto]) -> tuple[int | None, int | None]:
+        odd: list[Odd] = [counts[id(tensor)] for tensor in tensors if id(tensor) in counts]
+        if len(odd) < len(tensors):
+            return None, None
+        return sum(nan for nan, _ in odd), sum(inf for _, inf in odd)
+
+    totals = [total(tensors) for tensors in stored]
+    return [replace(layer, nan_count=nan, inf_count=inf) for layer, (nan, inf) in zip(layers, totals, strict=True)]
+
+
+def _stored(model: Model, node: Node) -> dict[str, TensorProto]:
+    """The stored tensors that a node uses, by name."""
+    graph = model.graphs[node.path]
+    values = [operand.origin.value for operand in model.names.operands(node) if operand.origin is not None]
+    tensors = {value: graph.stored(value) for value in values}
+    return {value: tensor for value, tensor in tensors.items() if tensor is not None}
+
+
 def _layer(model: Model, layer: str, op_type: str, value: str, graph: Graph, node: Node | None) -> LayerRecord:
     declared = graph.types.get(value)
-    stored = {}
-    for operand in model.names.operands(node) if node is not None else ():
-        if operand.origin is not None:
-            tensor = graph.stored(operand.origin.value)
-            if tensor is not None:
-                stored[operand.origin.value] = tensor
+    stored = {} if node is None else _stored(model, node)
     return LayerRecord(
         layer=layer,
         op_type=op_type,

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxscope.base.results import Record, within
 from onnxscope.base.tables import Cell, Table
-from onnxscope.base.text import format_number, printable
+from onnxscope.base.text import format_number, not_finite_text, printable
 from onnxscope.errors import InputError
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.parameters import Parameter
@@ -77,11 +77,12 @@ class WeightRecord(Record):
         numbers = {key: getattr(overall, key) for key in ("mean", "std", "min", "max")}
         numbers["zeros"] = overall.zero_fraction
         words = [f"{word} {format_number(value)}" for word, value in numbers.items() if value is not None]
-        return "   ".join([f"{overall.count:,} elements", *words])
+        marks = [mark] if (mark := self._mark()) else []
+        return "   ".join([f"{overall.count:,} elements", *words, *marks])
 
     def table(self) -> Table:
         """One row."""
-        return Table("", _COLUMNS, (self._cells(),))
+        return Table("", _COLUMNS, (self._cells(),)).with_marks("not finite", [self._mark()])
 
     def _cells(self) -> tuple[Cell, ...]:
         overall, parameter = self.summary.overall, self.parameter
@@ -89,6 +90,9 @@ class WeightRecord(Record):
         initializer = "" if parameter.initializer == parameter.name else parameter.initializer
         folded = "yes" if parameter.folded else ""
         return (parameter.name, parameter.shape, parameter.dtype, *numbers, folded, initializer)
+
+    def _mark(self) -> str:
+        return not_finite_text(self.summary.overall.nan_count, self.summary.overall.inf_count)
 
     def __repr__(self) -> str:
         return self.table().text()
@@ -145,7 +149,8 @@ class WeightStatistics(Record, Sequence[WeightRecord]):
         """One row per parameter."""
         count = sum(row.summary.overall.count for row in self.rows)
         title = f"{self.model['name']}: {len(self.rows)} parameters, {count:,} numbers"
-        return Table(title, _COLUMNS, tuple(row._cells() for row in self.rows))
+        table = Table(title, _COLUMNS, tuple(row._cells() for row in self.rows))
+        return table.with_marks("not finite", [row._mark() for row in self.rows])
 
     def __repr__(self) -> str:
         return self.table().text()

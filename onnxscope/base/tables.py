@@ -41,6 +41,13 @@ class Table:
         rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
         return Table(self.title, tuple(self.columns[place] for place in kept), rows)
 
+    def with_marks(self, column: str, marks: Sequence[str]) -> Table:
+        """Return the table with one more column, or as it is where no row has anything to say there."""
+        if not any(marks):
+            return self
+        rows = tuple((*row, mark) for row, mark in zip(self.rows, marks, strict=True))
+        return Table(self.title, (*self.columns, column), rows)
+
     def text(self) -> str:
         """Return the table for people, in columns of equal width: names to the left, numbers to the right."""
         return self.filled()._text()

@@ -14,6 +14,7 @@ __all__ = [
     "format_number",
     "is_safe_stem",
     "label",
+    "not_finite_text",
     "number_text",
     "printable",
     "ranges_text",
@@ -77,6 +78,11 @@ def shortened(text: str, limit: int) -> str:
         return text
     kept = limit - 1
     return f"{text[: kept - kept // 2 - kept % 2]}…{text[-(kept // 2 + kept % 2) :]}"
+
+
+def not_finite_text(nan: int | None, inf: int | None) -> str:
+    """Return a table's mark for numbers that are not finite: `NaN 2, inf 1`; nothing where there is none."""
+    return ", ".join(f"{word} {count:,}" for word, count in (("NaN", nan), ("inf", inf)) if count)
 
 
 def format_number(number: float) -> str:

@@ -17,7 +17,7 @@ __all__ = ["inspect"]
 @select_option
 @common
 def inspect(model: Path, select: tuple[str, ...], shown: Presentation) -> None:
-    """List inputs, outputs, layers and parameters of MODEL; its weights are not read."""
+    """List inputs, outputs, layers and parameters of MODEL, and say where a weight is not finite."""
     from onnxscope.analyses.inspection import inspect as describe
 
     summary = describe(model, select=select)

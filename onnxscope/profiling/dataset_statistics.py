@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from onnxscope.base.results import Record, remarks
 from onnxscope.base.tables import Table
+from onnxscope.base.text import not_finite_text
 from onnxscope.findings.kinds import Finding
 from onnxscope.profiling.findings import find, saturated_fraction
 from onnxscope.profiling.profile import Profile
@@ -151,8 +152,8 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
 
     def _remarks(self, tap: TapProfile) -> list[str]:
         moments = tap.state.moments
-        remarks = [f"NaN {int(moments.nan.sum()):,}"] * bool(moments.nan.any())
-        remarks += [f"inf {int(moments.inf.sum()):,}"] * bool(moments.inf.any())
+        odd_numbers = not_finite_text(int(moments.nan.sum()), int(moments.inf.sum()))
+        remarks = [odd_numbers] if odd_numbers else []
         kinds = self._kinds.get(tap.layer, Counter())
         for kind, word in (
             ("duplicate_channel", "duplicate"),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from onnxscope.analyses.activation_maps import Method
 from onnxscope.analyses.feature_maps import Rank
-from onnxscope.analyses.inspection import inspect
+from onnxscope.analyses.inspection import run_inspect
 from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.files import refuse_inputs, write_whole
 from onnxscope.base.results import Record
@@ -146,17 +146,18 @@ def report(
         target=target,
     )
     loaded = load_model(model)
-    summary = inspect(loaded, select=select, at=at)
+    summary = run_inspect(loaded, select=select, at=at, read=False)
     say("reading the weights")
     stored = weights(loaded)
     of_dataset = None if profile is None else _of_profile(profile, loaded)
     second = None if against is None else load_model(against)
     run = run_for_page(loaded, second, inputs, options, wanted, stored, of_dataset, say)
     say("drawing the page")
+    whole = run_inspect(loaded, read=False) if select else summary
     content = Content(
         summary=summary,
         rows=_rows(loaded, select, at),
-        cost=sum(layer.multiply_accumulates or 0 for layer in (inspect(loaded) if select else summary).layers),
+        cost=sum(layer.multiply_accumulates or 0 for layer in whole.layers),
         weights=stored,
         maps=run.maps,
         statistics=run.statistics,
