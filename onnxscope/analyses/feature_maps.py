@@ -15,7 +15,6 @@ from onnxscope.base.text import not_finite_text, printable
 from onnxscope.errors import InputError, OutputError
 from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.inputs.npy import write_npz
-from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, Tap, select_taps
 from onnxscope.numerics.moments import Moments
@@ -368,7 +367,7 @@ def _tapping(model: Model, prepared: PreparedInput, answers: Mapping[str, Any], 
 
 
 def _describe(tap: Tap, data: Array, channels: int, rank: Rank, sample: int) -> FeatureMap:
-    axis = default_axis(data.ndim, tap.channel_axis)
+    axis = tap.axis_of(data.ndim)
     moments = Moments.empty(1 if axis is None else data.shape[axis])
     moments.update(data, axis)
     statistics = moments.overall.to_dict()

@@ -28,6 +28,7 @@ FindingKind = Literal[
     "constant_channel",
     "saturation",
     "float16_underflow",
+    "infinite_by_design",
     "unfused",
 ]
 GRAVITY: tuple[FindingKind, ...] = get_args(FindingKind)

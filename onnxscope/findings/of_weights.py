@@ -16,6 +16,7 @@ from onnxscope.base.text import printable
 from onnxscope.findings.kinds import FLOAT16_LARGEST, Finding, FindingKind, by_gravity, count_odd
 from onnxscope.findings.untrained import find_untrained, is_kernel
 from onnxscope.model.loading import Model
+from onnxscope.runtime.masks import Masks, find_masks
 from onnxscope.runtime.stored_values import read_parameter
 
 __all__ = ["find_in_weights"]
@@ -36,8 +37,10 @@ def find_in_weights(statistics: WeightStatistics, model: Model) -> tuple[Finding
         model: Where their values are read.
     """
     findings: list[Finding] = []
+    is_infinite = any(row.summary.overall.inf_count for row in statistics)
+    masks = find_masks(model) if is_infinite else Masks(frozenset(), frozenset())
     for row in statistics:
-        findings += _odd_numbers(row)
+        findings += _odd_numbers(row, masks)
         if is_kernel(row):
             findings += _constant_or_zero(row)
             findings += _duplicates(row, model)
@@ -46,9 +49,12 @@ def find_in_weights(statistics: WeightStatistics, model: Model) -> tuple[Finding
     return by_gravity(findings)
 
 
-def _odd_numbers(row: WeightRecord) -> Iterator[Finding]:
+def _odd_numbers(row: WeightRecord, masks: Masks) -> Iterator[Finding]:
     parameter, overall = row.parameter, row.summary.overall
-    if overall.nan_count or overall.inf_count:
+    if (parameter.graph.path, parameter.initializer) in masks.constants:
+        odd_numbers = count_odd(overall.nan_count, overall.inf_count)
+        yield _finding("infinite_by_design", row, f"is a mask or a limit: {odd_numbers} in {overall.count:,} numbers")
+    elif overall.nan_count or overall.inf_count:
         odd_numbers = count_odd(overall.nan_count, overall.inf_count)
         yield _finding("non_finite_weight", row, f"holds {odd_numbers} in {overall.count:,} numbers")
     if overall.min is not None and overall.max is not None and parameter.dtype != "float16":

@@ -190,6 +190,19 @@ class Graph:
             if output in self.outputs or any(reader not in inside for reader in self.readers.get(output, ()))
         ]
 
+    @cached_property
+    def index_values(self) -> frozenset[str]:
+        """Values whose numbers say places: index outputs of operators, and what hands these on."""
+        places: set[str] = set()
+        for node in self.nodes:
+            if not node.is_standard:
+                continue
+            outputs = {node.outputs[place] for place in node.operator.index_outputs if place < len(node.outputs)}
+            if node.operator.passes_on is not None and node.inputs[:1] and node.inputs[0] in places:
+                outputs |= set(node.outputs[:1])
+            places |= outputs - {""}
+        return frozenset(places)
+
     def stored(self, name: str) -> TensorProto | None:
         """The tensor behind a visible initializer or Constant node's output, or None."""
         graph = self.scope_of(name)

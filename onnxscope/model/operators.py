@@ -54,6 +54,7 @@ class Operator:
         looks_up: Whether it reads rows of its first input by the numbers of its second.
         is_random: Whether its output differs from run to run.
         quantizes: Whether it rounds its input to integers of few bits.
+        index_outputs: Which outputs say places, lengths or counts, not quantities.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Operator:
     looks_up: bool = False
     is_random: bool = False
     quantizes: bool = False
+    index_outputs: frozenset[int] = frozenset()
 
     @property
     def kind(self) -> str:
@@ -107,6 +109,7 @@ _CONV = {1: "weight", 2: "bias"}
 _GEMM = {0: "weight", 1: "weight", 2: "bias"}
 _PRODUCT = {0: "weight", 1: "weight"}
 _NORM = {1: "weight", 2: "bias"}
+_FIRST = frozenset({0})
 _RECURRENT = {1: "weight_ih", 2: "weight_hh", 3: "bias"}
 _SCALES = frozenset({1, 2, 4, 5, 6, 7})
 _OF_GEMM = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Selu", "Softplus", "Softsign")
@@ -285,7 +288,7 @@ _ROWS = (
         ends_block=True,
     ),
     # ---- places and channels
-    Operator("MaxPool", channel_axis=1),
+    Operator("MaxPool", channel_axis=1, index_outputs=frozenset({1})),
     Operator("AveragePool", channel_axis=1),
     Operator("LpPool", channel_axis=1),
     Operator("GlobalAveragePool", channel_axis=1),
@@ -302,20 +305,21 @@ _ROWS = (
     Operator("Upsample", control=frozenset({1})),
     Operator("MultiHeadAttention", channel_axis=-1),
     # ---- other axes than those of the first input
-    Operator("NonMaxSuppression", control=frozenset({2, 3, 4}), keeps_axes=False),
+    Operator("NonMaxSuppression", control=frozenset({2, 3, 4}), keeps_axes=False, index_outputs=_FIRST),
     Operator("OneHot", control=frozenset({1, 2}), keeps_axes=False),
-    Operator("Range", control=frozenset({0, 1, 2}), keeps_axes=False),
+    Operator("Range", control=frozenset({0, 1, 2}), keeps_axes=False, index_outputs=_FIRST),
     Operator("GatherElements", keeps_axes=False, looks_up=True),
-    Operator("Shape", keeps_axes=False),
-    Operator("Size", keeps_axes=False),
+    Operator("Shape", keeps_axes=False, index_outputs=_FIRST),
+    Operator("Size", keeps_axes=False, index_outputs=_FIRST),
     Operator("GatherND", keeps_axes=False),
     Operator("Expand", keeps_axes=False),
     Operator("Tile", keeps_axes=False),
     Operator("Constant", keeps_axes=False),
     Operator("ConstantOfShape", keeps_axes=False),
     Operator("Einsum", keeps_axes=False),
-    Operator("NonZero", keeps_axes=False),
-    Operator("TopK", keeps_axes=False),
+    Operator("NonZero", keeps_axes=False, index_outputs=_FIRST),
+    Operator("TopK", keeps_axes=False, index_outputs=frozenset({1})),
+    Operator("Unique", keeps_axes=False, index_outputs=frozenset({1, 2, 3})),
     Operator("ReduceMax", keeps_axes=False),
     Operator("ReduceMin", keeps_axes=False),
     Operator("ReduceMean", keeps_axes=False),
@@ -326,8 +330,9 @@ _ROWS = (
     Operator("ReduceSumSquare", keeps_axes=False),
     Operator("ReduceLogSum", keeps_axes=False),
     Operator("ReduceLogSumExp", keeps_axes=False),
-    Operator("ArgMax", keeps_axes=False),
-    Operator("ArgMin", keeps_axes=False),
+    Operator("ArgMax", keeps_axes=False, index_outputs=_FIRST),
+    Operator("ArgMin", keeps_axes=False, index_outputs=_FIRST),
+    Operator("SequenceLength", keeps_axes=False, index_outputs=_FIRST),
     Operator("If", keeps_axes=False),
     Operator("Loop", keeps_axes=False),
     Operator("Scan", keeps_axes=False),
@@ -337,7 +342,7 @@ _ROWS = (
     Operator("RandomUniform", is_random=True),
     Operator("RandomUniformLike", is_random=True),
     Operator("Bernoulli", is_random=True),
-    Operator("Multinomial", is_random=True),
+    Operator("Multinomial", is_random=True, index_outputs=_FIRST),
 )
 
 OPERATORS: dict[str, Operator] = {row.name: row for row in _ROWS}

@@ -27,6 +27,7 @@ from typing import Literal
 from onnxscope.base.text import printable
 from onnxscope.errors import SelectorError
 from onnxscope.model.activation_functions import activation_after, is_activation, own_output
+from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
 
@@ -51,6 +52,7 @@ class Tap:
         at: `post` or `pre`, None where the value was chosen as it is.
         channel_axis: Where the operators tell it, else None; -1 stands for the last axis.
         order: Where the value is produced: sorts taps in execution order.
+        holds_indices: Whether its numbers say places, so that there are no channels.
     """
 
     name: str
@@ -61,6 +63,11 @@ class Tap:
     at: At | None
     channel_axis: int | None
     order: tuple[int, ...]
+    holds_indices: bool = False
+
+    def axis_of(self, rank: int) -> int | None:
+        """The channel axis of a value of `rank` axes, None where there is nothing to keep apart."""
+        return None if self.holds_indices else default_axis(rank, self.channel_axis)
 
 
 def matcher(pattern: str) -> Matcher:
@@ -347,6 +354,7 @@ class _Resolver:
             at=at,
             channel_axis=axis,
             order=order,
+            holds_indices=value in graph.index_values,
         )
 
     def _known_names(self, kind: str) -> dict[str, None]:

@@ -54,7 +54,10 @@ def _non_finite(profile: Profile) -> Iterator[Finding]:
         channels = np.flatnonzero(moments.nan + moments.inf)
         if not channels.size:
             continue
-        if maker is None:
+        if tap.masked and not moments.nan.any():
+            message = f"holds {count_odd(0, int(moments.inf.sum()))}, which come from a mask, a fill or a limit"
+            yield Finding(kind="infinite_by_design", layer=tap.layer or tap.name, channel=None, message=message)
+        elif maker is None:
             maker = tap
             for channel in channels.tolist():
                 sample = profile.sample_name(int(state.nonfinite_sample[channel]))

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import RunError
 from onnxscope.inputs.dataset import Dataset
-from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
@@ -21,6 +20,7 @@ from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.sample_moments import sample_steps
 from onnxscope.profiling.observer import Observer, Plan
 from onnxscope.profiling.probes import MIN_OPSET, PlannedTap
+from onnxscope.runtime.masks import find_masks
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.tap_outputs import Unreachable
 
@@ -63,13 +63,15 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
     """
     model = pilot.model
     shapes, doubled = _shapes(pilot, dataset)
+    masks = find_masks(model)
+    masked = masks.constants | masks.values
     planned = []
     for tap in taps:
         if tap not in pilot.kinds:
             continue
         shape = shapes.get(tap)
         batch = _batch_axis(shape, doubled.get(tap), dataset.fixed_batch)
-        channel = None if shape is None else default_axis(len(shape), tap.channel_axis)
+        channel = None if shape is None else tap.axis_of(len(shape))
         if channel == batch:
             channel = None
         plain = PlannedTap(
@@ -80,6 +82,7 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
             channel_axis=channel,
             limits=_limits(model, tap),
             probed=False,
+            masked=(tap.path, tap.value) in masked,
         )
         planned.append(plain if shape is None else _with_probe(plain, model, options.exact))
     return Plan(
@@ -145,7 +148,7 @@ def _batch_axis(one: Shape | None, two: Shape | None, fixed_batch: int | None) -
 def _limits(model: Model, tap: Tap) -> tuple[float, float] | None:
     graph = model.graphs[tap.path]
     node = graph.producers.get(tap.value)
-    if node is None or not node.is_standard:
+    if node is None or not node.is_standard or tap.holds_indices:
         return None
     if node.op_type == "Clip":
         return _clip_limits(model, node)

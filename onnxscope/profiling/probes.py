@@ -56,6 +56,7 @@ class PlannedTap:
         probed: Whether nodes in the graph reduce it; otherwise numpy reduces the tap itself.
         steps: For each axis, which elements zeros and the histogram are counted from: every n-th.
         shift: A number per channel near its mean, where squares about zero would cancel.
+        masked: Whether infinities are there by design.
     """
 
     tap: Tap
@@ -67,6 +68,7 @@ class PlannedTap:
     probed: bool
     steps: tuple[int, ...] | None = None
     shift: tuple[float, ...] | None = None
+    masked: bool = False
 
     @property
     def name(self) -> str:

@@ -45,6 +45,7 @@ def tap_record(tap: TapProfile) -> dict[str, Any]:
         "shape": None if tap.shape is None else list(tap.shape),
         "channel_axis": tap.channel_axis,
         "limits": None if tap.limits is None else list(tap.limits),
+        **({"masked": True} if tap.masked else {}),
         "samples": tap.samples,
         "channels": state.moments.count.size,
     }
@@ -95,6 +96,7 @@ def tap_of(fields: Fields) -> TapProfile:
         samples=fields.count("samples"),
         state=state,
         histogram=LogHistogram(keys, counts),
+        masked=bool(fields.optional("masked", bool)),
     )
 
 

@@ -142,6 +142,7 @@ def empty_profile(model: Model, plan: Plan, dataset: Dataset, *, provenance: Map
             dtype=planned.dtype,
             channel_axis=planned.channel_axis,
             limits=planned.limits,
+            masked=planned.masked,
         )
         for planned in plan.taps
     )
@@ -172,6 +173,7 @@ def _unseen(
     dtype: str,
     channel_axis: int | None,
     limits: tuple[float, float] | None,
+    masked: bool = False,
 ) -> TapProfile:
     return TapProfile(
         name=name,
@@ -185,4 +187,5 @@ def _unseen(
         samples=0,
         state=ChannelState.empty(0),
         histogram=LogHistogram.empty(),
+        masked=masked,
     )

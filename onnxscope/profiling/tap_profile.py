@@ -113,6 +113,7 @@ class TapProfile(Record):
         samples: How many samples were seen.
         state: Per channel; one channel where there is no channel axis.
         histogram: Of the elements that were examined, all channels together.
+        masked: Whether infinities are there by design: from a mask, a fill or a limit.
     """
 
     name: str
@@ -126,6 +127,7 @@ class TapProfile(Record):
     samples: int
     state: ChannelState
     histogram: LogHistogram
+    masked: bool = False
 
     def observed(self, observation: Observation, indices: Sequence[int], batch_axis: int | None) -> TapProfile:
         """Return this profile with one more run.
@@ -153,7 +155,7 @@ class TapProfile(Record):
         Raises:
             MergeError: They are of different taps.
         """
-        for field in ("name", "layer", "op_type", "at", "dtype", "limits"):
+        for field in ("name", "layer", "op_type", "at", "dtype", "limits", "masked"):
             mine, theirs = getattr(self, field), getattr(other, field)
             if mine != theirs:
                 raise MergeError(f"cannot merge {field} {mine!r} with {theirs!r}: tap {printable(self.name)}")
