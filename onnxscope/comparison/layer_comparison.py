@@ -131,6 +131,7 @@ class LayerComparison:
             weights=tuple(weights),
             structure=tuple(structure),
             notes=(*self._notes, *run.notes),
+            unfit=run.unfit,
         )
         return ComparedLayers(comparison, tuple(run.side_by_side))
 

@@ -23,6 +23,7 @@ from onnxscope.model.layers import Layer
 from onnxscope.model.selectors import Tap
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, Tolerance
+from onnxscope.runtime.half_range import Unfit
 from onnxscope.runtime.pilot import Pilot
 
 __all__ = ["PairedRun"]
@@ -37,6 +38,7 @@ class PairedRun:
         record: The `input` record, None before anything was run.
         samples: How many samples were run.
         notes: Remarks for people.
+        unfit: Of each model, values of half precision that held numbers beyond their type in its first run.
         side_by_side: For every batch that was asked for, by the place of the pair, what both models hold there, the
             second one's with the axes of the first.
     """
@@ -70,6 +72,7 @@ class PairedRun:
         self.record: dict[str, Any] | None = None
         self.samples = 0
         self.notes: list[str] = []
+        self.unfit: tuple[tuple[Unfit, ...], tuple[Unfit, ...]] = (), ()
         self.side_by_side: list[dict[int, tuple[Array, Array]]] = []
 
     @property
@@ -102,6 +105,7 @@ class PairedRun:
             second.run(feed.of_second(whole))
             self.notes += [f"feature maps are not shown side by side: {error}"] if shown else []
             shown = ()
+        self.unfit = first.unfit, second.unfit
         counterparts = self._counterparts(first, second)
         axes = {pair.a: pair.channel_axis for pair in counterparts.values()}
         axes |= {composite.a: None for composite in self._composites.values()}

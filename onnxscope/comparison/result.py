@@ -12,6 +12,7 @@ from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import printable
 from onnxscope.comparison.layer_difference import COLUMNS, LayerDifference, Verdict, size_of
 from onnxscope.comparison.weight_changes import WeightChange
+from onnxscope.runtime.half_range import Unfit, unfit_sentence
 
 __all__ = ["Comparison", "StructureChange", "Undecided"]
 
@@ -68,6 +69,7 @@ class Comparison(Record, Sequence[LayerDifference]):
         weights: What is not the same about the weights.
         structure: What is not the same about the structure.
         notes: Remarks for people.
+        unfit: Of either model, values of half precision that held numbers beyond their type: a CPU hides it.
     """
 
     a: dict[str, Any]
@@ -81,6 +83,7 @@ class Comparison(Record, Sequence[LayerDifference]):
     weights: tuple[WeightChange, ...]
     structure: tuple[StructureChange, ...]
     notes: tuple[str, ...]
+    unfit: tuple[tuple[Unfit, ...], tuple[Unfit, ...]] = ((), ())
 
     frame_keys = ("layers", "outputs")
 
@@ -108,13 +111,14 @@ class Comparison(Record, Sequence[LayerDifference]):
     def decision(self) -> Verdict:
         """`equal`: everything was compared, and nothing is beyond its tolerance. `undecided`: something was not.
 
-        Without a run, structure counts too.
+        Without a run, structure counts too. Where a value does not fit its type, what was compared is not what hardware
+        that has the type computes.
         """
         if not self.aligned or self.only_a or self.only_b or any(change.counts for change in self.weights):
             return "differs"
         if any(row.differs for row in (*self.layers, *self.outputs)) or (self.structure and not self.was_run):
             return "differs"
-        return "undecided" if self.undecided else "equal"
+        return "undecided" if self.undecided or any(self.unfit) else "equal"
 
     @property
     def equal(self) -> bool:
@@ -128,6 +132,16 @@ class Comparison(Record, Sequence[LayerDifference]):
             Undecided(row.a.layer, row.a.name, row.undecided)
             for row in (*self.layers, *self.outputs)
             if row.undecided is not None
+        )
+
+    @property
+    def unfit_sentences(self) -> tuple[str, ...]:
+        """What does not fit its type, a sentence for each model that has any."""
+        names = (self.a["name"], self.b["name"])
+        return tuple(
+            f"{printable(name)}: {unfit_sentence(values)}"
+            for name, values in zip(names, self.unfit, strict=True)
+            if values
         )
 
     @property
@@ -168,6 +182,9 @@ class Comparison(Record, Sequence[LayerDifference]):
             },
             "weights": [change.to_dict() for change in self.weights],
             "structure": [change.to_dict() for change in self.structure],
+            "unfit": {
+                side: [value.to_dict() for value in values] for side, values in zip("ab", self.unfit, strict=True)
+            },
         }
 
     def table(self) -> Table:
@@ -184,6 +201,8 @@ class Comparison(Record, Sequence[LayerDifference]):
         rows += [(change.layer, "structure", change.message) for change in self.structure]
         rows += [(change.layer, change.change, change.message) for change in self.weights if change.counts]
         rows += [(change.layer, change.change, change.message) for change in self.weights if not change.counts]
+        for values, sentence in zip(filter(None, self.unfit), self.unfit_sentences, strict=True):
+            rows.append((values[0].layer, "does not fit", sentence))
         return Table("weights and structure", ("layer", "change", "what"), tuple(rows))
 
     def verdict(self) -> str:
@@ -212,6 +231,7 @@ class Comparison(Record, Sequence[LayerDifference]):
             where = f"first {printable(first_undecided.layer)} ({first_undecided.reason})"
             total = len(self.layers) + len(self.outputs)
             parts.append(f"{len(self.undecided):,} of {total:,} layers and outputs cannot be judged, {where}")
+        parts += self.unfit_sentences
         return f"{self.decision}: " + "; ".join(parts or ["the structure"])
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ FindingKind = Literal[
     "non_finite_weight",
     "non_finite",
     "non_finite_spread",
+    "does_not_fit",
     "input_range",
     "input_order",
     "untrained_weights",

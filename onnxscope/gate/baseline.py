@@ -43,6 +43,8 @@ from onnxscope.model.stored_model import InputSpec
 from onnxscope.numerics.hashes import content_hash
 from onnxscope.profiling.dataset_run import run_stats, start_pilot
 from onnxscope.profiling.plan import make_plan
+from onnxscope.profiling.profile_file import unfit_values
+from onnxscope.runtime.half_range import Unfit, unfit_sentence
 from onnxscope.runtime.session import runtime_version
 
 __all__ = ["SCHEMA", "Baseline", "keys_of", "run_snapshot", "snapshot"]
@@ -102,6 +104,7 @@ class Baseline(Record):
             one.
         weights: One record per parameter, by name.
         versions: What made it; for people.
+        unfit: Values of half precision that held numbers beyond their type.
     """
 
     model: dict[str, Any]
@@ -109,6 +112,7 @@ class Baseline(Record):
     layers: tuple[dict[str, Any], ...]
     weights: tuple[dict[str, Any], ...]
     versions: dict[str, str]
+    unfit: tuple[Unfit, ...] = ()
 
     frame_keys = ("layers",)
 
@@ -121,6 +125,7 @@ class Baseline(Record):
             "layers": list(self.layers),
             "weights": list(self.weights),
             "versions": self.versions,
+            **({"unfit": [value.to_dict() for value in self.unfit]} if self.unfit else {}),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -155,7 +160,8 @@ class Baseline(Record):
             for row in self.layers
         )
         what = "structure and weights" if self.input is None else f"{self.input['samples']} samples"
-        return Table(f"{len(self.layers)} layers, {len(self.weights)} weights: {what}", columns, rows)
+        beyond = f"; {unfit_sentence(self.unfit)}" if self.unfit else ""
+        return Table(f"{len(self.layers)} layers, {len(self.weights)} weights: {what}{beyond}", columns, rows)
 
     def __repr__(self) -> str:
         return self.table().text()
@@ -207,6 +213,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
     stored = run_weights(model, seen=digest)
     rows = layer_rows(model, LayerWeights(model, {name: content for name, (_, content) in digests.items()}))
     record = None
+    unfit: tuple[Unfit, ...] = ()
     if inputs is not None:
         dataset = open_dataset(inputs, model, options)
         outputs = model.main.outputs
@@ -220,6 +227,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         selection = {"select": [], "at": "post"}
         profiled = run_stats(model, dataset, options, plan, stored, selection=selection)
         profile = profiled.profile
+        unfit = profile.unfit
         record = {**profile.input, "samples": profile.samples, "content": f"{profile.content:064x}"}
         statistics = {tap.name: tap for tap in profiled}
         for layer, row in zip(layers, rows, strict=True):
@@ -243,6 +251,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         layers=tuple(rows[place] for place in order),
         weights=tuple(weight_rows(stored, digests)),
         versions={**versions, "producer": model.producer},
+        unfit=unfit,
     )
 
 
@@ -295,4 +304,5 @@ def _checked(fields: Fields) -> Baseline:
         layers=tuple(row.values for row in layers),
         weights=tuple(row.values for row in parameters),
         versions=values["versions"],
+        unfit=unfit_values(fields),
     )

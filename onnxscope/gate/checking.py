@@ -16,6 +16,7 @@ from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
 from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
 from onnxscope.gate.settings import Settings
 from onnxscope.model.loading import load_model
+from onnxscope.runtime.half_range import unfit_sentence
 
 __all__ = ["check"]
 
@@ -147,7 +148,24 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
                         message=f"the layer is {word}",
                     )
                 )
-    return [*findings, *itertools.chain(*weights.values())], layers
+    return [*findings, *itertools.chain(*weights.values()), *_unfit_findings(actual, settings)], layers
+
+
+def _unfit_findings(actual: Baseline, settings: Settings) -> list[Deviation]:
+    """What a CPU hides: values of half precision that hold numbers beyond their type, whatever the baseline says."""
+    values = [value for value in actual.unfit if not settings.ignores(value.layer)]
+    if not values:
+        return []
+    return [
+        Deviation(
+            layer=values[0].layer,
+            statistic="largest magnitude",
+            expected=None,
+            found=values[0].largest,
+            tolerance=None,
+            message=unfit_sentence(values),
+        )
+    ]
 
 
 def _structure_findings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Deviation]:

@@ -101,6 +101,7 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
             "samples": self.profile.samples,
             "taps": [self._tap_record(tap) for tap in self],
             "unreachable": [{"name": name, "reason": reason} for name, reason in self.profile.unreachable],
+            "unfit": [value.to_dict() for value in self.profile.unfit],
             "findings": [finding.to_dict() for finding in self.findings],
         }
 

@@ -9,6 +9,7 @@ import numpy as np
 from onnxscope.findings.kinds import FLOAT16_LARGEST, Finding, by_gravity, count_odd
 from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.tap_profile import TapProfile
+from onnxscope.runtime.half_range import unfit_sentence
 
 __all__ = ["find", "saturated_fraction"]
 
@@ -20,7 +21,7 @@ _MARGIN = 1 / 128  # of the distance between the limits
 
 def find(profile: Profile) -> tuple[Finding, ...]:
     """Return everything that a profile gives reason to look at, the gravest first, then in execution order."""
-    findings = list(_non_finite(profile))
+    findings = [*_non_finite(profile), *_unfit(profile)]
     for tap in profile.reached:
         findings += _dead_and_constant(tap)
         findings += _duplicates(tap)
@@ -73,6 +74,13 @@ def _non_finite(profile: Profile) -> Iterator[Finding]:
             message = f"holds {odd_numbers} in {channels.size} of {moments.count.size} channels, first in {sample}; "
             message += f"they appear first in {maker.layer or maker.name}"
             yield Finding(kind="non_finite_spread", layer=tap.layer, channel=None, message=message)
+
+
+def _unfit(profile: Profile) -> Iterator[Finding]:
+    """What a CPU hides: numbers of half precision that live on in float32; at most one finding."""
+    if profile.unfit:
+        message = unfit_sentence(profile.unfit)
+        yield Finding(kind="does_not_fit", layer=profile.unfit[0].layer, channel=None, message=message)
 
 
 def _dead_and_constant(tap: TapProfile) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
 from onnxscope.numerics.sample_moments import Observation, observe_array
 from onnxscope.profiling.probes import PlannedTap, Probes, append_probes
+from onnxscope.runtime.half_range import Unfit
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable, expose, unused_prefix
 from onnxscope.runtime.tapped_runs import reason_without_statistics, within_budget
@@ -34,6 +35,7 @@ class Plan:
         batch_size: Samples of a full run.
         memory_budget_bytes: How much raw values one run may return.
         exact: Whether zeros and histograms are counted from every element.
+        unfit: Values of half precision that held numbers beyond their type in the pilot run.
     """
 
     taps: tuple[PlannedTap, ...]
@@ -41,6 +43,7 @@ class Plan:
     batch_size: int
     memory_budget_bytes: int
     exact: bool
+    unfit: tuple[Unfit, ...] = ()
 
     def groups(self, taps: Iterable[PlannedTap]) -> list[list[PlannedTap]]:
         """Cut taps into groups whose values fit the memory budget together; one that does not fit stands alone."""

@@ -91,6 +91,7 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
         batch_size=dataset.fixed_batch or options.batch_size,
         memory_budget_bytes=options.memory_budget_bytes,
         exact=options.exact,
+        unfit=pilot.unfit,
     )
 
 

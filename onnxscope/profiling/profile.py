@@ -17,8 +17,10 @@ from onnxscope.profiling.profile_file import (
     skipped_samples,
     tap_of,
     tap_record,
+    unfit_values,
 )
 from onnxscope.profiling.tap_profile import TapProfile
+from onnxscope.runtime.half_range import Unfit, merged_unfit
 
 __all__ = ["Profile"]
 
@@ -45,6 +47,7 @@ class Profile:
         reasons: By tap name, why a tap was not reached: at all, or in some run.
         weights: Statistics of every parameter; they depend on the model alone.
         sample_names: Names of the samples that extremes and faults refer to, by position.
+        unfit: Values of half precision that held numbers beyond their type in the pilot run, in execution order.
     """
 
     model: Mapping[str, Any]
@@ -61,6 +64,7 @@ class Profile:
     reasons: Mapping[str, str]
     weights: tuple[Mapping[str, Any], ...]
     sample_names: Mapping[int, str]
+    unfit: tuple[Unfit, ...] = ()
 
     def merge(self, other: Profile) -> Profile:
         """Return the profile over the samples of both; associative, and commutative up to rounding.
@@ -91,6 +95,7 @@ class Profile:
             reasons={name: reasons[name] for name in sorted(reasons)},
             weights=self.weights or other.weights,
             sample_names={**self.sample_names, **other.sample_names},
+            unfit=merged_unfit(self.unfit, other.unfit),
         )
         return merged._pruned()
 
@@ -127,6 +132,7 @@ class Profile:
             "taps": [tap_record(tap) for tap in self.taps],
             "unreachable": [{"name": name, "reason": reason} for name, reason in self.reasons.items()],
             "weights": [dict(row) for row in self.weights],
+            **({"unfit": [value.to_dict() for value in self.unfit]} if self.unfit else {}),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -161,6 +167,7 @@ class Profile:
                 reasons={row.text("name"): row.text("reason") for row in fields.rows("unreachable")},
                 weights=tuple(row.values for row in fields.rows("weights")),
                 sample_names=names_by_position(fields, "sample_names"),
+                unfit=unfit_values(fields),
             )
 
     @property

@@ -14,8 +14,17 @@ from onnxscope.errors import ProfileError
 from onnxscope.numerics.log_histogram import MAX_KEY, LogHistogram
 from onnxscope.numerics.moments import Moments
 from onnxscope.profiling.tap_profile import ChannelState, TapProfile
+from onnxscope.runtime.half_range import Unfit
 
-__all__ = ["PROFILE_FORMAT", "intervals", "names_by_position", "skipped_samples", "tap_of", "tap_record"]
+__all__ = [
+    "PROFILE_FORMAT",
+    "intervals",
+    "names_by_position",
+    "skipped_samples",
+    "tap_of",
+    "tap_record",
+    "unfit_values",
+]
 
 PROFILE_FORMAT = JsonFormat(
     noun="profile",
@@ -98,6 +107,27 @@ def tap_of(fields: Fields) -> TapProfile:
         histogram=LogHistogram(keys, counts),
         masked=bool(fields.optional("masked", bool)),
     )
+
+
+def unfit_values(fields: Fields) -> tuple[Unfit, ...]:
+    """Values of half precision that held numbers beyond their type; a file without any says nothing of them."""
+    if "unfit" not in fields.values:
+        return ()
+    values = []
+    for row in fields.rows("unfit"):
+        row.expect({"largest": (int, float, type(None))})
+        largest = row.values["largest"]
+        values.append(
+            Unfit(
+                value=row.text("value"),
+                node=row.text("node"),
+                layer=row.text("layer"),
+                dtype=row.text("dtype"),
+                position=row.count("position"),
+                largest=None if largest is None else float(largest),
+            )
+        )
+    return tuple(values)
 
 
 def intervals(fields: Fields, key: str) -> tuple[tuple[int, int], ...]:

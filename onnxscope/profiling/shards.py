@@ -161,6 +161,7 @@ def empty_profile(model: Model, plan: Plan, dataset: Dataset, *, provenance: Map
         reasons={tap.name: tap.reason for tap in plan.unreachable},
         weights=(),
         sample_names={},
+        unfit=plan.unfit,
     )
 
 

@@ -18,8 +18,9 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
+from onnxscope.runtime.half_range import Magnitudes, Unfit, append_magnitudes
 from onnxscope.runtime.session import Session, open_session
-from onnxscope.runtime.tap_outputs import TappedModel, expose, was_not_executed
+from onnxscope.runtime.tap_outputs import TappedModel, expose, unused_prefix, was_not_executed
 from onnxscope.runtime.tapped_runs import (
     TapShapes,
     is_number,
@@ -51,6 +52,7 @@ class Pilot:
         reasons: Why the other taps hold no numbers; the first run adds what it did not reach.
         shapes: In the first run.
         feeds: What the first run was fed.
+        unfit: Values of half precision that held numbers beyond their type in the first run, in execution order.
     """
 
     def __init__(self, model: Model, taps: Sequence[Tap], options: RunOptions) -> None:
@@ -72,9 +74,11 @@ class Pilot:
         self.reasons: dict[Tap, str] = {}
         self.shapes: dict[Tap, tuple[int, ...]] = {}
         self.feeds: Mapping[str, Array] = {}
+        self.unfit: tuple[Unfit, ...] = ()
         self._session: Session | None = None
         self._tap_shapes: TapShapes | None = None
         self._values: dict[str, Any] = {}
+        self._largest: dict[str, Any] = {}
         self._expose(taps)
 
     def start(self, whole: Mapping[str, Array], few: Mapping[str, Array]) -> None:
@@ -111,6 +115,7 @@ class Pilot:
         """
         self.reasons = {tap: reason for tap, reason in self.reasons.items() if reason != _NOT_EXECUTED}
         self._values = {}
+        self._largest = {}
         self._leave_out_broken(feeds)
         shapes = self._shapes(feeds, keep=True)
         self.shapes = {tap: shape for tap, shape in shapes.items() if tap in self.outputs}
@@ -119,6 +124,8 @@ class Pilot:
                 self.reasons[tap] = _NOT_EXECUTED
                 self.shapes.pop(tap, None)
         self.feeds = feeds
+        if self._magnitudes.outputs:
+            self.unfit = self._magnitudes.unfit(self._largest or self._run_largest(feeds), feeds.values())
 
     def shapes_of(self, feeds: Mapping[str, Array]) -> dict[Tap, tuple[int, ...]]:
         """Return the shapes of all taps that hold tensors, of numbers or not, where the model is fed something else.
@@ -154,19 +161,20 @@ class Pilot:
     def session(self) -> Session:
         """The session, opened again where it was closed."""
         if self._session is None:
-            self._session = open_session(self.model, self.tapped.proto, threads=self._threads)
+            self._session = self._opened()
         return self._session
 
     def close(self) -> None:
         """Forget the first run's feeds and values, and give back the session's memory."""
         self._session = self._tap_shapes = None
+        self._largest = {}
         self.feeds = {}
         self._values = {}
 
     def _expose(self, taps: Sequence[Tap]) -> None:
         by_name = numbered(taps)
         self.tapped: TappedModel = expose(self.model, [replace(tap, name=name) for name, tap in by_name.items()])
-        self._session = open_session(self.model, self.tapped.proto, threads=self._threads)
+        self._session = self._opened()
         self._tap_shapes = None
         self.exposed = {by_name[name]: output for name, output in self.tapped.outputs.items()}
         self.kinds |= {tap: numpy_name(self._session.outputs[output]) for tap, output in self.exposed.items()}
@@ -176,6 +184,26 @@ class Pilot:
         self.reasons |= {by_name[missed.name]: missed.reason for missed in self.tapped.unreachable}
         self.reasons |= {tap: _without_numbers(self.kinds[tap]) for tap in self.exposed.keys() - self.outputs.keys()}
 
+    def _opened(self) -> Session:
+        """A session that also gives the largest magnitudes of half precision; the tapped copy stays as it was."""
+        graph = self.tapped.proto.graph
+        parts = (graph.node, graph.initializer, graph.output)
+        before = [len(part) for part in parts]
+        self._magnitudes = append_magnitudes(self.model, self.tapped.proto, unused_prefix(self.model))
+        try:
+            return open_session(self.model, self.tapped.proto, threads=self._threads)
+        except RunError:
+            if not self._magnitudes.outputs:
+                raise
+        finally:
+            for part, length in zip(parts, before, strict=True):
+                del part[length:]
+        self._magnitudes = Magnitudes(self.model, {})  # onnxruntime has no kernel for one: without them, then
+        return open_session(self.model, self.tapped.proto, threads=self._threads)
+
+    def _run_largest(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        return self.session.run(feeds, self._magnitudes.outputs)
+
     def _shapes(self, feeds: Mapping[str, Array], *, keep: bool) -> dict[Tap, tuple[int, ...]]:
         """Shapes from the values themselves where they fit half the budget; then they may be kept."""
         expected = self._expected_bytes(feeds)
@@ -184,8 +212,10 @@ class Pilot:
                 tensors = [tap for tap in self.exposed if is_tensor(self.kinds[tap])]
                 self._tap_shapes = TapShapes(self.model, tensors, self._threads)
             return self._tap_shapes.of(feeds)
-        values = self.session.run(feeds, dict.fromkeys(self.exposed.values()))
+        wanted = dict.fromkeys(self.exposed.values())
+        values = self.session.run(feeds, [*wanted, *(self._magnitudes.outputs if keep else ())])
         if keep:
+            self._largest = {output: values.pop(output) for output in self._magnitudes.outputs}
             self._values = values
         return {
             tap: values[output].shape for tap, output in self.exposed.items() if isinstance(values[output], np.ndarray)

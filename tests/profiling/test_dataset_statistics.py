@@ -27,7 +27,7 @@ def statistics():
 
 def test_the_record_has_the_fields_of_the_contract(statistics):
     record = json.loads(dump_json(statistics.to_dict()), parse_constant=pytest.fail)
-    assert list(record) == ["schema", "model", "input", "samples", "taps", "unreachable", "findings"]
+    assert list(record) == ["schema", "model", "input", "samples", "taps", "unreachable", "unfit", "findings"]
     assert record["schema"] == "onnxscope.stats/1"
     assert record["samples"] == 64
     tap = record["taps"][0]
