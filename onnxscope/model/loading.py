@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
@@ -21,8 +22,9 @@ from onnxscope.model.index_inputs import index_bounds
 from onnxscope.model.layer_names import Names
 from onnxscope.model.layers import Layer, find_layers
 from onnxscope.model.parameters import Parameter, find_parameters
-from onnxscope.model.skeleton import MappedFile, skeleton_of
+from onnxscope.model.skeleton import MappedFile, contained_path, skeleton_of, store_of
 from onnxscope.model.stored_model import StoredModel
+from onnxscope.model.tensors import every_tensor
 from onnxscope.model.type_inference import infer_ranks, infer_types
 
 __all__ = ["Model", "load_model"]
@@ -48,7 +50,7 @@ class Model(StoredModel):
     def __reduce__(self) -> tuple[Any, ...]:
         """A model from a file travels to another process as its path, one from memory as its bytes."""
         if self._file is not None:
-            return _reload, (self._file.path, self.size_bytes)
+            return _reload, (self._file.given, self.size_bytes)
         return _revive, (self.proto.SerializeToString(), self.name, self.folder)
 
     @cached_property
@@ -125,13 +127,59 @@ def load_model(source: Any, *, base_dir: str | os.PathLike[str] | None = None) -
         raise ModelError(f"a model is a path or a ModelProto, not {type(source).__name__}")
     file = MappedFile(source)
     name = printable(Path(source).name)
-    skeleton = skeleton_of(file, where=name)
+    proto = _parse(file, file.path.name, name)
+    folder = _data_folder(file, proto)
+    store = store_of(folder)
+    if store is not None:
+        location = os.path.relpath(file.path, store.parent)
+        proto = _parse(file, location, name)
+        _follow_links(proto, folder, store.parent, location, where=name)
+        folder = store.parent
+    elif folder != file.path.parent:
+        proto = _parse(file, file.given.name, name)
+    return Model(proto, name=name, folder=folder, file=file)
+
+
+def _parse(file: MappedFile, location: str, name: str) -> ModelProto:
+    """The skeleton of a file that large weights refer to as `location`."""
+    skeleton = skeleton_of(file, where=name, location=location)
     proto = ModelProto()
     try:
         proto.ParseFromString(skeleton)
     except Exception as error:  # protobuf's DecodeError; which class it is depends on the installed back end
         raise ModelError(f"not an ONNX model (protobuf cannot parse it): {name}") from error
-    return Model(proto, name=name, folder=file.path.parent, file=file)
+    return proto
+
+
+def _data_folder(file: MappedFile, proto: ModelProto) -> Path:
+    """Where a file's external data lies: beside it; for a link beside the link, or else beside what it leads to."""
+    given, own = file.given.parent, file.path.parent
+    locations = {entry.value for _, entry in _locations(proto)} - {file.path.name}
+    with contextlib.suppress(ValueError):  # a zero byte: no file has such a name
+        if file.given != file.path and any(os.path.lexists(given / location) for location in locations):
+            return given
+    return own
+
+
+def _follow_links(proto: ModelProto, folder: Path, root: Path, own: str, *, where: str) -> None:
+    """Name external data by where the links of a hub's cache lead, below `root`: onnxruntime does not follow them.
+
+    Raises:
+        ModelError: A link leads out of the store.
+    """
+    paths: dict[str, str] = {own: own}
+    for tensor, entry in _locations(proto):
+        if entry.value not in paths:
+            path = contained_path(folder, entry.value, owner=f"{printable(tensor.name)!r}: {where}")
+            paths[entry.value] = os.path.relpath(path, root)
+        entry.value = paths[entry.value]
+
+
+def _locations(proto: ModelProto) -> Iterator[tuple[TensorProto, StringStringEntryProto]]:
+    for tensor in every_tensor(proto):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                yield tensor, entry
 
 
 def _reload(path: Path, size_bytes: int) -> Model:

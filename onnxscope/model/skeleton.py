@@ -11,6 +11,7 @@ then a varint (type 0), 8 bytes (1), a length and that many bytes (2), or 4 byte
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import stat
@@ -20,7 +21,7 @@ from pathlib import Path
 from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
 
-__all__ = ["MappedFile", "contained_path", "skeleton_of"]
+__all__ = ["MappedFile", "contained_path", "skeleton_of", "store_of"]
 
 _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER = 5
@@ -38,6 +39,7 @@ class MappedFile:
 
     Attributes:
         path: Resolved: absolute, without symbolic links.
+        given: Where it was opened: absolute, in a folder without symbolic links, and perhaps one itself.
         size_bytes: The file's size when it was opened.
         data: The whole file; pages are read when they are touched.
     """
@@ -51,6 +53,7 @@ class MappedFile:
         shown = printable(os.fspath(path))
         try:
             self.path = Path(path).resolve(strict=True)
+            self.given = Path(path).parent.resolve(strict=True) / Path(path).name
             # O_NONBLOCK: opening a FIFO would otherwise wait for a writer that never comes.
             descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
@@ -79,7 +82,10 @@ class MappedFile:
 
 
 def contained_path(folder: Path, location: str, *, owner: str) -> Path:
-    """Return the file that an external-data `location` names, if it lies inside `folder`.
+    """Return the file that an external-data `location` names, if it lies inside `folder` or the store behind it.
+
+    A model hub keeps files under `snapshots/REVISION/` that are links into one folder `blobs/` beside `snapshots/`,
+    with other names: such links are followed, and no further.
 
     Args:
         folder: The model's folder, resolved.
@@ -109,7 +115,8 @@ def contained_path(folder: Path, location: str, *, owner: str) -> Path:
         raise ModelError(
             f"external data not found: {shown}", hint="keep the model and its data files in one folder"
         ) from error
-    if not path.is_relative_to(folder):
+    store = store_of(folder)
+    if not path.is_relative_to(folder) and (store is None or path.parent != store):
         raise ModelError(
             f"external data outside the model's folder (through a symbolic link): {shown}",
             hint="copy the data file beside the model",
@@ -124,18 +131,30 @@ def contained_path(folder: Path, location: str, *, owner: str) -> Path:
     return path
 
 
-def skeleton_of(file: MappedFile, *, where: str) -> bytes:
+def store_of(folder: Path) -> Path | None:
+    """Return the folder `blobs` that links in a model hub's snapshot lead to; None where `folder` is in no snapshot."""
+    for revision in (folder, *folder.parents):
+        if revision.parent.name == "snapshots":
+            store = revision.parent.parent / "blobs"
+            with contextlib.suppress(OSError):
+                if stat.S_ISDIR(store.lstat().st_mode):  # no link to elsewhere
+                    return store
+    return None
+
+
+def skeleton_of(file: MappedFile, *, where: str, location: str | None = None) -> bytes:
     """Return the model as protobuf bytes in which large initializers refer to their bytes in `file`.
 
     Args:
         file: A model. It is scanned, not parsed: nodes are skipped, weights are never touched.
         where: How messages name the file.
+        location: The file's name where its data is looked up, its own by default.
 
     Raises:
         ModelError: The bytes are not protobuf, hold no graph or two, or stay over 2 GB.
     """
     try:
-        return _Scanner(file.data, file.path.name).model()
+        return _Scanner(file.data, location or file.path.name).model()
     except _MalformedError as error:
         hint = "give a file that an ONNX exporter wrote"
         raise ModelError(f"not an ONNX model ({error}): {where}", hint=hint) from error

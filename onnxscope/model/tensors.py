@@ -18,7 +18,7 @@ from onnxscope.model.graph_checks import require_text
 from onnxscope.model.graphs import graphs_of, walk_graphs
 from onnxscope.model.skeleton import MappedFile, contained_path
 
-__all__ = ["Storage", "stored_tensors"]
+__all__ = ["Storage", "every_tensor", "stored_tensors"]
 
 _MAX_RANK = 64  # numpy's
 _MAX_WRITTEN_OUT = 256 << 20  # bytes of all sparse tensors of a model
@@ -58,7 +58,7 @@ class Storage:
         Raises:
             ModelError: A tensor's type, shape and bytes contradict each other, or its file is not to be trusted.
         """
-        for tensor in _tensors(proto):
+        for tensor in every_tensor(proto):
             self._check_tensor(tensor)
 
     def write_out(self, graph: GraphProto) -> None:
@@ -276,7 +276,8 @@ def stored_tensors(proto: ModelProto) -> Iterator[TensorProto]:
                 yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
 
 
-def _tensors(proto: ModelProto) -> Iterator[TensorProto]:
+def every_tensor(proto: ModelProto) -> Iterator[TensorProto]:
+    """Yield every tensor of a stored model: of its graph, bodies, local functions and attributes."""
     graphs = graphs_of(proto)
     for graph in graphs:
         yield from graph.initializer

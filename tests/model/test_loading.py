@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import pickle
 import threading
 import time
@@ -22,6 +23,7 @@ from onnxscope.errors import ModelError
 from onnxscope.model import loading
 from onnxscope.model.graphs import ValueType
 from onnxscope.model.loading import load_model
+from onnxscope.runtime.session import open_session
 
 PLAIN = """
     <ir_version: 9, opset_import: ["": 17, "own.domain": 2], producer_name: "maker", producer_version: "1.5">
@@ -176,3 +178,110 @@ def test_a_model_that_is_let_go_is_gone_at_once() -> None:
     finally:
         gc.enable()
     assert (len(layers), len(parameters), len(names.weighted)) == (2, 2, 2)
+
+
+def hub(root: Path) -> Path:
+    """A model hub's cache: a snapshot of links into a folder of blobs. Returns the model's path in it."""
+    snapshot, blobs = root / "snapshots" / "abc" / "onnx", root / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    proto = onnx.parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 64] x) => (float[N, 2] y) <float[64, 64] inside = {{{", ".join(["0.5"] * 4096)}}}> {{
+            h = MatMul(x, inside)  y = MatMul(h, outside) }}""")
+    inside = onnx.numpy_helper.to_array(proto.graph.initializer[0])
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(inside, "inside"))  # as raw bytes
+    weight = np.arange(128, dtype=np.float32).reshape(64, 2)
+    outside = proto.graph.initializer.add(name="outside", data_type=1, dims=weight.shape, data_location=1)
+    outside.external_data.add(key="location", value="model.onnx_data")
+    (blobs / "aaaa").write_bytes(proto.SerializeToString())
+    (blobs / "bbbb").write_bytes(weight.tobytes())
+    (snapshot / "model.onnx").symlink_to("../../../blobs/aaaa")
+    (snapshot / "model.onnx_data").symlink_to("../../../blobs/bbbb")
+    return snapshot / "model.onnx"
+
+
+@pytest.mark.parametrize("kind", ["links", "a copied model", "copied data", "through a link to the folder"])
+def test_a_model_in_a_hubs_cache_of_links_is_read_and_run(tmp_path: Path, kind: str) -> None:
+    path = hub(tmp_path / "hub")
+    copied = {"a copied model": path, "copied data": path.with_name("model.onnx_data")}.get(kind)
+    if copied is not None:
+        content = copied.read_bytes()
+        copied.unlink()
+        copied.write_bytes(content)
+    if kind.startswith("through"):
+        (tmp_path / "latest").symlink_to(path.parent)
+        path = tmp_path / "latest" / "model.onnx"
+    model = load_model(path)
+    weight = np.arange(128, dtype=np.float32).reshape(64, 2)
+    assert model.name == "model.onnx"
+    np.testing.assert_array_equal(model.array(model.main.initializers["outside"]), weight)
+    x = np.random.default_rng(4).standard_normal((3, 64)).astype(np.float32)
+    for loaded in (model, pickle.loads(pickle.dumps(model))):
+        y = open_session(loaded).run({"x": x})["y"]
+        np.testing.assert_allclose(y, x @ np.full((64, 64), 0.5, np.float32) @ weight, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("plant", "fault"),
+    [
+        ("secret beside the store", "through a symbolic link"),
+        ("absolute", "through a symbolic link"),
+        ("a chain through a blob", "through a symbolic link"),
+        ("another store", "through a symbolic link"),
+        ("the store is a link", "through a symbolic link"),
+        ("below the store", "through a symbolic link"),
+        ("hard link", "2 hard links"),
+        ("climbing", "outside the model's folder"),
+    ],
+)
+def test_links_that_lead_out_of_a_hubs_store_are_refused(tmp_path: Path, plant: str, fault: str) -> None:
+    path = hub(tmp_path / "hub")
+    blobs, data = tmp_path / "hub" / "blobs", path.with_name("model.onnx_data")
+    secret = tmp_path / "hub" / "secret"
+    secret.write_bytes(b"x" * 512)
+    data.unlink()
+    if plant == "secret beside the store":
+        data.symlink_to("../../../secret")
+    elif plant == "absolute":
+        data.symlink_to("/etc/hostname")
+    elif plant == "a chain through a blob":
+        (blobs / "bbbb").unlink()
+        (blobs / "bbbb").symlink_to(secret)
+        data.symlink_to("../../../blobs/bbbb")
+    elif plant == "another store":
+        data.symlink_to(tmp_path / "other" / "blobs" / "bbbb")
+        hub(tmp_path / "other")
+    elif plant == "the store is a link":
+        data.symlink_to("../../../blobs/bbbb")
+        blobs.rename(tmp_path / "elsewhere")
+        blobs.symlink_to(tmp_path / "elsewhere")
+    elif plant == "below the store":
+        (blobs / "sub").mkdir()
+        (blobs / "sub" / "bbbb").write_bytes(b"x" * 512)
+        data.symlink_to("../../../blobs/sub/bbbb")
+    elif plant == "hard link":
+        os.link(blobs / "bbbb", tmp_path / "other name")
+        data.symlink_to("../../../blobs/bbbb")
+    else:
+        proto = onnx.ModelProto.FromString((blobs / "aaaa").read_bytes())
+        proto.graph.initializer[1].external_data[0].value = "../../../blobs/bbbb"
+        (blobs / "aaaa").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match=f"^external data .*{fault}.*: model.onnx$"):
+        load_model(path)
+
+
+def test_a_link_to_a_model_finds_data_beside_itself_or_beside_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    proto = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Add(x, w) }'
+    )
+    weight = proto.graph.initializer.add(name="w", data_type=1, dims=[2], data_location=1)
+    weight.external_data.add(key="location", value="w.bin")
+    onnx.save(proto, tmp_path / "real" / "m.onnx")
+    (tmp_path / "link.onnx").symlink_to("real/m.onnx")
+    for place, numbers in ((tmp_path / "real", [1, 2]), (tmp_path, [3, 4])):
+        (place / "w.bin").write_bytes(np.array(numbers, np.float32).tobytes())
+        model = load_model(tmp_path / "link.onnx")
+        assert model.array(model.main.initializers["w"]).tolist() == numbers
+        assert open_session(model).run({"x": np.zeros(2, np.float32)})["y"].tolist() == numbers
