@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
-from onnxscope.model.operators import Operator, operator_of
+from onnxscope.model.operators import BLOCKED_DOMAIN, Operator, operator_of
 
 __all__ = [
     "Graph",
@@ -86,7 +86,9 @@ class Node:
     @property
     def operator(self) -> Operator:
         """What is known of its operator."""
-        return operator_of(self.op_type)
+        if not self.domain:
+            return operator_of(self.op_type)
+        return operator_of(self.op_type, self.domain, channels_last=self.attribute("channels_last") == 1)
 
     @property
     def is_standard(self) -> bool:
@@ -147,6 +149,16 @@ class Graph:
                 if value:
                     readers.setdefault(value, []).append(node)
         return MappingProxyType({value: tuple(nodes) for value, nodes in readers.items()})
+
+    @cached_property
+    def blocked(self) -> frozenset[str]:
+        """Values whose channels lie in blocks, in an order of onnxruntime's own, whatever shape they declare."""
+        blocked: set[str] = set()
+        for node in self.nodes:
+            reorders = node.domain == BLOCKED_DOMAIN
+            if node.op_type != "ReorderOutput" if reorders else not blocked.isdisjoint(node.inputs):
+                blocked.update(filter(None, node.outputs))
+        return frozenset(blocked)
 
     @cached_property
     def _positions(self) -> Mapping[Node, int]:

@@ -8,11 +8,16 @@ nodes, such as a Gelu written out or a BatchNorm behind its convolution, is told
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
-__all__ = ["OPERATORS", "Operator", "operator_of"]
+__all__ = ["BLOCKED_DOMAIN", "OPERATORS", "Operator", "operator_of"]
+
+BLOCKED_DOMAIN = "com.microsoft.nchwc"
+"""Of operators between which onnxruntime keeps channels in blocks, in an order of its own that no shape tells."""
+
+_CHANNELS_LAST_DOMAIN = "com.ms.internal.nhwc"
 
 _Weight = Literal["outputs_first", "grouped", "gemm", "matmul", "outputs_last", "directions_first"]
 """How a weight lies: outputs along axis 0; along axis 1, by groups; where `transA` and `transB` put them; along the
@@ -95,9 +100,30 @@ class Operator:
         return next((position for position, role in self.roles.items() if role == "bias"), None)
 
 
-def operator_of(op_type: str) -> Operator:
-    """Return an operator's row; one without knowledge where the table has none."""
-    return OPERATORS.get(op_type) or _without_knowledge(op_type)
+def operator_of(op_type: str, domain: str = "", *, channels_last: bool = False) -> Operator:
+    """Return an operator's row; one without knowledge where the table has none.
+
+    Args:
+        op_type: Its name.
+        domain: Its domain; onnxruntime's optimizer has some for layouts of its own.
+        channels_last: Whether the node has been told by an attribute that its channels come last.
+    """
+    row = OPERATORS.get(op_type) or _without_knowledge(op_type)
+    if domain == BLOCKED_DOMAIN and row.roles:
+        return _packed(op_type)
+    if row.channel_axis == 1 and (channels_last or domain == _CHANNELS_LAST_DOMAIN):
+        return _channels_last(op_type)
+    return row
+
+
+@lru_cache(maxsize=256)
+def _packed(op_type: str) -> Operator:
+    return replace(OPERATORS[op_type], is_packed=True, takes_norm=False, folds=(), fuses=())
+
+
+@lru_cache(maxsize=256)
+def _channels_last(op_type: str) -> Operator:
+    return replace(OPERATORS[op_type], channel_axis=-1)
 
 
 @lru_cache(maxsize=256)
@@ -127,6 +153,8 @@ _ROWS = (
         channel_axis=1,
     ),
     Operator("FusedConv", alike="Conv", roles=_CONV, cost="convolution", is_convolution=True, channel_axis=1),
+    Operator("NhwcConv", alike="Conv", roles=_CONV, cost="convolution", is_convolution=True, channel_axis=-1),
+    Operator("NhwcFusedConv", alike="Conv", roles=_CONV, cost="convolution", is_convolution=True, channel_axis=-1),
     Operator(
         "ConvInteger",
         alike="Conv",
@@ -289,9 +317,14 @@ _ROWS = (
     ),
     # ---- places and channels
     Operator("MaxPool", channel_axis=1, index_outputs=frozenset({1})),
+    Operator("NhwcMaxPool", alike="MaxPool", channel_axis=-1, index_outputs=frozenset({1})),
     Operator("AveragePool", channel_axis=1),
     Operator("LpPool", channel_axis=1),
     Operator("GlobalAveragePool", channel_axis=1),
+    Operator("QLinearAveragePool", alike="AveragePool", control=frozenset({1, 2, 3, 4}), channel_axis=1),
+    Operator("QLinearGlobalAveragePool", alike="GlobalAveragePool", control=frozenset({1, 2, 3, 4}), channel_axis=1),
+    Operator("ReorderInput", channel_axis=1),
+    Operator("ReorderOutput", channel_axis=1),
     Operator("GlobalMaxPool", channel_axis=1),
     Operator("GlobalLpPool", channel_axis=1),
     Operator("LRN", channel_axis=1),

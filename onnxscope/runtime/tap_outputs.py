@@ -118,6 +118,8 @@ class _Rewriter:
         graph = self._model.graphs[tap.path]
         declared = graph.types.get(tap.value)
         _refuse_non_tensors(declared)
+        if tap.value in graph.blocked:
+            raise _UnreachableError("its channels lie in blocks, a layout of onnxruntime's optimizer (NCHWc)")
         if not tap.path:
             self._add_output(tap.value, declared)
             return tap.value

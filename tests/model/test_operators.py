@@ -19,7 +19,7 @@ from onnxscope.model.operators import OPERATORS, Operator, operator_of
 STANDARD = [schema for schema in onnx.defs.get_all_schemas_with_history() if not schema.domain]
 SCHEMAS: dict[str, list] = {}
 for _schema in (*STANDARD, *onnxruntime_pybind11_state.get_all_operator_schema()):
-    if _schema.domain in ("", "com.microsoft"):
+    if _schema.domain in ("", "com.microsoft", "com.microsoft.nchwc"):
         SCHEMAS.setdefault(_schema.name, []).append(_schema)
 
 
