@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxscope.errors import RunError
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.layer_names import Operand, Origin
 from onnxscope.model.layers import Layer
@@ -98,7 +99,10 @@ class LayerWeights:
         origin = operand.origin
         if operand.node.path and (origin is None or origin.permutation is None):
             return None
-        values = read_operand(self._model, operand)
+        try:
+            values = read_operand(self._model, operand)
+        except RunError:
+            return None  # it is computed from stored values in a way that onnxruntime does not know
         if values.dtype.kind in "OUSc":
             return None
         name = f"{layer.name}.{role}"

@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.model.loading import Model
+from onnxscope.runtime.custom_operators import cut_off, reason_cut_off, without_unknown
 from onnxscope.runtime.nodes import with_unique_names
 
 __all__ = ["Session", "evaluate_constants", "open_session", "providers", "runtime_version"]
@@ -195,6 +196,8 @@ class Session:
 def open_session(model: Model, proto: ModelProto | None = None, *, threads: int = 0, optimize: bool = True) -> Session:
     """Open a session over a model, or over a copy of it that was changed.
 
+    Where onnxruntime does not know an operator, the session lacks what depends on it.
+
     Args:
         model: Where its weights lie, and what messages call it.
         proto: The changed copy; None for the model as it is.
@@ -204,8 +207,9 @@ def open_session(model: Model, proto: ModelProto | None = None, *, threads: int 
     Raises:
         RunError: onnxruntime refuses the model.
     """
+    _import_onnxruntime()  # before anything asks it for its operators
     return Session(
-        model.proto if proto is None else proto,
+        without_unknown(model, model.proto if proto is None else proto),
         folder=model.folder,
         where=model.name,
         threads=threads,
@@ -240,6 +244,10 @@ def evaluate_constants(model: Model, values: Sequence[str], extra: Sequence[Node
                 waiting += added[value].input
             elif value in producers:
                 waiting += (*producers[value].inputs, *producers[value].captured)
+    _import_onnxruntime()
+    lost = next((operator for value, operator in cut_off(model).items() if value in needed), None)
+    if lost is not None:
+        raise RunError(f"{printable(values[0])} cannot be computed ({reason_cut_off(lost)}): {model.name}")
     proto = ModelProto(ir_version=model.proto.ir_version)
     proto.opset_import.extend(model.proto.opset_import)
     proto.graph.name = "constants"

@@ -24,6 +24,7 @@ from onnxscope.base.text import printable
 from onnxscope.model.graphs import Step, ValueType
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
+from onnxscope.runtime.custom_operators import cut_off, reason_cut_off
 
 __all__ = ["TappedModel", "Unreachable", "expose", "unused_prefix", "was_not_executed"]
 
@@ -121,9 +122,18 @@ class _Rewriter:
         if tap.value in graph.blocked:
             raise _UnreachableError("its channels lie in blocks, a layout of onnxruntime's optimizer (NCHWc)")
         if not tap.path:
+            self._refuse_cut_off(tap)
             self._add_output(tap.value, declared)
             return tap.value
         return self._lift(tap, declared)
+
+    def _refuse_cut_off(self, tap: Tap) -> None:
+        """Refuse what depends on an operator that onnxruntime does not know, also through the node around its body."""
+        lost = cut_off(self._model)
+        outside = self._copy.graph.node[tap.path[0].node_index].output if tap.path else (tap.value,)
+        operator = next((lost[value] for value in outside if value in lost), None)
+        if operator is not None:
+            raise _UnreachableError(reason_cut_off(operator))
 
     def _add_output(self, name: str, declared: ValueType | None) -> None:
         if name in self._outputs:
@@ -142,6 +152,7 @@ class _Rewriter:
             if owner.op_type == "If":
                 for branch in ("then_branch", "else_branch"):
                     _body(owner, branch)  # raises before anything is changed
+        self._refuse_cut_off(tap)
         elem_type = declared.elem_type if declared else 0
         if not elem_type:
             elem_type = self._inferred_type(tap, needed=any(owner.op_type == "If" for owner in owners))
