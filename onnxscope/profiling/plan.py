@@ -27,6 +27,10 @@ from onnxscope.runtime.tap_outputs import Unreachable
 __all__ = ["make_plan", "open_observer"]
 
 _SHIFTED = 30.0  # where the mean's square is more than so many times the variance, squares are taken about a shift
+# Three photographs and all convolutions of ResNet50. Whole commands against probes there: 0.84 the time for one sample,
+# 0.90 for two, 1.07 for three, 1.24 for eight.
+_LITTLE = 1 << 25
+_WIDEST_BYTES = 8
 _PROBED_TYPES = frozenset(
     {
         "float32",
@@ -56,7 +60,7 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
         taps: In execution order.
         dataset: Tells which axes of the inputs count samples, and the model's own batch size.
         options: Its batch is a full run where the model does not fix one; to be exact takes all values out of
-            onnxruntime.
+            onnxruntime. Where they are few in all, that is done anyway.
 
     Raises:
         RunError: onnxruntime cannot run the model on these samples.
@@ -84,13 +88,15 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
             probed=False,
             masked=(tap.path, tap.value) in masked,
         )
-        planned.append(plain if shape is None else _with_probe(plain, model, options.exact))
+        planned.append(plain)
+    exact = options.exact or _is_little(planned, dataset.count, options.memory_budget_bytes)
+    planned = [tap if tap.shape is None else _with_probe(tap, model, exact) for tap in planned]
     return Plan(
         taps=tuple(_with_shifts(pilot, planned)),
         unreachable=tuple(Unreachable(tap.name, pilot.reasons[tap]) for tap in taps if tap not in pilot.kinds),
         batch_size=dataset.fixed_batch or options.batch_size,
         memory_budget_bytes=options.memory_budget_bytes,
-        exact=options.exact,
+        exact=exact,
         unfit=pilot.unfit,
     )
 
@@ -113,6 +119,12 @@ def open_observer(model: Model, plan: Plan, threads: int) -> tuple[Plan, Observe
         plan = replace(plan, taps=tuple(replace(tap, probed=False) for tap in plan.taps))
         observer = Observer(model, plan, threads=threads)
     return plan, observer
+
+
+def _is_little(planned: Sequence[PlannedTap], samples: int, budget_bytes: int) -> bool:
+    """Whether all values of all samples are so few that counting every one costs no more than probes do."""
+    numbers = sum(math.prod(tap.shape or ()) for tap in planned) * samples
+    return numbers <= _LITTLE and numbers * _WIDEST_BYTES <= budget_bytes
 
 
 def _shapes(pilot: Pilot, dataset: Dataset) -> tuple[Mapping[Tap, Shape], Mapping[Tap, Shape]]:

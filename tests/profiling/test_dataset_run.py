@@ -79,7 +79,8 @@ def test_the_profile_equals_the_raw_taps(exact):
     assert_equals_raw_taps(result, MODEL, images, ["op:Conv", "op:Gemm"])
 
 
-def test_probes_of_large_maps_equal_the_raw_taps():
+def test_probes_of_large_maps_equal_the_raw_taps(monkeypatch):
+    monkeypatch.setattr("onnxscope.profiling.plan._LITTLE", 0)
     model = onnx.parser.parse_model("""
         <ir_version: 9, opset_import: ["": 18]>
         net (float[batch, 3, 64, 64] x) => (float[batch, 8, 64, 64] y) {
@@ -488,6 +489,7 @@ def test_memory_does_not_grow_with_the_samples(resnet50, tmp_path):
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 def test_two_sessions_are_opened_before_the_first_shard_and_none_after_it(monkeypatch, offset):
     """A value with a large mean is observed about a shift: the pilot finds it, before the probes are made."""
+    monkeypatch.setattr("onnxscope.profiling.plan._LITTLE", 0)
     sessions = watch_sessions(monkeypatch)
     begun: list[int] = []
 

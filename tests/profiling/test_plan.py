@@ -43,6 +43,7 @@ class Samples:
 
     batch_axes: dict
     fixed_batch: int | None
+    count: int = 1 << 40
 
 
 def planned(model, select, feeds, *, fixed=None, exact=False, budget=1 << 30, batch=None, at="post", axes=None):
