@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
-__all__ = ["BLOCKED_DOMAIN", "OPERATORS", "Operator", "operator_of"]
+__all__ = ["BLOCKED_DOMAIN", "OPERATORS", "Operator", "Training", "operator_of"]
 
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
 """Of operators between which onnxruntime keeps channels in blocks, in an order of its own that no shape tells."""
@@ -25,6 +25,27 @@ axis that a product keeps; along the last axis; along axis 1, behind the directi
 
 _Cost = Literal["convolution", "product", "spreading"]
 """What each number of a weight is used for: each place of the output; each row; each place of the input."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a node says that it is in training mode, for an operator that then gives something else.
+
+    Before operator set 7 that was an attribute `is_test` of 0, its default.
+
+    Attributes:
+        gives: Numbers that are `random`, or those of a node that is `stateful`.
+        since: The operator set from which on the mode is said as below.
+        operand: Which operand is the mode, None where it is the attribute `training_mode`.
+        ratio: Which operand is the share that is dropped; nothing is random where that is 0.
+        by_outputs: Whether a second output meant training between operator set 7 and `since`.
+    """
+
+    gives: Literal["random", "stateful"]
+    since: int = 1
+    operand: int | None = None
+    ratio: int | None = None
+    by_outputs: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +81,9 @@ class Operator:
         is_random: Whether its output differs from run to run.
         quantizes: Whether it rounds its input to integers of few bits.
         index_outputs: Which outputs say places, lengths or counts, not quantities.
+        training: How it says that it is in training mode, None where it has no such mode.
+        reads_shape: Whether it reads the shape of its first input, and none of its numbers.
+        shaped_by: Positions of operands whose numbers decide the shape of its output.
     """
 
     name: str
@@ -88,6 +112,9 @@ class Operator:
     is_random: bool = False
     quantizes: bool = False
     index_outputs: frozenset[int] = frozenset()
+    training: Training | None = None
+    reads_shape: bool = False
+    shaped_by: frozenset[int] = frozenset()
 
     @property
     def kind(self) -> str:
@@ -138,6 +165,7 @@ _NORM = {1: "weight", 2: "bias"}
 _FIRST = frozenset({0})
 _RECURRENT = {1: "weight_ih", 2: "weight_hh", 3: "bias"}
 _SCALES = frozenset({1, 2, 4, 5, 6, 7})
+_SECOND = frozenset({1})
 _OF_GEMM = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Selu", "Softplus", "Softsign")
 
 _ROWS = (
@@ -236,6 +264,7 @@ _ROWS = (
         channel_axis=1,
         behind_layer="part",
         ends_block=True,
+        training=Training("stateful", since=14, by_outputs=True),
     ),
     Operator("InstanceNormalization", roles=_NORM, channel_axis=1),
     Operator("GroupNormalization", roles=_NORM, channel_axis=1),
@@ -264,48 +293,23 @@ _ROWS = (
     Operator("Tanh", function="bends", limits=(-1.0, 1.0)),
     Operator("Softsign", function="bends", limits=(-1.0, 1.0)),
     Operator("Clip", control=frozenset({1, 2}), function="bends"),  # its operands say its limits
-    Operator("Relu", function="bends"),
-    Operator("LeakyRelu", function="bends"),
-    Operator("ThresholdedRelu", function="bends"),
-    Operator("Elu", function="bends"),
-    Operator("Selu", function="bends"),
-    Operator("Celu", function="bends"),
-    Operator("HardSwish", function="bends"),
-    Operator("Gelu", function="bends"),
-    Operator("FastGelu", function="bends"),
-    Operator("QuickGelu", function="bends"),
-    Operator("BiasGelu", function="bends"),
-    Operator("Swish", function="bends"),
-    Operator("Mish", function="bends"),
-    Operator("Softplus", function="bends"),
-    Operator("Erf", function="bends"),
-    Operator("Exp", function="bends"),
-    Operator("Log", function="bends"),
-    Operator("Pow", function="bends"),
-    Operator("Sqrt", function="bends"),
-    Operator("Max", function="bends"),
-    Operator("Min", function="bends"),
-    Operator("Abs", function="bends"),
-    Operator("Where", function="bends"),
-    Operator("Shrink", function="bends"),
-    Operator("Softmax", function="bends"),
-    Operator("LogSoftmax", function="bends"),
-    Operator("Hardmax", function="bends"),
-    Operator("Greater", function="bends"),
-    Operator("GreaterOrEqual", function="bends"),
-    Operator("Less", function="bends"),
-    Operator("LessOrEqual", function="bends"),
-    Operator("Sin", function="bends"),
-    Operator("Cos", function="bends"),
+    *(
+        Operator(name, function="bends")
+        for name in (
+            "Relu LeakyRelu ThresholdedRelu Elu Selu Celu HardSwish Gelu FastGelu QuickGelu BiasGelu Swish "
+            "Mish Softplus Erf Exp Log Pow Sqrt Max Min Abs Where Shrink Softmax LogSoftmax Hardmax Greater "
+            "GreaterOrEqual Less LessOrEqual Sin Cos"
+        ).split()
+    ),
     # ---- what hands numbers on
     Operator("Identity", passes_on="same", function="straight", behind_layer="between", ends_block=True),
     Operator("Cast", passes_on="cast", function="straight", behind_layer="between", ends_block=True),
     Operator("CastLike", passes_on="cast", function="straight"),
     Operator("Transpose", passes_on="permuted", behind_layer="between", ends_block=True),
-    Operator("Reshape", passes_on="reshaped", keeps_axes=False),
+    Operator("Reshape", passes_on="reshaped", keeps_axes=False, shaped_by=_SECOND),
     Operator("Flatten", passes_on="reshaped", keeps_axes=False),
-    Operator("Squeeze", passes_on="reshaped", keeps_axes=False),
-    Operator("Unsqueeze", passes_on="reshaped", keeps_axes=False),
+    Operator("Squeeze", passes_on="reshaped", keeps_axes=False, shaped_by=_SECOND),
+    Operator("Unsqueeze", passes_on="reshaped", keeps_axes=False, shaped_by=_SECOND),
     Operator("QuantizeLinear", control=frozenset({1, 2}), behind_layer="between", ends_block=True, quantizes=True),
     Operator("DynamicQuantizeLinear", quantizes=True),
     Operator(
@@ -332,50 +336,61 @@ _ROWS = (
     Operator("RoiAlign", channel_axis=1),
     Operator("DepthToSpace", channel_axis=1),
     Operator("SpaceToDepth", channel_axis=1),
-    Operator("Dropout", control=frozenset({1, 2})),
-    Operator("Pad", control=frozenset({1, 2, 3})),
-    Operator("Resize", control=frozenset({1, 2, 3})),
-    Operator("Upsample", control=frozenset({1})),
+    Operator("Dropout", control=frozenset({1, 2}), training=Training("random", since=12, operand=2, ratio=1)),
+    Operator("BitmaskDropout", control=frozenset({1, 2}), training=Training("random", operand=2, ratio=1)),
+    Operator("BiasDropout", control=frozenset({3, 4}), training=Training("random", operand=4, ratio=3)),
+    Operator("BitmaskBiasDropout", control=frozenset({3, 4}), training=Training("random", operand=4, ratio=3)),
+    Operator("Pad", control=frozenset({1, 2, 3}), shaped_by=frozenset({1, 3})),
+    Operator("Resize", control=frozenset({1, 2, 3}), shaped_by=frozenset({1, 2, 3})),
+    Operator("Upsample", control=frozenset({1}), shaped_by=_SECOND),
     Operator("MultiHeadAttention", channel_axis=-1),
     # ---- other axes than those of the first input
-    Operator("NonMaxSuppression", control=frozenset({2, 3, 4}), keeps_axes=False, index_outputs=_FIRST),
-    Operator("OneHot", control=frozenset({1, 2}), keeps_axes=False),
-    Operator("Range", control=frozenset({0, 1, 2}), keeps_axes=False, index_outputs=_FIRST),
+    Operator(
+        "NonMaxSuppression",
+        control=frozenset({2, 3, 4}),
+        keeps_axes=False,
+        shaped_by=frozenset({0, 1, 2, 3, 4}),
+        index_outputs=_FIRST,
+    ),
+    Operator("OneHot", control=frozenset({1, 2}), keeps_axes=False, shaped_by=_SECOND),
+    Operator(
+        "Range", control=frozenset({0, 1, 2}), keeps_axes=False, shaped_by=frozenset({0, 1, 2}), index_outputs=_FIRST
+    ),
     Operator("GatherElements", keeps_axes=False, looks_up=True),
-    Operator("Shape", keeps_axes=False, index_outputs=_FIRST),
-    Operator("Size", keeps_axes=False, index_outputs=_FIRST),
+    Operator("Shape", keeps_axes=False, reads_shape=True, index_outputs=_FIRST),
+    Operator("Size", keeps_axes=False, reads_shape=True, index_outputs=_FIRST),
     Operator("GatherND", keeps_axes=False),
-    Operator("Expand", keeps_axes=False),
-    Operator("Tile", keeps_axes=False),
+    Operator("Expand", keeps_axes=False, shaped_by=_SECOND),
+    Operator("Tile", keeps_axes=False, shaped_by=_SECOND),
     Operator("Constant", keeps_axes=False),
-    Operator("ConstantOfShape", keeps_axes=False),
+    Operator("ConstantOfShape", keeps_axes=False, shaped_by=frozenset({0})),
     Operator("Einsum", keeps_axes=False),
-    Operator("NonZero", keeps_axes=False, index_outputs=_FIRST),
-    Operator("TopK", keeps_axes=False, index_outputs=frozenset({1})),
-    Operator("Unique", keeps_axes=False, index_outputs=frozenset({1, 2, 3})),
-    Operator("ReduceMax", keeps_axes=False),
-    Operator("ReduceMin", keeps_axes=False),
-    Operator("ReduceMean", keeps_axes=False),
-    Operator("ReduceSum", keeps_axes=False),
-    Operator("ReduceProd", keeps_axes=False),
-    Operator("ReduceL1", keeps_axes=False),
-    Operator("ReduceL2", keeps_axes=False),
-    Operator("ReduceSumSquare", keeps_axes=False),
-    Operator("ReduceLogSum", keeps_axes=False),
-    Operator("ReduceLogSumExp", keeps_axes=False),
+    Operator("NonZero", keeps_axes=False, shaped_by=_FIRST, index_outputs=_FIRST),
+    Operator("TopK", keeps_axes=False, shaped_by=_SECOND, index_outputs=_SECOND),
+    Operator("Unique", keeps_axes=False, shaped_by=_FIRST, index_outputs=frozenset({1, 2, 3})),
+    *(
+        Operator(f"Reduce{word}", keeps_axes=False, shaped_by=_SECOND)
+        for word in ("Max", "Min", "Mean", "Sum", "Prod", "L1", "L2", "SumSquare", "LogSum", "LogSumExp")
+    ),
     Operator("ArgMax", keeps_axes=False, index_outputs=_FIRST),
     Operator("ArgMin", keeps_axes=False, index_outputs=_FIRST),
     Operator("SequenceLength", keeps_axes=False, index_outputs=_FIRST),
+    Operator("Slice", shaped_by=frozenset({1, 2, 3, 4})),
+    Operator("Split", shaped_by=_SECOND),
+    Operator("Compress", shaped_by=_SECOND),
+    Operator("Concat"),
+    Operator("EyeLike", reads_shape=True),
     Operator("If", keeps_axes=False),
     Operator("Loop", keeps_axes=False),
     Operator("Scan", keeps_axes=False),
     # ---- other numbers in every run
     Operator("RandomNormal", is_random=True),
-    Operator("RandomNormalLike", is_random=True),
+    Operator("RandomNormalLike", is_random=True, reads_shape=True),
     Operator("RandomUniform", is_random=True),
-    Operator("RandomUniformLike", is_random=True),
+    Operator("RandomUniformLike", is_random=True, reads_shape=True),
     Operator("Bernoulli", is_random=True),
     Operator("Multinomial", is_random=True, index_outputs=_FIRST),
+    Operator("Sampling", is_random=True, keeps_axes=False),
 )
 
 OPERATORS: dict[str, Operator] = {row.name: row for row in _ROWS}

@@ -54,7 +54,31 @@ def test_what_owns_no_weight_says_nothing_of_one():
 def test_the_operators_with_a_seed_are_the_random_ones():
     seeded = {schema.name for schema in STANDARD if "seed" in schema.attributes}
     random = {row.name for row in OPERATORS.values() if row.is_random}
-    assert random == seeded - {"Dropout"}  # which drops in training alone
+    assert random - {"Sampling"} == seeded - {"Dropout"}  # one is onnxruntime's, the other drops in training alone
+
+
+def test_a_training_mode_stands_where_the_schemas_have_it():
+    trained = {row.name: row.training for row in OPERATORS.values() if row.training}
+    assert trained.keys() | {"MatMulBnb4"} == {  # which computes the same in training
+        name
+        for name, schemas in SCHEMAS.items()
+        for schema in schemas
+        if "training_mode" in {*schema.attributes, *(operand.name for operand in schema.inputs)}
+    }
+    for name, training in trained.items():
+        schema = max(SCHEMAS[name], key=lambda one: one.since_version)
+        names = [operand.name for operand in schema.inputs]
+        assert training.operand is None or names[training.operand] == "training_mode", name
+        assert training.ratio is None or names[training.ratio] == "ratio", name
+        assert training.operand is not None or "training_mode" in schema.attributes, name
+
+
+@pytest.mark.parametrize("name", [row.name for row in OPERATORS.values() if row.shaped_by or row.reads_shape])
+def test_what_shapes_an_output_is_an_operand(name):
+    row = OPERATORS[name]
+    takes = max(len(schema.inputs) for schema in SCHEMAS[name])
+    assert all(position < takes for position in row.shaped_by)
+    assert not (row.reads_shape and row.shaped_by)
 
 
 @pytest.mark.parametrize("name", [row.name for row in OPERATORS.values() if row.limits])
