@@ -39,3 +39,35 @@ def moving(model, sessions=2, runs=6):
         for index, name in enumerate(names)
         if any(not np.array_equal(one[index], other[index]) for one, other in itertools.pairwise(results))
     }
+
+
+_EYE = "float[4, 4] w = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1}"
+_NORM = "float[4] s = {1, 1, 1, 1}, float[4] b = {0, 0, 0, 0}, float[4] m = {0, 0, 0, 0}, float[4] v = {1, 1, 1, 1}"
+
+
+def dropping(trains=1):
+    """Three layers, with a Dropout in training mode behind the first."""
+    text = "a = Gemm(x, w) d = Dropout(a, , t) h = Gemm(d, w) y = Gemm(h, w)"
+    proto = written(text, stored=f"<{_EYE}, bool t = {{{trains}}}>", inputs="float[N, 4] x", outputs="float[N, 4] y")
+    for node, name in zip(proto.graph.node, ("in", "drop1", "mid", "out"), strict=True):
+        node.name = name
+    return proto
+
+
+def quiet():
+    """The same in inference mode."""
+    return dropping(trains=0)
+
+
+def noisy():
+    """A BatchNormalization in training mode, and random nodes in the main graph and in a body."""
+    proto = written(
+        """a = Gemm(x, w) n, rm, rv = BatchNormalization<training_mode = 1>(a, s, b, m, v) r = RandomNormalLike(n)
+        k = Add(n, r) c = Constant<value = bool {1}>()
+        y = If(c) <then_branch = then () => (float[6, 4] u) { e = RandomUniformLike(k) u = Gemm(k, w) },
+                   else_branch = other () => (float[6, 4] o) { o = Neg(k) }>""",
+        stored=f"<{_EYE}, {_NORM}>",
+    )
+    for node, name in zip(proto.graph.node, ("in", "norm", "noise", "sum", "true", "choice"), strict=True):
+        node.name = name
+    return proto

@@ -20,8 +20,11 @@ from onnxscope.model.graphs import Graph, Node, Step, ValueType
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, select_layers
 from onnxscope.model.stored_model import InputSpec
+from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable
 
 __all__ = ["LayerRecord", "ModelSummary", "inspect", "run_inspect"]
+
+_LISTED = 5  # nodes that the lines above the table name
 
 _Types = Mapping[tuple[Step, ...], Mapping[str, ValueType]]
 
@@ -69,6 +72,7 @@ class ModelSummary(Record):
         inlined_functions: Local functions that were inlined.
         parameters: Numbers in all stored tensors, initializers and constants; a local function's count once.
         parameter_bytes: What they take.
+        unstable: Nodes that are random or carry state, with what they reach.
     """
 
     model: dict[str, Any]
@@ -81,12 +85,14 @@ class ModelSummary(Record):
     inlined_functions: int
     parameters: int
     parameter_bytes: int
+    unstable: tuple[UnstableNode, ...] = ()
 
     frame_keys = ("layers",)
 
     def to_dict(self) -> dict[str, Any]:
         """`onnxscope.inspect/1`, ready for JSON."""
-        return {"schema": "onnxscope.inspect/1", **_plain(asdict(self))}
+        record = _plain(asdict(replace(self, unstable=())))
+        return {"schema": "onnxscope.inspect/1", **record, "unstable": [node.to_dict() for node in self.unstable]}
 
     def table(self) -> Table:
         """One row per layer."""
@@ -128,6 +134,9 @@ class ModelSummary(Record):
             pairs.append(("numbers", "NaN and infinities were not looked for in all of them; `weights` counts them"))
         if self.inlined_functions:
             pairs.append(("functions", f"{self.inlined_functions}, inlined"))
+        pairs += [(node.kind, node.message) for node in self.unstable[:_LISTED]]
+        if len(self.unstable) > _LISTED:
+            pairs.append(("", f"{len(self.unstable) - _LISTED:,} more nodes like these; --format json lists them"))
         return pairs
 
     def header(self) -> str:
@@ -200,6 +209,7 @@ def run_inspect(loaded: Model, *, select: str | Sequence[str] = (), at: At = "po
         inlined_functions=loaded.inlined_functions,
         parameters=loaded.stored_count,
         parameter_bytes=loaded.stored_bytes,
+        unstable=find_unstable(loaded),
     )
 
 

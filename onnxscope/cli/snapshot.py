@@ -39,6 +39,7 @@ def snapshot(
 ) -> None:
     """Write a baseline of MODEL: structure, weights, and what its layers compute on INPUT."""
     from onnxscope.gate.baseline import snapshot as take
+    from onnxscope.gate.unstable_records import notes_on_change
     from onnxscope.inputs.dataset import files_of
     from onnxscope.model.loading import load_model
 
@@ -54,6 +55,8 @@ def snapshot(
     )
     baseline.save(output)
     shown.show(baseline)
+    for remark in notes_on_change(baseline.unstable, baseline.unstable):
+        shown.note(remark)
     if not inputs:
         shown.note("nothing was run: the baseline holds structure and weights alone; -i names an input")
     shown.note(f"the baseline is in {output}, {output.stat().st_size:,} bytes")

@@ -17,6 +17,7 @@ from onnxscope.comparison.measure import held_by, near_values
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.result import Comparison, StructureChange
+from onnxscope.comparison.unstable_sides import mode_changes, notes_on_unstable
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, one_sided
 from onnxscope.model.layers import Layer
 from onnxscope.model.selectors import Tap, select_names
@@ -79,7 +80,7 @@ class LayerComparison:
         self._sides = sides
         self._feed = feed
         self._options = options
-        self._notes: list[str] = []
+        self._notes: list[str] = [*notes_on_unstable(sides[0].model, sides[1].model)]
         self._alignment = _aligned(sides, feed, align, self._notes, options)
         self._kept = _selected(sides[0], [select] if isinstance(select, str) else list(select))
         self._pairs = [
@@ -129,7 +130,7 @@ class LayerComparison:
             only_a=only_a,
             only_b=only_b,
             weights=tuple(weights),
-            structure=tuple(structure),
+            structure=(*structure, *mode_changes(self._sides[0].model, self._sides[1].model)),
             notes=(*self._notes, *run.notes),
             unfit=run.unfit,
         )

@@ -15,6 +15,8 @@ FindingKind = Literal[
     "non_finite",
     "non_finite_spread",
     "does_not_fit",
+    "random",
+    "stateful",
     "input_range",
     "input_order",
     "untrained_weights",

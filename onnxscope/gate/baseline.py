@@ -35,6 +35,7 @@ from onnxscope.gate.baseline_rows import (
     sha256_of,
     weight_rows,
 )
+from onnxscope.gate.unstable_records import read_unstable, unstable_records
 from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.parameters import Parameter
@@ -105,6 +106,7 @@ class Baseline(Record):
         weights: One record per parameter, by name.
         versions: What made it; for people.
         unfit: Values of half precision that held numbers beyond their type.
+        unstable: One record per node that is random or carries state.
     """
 
     model: dict[str, Any]
@@ -113,6 +115,7 @@ class Baseline(Record):
     weights: tuple[dict[str, Any], ...]
     versions: dict[str, str]
     unfit: tuple[Unfit, ...] = ()
+    unstable: tuple[dict[str, str], ...] = ()
 
     frame_keys = ("layers",)
 
@@ -126,6 +129,7 @@ class Baseline(Record):
             "weights": list(self.weights),
             "versions": self.versions,
             **({"unfit": [value.to_dict() for value in self.unfit]} if self.unfit else {}),
+            **({"unstable": list(self.unstable)} if self.unstable else {}),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -252,6 +256,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         weights=tuple(weight_rows(stored, digests)),
         versions={**versions, "producer": model.producer},
         unfit=unfit,
+        unstable=unstable_records(model),
     )
 
 
@@ -305,4 +310,5 @@ def _checked(fields: Fields) -> Baseline:
         weights=tuple(row.values for row in parameters),
         versions=values["versions"],
         unfit=unfit_values(fields),
+        unstable=read_unstable(fields),
     )

@@ -15,6 +15,7 @@ from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
 from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
 from onnxscope.gate.settings import Settings
+from onnxscope.gate.unstable_records import notes_on_change
 from onnxscope.model.loading import load_model
 from onnxscope.runtime.half_range import unfit_sentence
 
@@ -70,6 +71,7 @@ def check(
         notes.append("the baseline was taken without an input: activations are not checked")
     elif actual.input is not None and expected.input is not None and not renew:
         _require_same_input(expected.input, actual.input)
+    notes += notes_on_change(expected.unstable, actual.unstable)
     findings, layers = _compare(expected, actual, settings or Settings())
     return Check(
         name=loaded.name,

@@ -39,6 +39,8 @@ class Training:
         operand: Which operand is the mode, None where it is the attribute `training_mode`.
         ratio: Which operand is the share that is dropped; nothing is random where that is 0.
         by_outputs: Whether a second output meant training between operator set 7 and `since`.
+        left_out: Whether onnxruntime's optimizer drops the node, in training mode too, where only its first output is
+            read, that is no output of the graph, and a node of the same graph makes its first input alone (1.32).
     """
 
     gives: Literal["random", "stateful"]
@@ -46,6 +48,7 @@ class Training:
     operand: int | None = None
     ratio: int | None = None
     by_outputs: bool = False
+    left_out: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +169,13 @@ _FIRST = frozenset({0})
 _RECURRENT = {1: "weight_ih", 2: "weight_hh", 3: "bias"}
 _SCALES = frozenset({1, 2, 4, 5, 6, 7})
 _SECOND = frozenset({1})
+_BOXES = frozenset({2, 3, 4})
 _OF_GEMM = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Selu", "Softplus", "Softsign")
+_BENDING = """
+    Relu LeakyRelu ThresholdedRelu Elu Selu Celu HardSwish Gelu FastGelu QuickGelu BiasGelu Swish Mish Softplus
+    Erf Exp Log Pow Sqrt Max Min Abs Where Shrink Softmax LogSoftmax Hardmax Greater GreaterOrEqual Less
+    LessOrEqual Sin Cos
+"""  # activation functions of which nothing else is known
 
 _ROWS = (
     # ---- layers: operators that own weights
@@ -293,14 +302,7 @@ _ROWS = (
     Operator("Tanh", function="bends", limits=(-1.0, 1.0)),
     Operator("Softsign", function="bends", limits=(-1.0, 1.0)),
     Operator("Clip", control=frozenset({1, 2}), function="bends"),  # its operands say its limits
-    *(
-        Operator(name, function="bends")
-        for name in (
-            "Relu LeakyRelu ThresholdedRelu Elu Selu Celu HardSwish Gelu FastGelu QuickGelu BiasGelu Swish "
-            "Mish Softplus Erf Exp Log Pow Sqrt Max Min Abs Where Shrink Softmax LogSoftmax Hardmax Greater "
-            "GreaterOrEqual Less LessOrEqual Sin Cos"
-        ).split()
-    ),
+    *(Operator(name, function="bends") for name in _BENDING.split()),
     # ---- what hands numbers on
     Operator("Identity", passes_on="same", function="straight", behind_layer="between", ends_block=True),
     Operator("Cast", passes_on="cast", function="straight", behind_layer="between", ends_block=True),
@@ -336,7 +338,11 @@ _ROWS = (
     Operator("RoiAlign", channel_axis=1),
     Operator("DepthToSpace", channel_axis=1),
     Operator("SpaceToDepth", channel_axis=1),
-    Operator("Dropout", control=frozenset({1, 2}), training=Training("random", since=12, operand=2, ratio=1)),
+    Operator(
+        "Dropout",
+        control=frozenset({1, 2}),
+        training=Training("random", since=12, operand=2, ratio=1, left_out=True),
+    ),
     Operator("BitmaskDropout", control=frozenset({1, 2}), training=Training("random", operand=2, ratio=1)),
     Operator("BiasDropout", control=frozenset({3, 4}), training=Training("random", operand=4, ratio=3)),
     Operator("BitmaskBiasDropout", control=frozenset({3, 4}), training=Training("random", operand=4, ratio=3)),
@@ -347,9 +353,9 @@ _ROWS = (
     # ---- other axes than those of the first input
     Operator(
         "NonMaxSuppression",
-        control=frozenset({2, 3, 4}),
+        control=_BOXES,
         keeps_axes=False,
-        shaped_by=frozenset({0, 1, 2, 3, 4}),
+        shaped_by=frozenset({0, 1}) | _BOXES,
         index_outputs=_FIRST,
     ),
     Operator("OneHot", control=frozenset({1, 2}), keeps_axes=False, shaped_by=_SECOND),

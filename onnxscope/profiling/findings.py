@@ -21,7 +21,7 @@ _MARGIN = 1 / 128  # of the distance between the limits
 
 def find(profile: Profile) -> tuple[Finding, ...]:
     """Return everything that a profile gives reason to look at, the gravest first, then in execution order."""
-    findings = [*_non_finite(profile), *_unfit(profile)]
+    findings = [*_non_finite(profile), *profile.unstable, *_unfit(profile)]
     for tap in profile.reached:
         findings += _dead_and_constant(tap)
         findings += _duplicates(tap)

@@ -10,6 +10,7 @@ from typing import Any
 from onnxscope.base.files import write_whole
 from onnxscope.base.json_files import dump_json
 from onnxscope.errors import MergeError
+from onnxscope.findings.kinds import Finding
 from onnxscope.profiling.profile_file import (
     PROFILE_FORMAT,
     intervals,
@@ -18,6 +19,7 @@ from onnxscope.profiling.profile_file import (
     tap_of,
     tap_record,
     unfit_values,
+    unstable_findings,
 )
 from onnxscope.profiling.tap_profile import TapProfile
 from onnxscope.runtime.half_range import Unfit, merged_unfit
@@ -48,6 +50,7 @@ class Profile:
         weights: Statistics of every parameter; they depend on the model alone.
         sample_names: Names of the samples that extremes and faults refer to, by position.
         unfit: Values of half precision that held numbers beyond their type in the pilot run, in execution order.
+        unstable: Findings on random and stateful nodes; they depend on the model alone.
     """
 
     model: Mapping[str, Any]
@@ -65,6 +68,7 @@ class Profile:
     weights: tuple[Mapping[str, Any], ...]
     sample_names: Mapping[int, str]
     unfit: tuple[Unfit, ...] = ()
+    unstable: tuple[Finding, ...] = ()
 
     def merge(self, other: Profile) -> Profile:
         """Return the profile over the samples of both; associative, and commutative up to rounding.
@@ -133,6 +137,9 @@ class Profile:
             "unreachable": [{"name": name, "reason": reason} for name, reason in self.reasons.items()],
             "weights": [dict(row) for row in self.weights],
             **({"unfit": [value.to_dict() for value in self.unfit]} if self.unfit else {}),
+            "unstable": [
+                {"kind": finding.kind, "layer": finding.layer, "message": finding.message} for finding in self.unstable
+            ],
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -168,6 +175,7 @@ class Profile:
                 weights=tuple(row.values for row in fields.rows("weights")),
                 sample_names=names_by_position(fields, "sample_names"),
                 unfit=unfit_values(fields),
+                unstable=unstable_findings(fields, "unstable"),
             )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxscope.base.json_files import MAX_INTEGER, Fields, JsonFormat
 from onnxscope.errors import ProfileError
+from onnxscope.findings.kinds import Finding, FindingKind
 from onnxscope.numerics.log_histogram import MAX_KEY, LogHistogram
 from onnxscope.numerics.moments import Moments
 from onnxscope.profiling.tap_profile import ChannelState, TapProfile
@@ -24,6 +26,7 @@ __all__ = [
     "tap_of",
     "tap_record",
     "unfit_values",
+    "unstable_findings",
 ]
 
 PROFILE_FORMAT = JsonFormat(
@@ -36,6 +39,7 @@ PROFILE_FORMAT = JsonFormat(
     damaged="the file is damaged; make it again",
 )
 
+_UNSTABLE: Mapping[str, FindingKind] = {"random": "random", "stateful": "stateful"}
 _MAX_CHANNELS = 1 << 24
 _COUNTS = ("count", "nan", "inf", "examined", "zeros")
 _SAMPLES = ("min_sample", "max_sample", "nonfinite_sample")
@@ -191,3 +195,14 @@ def _numbers(fields: Fields, key: str, length: int | None) -> list[Any]:
     if not isinstance(values, list) or (length is not None and len(values) != length):
         fields.fault(f"no list of {'any' if length is None else length} numbers {key!r}")
     return values
+
+
+def unstable_findings(fields: Fields, key: str) -> tuple[Finding, ...]:
+    """Return the findings on random and stateful nodes; a file that says nothing of them has none."""
+    findings = []
+    for row in fields.rows(key) if key in fields.values else ():
+        kind = _UNSTABLE.get(row.text("kind"))
+        if kind is None:
+            row.fault(f"the kind {row.text('kind')[:30]!r}")
+        findings.append(Finding(kind=kind, layer=row.text("layer"), channel=None, message=row.text("message")))
+    return tuple(findings)

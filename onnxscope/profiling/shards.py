@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxscope.base.run_options import RunOptions
+from onnxscope.findings.unstable import find_unstable_layers
 from onnxscope.inputs.batches import Fed, read_batches
 from onnxscope.inputs.dataset import Dataset
 from onnxscope.model.loading import Model
@@ -162,6 +163,7 @@ def empty_profile(model: Model, plan: Plan, dataset: Dataset, *, provenance: Map
         weights=(),
         sample_names={},
         unfit=plan.unfit,
+        unstable=find_unstable_layers(model),
     )
 
 

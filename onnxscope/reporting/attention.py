@@ -13,6 +13,7 @@ from onnxscope.findings.kinds import Finding, by_gravity
 from onnxscope.findings.of_inputs import find_in_input
 from onnxscope.findings.of_weights import find_in_weights
 from onnxscope.findings.unfused import find_unfused
+from onnxscope.findings.unstable import find_unstable_layers
 from onnxscope.model.loading import Model
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.reporting.content import Attention
@@ -61,10 +62,11 @@ def _findings(
     model: Model, stored: WeightStatistics, maps: FeatureMaps | None, statistics: DatasetStatistics | None
 ) -> tuple[Finding, ...]:
     """Everything that there is reason to look at, the gravest first."""
-    findings = [*find_in_weights(stored, model), *(statistics.findings if statistics is not None else ())]
+    findings = [*find_in_weights(stored, model), *find_unstable_layers(model)]
+    findings += statistics.findings if statistics is not None else ()
     if maps is not None:
         findings += [*find_in_input(maps.input, model), *find_unfused((feature_map.tap for feature_map in maps), model)]
-    return by_gravity(findings)
+    return by_gravity(dict.fromkeys(findings))  # statistics name unstable nodes too
 
 
 def _attention(

@@ -2,8 +2,10 @@
 
 What onnxruntime does (1.32, CPU): an operator that draws numbers goes on drawing from run to run of a session, with a
 `seed` too. With one, every session draws the same sequence: its first runs agree, and two runs of one session do not.
-Without one, another process draws another sequence. BatchNormalization in training mode normalizes by the batch that it
-is given, and keeps its moving statistics in memory that the next run reads, so that even its output may move.
+Without one, another process draws another sequence. Most Dropouts are dropped by the optimizer, in training mode too;
+with a tap on its output, or without optimization, such a one is random. BatchNormalization in training mode normalizes
+by the batch that it is given, and keeps its moving statistics in memory that the next run reads, so that even what it
+normalizes may move.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ class UnstableNode:
         trains: Whether it is training mode that makes it so.
         condition: The value that switches training mode on, where that is known only when the model runs.
         seed: Its seed, None where it has none.
+        left_out: Whether onnxruntime's optimizer drops it, so that it is random only where it is tapped or nothing is
+            optimized.
         layers: Names of the layers that depend on it.
         layers_reached: How many those are: a layer that is called twice counts twice.
         layers_all: How many layers the model has.
@@ -59,6 +63,7 @@ class UnstableNode:
     trains: bool
     condition: str | None
     seed: float | None
+    left_out: bool
     layers: tuple[str, ...]
     layers_reached: int
     layers_all: int
@@ -101,7 +106,8 @@ class UnstableNode:
         more = f" and {len(self.outputs) - _LISTED:,} more" if len(self.outputs) > _LISTED else ""
         noun = "output" if len(self.outputs) == 1 else "outputs"
         reached.append(f"the {noun} {names}{more}" if self.outputs else "no output")
-        return f"{self.subject} {self.reason}; it reaches {' and '.join(reached)}"
+        message = f"{self.subject} {self.reason}; it reaches {' and '.join(reached)}"
+        return f"{message}; onnxruntime's optimizer drops it unless it is observed" if self.left_out else message
 
     def to_dict(self) -> dict[str, Any]:
         """The record that results carry."""
@@ -113,6 +119,7 @@ class UnstableNode:
             "inside": list(self.owners),
             "condition": self.condition,
             "seed": self.seed,
+            "left_out": self.left_out,
             "layers": list(self.layers),
             "outputs": list(self.outputs),
             "message": self.message,
@@ -146,6 +153,7 @@ def find_unstable(model: Model) -> tuple[UnstableNode, ...]:
                 trains=training is not None,
                 condition=mode or None,
                 seed=float(seed) if isinstance(seed, (int, float)) and math.isfinite(seed) else None,
+                left_out=training is not None and training.left_out and node.is_standard and _is_left_out(graph, node),
                 layers=tuple(dict.fromkeys(layer.name for layer in reached)),
                 layers_reached=len(reached),
                 layers_all=len(model.layers),
@@ -160,8 +168,9 @@ def find_unstable(model: Model) -> tuple[UnstableNode, ...]:
 def unstable_values(model: Model) -> Mapping[str, str]:
     """Return the values that are not the same in every run on the same input, each with the reason.
 
-    Values of bodies are there under their own names. What only a condition makes unstable (`UnstableNode.condition`) is
-    not: whether it holds is known when the model runs.
+    Values of bodies are there under their own names. So is what depends on a Dropout that onnxruntime drops
+    (`UnstableNode.left_out`): a tap on it, or a session without optimization, makes it random. What a condition alone
+    makes unstable (`UnstableNode.condition`) is not: whether it holds is known when the model runs.
     """
     reasons: dict[str, str] = {}
     for node in find_unstable(model):
@@ -198,6 +207,17 @@ def _mode(model: Model, graph: Graph, node: Node, opset: int) -> str | None:
         return None
     number = _stored_number(model, graph, operand)
     return operand if number is None else ("" if number else None)
+
+
+def _is_left_out(graph: Graph, node: Node) -> bool:
+    """Whether onnxruntime drops a node that `Training.left_out` is about."""
+    if node.outputs[0] in graph.outputs:
+        return False
+    if any(output in graph.readers or output in graph.outputs for output in filter(None, node.outputs[1:])):
+        return False
+    maker = graph.producers.get(node.inputs[0])
+    computed = any(name in graph.producers and name not in graph.constants for name in node.inputs[1:])
+    return maker is not None and maker.op_type != "Constant" and not computed
 
 
 def _drops_nothing(model: Model, graph: Graph, node: Node, training: Training) -> bool:

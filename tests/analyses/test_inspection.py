@@ -9,6 +9,7 @@ import onnx.parser
 import pytest
 from nested_models import function, with_functions
 from onnx import numpy_helper
+from unstable_models import noisy, written
 
 from onnxscope.analyses.inspection import inspect
 from onnxscope.base.json_files import dump_json
@@ -211,3 +212,29 @@ def test_a_quantized_layer_of_two_branches_has_a_row_in_each_when_it_is_selected
             node.name = f"/conv1/{node.op_type}"
     rows = [(layer.layer, layer.op_type, layer.parameters) for layer in inspect(model, select="conv1").layers]
     assert rows == [("conv1", "Conv", 6)] * 2
+
+
+def test_random_and_stateful_nodes_are_named_above_the_table_and_in_the_record():
+    summary = inspect(noisy())
+    lines = [line for line in summary.header().splitlines() if line.startswith(("random", "stateful"))]
+    assert lines == [
+        "stateful  BatchNormalization norm is in training mode, normalizing by the batch at hand: stateful; "
+        "it reaches 2 of 2 layers and the output y",
+        "random    RandomNormalLike noise draws other numbers in every run: random; "
+        "it reaches 1 of 2 layers and the output y",
+        "random    RandomUniformLike(e) in a body of choice draws other numbers in every run: random; "
+        "it reaches none of 2 layers and no output",
+    ]
+    record = summary.to_dict()["unstable"]
+    assert [row["kind"] for row in record] == ["stateful", "random", "random"]
+    assert [row["inside"] for row in record] == [[], [], ["choice"]]
+    assert record[0]["outputs"] == ["y"]
+    dump_json(summary.to_dict())
+
+
+def test_many_random_nodes_are_counted_and_a_model_without_any_says_nothing(model):
+    text = "".join(f"r{i} = RandomNormalLike(x) " for i in range(8))
+    lines = inspect(written(f"{text} y = Add(r3, x)")).header().splitlines()
+    assert lines[-1].split(maxsplit=1) == ["3", "more nodes like these; --format json lists them"]
+    assert inspect(model).to_dict()["unstable"] == []
+    assert "random" not in inspect(model).header()

@@ -75,6 +75,38 @@ def test_dropout_says_its_mode_in_an_operand(spelling, trains, opset):
     assert ("y" in moving(proto)) is trains
 
 
+@pytest.mark.parametrize(
+    ("text", "outputs", "left_out"),
+    [
+        ("a = Neg(x) d = Dropout(a, , t) y = Neg(d)", "", True),
+        ("a = Neg(x) d, m = Dropout(a, p, t) y = Neg(d)", "", True),
+        ("a = Neg(x) d = Dropout(a, , t) b = Neg(d) c = Exp(d) y = Add(b, c)", "", True),
+        ("a = Neg(x) c = Identity(t) d = Dropout(a, , c) y = Neg(d)", "", True),
+        ("a = Neg(x) y = Dropout(a, , t)", "", False),
+        ("a = Neg(x) d = Dropout(a, , t) y = Neg(d)", ", float[6, 4] d", False),
+        ("a = Neg(x) d, m = Dropout(a, , t) y = Neg(d)", ", bool[6, 4] m", False),
+        ("a = Neg(x) d, m = Dropout(a, , t) c = Cast<to = 1>(m) y = Add(d, c)", "", False),
+        ("d = Dropout(x, , t) y = Neg(d)", "", False),
+        ("a = Neg(k) d = Dropout(a, , t) e = Add(x, d) y = Neg(e)", "", True),
+        ("a = Constant<value = float[4] {1, 2, 3, 4}>() d = Dropout(a, , t) e = Add(x, d) y = Neg(e)", "", False),
+        ("a = Neg(x) s = Sigmoid(x) q = ReduceMean<keepdims = 0>(s) d = Dropout(a, q, t) y = Neg(d)", "", False),
+    ],
+)
+@pytest.mark.parametrize("opset", [13, 17])
+def test_onnxruntime_drops_most_dropouts_in_training_mode_that_are_not_observed(text, outputs, left_out, opset):
+    stored = "<bool t = {1}, float p = {0.5}, float[4] k = {1, 2, 3, 4}>"
+    proto = written(text, opset=opset, outputs=f"float[6, 4] y{outputs}", stored=stored)
+    (unstable,) = find_unstable(load_model(proto))
+    assert unstable.left_out is left_out
+    assert ("onnxruntime's optimizer drops it" in unstable.message) is left_out
+    for level, random in (("ORT_ENABLE_ALL", not left_out), ("ORT_DISABLE_ALL", True)):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        runs = [session.run(["y"], {"x": X})[0] for _ in range(9)]
+        assert any(not np.array_equal(runs[0], run) for run in runs) is random, level
+
+
 def test_a_dropout_that_drops_nothing_is_not_random():
     proto = written("y = Dropout(x, p, t)", stored="<float p = {0}, bool t = {1}>")
     assert find_unstable(load_model(proto)) == ()
@@ -147,8 +179,7 @@ def test_a_mode_that_is_fed_is_said_with_its_condition():
     model = load_model(proto)
     (unstable,) = find_unstable(model)
     assert unstable.condition == "train"
-    expected = "Dropout(y) is in training mode where train is true: random; it reaches the output y"
-    assert unstable.message == expected
+    assert unstable.message == "Dropout(y) is in training mode where train is true: random; it reaches the output y"
     assert unstable_values(model) == {}
 
 
@@ -174,7 +205,10 @@ def test_layers_are_counted_and_named():
         node.name = name
     model = load_model(proto)
     (unstable,) = find_unstable(model)
-    assert unstable.message == "Dropout drop1 is in training mode: random; it reaches 2 of 3 layers and the output y"
+    assert unstable.message == (
+        "Dropout drop1 is in training mode: random; it reaches 2 of 3 layers and the output y; "
+        "onnxruntime's optimizer drops it unless it is observed"
+    )
     assert unstable.layers == ("mid", "out")
     assert unstable.layer == "drop1"
     assert unstable.to_dict()["message"] == unstable.message

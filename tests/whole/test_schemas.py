@@ -41,6 +41,8 @@ MODELS = {
     "{ y = MatMul(x, empty)  v = MatMul(z, nothing) }",
     "image": "g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) <float[3, 3, 1, 1] w = {1, 0, 0, 0, 1, 0, 0, 0, 0}> "
     "{ y = Conv(x, w) }",
+    "noisy": "g (float[N, 3] x) => (float[N, 3] y) <float[3, 3] w = {1, 0, 0, 0, 1, 0, 0, 0, 1}> "
+    "{ r = RandomNormalLike<seed = 1.0>(x)  y = MatMul(r, w) }",
 }
 RECIPE = {"resize": "crop", "size": 8, "shorter_side": 9, "divisor": 255, "mean": [0.5, 0.5, 0.5], "std": 0.5}
 
@@ -118,6 +120,11 @@ def baseline(folder, model):
         ("inspect tokens.onnx --select op:Gather", 0),
         ("inspect unreachable.onnx", 0),
         ("inspect odd.onnx", 0),
+        ("inspect noisy.onnx", 0),
+        ("stats noisy.onnx -i random -o profile.json", 0),
+        ("snapshot noisy.onnx -i random -o snapshot.json", 0),
+        ("report noisy.onnx -i random -o report.html", 0),
+        ("diff noisy.onnx image.onnx --weights-only", 1),
         ("weights digits_deployed.onnx -o weights", 0),
         ("weights digits_qdq.onnx", 0),
         ("weights odd.onnx --bins 3", 0),
