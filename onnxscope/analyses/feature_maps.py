@@ -387,7 +387,7 @@ def _ranked(data: Array, axis: int, channels: int, rank: Rank, sample: int) -> t
         return tuple(range(min(channels, count)))
     maps = np.moveaxis(data[sample].astype(np.float64), axis - 1, 0).reshape(count, -1)
     maps = np.where(np.isfinite(maps), maps, 0.0)
-    score: Array = {"std": maps.std, "max": maps.max, "mean": maps.mean}[rank](axis=1)
+    score: Array = getattr(maps, rank)(axis=1)
     # A stable sort on the negated score: equal channels keep their order.
     return tuple(int(index) for index in np.argsort(-score, kind="stable")[:channels])
 

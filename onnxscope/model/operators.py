@@ -170,6 +170,7 @@ _RECURRENT = {1: "weight_ih", 2: "weight_hh", 3: "bias"}
 _SCALES = frozenset({1, 2, 4, 5, 6, 7})
 _SECOND = frozenset({1})
 _BOXES = frozenset({2, 3, 4})
+_SCALED = frozenset({1, 2})
 _OF_GEMM = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Selu", "Softplus", "Softsign")
 _BENDING = """
     Relu LeakyRelu ThresholdedRelu Elu Selu Celu HardSwish Gelu FastGelu QuickGelu BiasGelu Swish Mish Softplus
@@ -312,15 +313,9 @@ _ROWS = (
     Operator("Flatten", passes_on="reshaped", keeps_axes=False),
     Operator("Squeeze", passes_on="reshaped", keeps_axes=False, shaped_by=_SECOND),
     Operator("Unsqueeze", passes_on="reshaped", keeps_axes=False, shaped_by=_SECOND),
-    Operator("QuantizeLinear", control=frozenset({1, 2}), behind_layer="between", ends_block=True, quantizes=True),
+    Operator("QuantizeLinear", control=_SCALED, behind_layer="between", ends_block=True, quantizes=True),
     Operator("DynamicQuantizeLinear", quantizes=True),
-    Operator(
-        "DequantizeLinear",
-        control=frozenset({1, 2}),
-        passes_on="dequantized",
-        behind_layer="part",
-        ends_block=True,
-    ),
+    Operator("DequantizeLinear", control=_SCALED, passes_on="dequantized", behind_layer="part", ends_block=True),
     # ---- places and channels
     Operator("MaxPool", channel_axis=1, index_outputs=frozenset({1})),
     Operator("NhwcMaxPool", alike="MaxPool", channel_axis=-1, index_outputs=frozenset({1})),
