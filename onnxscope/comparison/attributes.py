@@ -14,7 +14,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, Tenso
 from onnxscope.model.graphs import Node, attribute_value
 from onnxscope.model.tensors import Storage
 
-__all__ = ["attributes_of"]
+__all__ = ["attributes_of", "digest_of", "plain_attribute"]
 
 # Attributes that say how a result is computed or laid out, not what it is.
 _INDIFFERENT = frozenset({"auto_pad", "transA", "transB", "perm", "consumed_inputs", "is_test", "training_mode"})
@@ -38,7 +38,7 @@ def attributes_of(node: Node, storage: Storage) -> dict[str, Any]:
     for attribute in node.proto.attribute:
         value = node.attribute(attribute.name)
         if value is not None and attribute.name not in _INDIFFERENT and not _is_default(attribute.name, value):
-            attributes[attribute.name] = _plain(value, storage)
+            attributes[attribute.name] = plain_attribute(value, storage)
     return attributes
 
 
@@ -51,10 +51,10 @@ def _is_default(name: str, value: Any) -> bool:
     return isinstance(value, int) and value == default
 
 
-def _plain(value: Any, storage: Storage) -> Any:
-    """A value as JSON holds it, not to be taken for a value of another kind."""
+def plain_attribute(value: Any, storage: Storage) -> Any:
+    """Return an attribute's value as JSON holds it, not to be taken for a value of another kind."""
     if isinstance(value, list):
-        return [_plain(item, storage) for item in value]
+        return [plain_attribute(item, storage) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": f"{value}"}
     if isinstance(value, bytes):
@@ -66,9 +66,9 @@ def _plain(value: Any, storage: Storage) -> Any:
         return _tensor(value, storage)
     if isinstance(value, SparseTensorProto):
         stored = [_tensor(part, storage) for part in (value.values, value.indices)]
-        return {"sparse_tensor": _digest_of(stored), "dtype": stored[0]["dtype"], "shape": list(value.dims)}
+        return {"sparse_tensor": digest_of(stored), "dtype": stored[0]["dtype"], "shape": list(value.dims)}
     if isinstance(value, GraphProto):
-        return {"graph": _digest_of(_graph(value, storage)), "nodes": len(value.node)}
+        return {"graph": digest_of(_graph(value, storage)), "nodes": len(value.node)}
     if isinstance(value, TypeProto):
         return {"type": _digest([_bytes_of(value)]), "kind": value.WhichOneof("value")}
     return value
@@ -93,11 +93,14 @@ def _graph(graph: GraphProto, storage: Storage) -> list[Any]:
         return [numbers.setdefault(name, len(numbers)) if name else -1 for name in names]
 
     def attributes(node: NodeProto) -> dict[str, Any]:
-        return {stored.name: _plain(attribute_value(stored), storage) for stored in sorted(node.attribute, key=_name)}
+        return {
+            stored.name: plain_attribute(attribute_value(stored), storage)
+            for stored in sorted(node.attribute, key=_name)
+        }
 
     given: list[Any] = [[numbered([value.name]), _digest([_bytes_of(value.type)])] for value in graph.input]
     given += [[numbered([tensor.name]), _tensor(tensor, storage)] for tensor in graph.initializer]
-    given += [[numbered([sparse.values.name]), _plain(sparse, storage)] for sparse in graph.sparse_initializer]
+    given += [[numbered([sparse.values.name]), plain_attribute(sparse, storage)] for sparse in graph.sparse_initializer]
     nodes = [
         [node.domain, node.op_type, numbered(node.input), numbered(node.output), attributes(node)]
         for node in graph.node
@@ -113,7 +116,8 @@ def _bytes_of(declared: TypeProto) -> bytes:
     return bytes(declared.SerializeToString(deterministic=True))
 
 
-def _digest_of(record: Any) -> str:
+def digest_of(record: Any) -> str:
+    """Return a digest of what JSON can hold."""
     return _digest([json.dumps(record).encode()])
 
 

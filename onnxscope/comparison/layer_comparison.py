@@ -12,9 +12,11 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.align_layers import Align, Alignment, align_layers, layer_keys, pair_by_values
 from onnxscope.comparison.attributes import attributes_of
 from onnxscope.comparison.common_feed import CommonFeed
+from onnxscope.comparison.compare_records import compare_records
 from onnxscope.comparison.layer_difference import LayerDifference
 from onnxscope.comparison.measure import held_by, near_values
 from onnxscope.comparison.model_layers import ModelLayers
+from onnxscope.comparison.node_records import node_records
 from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.result import Comparison, StructureChange
 from onnxscope.comparison.unstable_sides import mode_changes, notes_on_unstable
@@ -89,6 +91,10 @@ class LayerComparison:
             if self._kept is None or left in self._kept
         ]
         self._weights = _weight_changes(sides, self._alignment, self._kept)
+        self._structure = tuple(change for pair in self._pairs for change in _structure_changes(sides, *pair))
+        if self._kept is None:
+            self._structure += _node_changes(sides, self._weights)
+        self._structure += mode_changes(sides[0].model, sides[1].model)
         for side in sides:
             side.model.storage.release()
         self._run = PairedRun(sides, self._pairs, options, tolerance=tolerance)
@@ -114,10 +120,9 @@ class LayerComparison:
         if self._feed is not None:
             run.measure(self._feed, pilot or self._started(self._feed), shown)
         layers, outputs = run.rows()
-        structure = [change for pair in self._pairs for change in _structure_changes(self._sides, *pair)]
         if self._feed is not None:
             weights = _acquitted(weights, layers)
-            changed = {change.layer for change in weights} | {change.layer for change in structure}
+            changed = {change.layer for change in weights} | {change.layer for change in self._structure}
             layers = [replace(row, settled=row.entire is None and row.a.layer not in changed) for row in layers]
         only_a, only_b = _unaligned(self._sides, self._alignment, self._kept)
         comparison = Comparison(
@@ -130,7 +135,7 @@ class LayerComparison:
             only_a=only_a,
             only_b=only_b,
             weights=tuple(weights),
-            structure=(*structure, *mode_changes(self._sides[0].model, self._sides[1].model)),
+            structure=self._structure,
             notes=(*self._notes, *run.notes),
             unfit=run.unfit,
         )
@@ -263,6 +268,20 @@ def _structure_changes(sides: tuple[ModelLayers, ModelLayers], x: Layer, y: Laye
         message = f"an activation function follows in the {where[0]} model, none in the {where[1]}"
         changes.append(StructureChange(x.name, message))
     return changes
+
+
+def _node_changes(
+    sides: tuple[ModelLayers, ModelLayers], weights: Sequence[WeightChange]
+) -> tuple[StructureChange, ...]:
+    """What is not the same about any node, beside what is told of layers and weights."""
+    records = [node_records(side.model, side.weights.lists) for side in sides]
+    # A Transpose that one model alone has is accounted for where a weight has its inputs in the other layout's order.
+    is_moved = any(change.change == "permuted" and not change.counts for change in weights)
+    return tuple(
+        StructureChange(change.layer, change.message)
+        for change in compare_records(records[0], records[1])
+        if not (is_moved and change.what == "node" and "Transpose" in (change.expected, change.found))
+    )
 
 
 def _text(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxscope.errors import RunError
 from onnxscope.model.graphs import Graph, Node
@@ -21,6 +22,7 @@ from onnxscope.runtime.stored_values import read_operand
 __all__ = ["NORM", "LayerWeights", "StoredWeight"]
 
 Array = NDArray[Any]
+_UNREAD = (TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 NORM = "norm."
 """What the roles of an absorbed BatchNorm's weights start with."""
 
@@ -56,6 +58,7 @@ class LayerWeights:
         self._contents = contents or {}
         self._named: dict[tuple[Graph, str, str], str] = {}
         self._keys: dict[Layer, str | None] = {}
+        self._parts = {part for layer in model.layers for part in layer.parts}
         for parameter in model.parameters:
             operand = parameter.operand
             alias = operand.origin.alias if operand is not None and operand.origin is not None else ""
@@ -69,6 +72,14 @@ class LayerWeights:
             if weight is not None:
                 weights.setdefault(role, weight)
         return weights
+
+    def lists(self, operand: Operand) -> bool:
+        """Whether `read` returns an operand among the weights of the layer that its node is part of."""
+        origin = operand.origin
+        if operand.node not in self._parts or (operand.node.path and (origin is None or origin.permutation is None)):
+            return False
+        tensor = None if origin is None else self._model.graphs[operand.node.path].stored(origin.value)
+        return tensor is None or tensor.data_type not in _UNREAD
 
     def content(self, layer: Layer) -> str | None:
         """A digest of a layer's main weight that no permutation of its numbers changes; None where it has none."""

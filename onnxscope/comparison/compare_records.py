@@ -1,0 +1,368 @@
+"""Where two graphs differ, node by node: `compare_records`.
+
+A change deep down is told at its own node, not at all nodes behind it. Nodes are paired by everything before them, by
+everything behind them, by their neighbours, by name, and in order; then what is their own and their wiring is compared.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxscope.base.text import printable
+from onnxscope.comparison.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, Source
+
+__all__ = ["NodeChange", "compare_records"]
+
+_MOST_ROWS = 3  # of nodes of one operator that one model alone has, until a count tells the others
+
+
+@dataclass(frozen=True)
+class NodeChange:
+    """Something that is not the same about a node, or a node that one model alone has.
+
+    Attributes:
+        layer: The layer that the node is, or stands behind; empty where there is none.
+        what: What of the node, empty for all of it.
+        expected: In the first model; None where it is not there.
+        found: In the second.
+        message: In words.
+    """
+
+    layer: str
+    what: str
+    expected: Any
+    found: Any
+    message: str
+
+
+def compare_records(a: Sequence[NodeRecord], b: Sequence[NodeRecord]) -> list[NodeChange]:
+    """Return what is not the same, in the order of the first graph; what only the second has comes last.
+
+    Args:
+        a: The first graph, each record behind those that it reads, its outputs last.
+        b: The second.
+    """
+    outputs = [{record.layer for record in records if record.op_type == OUTPUT} for records in (a, b)]
+    by_name = outputs[0] == outputs[1]
+    pairing = _Pairing(_Side(a, by_name), _Side(b, by_name))
+    pairing.pair()
+    return pairing.changes()
+
+
+class _Side:
+    """One graph, and digests of what stands before and behind each record."""
+
+    def __init__(self, records: Sequence[NodeRecord], outputs_by_name: bool) -> None:
+        self.records = records
+        ends = [place for place, record in enumerate(records) if record.op_type == OUTPUT]
+        self._ends = {place: records[place].layer if outputs_by_name else f"{end}" for end, place in enumerate(ends)}
+        self.inputs = list(dict.fromkeys(source for record in records for source in _inputs(record)))
+        self.readers: list[list[tuple[int, str]]] = [[] for _ in records]
+        for place, record in enumerate(records):
+            for slot, source in record.reads.items():
+                if not isinstance(source, str):
+                    self.readers[source[0]].append((place, slot))
+        self.own = [_digest(_own(record)) for record in records]
+        self.behind = [""] * len(records)
+        for place in range(len(records) - 1, -1, -1):
+            after = sorted(f"{self.behind[reader]} {_place_of(slot)}" for reader, slot in self.readers[place])
+            self.behind[place] = _digest([self.own[place], self._ends.get(place), after])
+
+    def before(self, named: Callable[[str], str]) -> list[str]:
+        """A digest of each record and of everything before it, with inputs by the names that are given to them."""
+        digests: list[str] = []
+        for place, record in enumerate(self.records):
+            read = sorted(
+                [_place_of(slot), named(source) if isinstance(source, str) else f"{digests[source[0]]} {source[1]}"]
+                for slot, source in record.reads.items()
+            )
+            digests.append(_digest([self.own[place], self._ends.get(place), read]))
+        return digests
+
+    def sources(self, place: int) -> dict[str, list[int]]:
+        """The records that a record reads, by slot; those of unordered operands by their operators."""
+        sources: dict[str, list[int]] = {}
+        for slot, source in self.records[place].reads.items():
+            if not isinstance(source, str):
+                key = _place_of(slot)
+                key = f"{key} {self.records[source[0]].op_type}" if key == UNORDERED else key
+                sources.setdefault(key, []).append(source[0])
+        return sources
+
+    def layer_of(self, place: int) -> str:
+        """The layer that a record is, or the nearest one before it."""
+        visited = set()
+        waiting = [place]
+        while waiting:
+            place = waiting.pop(0)
+            if self.records[place].layer:
+                return self.records[place].layer
+            for source in self.records[place].reads.values():
+                if not isinstance(source, str) and source[0] not in visited:
+                    visited.add(source[0])
+                    waiting.append(source[0])
+        return ""
+
+
+class _Pairing:
+    def __init__(self, a: _Side, b: _Side) -> None:
+        self._a, self._b = a, b
+        self._of_a: dict[int, int] = {}
+        self._of_b: dict[int, int] = {}
+        self._named = self._input_names()
+
+    def _input_names(self) -> Mapping[str, str]:
+        """What the second graph's inputs are called in the first: the same, or in order where the names differ."""
+        if set(self._a.inputs) == set(self._b.inputs):
+            return {}
+        left = [name for name in self._a.inputs if name not in self._b.inputs]
+        right = [name for name in self._b.inputs if name not in self._a.inputs]
+        return dict(zip(right, left, strict=False))
+
+    def pair(self) -> None:
+        """Pair what can be paired, by the strongest evidence first."""
+        before = self._a.before(str), self._b.before(self._to_a)
+        self._alike(lambda place: before[0][place], lambda place: before[1][place])
+        self._alike(lambda place: self._a.behind[place], lambda place: self._b.behind[place])
+        self._spread()
+        for key in (_name_key, _layer_key):
+            self._alike(self._keyed(self._a, key), self._keyed(self._b, key), unique=True)
+            self._spread()
+        for token in (self._own_tokens, self._kind_tokens):
+            self._in_order(token)
+            self._spread()
+        self._spread(same_kind=False)
+
+    def changes(self) -> list[NodeChange]:
+        """What is not the same about pairs, and what is in no pair."""
+        changes: list[NodeChange] = []
+        for left in range(len(self._a.records)):
+            if left in self._of_a:
+                changes += self._of_pair(left, self._of_a[left])
+        for side, paired, is_first in ((self._a, self._of_a, True), (self._b, self._of_b, False)):
+            changes += _alone(side, [place for place in range(len(side.records)) if place not in paired], is_first)
+        return changes
+
+    def _to_a(self, source: str) -> str:
+        return self._named.get(source, source)
+
+    @staticmethod
+    def _keyed(side: _Side, key: Callable[[NodeRecord], Hashable | None]) -> Callable[[int], Hashable | None]:
+        return lambda place: key(side.records[place])
+
+    def _alike(
+        self,
+        key_a: Callable[[int], Hashable | None],
+        key_b: Callable[[int], Hashable | None],
+        *,
+        unique: bool = False,
+    ) -> None:
+        """Pair records of one key in order; only a key that one record of each has if it is to be unique."""
+        places: tuple[dict[Hashable, list[int]], dict[Hashable, list[int]]] = ({}, {})
+        for side, paired, key, groups in (
+            (self._a, self._of_a, key_a, places[0]),
+            (self._b, self._of_b, key_b, places[1]),
+        ):
+            for place in range(len(side.records)):
+                value = None if place in paired else key(place)
+                if value is not None:
+                    groups.setdefault(value, []).append(place)
+        for value, left in places[0].items():
+            right = places[1].get(value, [])
+            if not unique or len(left) == len(right) == 1:
+                for pair in zip(left, right, strict=False):
+                    self._pair(*pair)
+
+    def _spread(self, *, same_kind: bool = True) -> None:
+        """Pair what stands at the same place before or behind a pair, until nothing is left to pair."""
+        waiting = list(self._of_a.items())
+        while waiting:
+            left, right = waiting.pop()
+            sources = self._a.sources(left), self._b.sources(right)
+            near = [
+                (sources[0][slot][0], sources[1][slot][0])
+                for slot in sources[0]
+                if len(sources[0][slot]) == len(sources[1].get(slot, ())) == 1
+            ]
+            readers = [
+                [reader for reader, _ in side.readers[place] if reader not in paired]
+                for side, place, paired in ((self._a, left, self._of_a), (self._b, right, self._of_b))
+            ]
+            for kind in {self._a.records[reader].op_type for reader in readers[0]}:
+                alike = [
+                    [reader for reader in group if not same_kind or side.records[reader].op_type == kind]
+                    for side, group in zip((self._a, self._b), readers, strict=True)
+                ]
+                near += [(alike[0][0], alike[1][0])] if len(set(alike[0])) == len(set(alike[1])) == 1 else []
+            for pair in near:
+                if self._fit(*pair, same_kind=same_kind) and self._pair(*pair):
+                    waiting.append(pair)
+
+    def _fit(self, left: int, right: int, *, same_kind: bool) -> bool:
+        x, y = self._a.records[left], self._b.records[right]
+        if x.body != y.body or x.is_layer != y.is_layer or (x.op_type == OUTPUT) != (y.op_type == OUTPUT):
+            return False
+        if same_kind:
+            return x.op_type == y.op_type
+        # Another operator at the same place: what it reads has to agree too.
+        slots = sorted(x.reads), sorted(y.reads)
+        return len(slots[0]) == len(slots[1]) and all(
+            self._is_same(x.reads[first], y.reads[second]) for first, second in zip(*slots, strict=True)
+        )
+
+    def _is_same(self, x: Source, y: Source) -> bool:
+        if isinstance(x, str) or isinstance(y, str):
+            return isinstance(x, str) and isinstance(y, str) and x == self._to_a(y)
+        return self._of_a.get(x[0]) == y[0] and x[1] == y[1]
+
+    def _in_order(self, tokens: Callable[[_Side, Sequence[int]], Sequence[Hashable]]) -> None:
+        left = [place for place in range(len(self._a.records)) if place not in self._of_a]
+        right = [place for place in range(len(self._b.records)) if place not in self._of_b]
+        matcher = difflib.SequenceMatcher(None, tokens(self._a, left), tokens(self._b, right), autojunk=False)
+        for start_a, start_b, size in matcher.get_matching_blocks():
+            for step in range(size):
+                self._pair(left[start_a + step], right[start_b + step])
+
+    @staticmethod
+    def _own_tokens(side: _Side, places: Sequence[int]) -> list[Hashable]:
+        return [side.own[place] for place in places]
+
+    @staticmethod
+    def _kind_tokens(side: _Side, places: Sequence[int]) -> list[Hashable]:
+        records = [side.records[place] for place in places]
+        return [(record.op_type, record.body, len(record.reads)) for record in records]
+
+    def _pair(self, left: int, right: int) -> bool:
+        if left in self._of_a or right in self._of_b:
+            return False
+        self._of_a[left] = right
+        self._of_b[right] = left
+        return True
+
+    def _of_pair(self, left: int, right: int) -> list[NodeChange]:
+        x, y = self._a.records[left], self._b.records[right]
+        layer = self._a.layer_of(left)
+        what = printable(x.op_type if x.label in ("", x.layer) or x.is_layer else f"{x.op_type} {x.label}")
+        if x.op_type != y.op_type:
+            message = f"{what} became {printable(y.op_type)}"
+            return [NodeChange(layer, "op_type", x.op_type, y.op_type, message)]
+        changes = []
+        both = ((x.attributes, y.attributes, "by default"), (x.constants, y.constants, "nothing"))
+        for before, after, missing in both:
+            for name in sorted(before.keys() | after.keys()):
+                old, new = before.get(name), after.get(name)
+                if old == new or WEIGHT in (old, new) or name in x.reads or name in y.reads:
+                    continue
+                message = f"{what}: {printable(name)} {_text(old, missing)} became {_text(new, missing)}"
+                changes.append(NodeChange(layer, name, old, new, message))
+        return changes + self._wiring(x, y, layer, what)
+
+    def _wiring(self, x: NodeRecord, y: NodeRecord, layer: str, what: str) -> list[NodeChange]:
+        """Operands that come from elsewhere, but for those that come from a node that one model alone has."""
+        changes = []
+        for slot, old, new in self._moved(x, y):
+            if WEIGHT in (x.constants.get(slot), y.constants.get(slot)):
+                continue
+            fresh = (old is not None and not isinstance(old, str) and old[0] not in self._of_a) or (
+                new is not None and not isinstance(new, str) and new[0] not in self._of_b
+            )
+            if fresh:
+                continue
+            texts = _source(self._a, x, slot, old), _source(self._b, y, slot, new)
+            message = f"{what}: {printable(slot)} came from {texts[0]}, and comes from {texts[1]}"
+            changes.append(NodeChange(layer, slot, texts[0], texts[1], message))
+        return changes
+
+    def _moved(self, x: NodeRecord, y: NodeRecord) -> list[tuple[str, Source | None, Source | None]]:
+        """Slots whose operands do not come from the same; None stands for no such operand."""
+        moved: list[tuple[str, Source | None, Source | None]] = []
+        for slot in sorted(x.reads.keys() | y.reads.keys()):
+            old, new = x.reads.get(slot), y.reads.get(slot)
+            if old is None or new is None or not self._is_same(old, new):
+                moved.append((slot, old, new))
+        unordered = [[pair[side] for pair in moved if pair[0].startswith(UNORDERED)] for side in (1, 2)]
+        for old in list(unordered[0]):
+            same = next(
+                (new for new in unordered[1] if old is not None and new is not None and self._is_same(old, new)), None
+            )
+            if same is not None:
+                unordered[0].remove(old)
+                unordered[1].remove(same)
+        rest = itertools.zip_longest(*([source for source in side if source is not None] for side in unordered))
+        ordered = [pair for pair in moved if not pair[0].startswith(UNORDERED)]
+        return ordered + [(UNORDERED, old, new) for old, new in rest]
+
+
+def _alone(side: _Side, places: Sequence[int], is_first: bool) -> list[NodeChange]:
+    """Nodes that one model alone has; layers are told elsewhere."""
+    changes = []
+    kinds: Counter[str] = Counter()
+    for place in places:
+        record = side.records[place]
+        if record.is_layer:
+            continue
+        kinds[record.op_type] += 1
+        if kinds[record.op_type] <= _MOST_ROWS:
+            name = "" if record.label in ("", record.layer) else f" {record.label}"
+            message = f"{record.op_type}{name} is only in the {'first' if is_first else 'second'} model"
+            before, after = (record.op_type, None) if is_first else (None, record.op_type)
+            changes.append(NodeChange(side.layer_of(place), "node", before, after, printable(message)))
+    for kind, count in kinds.items():
+        if count > _MOST_ROWS:
+            more = f"{count - _MOST_ROWS:,} more of {kind}"
+            message = f"{more} are only in the {'first' if is_first else 'second'} model"
+            before, after = (more, None) if is_first else (None, more)
+            changes.append(NodeChange("", "node", before, after, printable(message)))
+    return changes
+
+
+def _source(side: _Side, record: NodeRecord, slot: str, source: Source | None) -> str:
+    if source is None:
+        constant = record.constants.get(slot)
+        return "nowhere" if constant is None else f"a constant {printable(constant)}"
+    if isinstance(source, str):
+        return printable(source)
+    origin = side.records[source[0]]
+    number = f" output {source[1]}" if source[1] else ""
+    where = origin.layer or side.layer_of(source[0])
+    return printable(f"{origin.op_type}{f' in {where}' if where else ''}{number}")
+
+
+def _inputs(record: NodeRecord) -> list[str]:
+    return [source for source in record.reads.values() if isinstance(source, str) and source.startswith("input ")]
+
+
+def _own(record: NodeRecord) -> list[Any]:
+    return [record.op_type, record.body, dict(record.attributes), dict(record.constants)]
+
+
+def _place_of(slot: str) -> str:
+    """A slot's name, one for all operands whose order says nothing."""
+    return UNORDERED if slot.startswith(UNORDERED) else slot
+
+
+def _name_key(record: NodeRecord) -> Hashable | None:
+    return (record.label, record.op_type, record.body) if record.label else None
+
+
+def _layer_key(record: NodeRecord) -> Hashable | None:
+    return (record.layer, record.op_type, record.body) if record.layer else None
+
+
+def _text(value: Any, missing: str) -> str:
+    if isinstance(value, float):
+        value = np.float32(value)  # which is what an attribute holds
+    return missing if value is None else printable(f"{value!s}")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]

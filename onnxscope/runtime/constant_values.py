@@ -1,0 +1,209 @@
+"""The constants of a model as its nodes see them, stored or computed from stored ones, as short texts."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from onnxscope.errors import OnnxscopeError
+from onnxscope.model.graphs import Graph, Node, Step
+from onnxscope.model.loading import Model
+from onnxscope.runtime.session import evaluate_constants
+
+__all__ = ["ConstantValues", "array_text"]
+
+Array = NDArray[Any]
+_MOST_SHOWN = 8  # numbers that stand in a text as they are
+_LARGEST = 1 << 24  # elements of what is made out of nothing
+_BLOCK_BYTES = 1 << 24
+_GROWING = frozenset({"Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot", "Loop", "Scan", "If"})
+"""Operators whose result may be far larger than what they read."""
+
+
+class ConstantValues:
+    """Reads the constants of one model; one that cannot be computed is none."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._computed: dict[str, str | None] = {}
+        self._small: dict[str, Array] = {}
+        self._texts: dict[tuple[tuple[Step, ...], str], str] = {}
+        self._cheap: dict[str, bool] = {}
+
+    def is_constant(self, path: tuple[Step, ...], value: str) -> bool:
+        """Whether a value of a graph is stored, or computed from stored ones in a way that can be followed."""
+        graph = self._model.graphs[path]
+        if value not in graph.constants:
+            return False
+        if self._stored(graph, value) is not None:
+            return True
+        return not path and self._is_cheap(graph, value) and self._once(value) is not None
+
+    def prepare(self, values: Iterable[str]) -> None:
+        """Compute in one go those of these values of the main graph that are constants and not stored."""
+        main = self._model.main
+        missing = (value for value in dict.fromkeys(values) if value in main.constants and value not in self._computed)
+        wanted = (value for value in missing if self._stored(main, value) is None)
+        self._compute([value for value in wanted if self._is_cheap(main, value)])
+
+    def text(self, path: tuple[Step, ...], value: str) -> str | None:
+        """The numbers of a constant, or type, shape and a digest of many; None for what is no constant."""
+        key = path, value
+        if key not in self._texts:
+            if not self.is_constant(path, value):
+                return None
+            tensor = self._stored(self._model.graphs[path], value)
+            if tensor is None:
+                return self._once(value)
+            self._texts[key] = array_text(self._model.array(tensor))
+        return self._texts[key]
+
+    def values(self, path: tuple[Step, ...], value: str) -> Array | None:
+        """The numbers of a small constant, None for others."""
+        tensor = self._stored(self._model.graphs[path], value)
+        if tensor is None:
+            return self._small.get(value)
+        return self._model.array(tensor) if math.prod(tensor.dims) <= 64 else None
+
+    def sides(self, path: tuple[Step, ...], value: str) -> list[int | None] | None:
+        """The numbers of a vector that is put together from shapes, None for each that the model leaves open.
+
+        Altogether None for a value that is not put together in a way that can be followed.
+        """
+        graph = self._model.graphs[path]
+        constant = self.values(path, value) if self.is_constant(path, value) else None
+        if constant is not None:
+            return [int(side) for side in constant.ravel()] if constant.dtype.kind in "iu" else None
+        node = graph.producers.get(value)
+        if node is None or not node.is_standard or value != node.outputs[0]:
+            return None
+        if node.op_type == "Shape":
+            return _sides_of(graph, node)
+        if node.op_type == "Gather":
+            source, places = self.sides(path, node.inputs[0]), self.sides(path, node.inputs[1])
+            if source is None or places is None or not all(_is_within(place, source) for place in places):
+                return None
+            return [source[place] for place in places if place is not None]
+        if node.op_type == "Concat":
+            parts = [self.sides(path, part) for part in node.inputs]
+            return None if None in parts else [side for part in parts for side in part or ()]
+        if node.op_type in ("Squeeze", "Unsqueeze", "Reshape", "Cast", "Identity"):
+            return self.sides(path, node.inputs[0])
+        return None
+
+    def _stored(self, graph: Graph, value: str) -> TensorProto | None:
+        """The tensor behind a constant that is stored as its readers see it."""
+        while True:
+            tensor = graph.stored(value)
+            scope: Graph | None = graph
+            while scope is not None and value not in scope.producers:
+                scope = scope.parent
+            node = None if scope is None else scope.producers[value]
+            if tensor is None and node is not None and node.op_type == "Constant" and node.is_standard:
+                return _literal(node)
+            if tensor is not None or node is None or node.op_type != "Identity" or not node.is_standard:
+                return tensor
+            assert scope is not None
+            graph, value = scope, node.inputs[0]
+
+    def _once(self, value: str) -> str | None:
+        if value not in self._computed:
+            self._compute([value])
+        return self._computed[value]
+
+    def _is_cheap(self, graph: Graph, value: str) -> bool:
+        """Whether no node in front of a constant could take more than the stored values themselves."""
+        waiting = [value]
+        visited: dict[str, None] = {}
+        while waiting:
+            name = waiting.pop()
+            node = graph.producers.get(name)
+            if name in visited or node is None:
+                continue
+            visited[name] = None
+            if name in self._cheap:
+                if not self._cheap[name]:
+                    break
+                continue
+            if not self._is_modest(graph, node):
+                self._cheap[name] = False
+                break
+            waiting += filter(None, node.inputs)
+        else:
+            self._cheap |= dict.fromkeys(visited, True)
+            return True
+        self._cheap[value] = False
+        return False
+
+    def _is_modest(self, graph: Graph, node: Node) -> bool:
+        if not node.is_standard or node.operator.is_random:
+            return False
+        if node.op_type == "ConstantOfShape":
+            shape = graph.stored(node.inputs[0])
+            return shape is not None and math.prod(self._model.array(shape).tolist()) <= _LARGEST
+        return node.op_type not in _GROWING
+
+    def _compute(self, values: list[str]) -> None:
+        if not values:
+            return
+        try:
+            answers = evaluate_constants(self._model, values)
+        except OnnxscopeError:
+            if len(values) > 1:  # one of them spoils it for the others
+                for value in values:
+                    self._compute([value])
+            else:
+                self._computed[values[0]] = None
+            return
+        for value, answer in answers.items():
+            self._computed[value] = array_text(answer)
+            if answer.size <= 64:
+                self._small[value] = answer
+
+
+_LITERALS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+
+
+def _literal(node: Node) -> TensorProto | None:
+    """The tensor of a Constant that holds plain numbers."""
+    name = next((stored.name for stored in node.proto.attribute if stored.name in _LITERALS), None)
+    if name is None:
+        return None
+    return numpy_helper.from_array(np.array(node.attribute(name), _LITERALS[name]))
+
+
+def _sides_of(graph: Graph, node: Node) -> list[int | None] | None:
+    """What a Shape node gives, as far as it is declared."""
+    declared = graph.types.get(node.inputs[0])
+    start, end = node.attribute("start") or 0, node.attribute("end")
+    if declared is not None and declared.shape is not None:
+        known = [side if isinstance(side, int) else None for side in declared.shape]
+        return known[start:end]
+    return [None] if start == 0 and end == 1 else None
+
+
+def _is_within(place: int | None, sides: list[int | None]) -> bool:
+    return place is not None and -len(sides) <= place < len(sides)
+
+
+def array_text(values: Array) -> str:
+    """Return the numbers of a small array, or a digest of a large one, behind its type and shape."""
+    shape = "" if not values.ndim else f"[{', '.join(map(str, values.shape))}]"
+    kind = "str" if values.dtype.kind in "OU" else values.dtype.name
+    if values.size <= _MOST_SHOWN and kind != "str":
+        return f"{kind}{shape} {' '.join(map(str, values.ravel()))}".rstrip()
+    digest = hashlib.sha256()
+    if kind == "str":
+        for text in values.ravel():
+            content = f"{text}".encode(errors="surrogatepass")
+            digest.update(len(content).to_bytes(8, "little") + content)
+    else:
+        for block in np.array_split(values, max(1, values.nbytes // _BLOCK_BYTES)) if values.ndim else [values]:
+            digest.update(np.ascontiguousarray(block).tobytes())
+    return f"{kind}{shape} {digest.hexdigest()[:16]}"
