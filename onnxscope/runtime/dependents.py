@@ -6,14 +6,14 @@ case alone. Where an operator is not known, its shape is taken to depend on what
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.operators import OPERATORS
 
-__all__ = ["KNOWN_DOMAINS", "Dependents"]
+__all__ = ["KNOWN_DOMAINS", "Dependents", "told_apart"]
 
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 """Whose operators the table is about."""
@@ -36,7 +36,9 @@ class Dependents:
         self._steered: dict[Node, int] = {}
         self._bodies: dict[Node, list[Graph]] = {}
         self._owners: dict[_Path, Node] = {}
-        self._changed: deque[_Value] = deque()
+        self._ranks: dict[_Value, int] = {}
+        self._changed: list[tuple[int, int, _Value]] = []  # a heap: in execution order, few values change twice
+        self._pushed = 0
         if not sources:
             return
         indices = {path: {node.index: node for node in graph.nodes} for path, graph in graphs.items()}
@@ -45,11 +47,12 @@ class Dependents:
                 owner = indices[graph.path[:-1]][graph.path[-1].node_index]
                 self._owners[graph.path] = owner
                 self._bodies.setdefault(owner, []).append(graph)
+        self._rank(graphs[()])
         for place, node in enumerate(sources):
             for output in node.outputs:
                 self._add(node.path, output, _bit(place), 0)
         while self._changed:
-            self._spread(*self._changed.popleft())
+            self._spread(*heapq.heappop(self._changed)[-1])
 
     def of(self, place: int) -> dict[_Path, frozenset[str]]:
         """The values that depend on the source at `place`, by the path of the graph that makes them."""
@@ -60,9 +63,30 @@ class Dependents:
                 names.setdefault(path, set()).add(name)
         return {path: frozenset(names[path]) for path in self._graphs if path in names}
 
+    def first(self, places: Sequence[int]) -> Iterator[tuple[str, int]]:
+        """Yield each value that depends on any of these sources, and the first of them that it depends on."""
+        firsts: dict[int, int] = {}
+        for place in places:
+            firsts.setdefault(_bit(place), place)
+        mask = sum(firsts)
+        for (path, name), sources in self._numbers.items():
+            wanted, graph = sources & mask, self._graphs[path]
+            if wanted and (name in graph.producers or name in graph.inputs):
+                yield name, firsts[wanted & -wanted]
+
     def reaches(self, place: int, path: _Path, name: str) -> bool:
         """Whether a value of the graph at `path` depends on the source at `place`."""
         return bool(self._numbers.get((path, name), 0) & _bit(place))
+
+    def _rank(self, graph: Graph) -> None:
+        """Number the values in the order in which they are made, those of a body before what its owner makes."""
+        for name in graph.inputs:
+            self._ranks[graph.path, name] = len(self._ranks)
+        for node in graph.nodes:
+            for body in self._bodies.get(node, ()):
+                self._rank(body)
+            for output in node.outputs:
+                self._ranks[graph.path, output] = len(self._ranks)
 
     def _add(self, path: _Path, name: str, numbers: int, shapes: int) -> None:
         """Let a value depend on more; what depends on a node in its shape does so in its numbers too."""
@@ -73,7 +97,8 @@ class Dependents:
         after = before[0] | numbers | shapes, before[1] | shapes
         if after != before:
             self._numbers[value], self._shapes[value] = after
-            self._changed.append(value)
+            self._pushed += 1
+            heapq.heappush(self._changed, (self._ranks.get(value, 0), self._pushed, value))
 
     def _spread(self, path: _Path, name: str) -> None:
         graph = self._graphs[path]
@@ -163,5 +188,10 @@ class Dependents:
                     self._add(body.path, output, sources, sources)
 
 
+def told_apart(place: int) -> int:
+    """Return the same number for the sources that are taken for one."""
+    return min(place, _TOLD_APART - 1)
+
+
 def _bit(place: int) -> int:
-    return 1 << min(place, _TOLD_APART - 1)
+    return 1 << told_apart(place)

@@ -22,7 +22,7 @@ from onnxscope.base.text import printable
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
 from onnxscope.model.operators import Training
-from onnxscope.runtime.dependents import KNOWN_DOMAINS, Dependents
+from onnxscope.runtime.dependents import KNOWN_DOMAINS, Dependents, told_apart
 from onnxscope.runtime.nodes import opset_of
 
 __all__ = ["UnstableNode", "find_unstable", "remarks_on_unstable", "unstable_values"]
@@ -139,8 +139,13 @@ def find_unstable(model: Model) -> tuple[UnstableNode, ...]:
         return ()
     dependents = Dependents(model.graphs, [node for _, node, _ in modes])
     unstable = []
+    reach: dict[int, tuple[list[str], tuple[str, ...]]] = {}
     for place, (graph, node, mode) in enumerate(modes):
-        reached = [layer for layer in model.layers if dependents.reaches(place, layer.path, layer.value)]
+        alike = told_apart(place)
+        if alike not in reach:
+            layers = [layer.name for layer in model.layers if dependents.reaches(place, layer.path, layer.value)]
+            reach[alike] = layers, tuple(name for name in model.main.outputs if dependents.reaches(place, (), name))
+        layers, outputs = reach[alike]
         training, seed = node.operator.training, node.attribute("seed")
         unstable.append(
             UnstableNode(
@@ -154,10 +159,10 @@ def find_unstable(model: Model) -> tuple[UnstableNode, ...]:
                 condition=mode or None,
                 seed=float(seed) if isinstance(seed, (int, float)) and math.isfinite(seed) else None,
                 left_out=training is not None and training.left_out and node.is_standard and _is_left_out(graph, node),
-                layers=tuple(dict.fromkeys(layer.name for layer in reached)),
-                layers_reached=len(reached),
+                layers=tuple(dict.fromkeys(layers)),
+                layers_reached=len(layers),
                 layers_all=len(model.layers),
-                outputs=tuple(name for name in model.main.outputs if dependents.reaches(place, (), name)),
+                outputs=outputs,
                 _dependents=dependents,
                 _place=place,
             )
@@ -173,11 +178,11 @@ def unstable_values(model: Model) -> Mapping[str, str]:
     makes unstable (`UnstableNode.condition`) is not: whether it holds is known when the model runs.
     """
     reasons: dict[str, str] = {}
-    for node in find_unstable(model):
-        if node.condition is None:
-            for names in node.touched.values():
-                for name in names:
-                    reasons.setdefault(name, f"depends on {node.subject}, which {node.reason}")
+    unstable = find_unstable(model)
+    certain = [place for place, node in enumerate(unstable) if node.condition is None]
+    if certain:
+        sentences = [f"depends on {node.subject}, which {node.reason}" for node in unstable]
+        reasons |= {name: sentences[place] for name, place in unstable[0]._dependents.first(certain)}
     return reasons
 
 

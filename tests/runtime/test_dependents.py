@@ -85,3 +85,15 @@ def test_of_an_unknown_operator_the_shape_is_taken_to_move_too():
     )
     (unstable,) = find_unstable(load_model(proto))
     assert unstable.touched == {(): frozenset({"r", "u", "s", "y"})}
+
+
+def test_values_are_followed_in_execution_order_so_that_many_sources_take_one_pass():
+    text = "v0 = Dropout(x, , t) "
+    text += "".join(f"v{i + 1} = {f'Dropout(v{i}, , t)' if i % 10 == 0 else f'Neg(v{i})'} " for i in range(600))
+    model = load_model(written(f"{text} y = Neg(v600)", stored="<bool t = {1}>"))
+    sources = [node for node in model.main.nodes if node.op_type == "Dropout"]
+    dependents = Dependents(model.graphs, sources)
+    assert dependents._pushed < 2 * len(model.main.nodes)
+    assert all(dependents.reaches(place, (), "y") for place in range(len(sources)))
+    assert len(dict(dependents.first([7, 3]))) == len(dependents.of(3)[()])
+    assert set(dict(dependents.first([7, 3])).values()) == {3}
