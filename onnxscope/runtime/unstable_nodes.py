@@ -216,7 +216,7 @@ def _mode(model: Model, graph: Graph, node: Node, opset: int) -> str | None:
 
 def _is_left_out(graph: Graph, node: Node) -> bool:
     """Whether onnxruntime drops a node that `Training.left_out` is about."""
-    if node.outputs[0] in graph.outputs:
+    if not node.outputs or not node.inputs or node.outputs[0] in graph.outputs:
         return False
     if any(output in graph.readers or output in graph.outputs for output in filter(None, node.outputs[1:])):
         return False
@@ -253,7 +253,7 @@ def _stored_number(model: Model, graph: Graph, name: str) -> float | None:
             return None
         if node.op_type == "Constant":
             return _constant(model, node)
-        if node.operator.passes_on not in _HANDING_ON:
+        if node.operator.passes_on not in _HANDING_ON or not node.inputs:
             return None
         name = node.inputs[0]
     return None
