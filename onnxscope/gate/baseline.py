@@ -1,6 +1,6 @@
 """A baseline: what a model is and does on named inputs, in a file that a person can review; `snapshot()`.
 
-One line per layer and per weight. Numbers are rounded to a millionth of the layer's own deviation, so that noise does
+One line per layer, weight and node. Numbers are rounded to a millionth of the layer's own deviation, so that noise does
 not change them, and nothing depends on the order of nodes or on names that an exporter made up.
 """
 
@@ -25,6 +25,7 @@ from onnxscope.comparison.align_layers import LayerKey
 from onnxscope.comparison.floors import own_floors
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.errors import BaselineError
+from onnxscope.gate.baseline_nodes import check_node, node_rows
 from onnxscope.gate.baseline_rows import (
     EXACT,
     NUMBERS,
@@ -107,6 +108,7 @@ class Baseline(Record):
         versions: What made it; for people.
         unfit: Values of half precision that held numbers beyond their type.
         unstable: One record per node that is random or carries state.
+        nodes: One record per node, each behind those that it reads; None in a file of before there were any.
     """
 
     model: dict[str, Any]
@@ -116,6 +118,7 @@ class Baseline(Record):
     versions: dict[str, str]
     unfit: tuple[Unfit, ...] = ()
     unstable: tuple[dict[str, str], ...] = ()
+    nodes: tuple[dict[str, Any], ...] | None = None
 
     frame_keys = ("layers",)
 
@@ -127,6 +130,7 @@ class Baseline(Record):
             "input": self.input,
             "layers": list(self.layers),
             "weights": list(self.weights),
+            **({} if self.nodes is None else {"nodes": list(self.nodes)}),
             "versions": self.versions,
             **({"unfit": [value.to_dict() for value in self.unfit]} if self.unfit else {}),
             **({"unstable": list(self.unstable)} if self.unstable else {}),
@@ -257,6 +261,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         versions={**versions, "producer": model.producer},
         unfit=unfit,
         unstable=unstable_records(model),
+        nodes=node_rows(model),
     )
 
 
@@ -297,6 +302,9 @@ def _checked(fields: Fields) -> Baseline:
         for key in ("weight_shape", "shape"):
             if not all(isinstance(side, (int, type(None))) for side in row.values.get(key) or ()):
                 row.fault(f"a {key} that is no shape")
+    nodes = fields.rows("nodes") if "nodes" in fields.values else None
+    for place, row in enumerate(nodes or ()):
+        check_node(row, place)
     values = fields.values
     given = values["input"]
     if given is not None and not (isinstance(given.get("samples"), int) and isinstance(given.get("content"), str)):
@@ -311,4 +319,5 @@ def _checked(fields: Fields) -> Baseline:
         versions=values["versions"],
         unfit=unfit_values(fields),
         unstable=read_unstable(fields),
+        nodes=None if nodes is None else tuple(row.values for row in nodes),
     )

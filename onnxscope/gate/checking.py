@@ -13,6 +13,7 @@ from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.align_layers import align_layers
 from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
+from onnxscope.gate.baseline_nodes import node_findings
 from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
 from onnxscope.gate.settings import Settings
 from onnxscope.gate.unstable_records import notes_on_change
@@ -66,6 +67,8 @@ def check(
     notes = []
     if inputs is None and expected.input is not None:
         notes.append("nothing was run: structure and weights alone are checked; -i names the baseline's input")
+    if expected.nodes is None:
+        notes.append("the baseline lists no nodes: only layers and weights are compared; `--update` lists them")
     actual = run_snapshot(loaded, inputs, options)
     if actual.input is not None and expected.input is None:
         notes.append("the baseline was taken without an input: activations are not checked")
@@ -150,6 +153,8 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
                         message=f"the layer is {word}",
                     )
                 )
+    nodes = node_findings(expected.nodes, actual.nodes, only_numbers=ran)
+    findings += [Deviation(**finding) for finding in nodes if not settings.ignores(finding["layer"])]
     return [*findings, *itertools.chain(*weights.values()), *_unfit_findings(actual, settings)], layers
 
 

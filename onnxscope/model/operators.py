@@ -318,7 +318,7 @@ _ROWS = (
     Operator("DequantizeLinear", control=_SCALED, passes_on="dequantized", behind_layer="part", ends_block=True),
     # ---- places and channels
     Operator("MaxPool", channel_axis=1, index_outputs=frozenset({1})),
-    Operator("NhwcMaxPool", alike="MaxPool", channel_axis=-1, index_outputs=frozenset({1})),
+    Operator("NhwcMaxPool", alike="MaxPool", channel_axis=-1),
     Operator("AveragePool", channel_axis=1),
     Operator("LpPool", channel_axis=1),
     Operator("GlobalAveragePool", channel_axis=1),

@@ -1,0 +1,137 @@
+"""The nodes of a baseline: one line each, which says what a node is, what it holds and what it reads.
+
+A node is read by how many lines before it stands, so that a new node changes few lines beside its own. Numbers that
+`weights` lists stand there; every other stored number that an output depends on has its digest here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnxscope.base.json_files import Fields
+from onnxscope.comparison.compare_records import compare_records
+from onnxscope.comparison.node_records import NodeRecord, Source, node_records
+from onnxscope.model.layer_names import Operand, is_anonymous
+from onnxscope.model.loading import Model
+
+__all__ = ["check_node", "node_findings", "node_rows"]
+
+_BEFORE = re.compile(r"-([1-9][0-9]{0,8})(?:\.([0-9]{1,6}))?")
+_COUNTED = re.compile(r"\w+_\d+")
+_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "layer": (str,),
+    "op_type": (str,),
+    "body": (str,),
+    "attributes": (dict,),
+    "constants": (dict,),
+    "reads": (dict,),
+}
+
+
+def node_rows(model: Model) -> tuple[dict[str, Any], ...]:
+    """Return a line for every node that an output depends on, each behind those that it reads."""
+    stored = {(parameter.graph.path, parameter.initializer) for parameter in model.parameters}
+
+    def is_listed(operand: Operand) -> bool:
+        origin, graph = operand.origin, model.graphs[operand.node.path]
+        if origin is None or origin.permutation != () or (origin.dequantized is not None and graph.path):
+            return False
+        while origin.value not in graph.initializers and origin.value not in graph.producers and graph.parent:
+            graph = graph.parent
+        return (graph.path, origin.value) in stored
+
+    return tuple(_row(record, place) for place, record in enumerate(node_records(model, is_listed)))
+
+
+def check_node(row: Fields, place: int) -> None:
+    """Check a line of a file; faults are reported by `Fields.checking`."""
+    row.expect(_FIELDS)
+    if not isinstance(row.values.get("weighted"), bool):
+        row.fault("no weighted")
+    for key in ("constants", "reads"):
+        if not all(isinstance(text, str) for text in row.values[key].values()):
+            row.fault(f"{key} that are no texts")
+    for text in row.values["reads"].values():
+        before = _BEFORE.fullmatch(text)
+        if before is not None and int(before[1]) > place:
+            row.fault(f"a node before the first: {text}")
+
+
+def node_findings(
+    old: Sequence[Mapping[str, Any]] | None, new: Sequence[Mapping[str, Any]] | None, *, only_numbers: bool
+) -> list[dict[str, Any]]:
+    """Return where the nodes of two baselines differ, as the fields of a `Deviation`.
+
+    Args:
+        old: Lines of the first; None where it lists no nodes, so that nothing is compared.
+        new: Of the second.
+        only_numbers: Whether only numbers that are others in the same place count: what the nodes do was run.
+    """
+    if old is None or new is None:
+        return []
+    first, second = ([_record(place, row) for place, row in enumerate(rows)] for rows in (old, new))
+    return [
+        {
+            "layer": change.layer,
+            "statistic": "node" if change.what == "node" else f"node {change.what}",
+            "expected": change.expected,
+            "found": change.found,
+            "tolerance": None,
+            "message": change.message,
+        }
+        for change in compare_records(first, second)
+        if not only_numbers or _is_number(change.expected, change.found)
+    ]
+
+
+def _is_number(old: Any, new: Any) -> bool:
+    """Whether floats of one type and shape are others than they were, in a tensor or in a list."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys()
+    texts = old, new
+    if not all(isinstance(text, str) and "float" in text.partition(" ")[0] for text in texts):
+        return False
+    return bool(_kind(old) == _kind(new))
+
+
+def _kind(text: str) -> str:
+    """Type and shape, in front of the numbers."""
+    return text[: text.index("]")] if "]" in text else text.partition(" ")[0]
+
+
+def _row(record: NodeRecord, place: int) -> dict[str, Any]:
+    is_made_up = record.is_layer and (is_anonymous(record.layer) or _COUNTED.fullmatch(record.layer) is not None)
+    return {
+        "layer": "" if is_made_up else record.layer,
+        "op_type": record.op_type,
+        "body": record.body,
+        "weighted": record.is_layer,
+        "attributes": dict(sorted(record.attributes.items())),
+        "constants": dict(sorted(record.constants.items())),
+        "reads": {slot: _shown(source, place) for slot, source in record.reads.items()},
+    }
+
+
+def _shown(source: Source, place: int) -> str:
+    if isinstance(source, str):
+        return source
+    return f"-{place - source[0]}" + (f".{source[1]}" if source[1] else "")
+
+
+def _record(place: int, row: Mapping[str, Any]) -> NodeRecord:
+    reads: dict[str, Source] = {}
+    for slot, text in row["reads"].items():
+        before = _BEFORE.fullmatch(text)
+        reads[slot] = text if before is None else (place - int(before[1]), int(before[2] or 0))
+    return NodeRecord(
+        op_type=row["op_type"],
+        layer=row["layer"],
+        label="",
+        body=row["body"],
+        is_layer=bool(row["weighted"]),
+        attributes=row["attributes"],
+        constants=row["constants"],
+        reads=reads,
+    )
