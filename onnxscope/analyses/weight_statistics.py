@@ -236,7 +236,7 @@ def _tensor_and_axis(
     values = read_parameter(model, parameter)
     if seen is not None:
         seen(parameter, values)
-    if parameter.groups > 1 and parameter.channel_axis is not None:
+    if parameter.groups > 1 and parameter.channel_axis is not None and values.shape[0] % parameter.groups == 0:
         # (in, out / groups, …): channel c of group g is output channel g * (out / groups) + c.
         inner = values.shape[1]
         values = values.reshape(parameter.groups, -1, inner, int(np.prod(values.shape[2:])))

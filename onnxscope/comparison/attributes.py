@@ -9,16 +9,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, TypeProto
+from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, TypeProto, defs
 
 from onnxscope.model.graphs import Node, attribute_value
 from onnxscope.model.tensors import Storage
 
-__all__ = ["attributes_of", "digest_of", "plain_attribute"]
+__all__ = ["attributes_of", "default_of", "digest_of", "is_same_value", "plain_attribute", "schema_of"]
 
 # Attributes that say how a result is computed or laid out, not what it is.
 _INDIFFERENT = frozenset({"auto_pad", "transA", "transB", "perm", "consumed_inputs", "is_test", "training_mode"})
-_DEFAULTS: dict[str, Any] = {"group": 1, "epsilon": 1e-5, "momentum": 0.9, "alpha": 1.0, "beta": 1.0}
 _NEUTRAL: dict[str, int] = {"pads": 0, "output_padding": 0, "strides": 1, "dilations": 1}  # along every axis
 
 
@@ -37,18 +36,39 @@ def attributes_of(node: Node, storage: Storage) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
     for attribute in node.proto.attribute:
         value = node.attribute(attribute.name)
-        if value is not None and attribute.name not in _INDIFFERENT and not _is_default(attribute.name, value):
+        if value is not None and attribute.name not in _INDIFFERENT and not _is_default(node, attribute.name, value):
             attributes[attribute.name] = plain_attribute(value, storage)
     return attributes
 
 
-def _is_default(name: str, value: Any) -> bool:
+def schema_of(op_type: str, domain: str, opset: int | None = None) -> Any:
+    """Return onnx's own schema of an operator, the newest one without an operator set; None where it has none."""
+    try:
+        return defs.get_schema(op_type, domain) if opset is None else defs.get_schema(op_type, opset, domain)
+    except defs.SchemaError:
+        return None
+
+
+def default_of(schema: Any, name: str) -> Any:
+    """Return the value of an attribute that holds where it is left out; None where there is none."""
+    if schema is None or name not in schema.attributes:
+        return None
+    stored = schema.attributes[name].default_value
+    return attribute_value(stored) if stored.type != AttributeProto.UNDEFINED else None
+
+
+def is_same_value(value: Any, default: Any) -> bool:
+    """Whether a value is the default, both as onnx reads them; floats as float32 has them."""
+    if isinstance(value, float) and isinstance(default, float):
+        return bool(np.float32(value) == np.float32(default))
+    return type(value) is type(default) and bool(value == default)
+
+
+def _is_default(node: Node, name: str, value: Any) -> bool:
     if isinstance(value, list):
         return name == "kernel_shape" or all(side == _NEUTRAL.get(name) for side in value)
-    default = _DEFAULTS.get(name)
-    if isinstance(value, float) and default is not None:
-        return bool(np.isclose(value, default, rtol=1e-6))
-    return isinstance(value, int) and value == default
+    default = default_of(schema_of(node.op_type, "" if node.is_standard else node.domain), name)
+    return default is not None and is_same_value(value, default)
 
 
 def plain_attribute(value: Any, storage: Storage) -> Any:

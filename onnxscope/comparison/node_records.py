@@ -34,6 +34,9 @@ UNORDERED = "operand"
 WEIGHT = "weight"
 """What stands for a constant operand that is listed among the weights."""
 
+_UNTOLD = ("auto_pad", "training_mode", "transA")
+"""Attributes of a layer that are not compared with the layers."""
+
 
 @dataclass(frozen=True)
 class NodeRecord:
@@ -210,7 +213,9 @@ class _Records:
         if layer is None:
             attributes, op_type = dict(spelled.attributes), spelled.op_type
         else:  # what else it has is compared with the layers
-            attributes = {key: spelled.attributes[key] for key in ("auto_pad", "transA") if key in spelled.attributes}
+            attributes = {key: spelled.attributes[key] for key in _UNTOLD if key in spelled.attributes}
+            if layer.norm is not None and layer.norm.attribute("training_mode"):
+                attributes["BatchNormalization.training_mode"] = 1
             op_type = layer.kind
         if spelled.op_type in ("Softmax", "LogSoftmax", "Hardmax"):
             attributes = self._with_last_axis(unit, attributes)

@@ -12,14 +12,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import AttributeProto, defs
 
-from onnxscope.comparison.attributes import digest_of, plain_attribute
+from onnxscope.comparison.attributes import default_of, digest_of, is_same_value, plain_attribute, schema_of
 from onnxscope.model.graphs import Node, attribute_value
 from onnxscope.model.tensors import Storage
 
-__all__ = ["COMMUTATIVE", "Spelling", "default_of", "operand_names", "spell", "spell_promoted"]
+__all__ = ["COMMUTATIVE", "Spelling", "operand_names", "spell", "spell_promoted"]
 
 COMMUTATIVE = frozenset(
     {"Add", "Mul", "And", "Or", "Xor", "Equal", "Max", "Min", "Sum", "Mean", "BitwiseAnd", "BitwiseOr", "BitwiseXor"}
@@ -59,10 +58,10 @@ def spell(node: Node, opset: int | None, storage: Storage) -> Spelling:
     """
     domain = "" if node.is_standard else node.domain
     op_type = node.op_type if domain else _RENAMED_OPERATORS.get(node.op_type, node.op_type)
-    own, newest = _schema(node.op_type, domain, opset), _schema(op_type, domain, None)
+    own, newest = schema_of(node.op_type, domain, opset), schema_of(op_type, domain)
     values: dict[str, Any] = {}
     if own is not None:
-        values |= {name: default_of(stored) for name, stored in own.attributes.items() if _is_in(name, newest)}
+        values |= {name: default_of(own, name) for name in own.attributes if _is_in(name, newest)}
     written = {stored.name: stored for stored in node.proto.attribute if not _is_body(stored)}
     values |= {name: attribute_value(stored) for name, stored in written.items()}
     if not domain and (node.op_type == "Upsample" or (node.op_type == "Resize" and (opset or 0) < 11)):
@@ -87,7 +86,7 @@ def spell(node: Node, opset: int | None, storage: Storage) -> Spelling:
 def operand_names(node: Node, spelled: str) -> list[str]:
     """Return what the newest schema calls the inputs of a node, numbers where it has no name for them."""
     domain = "" if node.is_standard else node.domain
-    schema = _schema(spelled.removeprefix(f"{domain}.") if domain else spelled, domain, None)
+    schema = schema_of(spelled.removeprefix(f"{domain}.") if domain else spelled, domain)
     formal = list(schema.inputs) if schema is not None else []
     if not domain and node.op_type in ("Resize", "Upsample") and len(node.inputs) == 2 and len(formal) > 2:
         return [formal[0].name, formal[2].name]
@@ -125,12 +124,6 @@ def _one_number(number: Any) -> str:
     return f"{int(number)}" if whole and abs(number) < 1 << 62 else f"{number!r}"
 
 
-def default_of(attribute: Any) -> Any:
-    """The value of a schema's attribute that holds where it is left out; None where there is none."""
-    stored = attribute.default_value
-    return attribute_value(stored) if stored.type != AttributeProto.UNDEFINED else None
-
-
 def _is_body(attribute: AttributeProto) -> bool:
     return attribute.type == AttributeProto.GRAPH
 
@@ -140,9 +133,9 @@ def _is_in(name: str, schema: Any) -> bool:
 
 
 def _is_default(node: Node, op_type: str, name: str, value: Any, newest: Any) -> bool:
-    default = default_of(newest.attributes[name]) if _is_in(name, newest) else None
+    default = default_of(newest, name)
     if default is not None:
-        return bool(_same(value, default))
+        return is_same_value(value, default)
     if not node.is_standard:
         return False
     if isinstance(value, list):
@@ -154,26 +147,11 @@ def _is_default(node: Node, op_type: str, name: str, value: Any, newest: Any) ->
     return name == "spatial" and value == 1
 
 
-def _same(value: Any, default: Any) -> bool:
-    if isinstance(value, float) and isinstance(default, float):
-        return bool(np.float32(value) == np.float32(default))
-    return type(value) is type(default) and bool(value == default)
-
-
 def _short(value: Any) -> Any:
     """A long list by its digest."""
     if isinstance(value, list) and len(value) > _MOST_SHOWN:
         return {"list": digest_of(value), "length": len(value)}
     return value
-
-
-@cache
-def _schema(op_type: str, domain: str, opset: int | None) -> Any:
-    """onnx's own schema, None where it has none."""
-    try:
-        return defs.get_schema(op_type, domain) if opset is None else defs.get_schema(op_type, opset, domain)
-    except onnx.defs.SchemaError:
-        return None
 
 
 @cache
@@ -187,7 +165,7 @@ def _history() -> Mapping[tuple[str, str], Sequence[Any]]:
 @cache
 def _promoted(op_type: str, domain: str) -> Mapping[str, tuple[str, frozenset[str]]]:
     """Operands that older operator sets hold as attributes: by name in lower case, the name and former defaults."""
-    newest = _schema(op_type, domain, None)
+    newest = schema_of(op_type, domain)
     if newest is None:
         return {}
     olds = [name for name, renamed in _RENAMED_OPERATORS.items() if renamed == op_type]
@@ -195,12 +173,14 @@ def _promoted(op_type: str, domain: str) -> Mapping[str, tuple[str, frozenset[st
     promoted = {}
     for formal in newest.inputs:
         former = [
-            stored
+            (schema, name)
             for schema in older
-            for name, stored in schema.attributes.items()
+            for name in schema.attributes
             if _RENAMED_ATTRIBUTES.get((op_type, name), name).lower() == formal.name.lower()
         ]
         if former:
-            defaults = {_number_text(default) for stored in former if (default := default_of(stored)) is not None}
+            defaults = {
+                _number_text(default) for schema, name in former if (default := default_of(schema, name)) is not None
+            }
             promoted[formal.name.lower()] = (formal.name, frozenset(defaults))
     return promoted

@@ -180,8 +180,18 @@ def test_defaults_are_left_out_and_other_lists_of_ones_are_not():
     names = ("strides", "dilations", "activation_alpha")
     ones = [attribute(K.INTS, [1, 1], name) for name in names]
     zeros = [attribute(K.INTS, [0, 0], name) for name in ("pads", "output_padding")]
-    others = [attribute(K.INT, 1, "group"), attribute(K.FLOAT, 1e-5, "epsilon"), attribute(K.FLOATS, [], "empty")]
-    assert of(model_with(*ones, *zeros, *others)) == {"activation_alpha": [1, 1]}
+    model = model_with(*ones, *zeros, attribute(K.INT, 1, "group"), attribute(K.FLOATS, [], "empty"))
+    assert of(model) == {"activation_alpha": [1, 1], "group": 1}  # nothing says what a made-up operator takes for it
+    model.graph.node[0].domain = ""
+    assert of(model) == {"activation_alpha": [1, 1]}
+
+
+def test_every_default_of_a_recurrent_operator_is_left_out():
+    model = model_with(attribute(K.INT, 0, "layout"), attribute(K.STRING, "forward", "direction"))
+    model.graph.node[0].domain, model.graph.node[0].op_type = "", "LSTM"
+    assert of(model) == {}
+    model.graph.node[0].attribute[0].i = 1
+    assert of(model) == {"layout": 1}
 
 
 def test_names_and_the_way_of_storing_are_no_difference(tmp_path):
