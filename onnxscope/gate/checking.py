@@ -15,6 +15,7 @@ from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
 from onnxscope.gate.baseline_nodes import node_findings
 from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
+from onnxscope.gate.renamed_weights import remarks_on_names, under_new_names
 from onnxscope.gate.settings import Settings
 from onnxscope.gate.unstable_records import notes_on_change
 from onnxscope.model.loading import load_model
@@ -76,6 +77,7 @@ def check(
         _require_same_input(expected.input, actual.input)
     notes += notes_on_change(expected.unstable, actual.unstable)
     findings, layers = _compare(expected, actual, settings or Settings())
+    notes += remarks_on_names(expected, actual, [finding.statistic for finding in findings])
     return Check(
         name=loaded.name,
         baseline=expected,
@@ -117,7 +119,8 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
     keys = keys_of(expected), keys_of(actual)
     alignment = align_layers(keys[0], keys[1])
     weights: dict[str, list[Deviation]] = {}
-    for finding in _weight_findings(expected.weights, actual.weights, settings):
+    stored = under_new_names(expected, actual, alignment.pairs)
+    for finding in _weight_findings(stored, actual.weights, settings):
         weights.setdefault(finding.layer, []).append(finding)
     changed = set(weights)
     layers: list[str] = []

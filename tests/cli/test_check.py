@@ -7,6 +7,7 @@ import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import xmlschema
@@ -190,7 +191,8 @@ def test_github_obeys_no_name_of_a_layer(tmp_path, monkeypatch, capsys):
     model = onnx.load(DIGITS)
     for tensor in model.graph.initializer:
         if tensor.name == "down.0.weight":
-            tensor.name = "::add-mask::o.weight"
+            changed = onnx.numpy_helper.to_array(tensor) + np.float32(1)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(changed, "::add-mask::o.weight"))
     for node in model.graph.node:
         node.input[:] = ["::add-mask::o.weight" if name == "down.0.weight" else name for name in node.input]
     del model.metadata_props[:]
