@@ -9,7 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxscope.base.files import make_folder, refuse_inputs, write_whole, writing_whole
+from onnxscope.base.files import (
+    ARRAYS,
+    PICTURE,
+    make_folder,
+    record_file,
+    refuse_foreign,
+    refuse_inputs,
+    write_whole,
+    writing_whole,
+)
 from onnxscope.base.json_files import dump_json, parse_json
 from onnxscope.base.text import is_safe_stem, safe_stem
 from onnxscope.drawing.figures import histogram_png
@@ -21,27 +30,29 @@ if TYPE_CHECKING:
     from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics
     from onnxscope.model.loading import Model
 
-__all__ = ["files_in_place", "save_features", "save_weights"]
+__all__ = ["files_in_place", "refuse_others", "save_features", "save_weights"]
 
 _MAX_MANIFEST_BYTES = 256 << 20
 
 
 def save_features(
-    maps: FeatureMaps, folder: str | Path, *, cmap: str = "viridis", arrays: bool = False
+    maps: FeatureMaps, folder: str | Path, *, cmap: str = "viridis", arrays: bool = False, force: bool = False
 ) -> dict[str, str]:
     """Write `features.json`, a picture for every tap with two spatial axes, and with `arrays` `features.npz`.
 
     Files that an earlier call wrote into the folder are replaced, pictures that it drew and this one does not are
-    removed; nothing else in the folder is touched.
+    removed; nothing else in the folder is touched. `force` also replaces other files of these names.
 
     Returns:
         The picture's file name by tap name.
 
     Raises:
-        OutputError: The folder cannot be made or written to.
+        OutputError: The folder cannot be made or written to, or a file of another kind has a name that is needed.
     """
     if arrays:
         maps.check_names()
+    names = [f"{safe_stem(tap.tap.layer, index)}.png" for index, tap in enumerate(maps, 1)]
+    refuse_others(folder, "features", names, arrays=arrays, force=force)
     target = make_folder(folder)
     pictures: dict[str, str] = {}
     with ThreadPoolExecutor() as pool:
@@ -58,7 +69,12 @@ def save_features(
 
 
 def save_weights(
-    statistics: WeightStatistics, model: Model, folder: str | Path, *, picture: Literal["svg", "png"] = "svg"
+    statistics: WeightStatistics,
+    model: Model,
+    folder: str | Path,
+    *,
+    picture: Literal["svg", "png"] = "svg",
+    force: bool = False,
 ) -> dict[str, str]:
     """Write `weights.json`, a histogram of every parameter, and the kernels of a first layer that sees colours.
 
@@ -68,11 +84,14 @@ def save_weights(
         The picture's file name by parameter name.
 
     Raises:
-        OutputError: The folder cannot be made or written to, or the model has the name of one of these files.
+        OutputError: The folder cannot be made or written to, or the model, or a file of another kind, has the name of
+            one of these files.
     """
     from onnxscope.runtime.stored_values import read_parameter
 
     refuse_inputs(files_in_place(folder, "weights"), model.storage.files)
+    names = [f"{safe_stem(row.parameter.name, index)}.{picture}" for index, row in enumerate(statistics, 1)]
+    refuse_others(folder, "weights", names, force=force)
     target = make_folder(folder)
     pictures: dict[str, str] = {}
     for index, row in enumerate(statistics, 1):
@@ -104,6 +123,25 @@ def files_in_place(folder: str | Path, kind: Literal["features", "weights"]) -> 
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         pictures = {entry.inode(): entry.path for entry in entries if _is_own_picture(entry.name)}
     return [f"{folder}", *(os.path.join(folder, f"{kind}.{suffix}") for suffix in ("json", "npz")), *pictures.values()]
+
+
+def refuse_others(
+    folder: str | Path,
+    kind: Literal["features", "weights"],
+    pictures: Sequence[str],
+    *,
+    arrays: bool = False,
+    force: bool,
+) -> None:
+    """Refuse a folder in which files of other kinds have the names of `kind`'s record, of `pictures`, or of `arrays`.
+
+    Raises:
+        OutputError: See `refuse_foreign`.
+    """
+    place = Path(folder)
+    own = [(place / f"{kind}.json", record_file(f"onnxscope.{kind}"))]
+    own += [(place / "features.npz", ARRAYS)] if arrays else []
+    refuse_foreign([*own, *((place / name, PICTURE) for name in pictures)], force=force)
 
 
 def _is_own_picture(name: str) -> bool:

@@ -4,16 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, OutputError
 
-__all__ = ["make_folder", "open_regular", "refuse_inputs", "write_whole", "writing_whole"]
+__all__ = [
+    "ARRAYS",
+    "JUNIT",
+    "MARKDOWN",
+    "MODEL",
+    "OVERLAY",
+    "PAGE",
+    "PICTURE",
+    "Written",
+    "make_folder",
+    "open_regular",
+    "record_file",
+    "refuse_foreign",
+    "refuse_inputs",
+    "write_whole",
+    "writing_whole",
+]
+
+_START_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a command writes to one place, so that it knows a file that it wrote before.
+
+    Attributes:
+        what: In a few words.
+        start: How such a file starts.
+    """
+
+    what: str
+    start: re.Pattern[bytes]
+
+
+PAGE = Written(
+    "a page of onnxscope", re.compile(rb'<!doctype html>.*<meta name="generator" content="onnxscope">', re.DOTALL)
+)
+JUNIT = Written("a JUnit file", re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*\?>\s*)?<testsuites?[\s>/]"))
+MARKDOWN = Written("a summary of `onnxscope check`", re.compile(rb"## \S+ onnxscope check"))
+MODEL = Written("an ONNX model", re.compile(rb"\x08[\x01-\x7f][\x10-\x7f]"))  # its IR version, and another field
+OVERLAY = Written("an overlay for Model Explorer", re.compile(rb'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{\s*"results"'))
+PICTURE = Written("a picture", re.compile(rb"\x89PNG\r\n\x1a\n|<svg[\s>]"))
+ARRAYS = Written("a .npz file", re.compile(rb"PK\x03\x04|PK\x05\x06"))
 
 
 @contextlib.contextmanager
@@ -80,6 +124,39 @@ def refuse_inputs(
                 f"two outputs would be one file: {written[identity]} and {shown}", hint="write them to different places"
             )
         written[identity] = shown
+
+
+def record_file(schema: str) -> Written:
+    """Return what a JSON file of a schema is, in any of its versions: `onnxscope.baseline/1`."""
+    name = schema.partition("/")[0]
+    start = re.compile(rb'\s*\{\s*"schema"\s*:\s*"' + re.escape(name).encode() + b"/")
+    return Written(f"a file of the schema {name}", start)
+
+
+def refuse_foreign(outputs: Iterable[tuple[str | os.PathLike[str] | None, Written]], *, force: bool = False) -> None:
+    """Refuse to replace a file that is not what a command writes there; one that is empty, or not there, is no loss.
+
+    Args:
+        outputs: What will be written or replaced, and as what; None stands for nothing.
+        force: Whether the user has said that such files may be replaced.
+
+    Raises:
+        OutputError: Another file is there, or one that cannot be read.
+    """
+    for path, written in outputs:
+        if path is None or force or not os.path.isfile(path):
+            continue
+        shown = printable(os.fspath(path))
+        try:
+            with open(path, "rb") as stream:
+                start = stream.read(_START_BYTES)
+        except OSError as error:
+            raise OutputError(f"cannot read what would be replaced ({error.strerror}): {shown}") from error
+        if start and not written.start.match(start):
+            raise OutputError(
+                f"the output would replace a file that is not {written.what}: {shown}",
+                hint="write to another place, or replace it with `--force` (`force=True`)",
+            )
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int | str, ...]:

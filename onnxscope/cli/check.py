@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from onnxscope.base.files import refuse_inputs, write_whole
+from onnxscope.base.files import JUNIT, MARKDOWN, refuse_foreign, refuse_inputs, write_whole
 from onnxscope.base.text import printable
-from onnxscope.cli.options import Presentation, batch_options, common, fail, image_options, input_option
+from onnxscope.cli.options import Presentation, batch_options, common, fail, force_option, image_options, input_option
 from onnxscope.errors import BaselineError, InputError, OnnxscopeError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ __all__ = ["check"]
 @click.option("--junit", "junit_file", type=click.Path(path_type=Path), metavar="F.xml", help="Write JUnit XML.")
 @click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), metavar="F.md", help="Write a summary.")
 @click.option("--github", is_flag=True, help="Print annotations for GitHub, and add to the job's summary.")
+@force_option
 @common
 @click.pass_context
 def check(
@@ -63,6 +64,7 @@ def check(
     junit_file: Path | None,
     markdown_file: Path | None,
     github: bool,
+    force: bool,
     shown: Presentation,
 ) -> None:
     """Hold each MODEL to a baseline of it. Exit code 1 where something is not within its tolerance."""
@@ -79,6 +81,7 @@ def check(
         [junit_file, markdown_file, summary or None, *(places if update else ())],
         [*_files_read(models, opened, inputs, preprocess), find_settings(config), *(() if update else places)],
     )
+    refuse_foreign([(junit_file, JUNIT), (markdown_file, MARKDOWN)], force=force)
     asked = {"preprocess": preprocess, "layout": layout, "batch_size": batch_size, "limit": limit}
     gate = _Gate(inputs=inputs, options={**asked, "settings": settings}, update=update, single=len(models) == 1)
     to_stderr = shown.form == "json"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from onnxscope.cli.options import Presentation, common
+from onnxscope.cli.options import Presentation, common, force_option
 
 __all__ = ["convert"]
 
@@ -34,6 +34,7 @@ __all__ = ["convert"]
 @click.option("--static", is_flag=True, help="Keep axis 0 of the inputs as given, not symbolic.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
 @click.option("--verify", is_flag=True, help="Compare the result with the framework's own layers; 1 where they differ.")
+@force_option
 @common
 @click.pass_context
 def convert(
@@ -51,6 +52,7 @@ def convert(
     static: bool,
     seed: int,
     verify: bool,
+    force: bool,
     shown: Presentation,
 ) -> None:
     """Export SOURCE (file.py:factory, package:factory, a saved model, or a shipped network) to ONNX."""
@@ -70,6 +72,7 @@ def convert(
         static=static,
         seed=seed,
         verify=verify,
+        force=force,
     )
     for remark in report.notes:
         shown.note(remark)

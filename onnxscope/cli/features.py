@@ -9,7 +9,7 @@ import click
 
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.json_files import dump_json
-from onnxscope.cli.options import Presentation, channel_options, common, input_options, model_argument
+from onnxscope.cli.options import Presentation, channel_options, common, force_option, input_options, model_argument
 
 __all__ = ["features"]
 
@@ -25,6 +25,7 @@ __all__ = ["features"]
 @click.option("--cmap", default="viridis", show_default=True, help="A colour map of matplotlib's.")
 @click.option("--arrays", is_flag=True, help="Also write features.npz, keyed by value.")
 @click.option("--verify", is_flag=True, help="Also run the model untapped and compare its outputs.")
+@force_option
 @common
 def features(
     model: Path,
@@ -40,11 +41,12 @@ def features(
     cmap: str,
     arrays: bool,
     verify: bool,
+    force: bool,
     shown: Presentation,
 ) -> None:
     """Run MODEL on INPUT and draw what its layers compute."""
     from onnxscope.analyses.feature_maps import features as compute
-    from onnxscope.analyses.folders import files_in_place, save_features
+    from onnxscope.analyses.folders import files_in_place, refuse_others, save_features
     from onnxscope.drawing.mosaics import colour_table
     from onnxscope.inputs.dataset import files_of
     from onnxscope.model.loading import load_model
@@ -52,6 +54,7 @@ def features(
     colour_table(cmap)  # a misspelt map should not cost a run
     loaded = load_model(model)
     refuse_inputs(files_in_place(output, "features"), files_of(loaded, inputs=inputs, preprocess=preprocess))
+    refuse_others(output, "features", [], arrays=arrays, force=force)
     maps = compute(
         loaded,
         list(inputs),
@@ -66,7 +69,7 @@ def features(
     )
     for remark in maps.notes:
         shown.note(remark)
-    pictures = save_features(maps, output, cmap=cmap, arrays=arrays)
+    pictures = save_features(maps, output, cmap=cmap, arrays=arrays, force=force)
     if shown.form == "json":
         click.echo(dump_json(maps.to_dict(pictures)), nl=False)
     else:

@@ -26,6 +26,7 @@ __all__ = [
     "channel_options",
     "common",
     "fail",
+    "force_option",
     "image_options",
     "input_option",
     "input_options",
@@ -119,6 +120,12 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
 def model_argument(command: _Command) -> _Command:
     """The model's file."""
     return click.argument("model", type=click.Path(path_type=Path))(command)
+
+
+def force_option(command: _Command) -> _Command:
+    """Whether what someone else wrote may be replaced."""
+    text = "Also replace files that this command did not write; never an input."
+    return click.option("--force", is_flag=True, help=text)(command)
 
 
 def select_option(command: _Command) -> _Command:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.base.files import refuse_inputs
+from onnxscope.base.files import OVERLAY, PAGE, refuse_foreign, refuse_inputs
 from onnxscope.cli.options import (
     Presentation,
     StatusLine,
     channel_options,
     common,
+    force_option,
     input_options,
     model_argument,
 )
@@ -63,6 +64,7 @@ __all__ = ["report"]
     metavar="MB",
     help="Leave pictures out of a larger page.",
 )
+@force_option
 @common
 def report(
     model: Path,
@@ -81,6 +83,7 @@ def report(
     max_size: float,
     preprocess: str | None,
     layout: Literal["auto", "nchw", "nhwc"],
+    force: bool,
     shown: Presentation,
 ) -> None:
     """Write one self-contained page about MODEL: what deserves attention, its layers, their pictures and numbers."""
@@ -94,6 +97,8 @@ def report(
         [output, *(overlay_files(node_data) if node_data is not None else ())],
         [*files_of(*models, inputs=inputs, preprocess=preprocess), profile],
     )
+    overlays = overlay_files(node_data) if node_data is not None else []
+    refuse_foreign([(output, PAGE), *((path, OVERLAY) for path in overlays)], force=force)
     progress = StatusLine() if sys.stderr.isatty() and not shown.quiet else None
     try:
         result = make(
@@ -116,16 +121,16 @@ def report(
     finally:
         if progress is not None:
             progress.clear()
-    result.save(output)
+    result.save(output, force=force)
     shown.show(result)
     for remark in (*result.content.notes, *result.page.left_out):
         shown.note(remark)
     if node_data is not None:
-        _write_overlays(result, node_data, shown)
+        _write_overlays(result, node_data, shown, force=force)
     shown.note(f"the page is in {output}, {output.stat().st_size:,} bytes")
 
 
-def _write_overlays(report: Report, folder: Path, shown: Presentation) -> None:
+def _write_overlays(report: Report, folder: Path, shown: Presentation, *, force: bool) -> None:
     from onnxscope.reporting.overlays import write_node_data
 
     content = report.content
@@ -135,6 +140,7 @@ def _write_overlays(report: Report, folder: Path, shown: Presentation) -> None:
         activations=content.statistics or content.maps,
         weights=content.weights,
         comparison=content.comparison,
+        force=force,
     )
     written = [overlay for overlay in overlays if overlay.file is not None]
     missing = {name: reason for overlay in written for name, reason in overlay.left_out}

@@ -7,8 +7,16 @@ from typing import Literal
 
 import click
 
-from onnxscope.base.files import refuse_inputs
-from onnxscope.cli.options import Presentation, batch_options, common, image_options, input_option, model_argument
+from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs
+from onnxscope.cli.options import (
+    Presentation,
+    batch_options,
+    common,
+    force_option,
+    image_options,
+    input_option,
+    model_argument,
+)
 
 __all__ = ["snapshot"]
 
@@ -26,6 +34,7 @@ __all__ = ["snapshot"]
     required=True,
     help="The baseline.",
 )
+@force_option
 @common
 def snapshot(
     model: Path,
@@ -35,9 +44,11 @@ def snapshot(
     batch_size: int,
     limit: int | None,
     output: Path,
+    force: bool,
     shown: Presentation,
 ) -> None:
     """Write a baseline of MODEL: structure, weights, and what its layers compute on INPUT."""
+    from onnxscope.gate.baseline import SCHEMA
     from onnxscope.gate.baseline import snapshot as take
     from onnxscope.gate.unstable_records import notes_on_change
     from onnxscope.inputs.dataset import files_of
@@ -45,6 +56,7 @@ def snapshot(
 
     loaded = load_model(model)
     refuse_inputs([output], files_of(loaded, inputs=inputs, preprocess=preprocess))
+    refuse_foreign([(output, record_file(SCHEMA))], force=force)
     baseline = take(
         loaded,
         list(inputs) or None,
@@ -53,7 +65,7 @@ def snapshot(
         batch_size=batch_size,
         limit=limit,
     )
-    baseline.save(output)
+    baseline.save(output, force=force)
     shown.show(baseline)
     for remark in notes_on_change(baseline.unstable, baseline.unstable):
         shown.note(remark)

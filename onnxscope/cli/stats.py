@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.cli.options import Presentation, StatusLine, batch_options, common, input_options, model_argument
+from onnxscope.cli.options import (
+    Presentation,
+    StatusLine,
+    batch_options,
+    common,
+    force_option,
+    input_options,
+    model_argument,
+)
 from onnxscope.errors import OnnxscopeError, RunError
 
 if TYPE_CHECKING:
@@ -31,6 +39,7 @@ _SHOWN_EVERY_S = 0.2
     required=True,
     help="The mergeable profile.",
 )
+@force_option
 @batch_options
 @click.option(
     "--on-error",
@@ -57,6 +66,7 @@ def stats(
     model: Path,
     inputs: tuple[str, ...],
     output: Path,
+    force: bool,
     select: tuple[str, ...],
     at: Literal["post", "pre"],
     preprocess: str | None,
@@ -94,6 +104,7 @@ def stats(
             workers=workers,
             address=ray_address,
             output=output,
+            force=force,
             resume=resume,
             progress=None if progress is None else progress.reach,
         )

@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from onnxscope.base.files import refuse_inputs
-from onnxscope.cli.options import Presentation, common, model_argument, select_option
+from onnxscope.cli.options import Presentation, common, force_option, model_argument, select_option
 
 __all__ = ["weights"]
 
@@ -24,6 +24,7 @@ __all__ = ["weights"]
 @click.option(
     "--picture", type=click.Choice(["svg", "png"]), default="svg", show_default=True, help="Format of the histograms."
 )
+@force_option
 @common
 def weights(
     model: Path,
@@ -31,6 +32,7 @@ def weights(
     bins: int,
     output: Path | None,
     picture: Literal["svg", "png"],
+    force: bool,
     shown: Presentation,
 ) -> None:
     """Compute statistics and a histogram of every parameter of MODEL."""
@@ -39,12 +41,13 @@ def weights(
 
     loaded = load_model(model)
     if output is not None:
-        from onnxscope.analyses.folders import files_in_place, save_weights
+        from onnxscope.analyses.folders import files_in_place, refuse_others, save_weights
 
         refuse_inputs(files_in_place(output, "weights"), loaded.storage.files)
+        refuse_others(output, "weights", [], force=force)
     statistics = compute(loaded, select=select, bins=bins)
     if output is not None:
-        pictures = save_weights(statistics, loaded, output, picture=picture)
+        pictures = save_weights(statistics, loaded, output, picture=picture, force=force)
         shown.note(f"{len(pictures)} histograms and weights.json are in {output}")
     shown.show(statistics)
     if statistics.absent and shown.form == "table":

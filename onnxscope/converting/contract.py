@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from onnxscope.base.files import refuse_inputs
+from onnxscope.base.files import MODEL, refuse_foreign, refuse_inputs
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Table
 from onnxscope.base.text import first_line
@@ -54,6 +54,7 @@ class ConversionRequest:
         static: Keep axis 0 of every input as given instead of making it the symbolic `batch`.
         seed: Seed of the framework's initial weights.
         verify: Compare the exported model with the framework's own layers.
+        force: Replace a file at `output` that is no ONNX model.
     """
 
     source: str
@@ -68,6 +69,7 @@ class ConversionRequest:
     static: bool = False
     seed: int = 0
     verify: bool = False
+    force: bool = False
 
     @property
     def outputs(self) -> tuple[str, str]:
@@ -168,9 +170,11 @@ def run_child(module: str, request: ConversionRequest, *, environment: Mapping[s
     Raises:
         ConversionError: What the child reported, that it died, or that an argument cannot travel to it.
         OnnxscopeError: Another that the child reported.
-        OutputError: The output is the source or another file that is read; nothing was started.
+        OutputError: The output is the source or another file that is read, or there is one that is no model; nothing
+            was started.
     """
     refuse_inputs(request.outputs, _files_read(request))
+    refuse_foreign([(request.output, MODEL)], force=request.force)
     try:
         question_text = json.dumps(asdict(request))
     except (TypeError, ValueError) as error:

@@ -38,6 +38,7 @@ def convert(
     static: bool = False,
     seed: int = 0,
     verify: bool = False,
+    force: bool = False,
 ) -> ConversionReport:
     """Export a framework's model to ONNX, in a process of its own: this one never loads the framework.
 
@@ -56,6 +57,7 @@ def convert(
         static: Keep axis 0 of the inputs as given instead of making it the symbolic `batch`.
         seed: Of the initial weights.
         verify: Compare the result with the framework's own layers.
+        force: Also replace a file at `path` that is no ONNX model; never one that is read.
 
     Returns:
         What was written, and with `verify` whether both are equal; where they are not, the file is there all the same.
@@ -79,6 +81,7 @@ def convert(
         static=static,
         seed=seed,
         verify=verify,
+        force=force,
     )
     refuse_inputs(request.outputs, [recipe_file(preprocess)])
     converter: Converter = load_converter(framework)

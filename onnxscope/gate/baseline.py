@@ -16,7 +16,7 @@ import onnx
 
 from onnxscope._version import __version__
 from onnxscope.analyses.weight_statistics import run_weights
-from onnxscope.base.files import write_whole
+from onnxscope.base.files import record_file, refuse_foreign, write_whole
 from onnxscope.base.json_files import Fields, JsonFormat, dump_json
 from onnxscope.base.results import Record
 from onnxscope.base.run_options import Layout, RunOptions
@@ -136,12 +136,17 @@ class Baseline(Record):
             **({"unstable": list(self.unstable)} if self.unstable else {}),
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write the file, whole or not at all.
 
+        Args:
+            path: Where; a baseline that is there is replaced.
+            force: Whether any other file is replaced too.
+
         Raises:
-            OutputError: It cannot be written.
+            OutputError: It cannot be written, or another file is there.
         """
+        refuse_foreign([(path, record_file(SCHEMA))], force=force)
         write_whole(path, dump_json(self.to_dict()))
 
     @classmethod

@@ -15,7 +15,7 @@ import onnx
 
 from onnxscope._version import __version__
 from onnxscope.analyses.weight_statistics import WeightStatistics, weights
-from onnxscope.base.files import refuse_inputs, writing_whole
+from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, writing_whole
 from onnxscope.base.plugins import load_engine
 from onnxscope.base.run_options import Layout, OnError, RunOptions
 from onnxscope.base.text import printable
@@ -30,6 +30,7 @@ from onnxscope.profiling.engines import Engine, LocalEngine
 from onnxscope.profiling.observer import Plan
 from onnxscope.profiling.plan import make_plan, open_observer
 from onnxscope.profiling.profile import Profile
+from onnxscope.profiling.profile_file import PROFILE_FORMAT
 from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards, empty_profile
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import runtime_version
@@ -58,6 +59,7 @@ def stats(
     threads: int = 0,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetStatistics:
     """Run a model over a dataset and keep statistics of the chosen taps, never the taps.
@@ -80,6 +82,7 @@ def stats(
         threads: onnxruntime's threads within an operator, for each worker; 0 shares the cores among the workers.
         output: Where the profile is written. What is known so far stands beside it while the analysis runs.
         resume: Go on from what an interrupted analysis left beside `output`.
+        force: Also replace a file at `output` that is no profile; never an input.
         progress: Called with the number of samples done and of all samples.
 
     Raises:
@@ -110,6 +113,7 @@ def stats(
     if output is not None:
         read = (*loaded.storage.files, *dataset.files, recipe_file(preprocess))
         refuse_inputs((output, partial_path(output)), read)
+        refuse_foreign([(output, record_file(PROFILE_FORMAT.schema))], force=force)
         kept = _Kept(Path(output), resume=resume)
     pilot = start_pilot(loaded, taps, dataset, options)
     plan = make_plan(pilot, taps, dataset, options)
@@ -269,7 +273,7 @@ class _Kept:
 
     def finish(self, done: Profile) -> None:
         """Write the result and remove what was kept."""
-        done.save(self._output)
+        done.save(self._output, force=True)  # what was there before the run is known
         self._path.unlink(missing_ok=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from onnxscope.base.files import write_whole
+from onnxscope.base.files import record_file, refuse_foreign, write_whole
 from onnxscope.base.json_files import dump_json
 from onnxscope.errors import MergeError
 from onnxscope.findings.kinds import Finding
@@ -142,12 +142,17 @@ class Profile:
             ],
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write the profile as JSON, whole or not at all; the same profile gives the same bytes.
 
+        Args:
+            path: Where; a profile that is there is replaced.
+            force: Whether any other file is replaced too.
+
         Raises:
-            OutputError: The file cannot be written.
+            OutputError: The file cannot be written, or another file is there.
         """
+        refuse_foreign([(path, record_file(PROFILE_FORMAT.schema))], force=force)
         write_whole(path, dump_json(self.to_dict()))
 
     @classmethod

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxscope.base.files import make_folder, refuse_inputs, write_whole
+from onnxscope.base.files import OVERLAY, make_folder, refuse_foreign, refuse_inputs, write_whole
 from onnxscope.base.json_files import dump_json
 from onnxscope.model.loading import Model, load_model
 
@@ -91,6 +91,7 @@ def write_node_data(
     activations: FeatureMaps | DatasetStatistics | None = None,
     weights: WeightStatistics | None = None,
     comparison: Comparison | None = None,
+    force: bool = False,
 ) -> tuple[Overlay, ...]:
     """Write the overlays of one model; files of ours that stood in the folder and are not written again are removed.
 
@@ -103,6 +104,7 @@ def write_node_data(
         model: What the results are about: a path, a `ModelProto` or a loaded `Model`.
         activations: Gives mean, standard deviation, extremes and zeros of layers.
         weights: The same of parameters.
+        force: Also replace files with the names of overlays that are none.
         comparison: Gives the errors of its layers and outputs; `model` is its first model.
 
     Returns:
@@ -114,6 +116,7 @@ def write_node_data(
     """
     loaded = load_model(model)
     refuse_inputs(overlay_files(folder), loaded.storage.files)
+    refuse_foreign([(path, OVERLAY) for path in overlay_files(folder)], force=force)
     nodes = _Nodes(loaded)
     target = make_folder(folder)
     rows: dict[str, list[_Row]] = {}

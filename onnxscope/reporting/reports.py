@@ -11,7 +11,7 @@ from onnxscope.analyses.activation_maps import Method
 from onnxscope.analyses.feature_maps import Rank
 from onnxscope.analyses.inspection import run_inspect
 from onnxscope.analyses.weight_statistics import weights
-from onnxscope.base.files import refuse_inputs, write_whole
+from onnxscope.base.files import PAGE, refuse_foreign, refuse_inputs, write_whole
 from onnxscope.base.results import Record
 from onnxscope.base.run_options import Layout, RunOptions
 from onnxscope.base.tables import Table
@@ -50,13 +50,18 @@ class Report(Record):
         """The whole page: no other file, no network."""
         return self.page.html
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write the page, whole or not at all.
 
+        Args:
+            path: Where; a page of ours that is there is replaced.
+            force: Whether any other file is replaced too.
+
         Raises:
-            OutputError: It cannot be written, or would replace the model.
+            OutputError: It cannot be written, would replace the model, or another file is there.
         """
         refuse_inputs([path], self.model.storage.files)
+        refuse_foreign([(path, PAGE)], force=force)
         write_whole(path, self.html)
 
     def to_dict(self) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def test_a_forged_manifest_removes_nothing_of_the_users(maps, tmp_path):
     outside.write_text("keep")
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / "features.json").write_text(json.dumps({"taps": [{"picture": "../precious.png"}, 5]}))
+    (folder / "features.json").write_text(
+        json.dumps({"schema": "onnxscope.features/1", "taps": [{"picture": "../precious.png"}, 5]})
+    )
     save_features(maps, folder)
     assert outside.exists()
 

@@ -156,8 +156,9 @@ def test_what_cannot_be_shown_is_said(tmp_path):
 
 
 def test_equal_models_have_errors_of_zero_and_no_ratio_to_show(tmp_path):
-    (tmp_path / "onnxscope_error_sqnr_db.json").write_text("from an earlier call")
-    (tmp_path / "onnxscope_weight_std.json").write_text("from an earlier call")
+    earlier = json.dumps({"main_graph": {"results": {}, "name": "from an earlier call"}})
+    (tmp_path / "onnxscope_error_sqnr_db.json").write_text(earlier)
+    (tmp_path / "onnxscope_weight_std.json").write_text(earlier)
     (tmp_path / "notes.txt").write_text("not ours")
     same = onnxscope.diff(DIGITS, DIGITS, INPUTS)
     own, entire, ratio = write_node_data(tmp_path, DIGITS, comparison=same)

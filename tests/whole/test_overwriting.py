@@ -136,7 +136,7 @@ def refused(workplace, capsys):
         out, err = capsys.readouterr()
         message, hint = err.splitlines()
         assert (code, out) == (2, "")
-        assert message.startswith(f"onnxscope: error: {fault}: ")
+        assert message.startswith(f"onnxscope: error: {fault}")
         assert hint.startswith("hint: write ")
         assert contents(workplace) == before
         return message
@@ -277,3 +277,95 @@ def test_results_that_know_their_model_refuse_its_files(workplace, name):
             write(model)
         shutil.rmtree("w")
     assert contents(workplace) == before
+
+
+# A command line that takes -o (or another option) and what it leaves there, by the name of somebody's file.
+FOREIGN = [
+    ("snapshot m.onnx", "-o", ("notes.txt", "model2.onnx", "photo.png", "other.json", "p.json")),
+    ("stats m.onnx -i x.npy", "-o", ("notes.txt", "model2.onnx", "photo.png", "other.json", "b.json")),
+    ("report m.onnx", "-o", ("notes.txt", "model2.onnx", "photo.png", "other.html")),
+    ("check m.onnx", "--junit", ("notes.txt", "model2.onnx", "photo.png", "other.html", "other.xml")),
+    ("check m.onnx", "--markdown", ("notes.txt", "model2.onnx", "photo.png", "other.html")),
+    ("convert torch net.py:make", "-o", ("notes.txt", "photo.png", "b.json")),
+]
+FOREIGN_IN_FOLDERS = [
+    ("features m.onnx -i x.npy --arrays -o d", ("features.json", "features.npz", "001_stem.0.png")),
+    ("weights m.onnx -o d", ("weights.json", "001_stem.0.weight.svg")),
+    ("report m.onnx -o page.html --node-data d", ("onnxscope_weight_mean.json",)),
+]
+
+
+@pytest.fixture
+def others(workplace):
+    """Somebody's files."""
+    Path("notes.txt").write_text("what I found\n")
+    Path("other.json").write_text('{"schema": "somebody/1"}')
+    Path("other.html").write_text("<!doctype html>\n<html><head><title>mine</title></head></html>")
+    Path("other.xml").write_text('<?xml version="1.0"?>\n<project/>')
+    shutil.copy(DIGITS, "model2.onnx")
+    shutil.copy("photos/1.png", "photo.png")
+    return workplace
+
+
+@pytest.mark.parametrize(("command", "option", "names"), FOREIGN)
+def test_nothing_takes_the_place_of_a_file_that_is_none_of_ours(others, refused, command, option, names):
+    for name in names:
+        assert refused(f"{command} {option} {name}", "the output would replace a file that is not").endswith(name)
+    Path("link").symlink_to("notes.txt")
+    refused(f"{command} {option} link", "the output would replace a file that is not")
+
+
+@pytest.mark.parametrize(("command", "names"), FOREIGN_IN_FOLDERS)
+def test_in_a_folder_a_command_replaces_its_own_files_alone(others, monkeypatch, capsys, command, names):
+    monkeypatch.undo()
+    monkeypatch.chdir(others)
+    for name in names:
+        place = Path("d", name)
+        place.write_text("mine")
+        assert run(command.split()) == 2
+        assert capsys.readouterr().err.startswith("onnxscope: error: the output would replace a file that is not ")
+        assert place.read_text() == "mine"
+        assert run([*command.split(), "--force"]) == 0
+        assert place.read_bytes() != b"mine"
+        capsys.readouterr()
+    Path("d", "mine.txt").write_text("mine")
+    assert run(command.split()) == 0  # what it wrote before
+    assert Path("d", "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [(command, option) for command, option, _ in FOREIGN if not command.startswith("convert")]
+)
+def test_force_replaces_it_and_what_was_written_is_replaced_without(others, monkeypatch, command, option):
+    monkeypatch.undo()
+    monkeypatch.chdir(others)
+    assert run([*command.split(), option, "notes.txt", "--force"]) == 0
+    written = Path("notes.txt").read_bytes()
+    assert written != b"what I found\n"
+    assert run([*command.split(), option, "notes.txt"]) == 0
+    Path("empty").touch()
+    assert run([*command.split(), option, "empty"]) == 0
+    assert Path("empty").read_bytes() == Path("notes.txt").read_bytes()
+
+
+def test_force_never_replaces_an_input(refused):
+    refused("snapshot m.onnx -o m.onnx --force", "the output would replace an input")
+    refused("check m.onnx --junit m.data --force", "the output would replace an input")
+
+
+def test_results_refuse_somebodys_file_in_the_library_too(others, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(others)
+    baseline, page = onnxscope.snapshot("m.onnx"), onnxscope.report("m.onnx")
+    profile = onnxscope.stats("m.onnx", "x.npy").profile
+    for result in (baseline, page, profile):
+        with pytest.raises(OutputError, match=r"^the output would replace a file that is not .*: notes.txt$"):
+            result.save("notes.txt")
+        assert Path("notes.txt").read_text() == "what I found\n"
+        result.save("new")
+        result.save("new")
+        Path("new").unlink()
+    with pytest.raises(OutputError, match=r"is not a file of the schema onnxscope\.profile"):
+        onnxscope.stats("m.onnx", "x.npy", output="notes.txt")
+    onnxscope.stats("m.onnx", "x.npy", output="notes.txt", force=True)
+    assert Path("notes.txt").read_bytes() == Path("p.json").read_bytes()
