@@ -138,6 +138,6 @@ def test_a_model_never_takes_the_place_of_its_source(child, tmp_path, monkeypatc
 def test_a_shipped_network_is_no_file(child, tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     (tmp_path / place).parent.mkdir(exist_ok=True)
-    (tmp_path / place).write_text("what an earlier conversion wrote")
+    (tmp_path / place).write_bytes(b"\x08\x0a\x12\x07pytorch")  # as an earlier conversion began
     answer = "return ConversionReport(request.output, 'made 1', 17, 4, 1)"
     assert child(answer, source="resnet50", output=place).output == place
