@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from onnxscope.inputs.samples import Load, Samples
 from onnxscope.inputs.sources import files_behind, open_input
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from onnxscope.model.stored_model import InputSpec
 
 __all__ = ["ImageSamples"]
@@ -103,19 +107,16 @@ class ImageSamples(Samples):
     def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
         """Decode and prepare one image."""
         (spec,) = self.specs
-        entry = self.entries[position]
         shape = spec.shape or ()
         height, width = (
             size if isinstance(size, int) else None for size in shape[self.axes.height_axis : self.axes.width_axis + 1]
         )
-        colour: Colour = "L" if shape[self.axes.channel_axis] == 1 else "RGB"
-        if isinstance(entry, str):
-            where = printable(entry)
-            with open_input(entry, limit_bytes=MAX_IMAGE_BYTES) as stream:
-                image, remarks = read_image(stream, where, colour)
-        else:
-            where = f"image {position}"
-            image, remarks = normalize_image(entry, where, colour)
+        image, remarks, where = self._decoded(position)
+        if self.preset.size is None and None in (height, width) and self.count > 1:
+            own_height, own_width = self._first_size
+            height, width = height or own_height, width or own_width
+            if (image.height, image.width) != (height, width):
+                remarks = [*remarks, "resized to the size of the first image, as the model leaves it open"]
         try:
             pixels = self.preset.apply(image, height, width, element_type(spec))
         except InputError as error:
@@ -123,6 +124,27 @@ class ImageSamples(Samples):
         if self.axes.channel_axis < self.axes.height_axis:
             pixels = pixels.transpose(2, 0, 1)
         return {spec.name: np.ascontiguousarray(pixels, element_type(spec))}, remarks
+
+    @cached_property
+    def _first_size(self) -> tuple[int, int]:
+        """Height and width of the first image that can be read: all of them have to be of one size."""
+        for position in range(self.count):
+            with contextlib.suppress(InputError):
+                image, _, _ = self._decoded(position)
+                return image.height, image.width
+        raise InputError("none of the images can be read")
+
+    def _decoded(self, position: int) -> tuple[Image, list[str], str]:
+        """An image as it is, upright, with remarks and what messages call it."""
+        (spec,) = self.specs
+        entry = self.entries[position]
+        colour: Colour = "L" if (spec.shape or ())[self.axes.channel_axis] == 1 else "RGB"
+        if isinstance(entry, str):
+            where = printable(entry)
+            with open_input(entry, limit_bytes=MAX_IMAGE_BYTES) as stream:
+                return *read_image(stream, where, colour), where
+        where = f"image {position}"
+        return *normalize_image(entry, where, colour), where
 
     def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
         """One batch; copies of the last image fill up runs of a fixed batch."""

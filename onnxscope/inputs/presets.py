@@ -6,7 +6,8 @@ A recipe in JSON is one object. Every key may be left out, and none other is all
       "name": "mine",            shown in results; default: the file's stem, or "custom"
       "resize": "straight",      "straight" to the model's size, or "crop": the shorter side to `shorter_side`, then the
                                  model's size from the centre; default "straight"
-      "size": 224,               height and width where the model leaves them open; default 224
+      "size": 224,               height and width where the model leaves them open; null for the first picture's own,
+                                 not with "crop"; default 224
       "shorter_side": 256,       only with "crop": belongs to `size`, and grows with the model's own size; default 256
       "filter": "bilinear",      or "nearest", "bicubic", "lanczos": Pillow's, antialiased; default "bilinear"
       "order": "RGB",            or "BGR"; default "RGB"
@@ -57,7 +58,7 @@ class Preset:
         name: What results call it.
         resize: `straight` to the target, or `crop`: shorter side to `shorter_side`, then the target from the centre.
         filter: Pillow's resampling filter, always antialiased.
-        size: Height and width where the model leaves them open.
+        size: Height and width where the model leaves them open, None for the first picture's own.
         shorter_side: Only for `crop`, for a target of `size`; other targets scale it by target / size.
         order: Order of the channels of a colour image.
         divisor: Of the values 0..255.
@@ -68,7 +69,7 @@ class Preset:
     name: str = "custom"
     resize: Resize = "straight"
     filter: Filter = "bilinear"
-    size: int = 224
+    size: int | None = 224
     shorter_side: int = 256
     order: Order = "RGB"
     divisor: float = 1.0
@@ -99,7 +100,7 @@ class Preset:
 
         Args:
             image: Upright, mode `RGB` or `L`.
-            height: The model's height in pixels, None where it is open.
+            height: The model's height in pixels, None where it is open: `size`, or the image's own.
             width: The same for its width.
             dtype: The input's element type, real; an integer only where `is_whole`.
 
@@ -111,7 +112,7 @@ class Preset:
                 numbers and the input wants them, or the image would become too large on the way.
         """
         self._check(len(image.getbands()), dtype)
-        resized = self._resized(image, height or self.size, width or self.size)
+        resized = self._resized(image, height or self.size or image.height, width or self.size or image.width)
         pixels = np.asarray(resized).reshape(resized.height, resized.width, -1)
         if self.order == "BGR":
             pixels = pixels[:, :, ::-1]
@@ -160,7 +161,7 @@ class Preset:
         from PIL import Image
 
         resample = Image.Resampling[self.filter.upper()]
-        if self.resize == "straight":
+        if self.resize == "straight" or self.size is None:
             _check_pixels(width, height)
             return image.resize((width, height), resample)
         # For a square target, exactly torchvision's Resize(side) and CenterCrop; for others, the smallest image of the
@@ -192,7 +193,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             Preset("half", divisor=255.0, mean=(0.5,), std=(0.5,)),
             Preset("unit", filter="bicubic", divisor=255.0),
             Preset("caffe", filter="bicubic", order="BGR", mean=(103.939, 116.779, 123.68)),
-            Preset("none"),
+            Preset("none", size=None),
         )
     }
 )
@@ -276,7 +277,9 @@ def _parse(text: str, where: str, name: str) -> Preset:
         raise InputError(f'\'shorter_side\' without "resize": "crop" in a recipe: {where}')
     values: dict[str, Any] = {key: _READERS[key](value, key, where) for key, value in record.items()}
     preset = Preset(**{"name": name, **values})
-    if preset.resize == "crop" and preset.shorter_side < preset.size:
+    if preset.resize == "crop" and preset.size is None:
+        raise InputError(f'\'size\' is null with "resize": "crop" in a recipe: {where}')
+    if preset.resize == "crop" and preset.size is not None and preset.shorter_side < preset.size:
         raise InputError(f"'shorter_side' {preset.shorter_side} is less than 'size' {preset.size} in a recipe: {where}")
     return preset
 
@@ -298,6 +301,10 @@ def _read_size(value: Any, key: str, where: str) -> int:
     if type(value) is not int or not 1 <= value <= _MAX_SIZE:
         raise _wrong(key, value, f"a whole number from 1 to {_MAX_SIZE}", where)
     return value
+
+
+def _read_open_size(value: Any, key: str, where: str) -> int | None:
+    return None if value is None else _read_size(value, key, where)
 
 
 def _read_numbers(value: Any, key: str, where: str) -> tuple[float, ...]:
@@ -332,7 +339,7 @@ _READERS: Mapping[str, Callable[[Any, str, str], Any]] = {
     "name": _read_name,
     "resize": _read_choice,
     "filter": _read_choice,
-    "size": _read_size,
+    "size": _read_open_size,
     "shorter_side": _read_size,
     "order": _read_choice,
     "divisor": _read_divisor,

@@ -166,3 +166,23 @@ def test_notes_on_images_name_the_file(tmp_path):
     assert feed.notes == ("clear.png: transparent pixels laid over black",)
     feed = whole([Image.new("RGBA", (10, 8))], NHWC, preprocess="none")
     assert feed.notes == ("image 0: transparent pixels laid over black",)
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_a_picture_keeps_its_size_where_nothing_asks_for_another(tmp_path, layout):
+    pixels = np.random.default_rng(5).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "1.png")
+    shape = (None, "h", "w", 3) if layout == "nhwc" else (None, 3, "h", "w")
+    spec = InputSpec("x", "uint8", shape)
+    turned = pixels if layout == "nhwc" else pixels.transpose(2, 0, 1)
+    feed = whole(tmp_path / "1.png", [spec], preprocess="none")
+    assert feed.arrays["x"].dtype == np.uint8
+    np.testing.assert_array_equal(feed.arrays["x"], turned[None])
+    half_open = InputSpec("x", "uint8", tuple(20 if side == "h" else side for side in shape))
+    assert sorted(whole(tmp_path / "1.png", [half_open], preprocess="none").arrays["x"].shape) == [1, 3, 20, 53]
+    Image.fromarray(pixels[:30, :40]).save(tmp_path / "2.png")
+    both = whole(tmp_path, [spec], preprocess="none")
+    np.testing.assert_array_equal(both.arrays["x"][0], turned)
+    smaller = np.asarray(Image.fromarray(pixels[:30, :40]).resize((53, 37), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(both.arrays["x"][1], smaller if layout == "nhwc" else smaller.transpose(2, 0, 1))
+    assert both.notes == ("2.png: resized to the size of the first image, as the model leaves it open",)

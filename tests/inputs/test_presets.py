@@ -96,7 +96,7 @@ def test_none_keeps_the_levels(photo):
     found = PRESETS["none"].apply(image, 10, 20, np.dtype(np.uint8))
     np.testing.assert_array_equal(found, np.asarray(image))
     assert found.dtype == np.uint8
-    assert PRESETS["none"].apply(photo, None, None, FLOAT).shape == (224, 224, 3)
+    assert PRESETS["none"].apply(photo, None, None, FLOAT).shape == (photo.height, photo.width, 3)
 
 
 @pytest.mark.parametrize(
