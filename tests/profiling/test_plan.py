@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import pickle
-from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
@@ -12,19 +9,12 @@ import numpy as np
 import onnx.parser
 import pytest
 from nested_models import GROWING
+from observing import assert_observed, planned
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import RunError
-from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import select_taps
-from onnxscope.numerics.blocks import widened
-from onnxscope.numerics.sample_moments import sample_rows
 from onnxscope.profiling.observer import Observer
-from onnxscope.profiling.plan import make_plan, open_observer
-from onnxscope.runtime.pilot import Pilot
-from onnxscope.runtime.session import Session, open_session
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 RNG = np.random.default_rng(4)
@@ -35,55 +25,6 @@ def parsed(text, **initializers):
     for name, array in initializers.items():
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     return model
-
-
-@dataclass
-class Samples:
-    """As much of a dataset as a plan asks for."""
-
-    batch_axes: dict
-    fixed_batch: int | None
-    count: int = 1 << 40
-
-
-def planned(model, select, feeds, *, fixed=None, exact=False, budget=1 << 30, batch=None, at="post", axes=None):
-    loaded = load_model(model)
-    taps = select_taps(loaded, select, at=at)
-    axes = dict.fromkeys(feeds, 0) if axes is None else axes
-    size = batch or fixed or len(next(iter(feeds.values())))
-    options = RunOptions(batch_size=size, memory_budget_bytes=budget, exact=exact, threads=1)
-    pilot = Pilot(loaded, taps, options)
-    pilot.run(feeds)
-    plan, _ = open_observer(loaded, make_plan(pilot, taps, Samples(axes, fixed), options), 1)
-    return loaded, pickle.loads(pickle.dumps(plan))
-
-
-def assert_observed(found, array, batch_axis, channel_axis, rel=1e-5):
-    """Each sample and channel, by the definitions."""
-    wide = array.astype(np.float64)
-    samples = [wide] if batch_axis is None else list(np.moveaxis(wide, batch_axis, 0))
-    moments = found.moments
-    assert len(moments.count) == len(samples)
-    for index, sample in enumerate(samples):
-        place = None if channel_axis is None else channel_axis - (batch_axis is not None and batch_axis < channel_axis)
-        rows = [sample] if place is None else np.moveaxis(sample, place, 0)
-        for row, values in enumerate(rows):
-            finite = values[np.isfinite(values)]
-            assert moments.count[index, row] == finite.size
-            assert moments.nan[index, row] == np.isnan(values).sum()
-            assert moments.inf[index, row] == np.isinf(values).sum()
-            if finite.size:
-                assert moments.min[index, row] == finite.min()
-                assert moments.max[index, row] == finite.max()
-                scale = max(finite.std(), abs(finite.mean()))
-                assert moments.mean[index, row] == pytest.approx(finite.mean(), abs=rel * scale)
-    count = np.maximum(moments.count.sum(axis=0), 1)
-    mean = (moments.mean * moments.count).sum(axis=0) / count
-    m2 = (moments.m2 + moments.count * (moments.mean - mean) ** 2).sum(axis=0)
-    rows = [wide] if channel_axis is None else np.moveaxis(wide, channel_axis, 0)
-    for row, values in enumerate(rows):
-        finite = values[np.isfinite(values)]
-        assert np.sqrt(m2[row] / count[row]) == pytest.approx(finite.std() if finite.size else 0, rel=rel, abs=1e-12)
 
 
 CONV = """
@@ -152,106 +93,6 @@ def test_every_element_type(dtype):
     found, _ = Observer(loaded, plan).observe({"x": x}, 2)
     expected = x.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     assert_observed(found["h"], expected, 0, plan.taps[0].channel_axis)
-
-
-ELEMENTS = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
-WITHOUT_BFLOAT16 = set(ELEMENTS) - {"bfloat16"}
-OPERATORS = {  # and the element types that onnxruntime computes them in on a CPU
-    "h = Conv<pads = [1, 1, 1, 1]>(x, w)": {"float16", "float32"},
-    "h = MatMul(x, m)": WITHOUT_BFLOAT16,
-    "f = Flatten<axis = 3>(x) h = Gemm(f, m)": WITHOUT_BFLOAT16,
-    "h = Relu(x)": WITHOUT_BFLOAT16,
-    "h = Sigmoid(x)": WITHOUT_BFLOAT16,
-    "h = Gelu(x)": {"float16", "float32"},
-    "h = Exp(x)": WITHOUT_BFLOAT16,
-    "h = Add(x, x)": WITHOUT_BFLOAT16,
-    "h = Mul(x, x)": WITHOUT_BFLOAT16,
-    "h = Pow(x, two)": WITHOUT_BFLOAT16,
-    "h = Clip(x)": set(ELEMENTS),
-    "h = Softmax(x)": WITHOUT_BFLOAT16,
-    "h = LayerNormalization(x, one)": set(ELEMENTS),
-    "h = BatchNormalization(x, scale, shift, shift, scale)": WITHOUT_BFLOAT16,
-    "h = MaxPool<kernel_shape = [2, 2]>(x)": WITHOUT_BFLOAT16,
-    "h = AveragePool<kernel_shape = [2, 2]>(x)": {"float16", "float32"},
-    "h = Transpose<perm = [0, 1, 3, 2]>(x)": set(ELEMENTS),
-    "h = Concat<axis = 3>(x, x)": set(ELEMENTS),
-    "f = Cast<to = 1>(x) g = Mul(f, more) h = Cast<to = ELEMENT>(g)": set(ELEMENTS),
-}
-OPERATOR_CASES = [(text, dtype) for text, dtypes in OPERATORS.items() for dtype in ELEMENTS if dtype in dtypes]
-
-
-def operator_model(text, dtype):
-    """A network whose value `h` is what one operator gives in an element type, and what leaves it from there."""
-    elem_type = TYPES.get(dtype, TensorProto.FLOAT)
-    rng = np.random.default_rng(1)
-    arrays = {
-        "w": rng.normal(size=(4, 4, 3, 3)),
-        "m": rng.normal(size=(60, 60)),
-        "two": np.array(2.0),
-        "one": np.ones(60),
-        "scale": rng.uniform(0.5, 2, 4),
-        "shift": rng.uniform(0.5, 2, 4),
-    }
-    stored = {name: array.astype(numpy_type(dtype)) for name, array in arrays.items()}
-    follower = "Transpose" if dtype == "bfloat16" else "Sigmoid"
-    return parsed(
-        f"""
-        <ir_version: 10, opset_import: ["": 21]>
-        net ({ELEMENTS[dtype]}[batch, 4, 60, 60] x) => ({ELEMENTS[dtype]}[] y) {{
-            {text.replace("ELEMENT", str(elem_type))}
-            y = {follower}(h)
-        }}""",
-        more=np.float32(1.003),  # beyond the largest number of half precision, but not of single
-        **stored,
-    )
-
-
-def numpy_type(dtype):
-    return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-
-
-@pytest.mark.parametrize("optimize", [True, False])
-@pytest.mark.parametrize(("text", "dtype"), OPERATOR_CASES)
-def test_a_probe_sees_what_the_element_type_holds(text, dtype, optimize, monkeypatch):
-    # onnxruntime computes float16 in float32 here and there, and a probe must not see that.
-    opened = functools.partial(open_session, optimize=optimize)
-    monkeypatch.setattr("onnxscope.profiling.observer.open_session", opened)
-    model = operator_model(text, dtype)
-    plain = onnx.ModelProto()
-    plain.CopyFrom(model)
-    plain.graph.output.add().name = "h"
-    session = Session(plain, folder=None, where="plain", optimize=optimize)
-    x = np.random.default_rng(2).normal(size=(2, 4, 60, 60)).astype(numpy_type(dtype))
-    loaded, plan = planned(model, ["value:h"], {"x": x})
-    (tap,) = plan.taps
-    assert (tap.dtype, tap.probed) == (dtype, True)
-    raw = session.run({"x": x})["h"]
-    assert raw.dtype == numpy_type(dtype)
-    observer = Observer(loaded, plan, threads=1)
-    monkeypatch.setattr(observer, "_observe_raw", None)  # the probe alone has to tell
-    found, _ = observer.observe({"x": x}, 2)
-    assert_observed(found["h"], raw, tap.batch_axis, tap.channel_axis)
-    examined = sample_rows(
-        raw[tuple(slice(None, None, step) for step in tap.steps)], tap.batch_axis, tap.channel_axis, 2
-    )
-    np.testing.assert_array_equal(found["h"].values, widened(examined))
-
-    planted = x.copy()
-    planted[1, 2, 3:6, 4:7] = ml_dtypes.finfo(numpy_type(dtype)).max
-    raw = session.run({"x": planted})["h"]
-    found, _ = Observer(loaded, plan, threads=1).observe({"x": planted}, 2)
-    assert_counts_and_extremes(found["h"], raw, tap)
-
-
-def assert_counts_and_extremes(found, raw, tap):
-    """The sums of numbers as large as the type holds are not told by any that is as narrow."""
-    rows = sample_rows(raw, tap.batch_axis, tap.channel_axis, 2).astype(np.float64)
-    finite = np.isfinite(rows)
-    np.testing.assert_array_equal(found.moments.count, finite.sum(axis=2))
-    np.testing.assert_array_equal(found.moments.nan, np.isnan(rows).sum(axis=2))
-    np.testing.assert_array_equal(found.moments.inf, np.isinf(rows).sum(axis=2))
-    np.testing.assert_array_equal(found.moments.min, np.where(finite, rows, np.inf).min(axis=2))
-    np.testing.assert_array_equal(found.moments.max, np.where(finite, rows, -np.inf).max(axis=2))
 
 
 @pytest.mark.parametrize("offset", [0.0, 30.0, 1e4, 1e6])
