@@ -113,12 +113,10 @@ def append_magnitudes(model: Model, proto: ModelProto, prefix: str) -> Magnitude
         if is_masked and opset_of(proto) < max(_ISINF_OPSET, _WHERE_OPSET):
             continue
         size = _magnitudes(writer, value, dtype)
-        zero = writer.array(np.zeros(1, np.float32))
         if is_masked:
+            zero = writer.array(np.zeros((), np.float32))
             size = writer.node("Where", [writer.node("IsInf", [size]), zero, size])
-        # An empty value has no largest element; with a zero beside it it has.
-        row = writer.node("Concat", [writer.node("Reshape", [size, writer.integers((-1,))]), zero], axis=0)
-        largest = writer.reduce("ReduceMax", row, (0,))
+        largest = writer.node("ReduceMax", [size], keepdims=0)  # -inf for an empty value
         writer.output(largest)
         nodes[largest] = node, value, dtype
     return Magnitudes(model, nodes)
