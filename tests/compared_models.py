@@ -126,5 +126,5 @@ def floors_of(model, inputs, options):
     """How far a model is from itself, by the name of the value: of its layers and its outputs."""
     layers = [(layer.path, layer.value) for layer in model.layers]
     taps = tap_values(model, [*layers, *(((), name) for name in model.main.outputs)])
-    pilot = start_pilot(model, list(taps.values()), open_dataset(inputs, model, options), options)
+    pilot, _ = start_pilot(model, list(taps.values()), open_dataset(inputs, model, options), options)
     return {name: floor.relative for name, floor in own_floors(pilot, taps).items()}

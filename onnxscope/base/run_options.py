@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
-__all__ = ["Layout", "OnError", "RunOptions"]
+__all__ = ["BatchAxis", "Layout", "OnError", "RunOptions", "read_batch_axis"]
 
 Layout = Literal["auto", "nchw", "nhwc"]
 OnError = Literal["fail", "skip"]
+BatchAxis = int | Literal["none"] | Mapping[str, int | None] | None
+"""The axis of samples of every input, or by input name (one that is not named has none); None to find it out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,7 @@ class RunOptions:
     Attributes:
         preprocess: Preset for images, a recipe's path or JSON, or None for the one recorded in the model.
         layout: Of the model's image input.
+        batch_axis: Which axis of arrays counts samples; see `BatchAxis`.
         batch_size: Samples of a run, where the model does not fix it.
         limit: Only the first so many samples; None for all of them.
         on_error: `skip` leaves out samples that cannot be read, `fail` ends at them.
@@ -34,6 +39,7 @@ class RunOptions:
 
     preprocess: str | os.PathLike[str] | None = None
     layout: Layout = "auto"
+    batch_axis: BatchAxis = None
     batch_size: int = 8
     limit: int | None = None
     on_error: OnError = "fail"
@@ -47,6 +53,9 @@ class RunOptions:
         if self.limit is not None and self.limit < 1:
             raise InputError(f"a limit of {self.limit} leaves no sample", hint="give a limit of at least 1")
 
+        if isinstance(self.batch_axis, str) and self.batch_axis != "none":
+            raise _no_axis(self.batch_axis)
+
     def to_dict(self) -> dict[str, Any]:
         """What provenance records: whatever may change a profile and is not said of its input."""
         return {
@@ -55,3 +64,35 @@ class RunOptions:
             "memory_budget_bytes": self.memory_budget_bytes,
             "on_error": self.on_error,
         }
+
+
+def read_batch_axis(texts: Sequence[str]) -> BatchAxis:
+    """Read what `--batch-axis` was given: `AXIS`, `none`, or `INPUT=AXIS` for some inputs.
+
+    Raises:
+        InputError: It is none of these, or one axis for all stands beside another.
+    """
+    if not texts:
+        return None
+    named = [text.rpartition("=") for text in texts]
+    if all(name for name, _, _ in named):
+        return {
+            name: None if axis == "none" else _axis(axis, text)
+            for text, (name, _, axis) in zip(texts, named, strict=True)
+        }
+    if len(texts) > 1:
+        raise _no_axis(" ".join(texts))
+    return "none" if texts[0] == "none" else _axis(texts[0], texts[0])
+
+
+def _axis(text: str, given: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise _no_axis(given) from None
+
+
+def _no_axis(given: str) -> InputError:
+    return InputError(
+        f"no axis of samples: {printable(given)!r}", hint="give one axis for all inputs, `none`, or INPUT=AXIS for each"
+    )

@@ -18,6 +18,7 @@ from onnxscope.cli.options import Presentation, batch_options, common, fail, for
 from onnxscope.errors import BaselineError, InputError, OnnxscopeError
 
 if TYPE_CHECKING:
+    from onnxscope.base.run_options import BatchAxis
     from onnxscope.gate.baseline import Baseline
     from onnxscope.gate.check_result import Check
     from onnxscope.gate.ci_formats import Outcome
@@ -57,6 +58,7 @@ def check(
     inputs: tuple[str, ...],
     preprocess: str | None,
     layout: Literal["auto", "nchw", "nhwc"],
+    batch_axis: BatchAxis,
     batch_size: int,
     limit: int | None,
     update: bool,
@@ -82,7 +84,8 @@ def check(
         [*_files_read(models, opened, inputs, preprocess), find_settings(config), *(() if update else places)],
     )
     refuse_foreign([(junit_file, JUNIT), (markdown_file, MARKDOWN)], force=force)
-    asked = {"preprocess": preprocess, "layout": layout, "batch_size": batch_size, "limit": limit}
+    asked: dict[str, Any] = {"preprocess": preprocess, "layout": layout}
+    asked |= {"batch_axis": batch_axis, "batch_size": batch_size, "limit": limit}
     gate = _Gate(inputs=inputs, options={**asked, "settings": settings}, update=update, single=len(models) == 1)
     to_stderr = shown.form == "json"
     with _no_workflow_commands(github, to_stderr=to_stderr):

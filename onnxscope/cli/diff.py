@@ -10,6 +10,7 @@ import click
 from onnxscope.cli.options import Presentation, batch_options, common, image_options, input_option, select_option
 
 if TYPE_CHECKING:
+    from onnxscope.base.run_options import BatchAxis
     from onnxscope.comparison.align_layers import Align
 
 __all__ = ["diff"]
@@ -46,6 +47,7 @@ def diff(
     rtol: float | None,
     atol: float | None,
     weights_only: bool,
+    batch_axis: BatchAxis,
     batch_size: int,
     limit: int | None,
     shown: Presentation,
@@ -66,6 +68,7 @@ def diff(
         select=select,
         preprocess=preprocess,
         layout=layout,
+        batch_axis=batch_axis,
         batch_size=batch_size,
         limit=limit,
     )

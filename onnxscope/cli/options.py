@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from onnxscope.base.run_options import BatchAxis, read_batch_axis
 from onnxscope.base.text import printable
-from onnxscope.errors import OnnxscopeError
+from onnxscope.errors import InputError, OnnxscopeError
 
 if TYPE_CHECKING:
     from onnxscope.base.tables import Format, Result, Table
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Presentation",
     "StatusLine",
+    "batch_axis_option",
     "batch_options",
+    "batch_size_option",
     "channel_options",
     "common",
     "fail",
@@ -156,11 +159,37 @@ def image_options(command: _Command) -> _Command:
     return command
 
 
+def batch_axis_option(command: _Command) -> _Command:
+    """What counts samples."""
+
+    def read(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> BatchAxis:
+        try:
+            return read_batch_axis(given)
+        except InputError as error:
+            raise click.BadParameter(f"{error}; {error.hint}", context, option) from error
+
+    return click.option(
+        "--batch-axis",
+        multiple=True,
+        metavar="AXIS",
+        callback=read,
+        help="The axis of arrays that counts samples, none, or INPUT=AXIS; found out by default.",
+    )(command)
+
+
+def batch_size_option(command: _Command) -> _Command:
+    """How many samples at a time."""
+    return click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Samples of a run.")(
+        command
+    )
+
+
 def batch_options(command: _Command) -> _Command:
     """How many samples, and how many at a time."""
     for option in (
+        batch_axis_option,
         click.option("--limit", type=click.IntRange(1), help="Only the first so many samples."),
-        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Samples of a run."),
+        batch_size_option,
     ):
         command = option(command)
     return command

@@ -12,6 +12,8 @@ from onnxscope.base.files import OVERLAY, PAGE, refuse_foreign, refuse_inputs
 from onnxscope.cli.options import (
     Presentation,
     StatusLine,
+    batch_axis_option,
+    batch_size_option,
     channel_options,
     common,
     force_option,
@@ -20,6 +22,7 @@ from onnxscope.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from onnxscope.base.run_options import BatchAxis
     from onnxscope.reporting.reports import Report
 
 __all__ = ["report"]
@@ -65,6 +68,8 @@ __all__ = ["report"]
     help="Leave pictures out of a larger page.",
 )
 @force_option
+@batch_axis_option
+@batch_size_option
 @common
 def report(
     model: Path,
@@ -84,6 +89,8 @@ def report(
     preprocess: str | None,
     layout: Literal["auto", "nchw", "nhwc"],
     force: bool,
+    batch_axis: BatchAxis,
+    batch_size: int,
     shown: Presentation,
 ) -> None:
     """Write one self-contained page about MODEL: what deserves attention, its layers, their pictures and numbers."""
@@ -115,6 +122,8 @@ def report(
             target=target,
             preprocess=preprocess,
             layout=layout,
+            batch_axis=batch_axis,
+            batch_size=batch_size,
             max_bytes=int(max_size * 1_000_000),
             progress=progress,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -17,6 +17,9 @@ from onnxscope.cli.options import (
     input_option,
     model_argument,
 )
+
+if TYPE_CHECKING:
+    from onnxscope.base.run_options import BatchAxis
 
 __all__ = ["snapshot"]
 
@@ -41,6 +44,7 @@ def snapshot(
     inputs: tuple[str, ...],
     preprocess: str | None,
     layout: Literal["auto", "nchw", "nhwc"],
+    batch_axis: BatchAxis,
     batch_size: int,
     limit: int | None,
     output: Path,
@@ -62,12 +66,13 @@ def snapshot(
         list(inputs) or None,
         preprocess=preprocess,
         layout=layout,
+        batch_axis=batch_axis,
         batch_size=batch_size,
         limit=limit,
     )
     baseline.save(output, force=force)
     shown.show(baseline)
-    for remark in notes_on_change(baseline.unstable, baseline.unstable):
+    for remark in (*baseline.notes, *notes_on_change(baseline.unstable, baseline.unstable)):
         shown.note(remark)
     if not inputs:
         shown.note("nothing was run: the baseline holds structure and weights alone; -i names an input")

@@ -21,6 +21,7 @@ from onnxscope.cli.options import (
 from onnxscope.errors import OnnxscopeError, RunError
 
 if TYPE_CHECKING:
+    from onnxscope.base.run_options import BatchAxis
     from onnxscope.profiling.dataset_statistics import DatasetStatistics
 
 __all__ = ["stats"]
@@ -71,6 +72,7 @@ def stats(
     at: Literal["post", "pre"],
     preprocess: str | None,
     layout: Literal["auto", "nchw", "nhwc"],
+    batch_axis: BatchAxis,
     batch_size: int,
     limit: int | None,
     on_error: Literal["fail", "skip"],
@@ -95,6 +97,7 @@ def stats(
             at=at,
             preprocess=preprocess,
             layout=layout,
+            batch_axis=batch_axis,
             batch_size=batch_size,
             limit=limit,
             on_error=on_error,

@@ -12,6 +12,8 @@ from onnxscope.comparison.match_values import FedInput, match_inputs, with_batch
 from onnxscope.inputs.batches import Batch, Fed, few_samples, read_batches
 from onnxscope.inputs.dataset import Dataset, open_inputs
 from onnxscope.model.loading import Model
+from onnxscope.runtime.pilot import Pilot
+from onnxscope.runtime.sample_axes import start_on_samples
 
 __all__ = ["CommonFeed", "open_common_feed"]
 
@@ -29,6 +31,10 @@ class CommonFeed:
         seen: What was learned about the samples that were read.
     """
 
+    _reading: Generator[Batch]
+    _first: Batch | None
+    dataset: Dataset
+
     def __init__(
         self, dataset: Dataset, inputs: Sequence[FedInput], options: RunOptions, *, notes: Sequence[str] = ()
     ) -> None:
@@ -41,12 +47,9 @@ class CommonFeed:
             notes: Remarks on both models' inputs.
         """
         self.inputs = inputs
-        self.notes = [*notes, *dataset.notes]
-        self.record = dataset.record
-        self.seen = Fed()
-        self.dataset = dataset
-        self._reading = read_batches(dataset, 0, dataset.count, self.seen, options)
-        self._first: Batch | None = None
+        self._options = options
+        self._remarks = notes
+        self._read(dataset)
 
     def first(self) -> Mapping[str, Array]:
         """Return what the first model is fed in the first batch.
@@ -67,6 +70,23 @@ class CommonFeed:
         del first
         yield from self._reading
 
+    def start(self, pilot: Pilot) -> None:
+        """Make the first run of the first model, which decides what a sample is.
+
+        Raises:
+            InputError: A sample cannot be read.
+            RunError: onnxruntime fails.
+        """
+        self.cut_as(start_on_samples(pilot, self.dataset, self.first(), self.few()))
+
+    def cut_as(self, dataset: Dataset) -> None:
+        """Go on with the same data cut in another way, from its beginning; with the same dataset nothing changes."""
+        if dataset.batch_axes != self.dataset.batch_axes:
+            self.close()
+            self._read(dataset)
+        elif dataset is not self.dataset:
+            self.notes = [*self._remarks, *dataset.notes]
+
     def few(self, count: int = 2) -> Mapping[str, Array]:
         """Return only the first so many samples of the first batch, where no model fixes how many there are.
 
@@ -78,6 +98,14 @@ class CommonFeed:
     def of_second(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """What the second model is fed where the first is fed `feeds`."""
         return {fed.b: fed.apply(feeds[fed.a]) for fed in self.inputs}
+
+    def _read(self, dataset: Dataset) -> None:
+        self.notes = [*self._remarks, *dataset.notes]
+        self.record = dataset.record
+        self.seen = Fed()
+        self.dataset = dataset
+        self._reading = read_batches(dataset, 0, dataset.count, self.seen, self._options)
+        self._first = None
 
     def close(self) -> None:
         """Stop reading ahead."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxscope.base.run_options import Layout, RunOptions
+from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
 from onnxscope.comparison.align_layers import Align
 from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.comparison.layer_comparison import LayerComparison
@@ -32,6 +32,7 @@ def diff(
     select: str | Sequence[str] = (),
     preprocess: str | None = None,
     layout: Layout = "auto",
+    batch_axis: BatchAxis = None,
     batch_size: int = 8,
     limit: int | None = None,
     memory_budget_bytes: int = 512 << 20,
@@ -52,6 +53,7 @@ def diff(
         select: Selectors over the first model's layers; none compares all of them. Outputs always are.
         preprocess: Preset for images, a recipe's path, or None for the one recorded in either model.
         layout: Of the first model's image input.
+        batch_axis: Which axis of arrays counts samples in the first model, as for `stats`.
         batch_size: Samples of a run, where no model fixes it.
         limit: Only the first so many samples.
         memory_budget_bytes: What values may take that leave onnxruntime, where one graph is not enough.
@@ -69,6 +71,7 @@ def diff(
     options = RunOptions(
         preprocess=preprocess,
         layout=layout,
+        batch_axis=batch_axis,
         batch_size=batch_size,
         limit=limit,
         memory_budget_bytes=memory_budget_bytes,

@@ -21,6 +21,7 @@ from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.result import Comparison, StructureChange
 from onnxscope.comparison.unstable_sides import mode_changes, notes_on_unstable
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, one_sided
+from onnxscope.errors import RunError
 from onnxscope.model.layers import Layer
 from onnxscope.model.selectors import Tap, select_names
 from onnxscope.numerics.distances import Tolerance
@@ -143,7 +144,7 @@ class LayerComparison:
 
     def _started(self, feed: CommonFeed) -> Pilot:
         pilot = Pilot(self._sides[0].model, self.taps, self._options)
-        pilot.start(feed.first(), feed.few())
+        feed.start(pilot)
         return pilot
 
 
@@ -199,7 +200,12 @@ def _by_values(
     whole = feed.first()
     for feeds in (whole, feed.few(1)):  # one sample where a whole batch would take too much memory
         for pilot, fed in zip(pilots, (feeds, feed.of_second(feeds)), strict=True):
-            pilot.run(fed)
+            try:
+                pilot.run(fed)
+            except RunError:
+                if feed.dataset.may_be_one_sample:  # it does not run on a part of the data: that is found out later
+                    return alignment
+                raise
         values = [held_by(pilot) for pilot in pilots]
         if sum(side.size_bytes for side in values) <= options.memory_budget_bytes:
             break

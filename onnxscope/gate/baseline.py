@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from onnxscope.analyses.weight_statistics import run_weights
 from onnxscope.base.files import record_file, refuse_foreign, write_whole
 from onnxscope.base.json_files import Fields, JsonFormat, dump_json
 from onnxscope.base.results import Record
-from onnxscope.base.run_options import Layout, RunOptions
+from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.comparison.align_layers import LayerKey
 from onnxscope.comparison.floors import own_floors
@@ -109,6 +109,7 @@ class Baseline(Record):
         unfit: Values of half precision that held numbers beyond their type.
         unstable: One record per node that is random or carries state.
         nodes: One record per node, each behind those that it reads; None in a file of before there were any.
+        notes: Remarks on what was taken for a sample; the file does not hold them.
     """
 
     model: dict[str, Any]
@@ -119,6 +120,7 @@ class Baseline(Record):
     unfit: tuple[Unfit, ...] = ()
     unstable: tuple[dict[str, str], ...] = ()
     nodes: tuple[dict[str, Any], ...] | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     frame_keys = ("layers",)
 
@@ -186,6 +188,7 @@ def snapshot(
     *,
     preprocess: str | None = None,
     layout: Layout = "auto",
+    batch_axis: BatchAxis = None,
     batch_size: int = 8,
     limit: int | None = None,
     threads: int = 0,
@@ -197,6 +200,7 @@ def snapshot(
         inputs: What it is fed, as for `stats`; None takes structure and weights alone.
         preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
         layout: Of the model's image input.
+        batch_axis: Which axis of arrays counts samples, as for `stats`.
         batch_size: Samples of a run, where the model does not fix it.
         limit: Only the first so many samples.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
@@ -206,7 +210,14 @@ def snapshot(
         InputError: The inputs do not fit.
         RunError: onnxruntime fails.
     """
-    options = RunOptions(preprocess=preprocess, layout=layout, batch_size=batch_size, limit=limit, threads=threads)
+    options = RunOptions(
+        preprocess=preprocess,
+        layout=layout,
+        batch_axis=batch_axis,
+        batch_size=batch_size,
+        limit=limit,
+        threads=threads,
+    )
     return run_snapshot(load_model(model), inputs, options)
 
 
@@ -227,12 +238,14 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
     rows = layer_rows(model, LayerWeights(model, {name: content for name, (_, content) in digests.items()}))
     record = None
     unfit: tuple[Unfit, ...] = ()
+    notes: tuple[str, ...] = ()
     if inputs is not None:
-        dataset = open_dataset(inputs, model, options)
+        opened = open_dataset(inputs, model, options)
         outputs = model.main.outputs
         taps = tap_values(model, [*((layer.path, layer.value) for layer in layers), *(((), name) for name in outputs)])
         observed = list(taps.values())
-        pilot = start_pilot(model, observed, dataset, options)
+        pilot, dataset = start_pilot(model, observed, opened, options)
+        notes = tuple(note for note in dataset.notes if note not in opened.notes)
         plan = make_plan(pilot, observed, dataset, options)
         floors = own_floors(pilot, taps)
         composites = composite_outputs(pilot)
@@ -267,6 +280,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         unfit=unfit,
         unstable=unstable_records(model),
         nodes=node_rows(model),
+        notes=notes,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from onnxscope.base.run_options import Layout, RunOptions
+from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
 from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.align_layers import align_layers
 from onnxscope.errors import InputError
@@ -18,7 +18,7 @@ from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
 from onnxscope.gate.renamed_weights import remarks_on_names, under_new_names
 from onnxscope.gate.settings import Settings
 from onnxscope.gate.unstable_records import notes_on_change
-from onnxscope.model.loading import load_model
+from onnxscope.model.loading import Model, load_model
 from onnxscope.runtime.half_range import unfit_sentence
 
 __all__ = ["check"]
@@ -37,6 +37,7 @@ def check(
     settings: Settings | None = None,
     preprocess: str | None = None,
     layout: Layout = "auto",
+    batch_axis: BatchAxis = None,
     batch_size: int = 8,
     limit: int | None = None,
     threads: int = 0,
@@ -51,6 +52,7 @@ def check(
         settings: Tolerances and layers to ignore.
         preprocess: As for `snapshot`.
         layout: As for `snapshot`.
+        batch_axis: As for `snapshot`.
         batch_size: As for `snapshot`.
         limit: As for `snapshot`.
         threads: As for `snapshot`.
@@ -62,7 +64,14 @@ def check(
         InputError: The inputs do not fit, or are others than the baseline's.
         RunError: onnxruntime fails.
     """
-    options = RunOptions(preprocess=preprocess, layout=layout, batch_size=batch_size, limit=limit, threads=threads)
+    options = RunOptions(
+        preprocess=preprocess,
+        layout=layout,
+        batch_axis=batch_axis,
+        batch_size=batch_size,
+        limit=limit,
+        threads=threads,
+    )
     expected = baseline if isinstance(baseline, Baseline) else Baseline.load(baseline)
     loaded = load_model(model)
     notes = []
@@ -70,7 +79,8 @@ def check(
         notes.append("nothing was run: structure and weights alone are checked; -i names the baseline's input")
     if expected.nodes is None:
         notes.append("the baseline lists no nodes: only layers and weights are compared; `--update` lists them")
-    actual = run_snapshot(loaded, inputs, options)
+    actual = run_snapshot(loaded, inputs, options if renew else _cut_as(expected, loaded, options))
+    notes += actual.notes
     if actual.input is not None and expected.input is None:
         notes.append("the baseline was taken without an input: activations are not checked")
     elif actual.input is not None and expected.input is not None and not renew:
@@ -88,12 +98,21 @@ def check(
     )
 
 
+def _cut_as(expected: Baseline, model: Model, options: RunOptions) -> RunOptions:
+    """Cut arrays as they were cut for the baseline, where nothing else is asked for and the inputs are the same."""
+    axes = (expected.input or {}).get("batch_axes")
+    names = {spec.name for spec in model.inputs}
+    if options.batch_axis is not None or not isinstance(axes, dict) or axes.keys() != names:
+        return options
+    return replace(options, batch_axis=axes)
+
+
 def _require_same_input(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
     if expected["content"] == actual["content"]:
         return
     changes = [
         f"{key} {shown_value(expected.get(key))} became {shown_value(actual.get(key))}"
-        for key in ("files", "samples", "preset", "layout", "random_seed")
+        for key in ("files", "samples", "preset", "layout", "random_seed", "batch_axes")
         if expected.get(key) != actual.get(key)
     ]
     difference = "; ".join(changes) or "the same names with other numbers in them"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.run_options import BatchAxis
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import check_shape, fit_array, match_names, only_input, spec_text, to_array
@@ -42,31 +43,39 @@ class ArraySamples(Samples):
     opened: dict[str, tuple[Array, str]] = field(repr=False)
 
     @classmethod
-    def open(cls, entry: Any, specs: Sequence[InputSpec]) -> ArraySamples:
+    def open(cls, entry: Any, specs: Sequence[InputSpec], batch_axis: BatchAxis = None) -> ArraySamples:
         """Map or take the arrays, and check one sample.
 
         Raises:
             InputError: They cannot be read, or do not fit the inputs.
         """
-        samples = cls._of(entry, specs, _open_arrays(entry, specs, mapped=True))
+        samples = cls._of(entry, specs, _open_arrays(entry, specs, mapped=True), batch_axis)
         for spec in specs:
             array, where = samples.opened[spec.name]
-            check_shape(array.shape, spec, where, any_count=samples.batch_axes[spec.name] is not None)
+            axis = samples.batch_axes[spec.name]
+            check_shape(array.shape, _of_any_count(spec, axis), where, any_count=axis is not None)
         if not samples.count:
             raise InputError(f"no sample along axis 0: {next(iter(samples.opened.values()))[1]}")
         samples.load(0)  # a wrong element type should not wait for the first run
         return samples
 
     @classmethod
-    def _of(cls, entry: Any, specs: Sequence[InputSpec], opened: dict[str, tuple[Array, str]]) -> ArraySamples:
+    def _of(
+        cls,
+        entry: Any,
+        specs: Sequence[InputSpec],
+        opened: dict[str, tuple[Array, str]],
+        asked: BatchAxis,
+    ) -> ArraySamples:
         shapes = {name: array.shape for name, (array, _) in opened.items()}
-        batch_axes, fixed, count = find_batching(specs, shapes)
+        batch_axes, fixed, count = find_batching(specs, shapes, asked)
         return cls(
             specs=tuple(specs),
             count=count,
             batch_axes=batch_axes,
             layouts=find_layouts(specs, shapes),
             fixed_batch=fixed,
+            asked_axis=asked,
             entry=entry,
             opened=opened,
         )
@@ -87,53 +96,71 @@ class ArraySamples(Samples):
     @property
     def notes(self) -> list[str]:
         """Says where there is no axis of samples."""
-        if any(axis is not None for axis in self.batch_axes.values()):
+        if self.asked_axis is not None or any(axis is not None for axis in self.batch_axes.values()):
             return []
         return ["the arrays share no axis of samples: they are fed as they are, as one sample"]
 
     def fed_to(self, specs: Sequence[InputSpec]) -> ArraySamples:
         """The same arrays, cut anew."""
-        samples = ArraySamples._of(self.entry, specs, self._arrays())
+        samples = ArraySamples._of(self.entry, specs, self._arrays(), self.asked_axis)
         return samples.first(min(self.count, samples.count))
+
+    def as_one_sample(self) -> ArraySamples:
+        """All of the arrays together, with no axis of samples."""
+        return ArraySamples._of(self.entry, self.specs, self._arrays(), "none")
 
     def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
         """Take one sample out of every array."""
         arrays, notes = {}, []
         for spec in self.specs:
             array, where = self._arrays()[spec.name]
-            batched = self.batch_axes[spec.name] is not None
-            if batched:
-                array = array[position : position + 1]
-            fitted, remarks = fit_array(array, spec, where, any_count=batched)
+            axis = self.batch_axes[spec.name]
+            if axis is not None:
+                array = array[(slice(None),) * axis + (slice(position, position + 1),)]
+            fitted, remarks = fit_array(array, _of_any_count(spec, axis), where, any_count=axis is not None)
             notes += [remark.removeprefix(f"{where}: ") for remark in remarks]
-            arrays[spec.name] = fitted[0] if batched else fitted
+            if axis is not None:
+                fitted = np.ascontiguousarray(fitted.take(0, axis)) if axis else fitted[0]
+            arrays[spec.name] = fitted
         return arrays, notes
 
     def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
         """The arrays as they are."""
         given = self._arrays()
-        everything = all(axis is None or len(given[name][0]) == self.count for name, axis in self.batch_axes.items())
+        everything = all(
+            axis is None or given[name][0].shape[axis] == self.count for name, axis in self.batch_axes.items()
+        )
         read = isinstance(self.entry, str) and everything
         if read:  # not copied from the mapping: reading also compares an archive's checksums
             given = _open_arrays(self.entry, self.specs, mapped=False)
         arrays, notes = {}, []
         for spec in self.specs:
             array, where = given[spec.name]
-            if self.batch_axes[spec.name] is not None:
-                array = array[: self.count]
+            axis = self.batch_axes[spec.name]
+            if axis is not None:
+                array = array[(slice(None),) * axis + (slice(self.count),)]
             arrays[spec.name], remarks = fit_array(array if read else np.array(array, order="C"), spec, where)
             notes += remarks
         _check_runs(arrays, self.specs)
-        return arrays, shared_length(arrays), notes
+        undivided = self.asked_axis is not None and any(axis != 0 for axis in self.batch_axes.values())
+        return arrays, None if undivided else shared_length(arrays), notes
 
     def _arrays(self) -> dict[str, tuple[Array, str]]:
         if not self.opened:
             opened = _open_arrays(self.entry, self.specs, mapped=True)
             for name, (array, where) in opened.items():
-                if self.batch_axes[name] is not None and len(array) < self.count:
-                    raise InputError(f"{len(array)} of {self.count} samples are left: {where}")
+                axis = self.batch_axes[name]
+                if axis is not None and array.shape[axis] < self.count:
+                    raise InputError(f"{array.shape[axis]} of {self.count} samples are left: {where}")
             self.opened.update(opened)
         return self.opened
+
+
+def _of_any_count(spec: InputSpec, axis: int | None) -> InputSpec:
+    """The input with any number of samples along an axis that is not the first, which has rules of its own."""
+    if not axis or spec.shape is None or axis >= len(spec.shape):
+        return spec
+    return replace(spec, shape=(*spec.shape[:axis], None, *spec.shape[axis + 1 :]))
 
 
 def _open_arrays(entry: Any, specs: Sequence[InputSpec], *, mapped: bool) -> dict[str, tuple[Array, str]]:

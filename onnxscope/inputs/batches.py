@@ -125,10 +125,13 @@ def read_batches(
 def few_samples(dataset: Dataset, feeds: Mapping[str, Array], count: int = 2) -> Mapping[str, Array]:
     """Return only the first so many samples of a batch, where no model fixes how many there are."""
     axes = dataset.batch_axes
-    lengths = {len(feeds[name]) for name, axis in axes.items() if axis is not None}
+    lengths = {feeds[name].shape[axis] for name, axis in axes.items() if axis is not None}
     if dataset.fixed_batch is not None or not lengths or max(lengths) <= count:
         return feeds
-    return {name: array if axes[name] is None else array[:count] for name, array in feeds.items()}
+    return {
+        name: array if (axis := axes[name]) is None else array[(slice(None),) * axis + (slice(count),)]
+        for name, array in feeds.items()
+    }
 
 
 def _load(dataset: Dataset, position: int) -> _Sample | tuple[int, InputError]:
@@ -153,7 +156,7 @@ def _batch(dataset: Dataset, samples: Sequence[_Sample]) -> Batch:
     length = dataset.fixed_batch or len(samples)
     filled = [*samples, *[samples[-1]] * (length - len(samples))]
     feeds = {
-        name: samples[0].arrays[name] if axis is None else np.stack([sample.arrays[name] for sample in filled])
+        name: samples[0].arrays[name] if axis is None else np.stack([sample.arrays[name] for sample in filled], axis)
         for name, axis in dataset.batch_axes.items()
     }
     observations = {name: [sample.observations[name] for sample in samples] for name in samples[0].observations}

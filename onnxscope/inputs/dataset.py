@@ -113,7 +113,7 @@ class Dataset:
             {"name": spec.name, "dtype": spec.dtype, "shape": None if spec.shape is None else list(spec.shape)}
             for spec in samples.specs
         ]
-        self.record = _record(samples, samples.count, samples.names[:_FIRST_NAMES], rows)
+        self.record = _record(samples, samples.count, samples.names[:_FIRST_NAMES], samples.batch_axes, rows)
 
     @property
     def specs(self) -> tuple[InputSpec, ...]:
@@ -138,8 +138,11 @@ class Dataset:
     @property
     def channel_axes(self) -> dict[str, int | None]:
         """By input name, the channels of what is fed, None where they are not known."""
-        layouts = self._samples.layouts
-        return {spec.name: layouts[spec.name].channel_axis if spec.name in layouts else None for spec in self.specs}
+        layouts, axes = self._samples.layouts, self.batch_axes
+        return {
+            spec.name: layouts[spec.name].channel_axis if spec.name in layouts and not axes[spec.name] else None
+            for spec in self.specs
+        }
 
     @property
     def fixed_batch(self) -> int | None:
@@ -158,6 +161,24 @@ class Dataset:
     def first(self, count: int) -> Dataset:
         """The first samples alone, all of them where there are no more; both know what either has prepared."""
         return self if count >= self.count else Dataset(self._samples.first(count), self._opening_notes, self._kept)
+
+    @property
+    def may_be_one_sample(self) -> bool:
+        """Whether samples were cut along an axis of arrays that nobody has named, nor fixed in the model."""
+        return (
+            self.kind != "images"
+            and self._samples.asked_axis is None
+            and self.fixed_batch is None
+            and any(axis is not None for axis in self.batch_axes.values())
+        )
+
+    def as_one_sample(self, note: str) -> Dataset:
+        """The same arrays with no axis of samples, and a remark that says why."""
+        return Dataset(self._samples.as_one_sample(), (*self._opening_notes, note), _Kept(0))
+
+    def noting(self, note: str) -> Dataset:
+        """The same samples with one more remark."""
+        return Dataset(self._samples, (*self._opening_notes, note), self._kept)
 
     def fed_to(self, specs: Sequence[InputSpec]) -> Dataset:
         """The same samples for inputs that differ in nothing but a fixed batch.
@@ -201,14 +222,16 @@ class Dataset:
         arrays, count, notes = samples.whole(self.load)
         axes, channels = self.batch_axes, self.channel_axes
         rows = [
-            describe_array(name, array if axes[name] is None else array[:count], channels[name])
+            describe_array(name, array if axes[name] != 0 else array[:count], channels[name])
             for name, array in arrays.items()
         ]
+        asked = samples.kind == "images" or samples.asked_axis is not None
+        cut = axes if asked or run_length(arrays, samples.specs) is not None else dict.fromkeys(axes)
         return PreparedInput(
             specs=samples.specs,
             arrays=arrays,
             samples=count,
-            record=_record(samples, samples.count if count is None else count, samples.names, rows),
+            record=_record(samples, samples.count if count is None else count, samples.names, cut, rows),
             notes=(*self._opening_notes, *notes),
             layouts=samples.layouts,
             preset=samples.preset if isinstance(samples, ImageSamples) else None,
@@ -274,10 +297,10 @@ def open_inputs(
     if chosen is not None:
         notes.append(f"preset {chosen.name!r} is ignored: presets are for images")
     if kind == "random":
-        samples = RandomSamples.open(entries[0], specs, bounds, options.limit or 1)
+        samples = RandomSamples.open(entries[0], specs, bounds, options.limit or 1, options.batch_axis)
         notes.append(f"the input is random (seed {entries[0]}), no real data")
     else:
-        samples = ArraySamples.open(entries[0], specs)
+        samples = ArraySamples.open(entries[0], specs, options.batch_axis)
         samples = samples.first(min(samples.count, options.limit or samples.count))
     return Dataset(samples, notes, _Kept(keep_bytes))
 
@@ -327,7 +350,13 @@ class _Kept:
         return _Kept, (0,)
 
 
-def _record(samples: Samples, count: int, shown: list[str], inputs: list[dict[str, Any]]) -> dict[str, Any]:
+def _record(
+    samples: Samples,
+    count: int,
+    shown: list[str],
+    batch_axes: Mapping[str, int | None],
+    inputs: list[dict[str, Any]],
+) -> dict[str, Any]:
     """The `input` of results: what was given, with the names of some files, and a row for each input of the model."""
     names = samples.names
     digest = hashlib.sha256()
@@ -340,5 +369,6 @@ def _record(samples: Samples, count: int, shown: list[str], inputs: list[dict[st
         "names_sha256": digest.hexdigest(),
         "samples": count,
         **samples.record,
+        "batch_axes": dict(batch_axes),
         "inputs": inputs,
     }

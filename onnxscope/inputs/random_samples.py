@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from onnxscope.base.run_options import BatchAxis
 from onnxscope.inputs.random_inputs import random_feeds
 from onnxscope.inputs.samples import Load, Samples, find_batching, find_layouts, shared_length
 
@@ -35,7 +36,12 @@ class RandomSamples(Samples):
 
     @classmethod
     def open(
-        cls, seed: int, specs: Sequence[InputSpec], bounds: Mapping[str, tuple[int, int]] | None, count: int
+        cls,
+        seed: int,
+        specs: Sequence[InputSpec],
+        bounds: Mapping[str, tuple[int, int]] | None,
+        count: int,
+        batch_axis: BatchAxis = None,
     ) -> RandomSamples:
         """Make the first sample, to learn its shapes.
 
@@ -43,13 +49,14 @@ class RandomSamples(Samples):
             InputError: No random numbers fit the inputs.
         """
         shapes = {name: array.shape for name, array in random_feeds(specs, seed, bounds).items()}
-        batch_axes, fixed, _ = find_batching(specs, shapes)
+        batch_axes, fixed, _ = find_batching(specs, shapes, batch_axis)
         return cls(
             specs=tuple(specs),
             count=count,
             batch_axes=batch_axes,
             layouts=find_layouts(specs, shapes),
             fixed_batch=fixed,
+            asked_axis=batch_axis,
             seed=seed,
             bounds=bounds,
         )
@@ -61,12 +68,17 @@ class RandomSamples(Samples):
 
     def fed_to(self, specs: Sequence[InputSpec]) -> RandomSamples:
         """As many samples for other inputs."""
-        return RandomSamples.open(self.seed, specs, self.bounds, self.count)
+        return RandomSamples.open(self.seed, specs, self.bounds, self.count, self.asked_axis)
+
+    def as_one_sample(self) -> RandomSamples:
+        """As many, each of them made without an axis of samples."""
+        return RandomSamples.open(self.seed, self.specs, self.bounds, self.count, "none")
 
     def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
         """Make one sample."""
         made = random_feeds(self.specs, self.seed if position == 0 else [self.seed, position], self.bounds)
-        return {name: array if self.batch_axes[name] is None else array[0] for name, array in made.items()}, []
+        axes = self.batch_axes
+        return {name: array if axes[name] is None else array.take(0, axes[name]) for name, array in made.items()}, []
 
     def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
         """What one run takes."""

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
+from onnxscope.base.run_options import BatchAxis
+from onnxscope.base.text import printable
+from onnxscope.errors import InputError
 from onnxscope.inputs.layouts import ImageLayout, find_layout
 from onnxscope.inputs.sources import Kind
 
@@ -31,6 +34,7 @@ class Samples(ABC):
         batch_axes: By input name, the axis of samples of what is fed, None for an input that has none.
         layouts: Where the axes of an input are, by its name, for those that are images by their shape.
         fixed_batch: How many samples a run must have, None for any number.
+        asked_axis: The axis of samples that somebody has decided on, None where the shapes alone did.
     """
 
     kind: ClassVar[Kind]
@@ -40,6 +44,7 @@ class Samples(ABC):
     batch_axes: Mapping[str, int | None]
     layouts: Mapping[str, ImageLayout]
     fixed_batch: int | None
+    asked_axis: BatchAxis = None
 
     @property
     def files(self) -> list[str]:
@@ -73,6 +78,10 @@ class Samples(ABC):
     def fed_to(self, specs: Sequence[InputSpec]) -> Self:
         """The same samples for inputs that differ in nothing but a fixed batch."""
 
+    def as_one_sample(self) -> Samples:
+        """The same, with no axis of samples; of those that are samples by what they are, nothing changes."""
+        return self
+
     @abstractmethod
     def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
         """Read and prepare one sample.
@@ -101,9 +110,15 @@ class Samples(ABC):
 
 
 def find_batching(
-    specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]
+    specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]], asked: BatchAxis = None
 ) -> tuple[dict[str, int | None], int | None, int]:
-    """Find each input's axis of samples, the model's own batch size, and how many samples there are."""
+    """Find each input's axis of samples, the model's own batch size, and how many samples there are.
+
+    Raises:
+        InputError: The axis asked for does not exist, or inputs differ in length along it.
+    """
+    if asked is not None:
+        return _asked_batching(specs, shapes, asked)
     lengths = {shape[0] if shape else None for shape in shapes.values()}
     fixed = {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)}
     if len(lengths) != 1 or None in lengths or len(fixed) > 1:
@@ -137,3 +152,39 @@ def run_length(arrays: Mapping[str, Array], specs: Sequence[InputSpec]) -> int |
         if isinstance(first, int) and 0 < first < len(arrays[spec.name]):
             return first
     return None
+
+
+def _asked_batching(
+    specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]], asked: BatchAxis
+) -> tuple[dict[str, int | None], int | None, int]:
+    axes: dict[str, int | None] = dict.fromkeys(shapes, None)
+    if isinstance(asked, Mapping):
+        for name in asked:
+            if name not in axes:
+                raise InputError(
+                    f"no input {printable(name)!r} has a batch axis",
+                    hint=f"the inputs: {', '.join(map(printable, axes))}",
+                )
+        axes |= asked
+    elif isinstance(asked, int):
+        axes = dict.fromkeys(shapes, asked)
+    lengths, fixed = set(), set()
+    for spec in specs:
+        axis, shape = axes[spec.name], shapes[spec.name]
+        if axis is None:
+            continue
+        if not -len(shape) <= axis < len(shape):
+            raise InputError(f"input {printable(spec.name)!r} has no axis {axis} for a batch: it has {len(shape)} axes")
+        axes[spec.name] = axis = axis % len(shape)
+        lengths.add(shape[axis])
+        declared = spec.shape[axis] if spec.shape else None
+        fixed |= {declared} if isinstance(declared, int) else set()
+    if not lengths:
+        return axes, 1, 1
+    if len(lengths) > 1 or len(fixed) > 1:
+        many = sorted(lengths if len(lengths) > 1 else fixed)
+        raise InputError(
+            f"the inputs do not agree on how many samples there are: {', '.join(map(str, many))}",
+            hint="`--batch-axis INPUT=AXIS` names the inputs that have a batch axis; the others are fed whole",
+        )
+    return axes, next(iter(fixed), None), lengths.pop()

@@ -17,7 +17,7 @@ from onnxscope._version import __version__
 from onnxscope.analyses.weight_statistics import WeightStatistics, weights
 from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, writing_whole
 from onnxscope.base.plugins import load_engine
-from onnxscope.base.run_options import Layout, OnError, RunOptions
+from onnxscope.base.run_options import BatchAxis, Layout, OnError, RunOptions
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, MergeError, OutputError
 from onnxscope.inputs.batches import Fed, few_samples, read_batches
@@ -33,6 +33,7 @@ from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.profile_file import PROFILE_FORMAT
 from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards, empty_profile
 from onnxscope.runtime.pilot import Pilot
+from onnxscope.runtime.sample_axes import start_on_samples
 from onnxscope.runtime.session import runtime_version
 
 __all__ = ["partial_path", "run_stats", "start_pilot", "stats"]
@@ -48,6 +49,7 @@ def stats(
     at: At = "post",
     preprocess: str | None = None,
     layout: Layout = "auto",
+    batch_axis: BatchAxis = None,
     batch_size: int = 8,
     limit: int | None = None,
     on_error: OnError = "fail",
@@ -71,6 +73,8 @@ def stats(
         at: After (`post`) or before (`pre`) the activation function that follows a layer.
         preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
         layout: Of the model's image input.
+        batch_axis: Which axis of arrays counts samples, of all inputs or by name; `none` makes everything one sample.
+            By default axis 0, where a few samples together give what they give one at a time.
         batch_size: Samples of a run, where the model does not fix it.
         limit: Only the first so many samples.
         on_error: `skip` leaves out samples that cannot be read, and counts them.
@@ -97,6 +101,7 @@ def stats(
     options = RunOptions(
         preprocess=preprocess,
         layout=layout,
+        batch_axis=batch_axis,
         batch_size=batch_size,
         limit=limit,
         on_error=on_error,
@@ -115,7 +120,7 @@ def stats(
         refuse_inputs((output, partial_path(output)), read)
         refuse_foreign([(output, record_file(PROFILE_FORMAT.schema))], force=force)
         kept = _Kept(Path(output), resume=resume)
-    pilot = start_pilot(loaded, taps, dataset, options)
+    pilot, dataset = start_pilot(loaded, taps, dataset, options)
     plan = make_plan(pilot, taps, dataset, options)
     pilot.close()
     return run_stats(
@@ -199,8 +204,11 @@ def run_stats(
     return DatasetStatistics(done, dataset.notes)
 
 
-def start_pilot(model: Model, taps: Sequence[Tap], dataset: Dataset, options: RunOptions) -> Pilot:
+def start_pilot(model: Model, taps: Sequence[Tap], dataset: Dataset, options: RunOptions) -> tuple[Pilot, Dataset]:
     """Open a model's pilot and make its first run, on the first samples of a dataset that can be read.
+
+    Returns:
+        The pilot, and the dataset as it has to be cut for this model.
 
     Raises:
         InputError: None can be read.
@@ -215,8 +223,7 @@ def start_pilot(model: Model, taps: Sequence[Tap], dataset: Dataset, options: Ru
             hint="are they images? `--on-error fail` stops at the first",
         )
     pilot = Pilot(model, taps, options)
-    pilot.start(batch.feeds, few_samples(dataset, batch.feeds))
-    return pilot
+    return pilot, start_on_samples(pilot, dataset, batch.feeds, few_samples(dataset, batch.feeds))
 
 
 def partial_path(output: str | os.PathLike[str]) -> Path:

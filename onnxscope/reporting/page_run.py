@@ -18,12 +18,12 @@ from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps, Rank, descr
 from onnxscope.analyses.input_pictures import prepared_pictures
 from onnxscope.analyses.weight_statistics import WeightStatistics
 from onnxscope.base.run_options import RunOptions
-from onnxscope.comparison.common_feed import open_common_feed
+from onnxscope.comparison.common_feed import CommonFeed, open_common_feed
 from onnxscope.comparison.layer_comparison import ComparedLayers, LayerComparison
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError, RunError
-from onnxscope.inputs.dataset import Dataset, PreparedInput, open_dataset
+from onnxscope.inputs.dataset import Dataset, open_dataset
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import At, Tap, select_taps
 from onnxscope.profiling.dataset_run import run_stats
@@ -31,6 +31,7 @@ from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.plan import make_plan
 from onnxscope.reporting.content import Sight
 from onnxscope.runtime.pilot import Pilot
+from onnxscope.runtime.sample_axes import start_on_samples
 from onnxscope.runtime.tap_outputs import Unreachable
 
 __all__ = ["PageRun", "Wanted", "run_for_page"]
@@ -115,10 +116,9 @@ def run_for_page(
     dataset = None if inputs is None else open_dataset(inputs, model, options, keep_bytes=_KEPT_BYTES)
     with contextlib.ExitStack() as stack:
         comparison = None
-        samples = dataset
+        samples, feed = dataset, None
         if second is not None:
             say("comparing layers and weights")
-            feed = None
             if dataset is not None:
                 feed = stack.enter_context(contextlib.closing(open_common_feed((model, second), dataset, options)))
                 samples = feed.dataset
@@ -129,8 +129,7 @@ def run_for_page(
             compared = None if comparison is None else comparison.run().comparison
             notes = () if compared is None else compared.notes
             return PageRun(None, of_dataset, (), compared, {}, unreachable, notes)
-        prepared = _first_samples(samples).whole()
-        plan = _PagePlan(model, prepared, dataset, options, wanted, comparison)
+        plan = _PagePlan(model, samples, dataset, options, wanted, comparison, feed)
         say("running the model")
         return plan.run(stored, of_dataset, say)
 
@@ -147,31 +146,34 @@ class _PagePlan:
     def __init__(
         self,
         model: Model,
-        prepared: PreparedInput,
+        samples: Dataset,
         dataset: Dataset,
         options: RunOptions,
         wanted: Wanted,
         comparison: LayerComparison | None,
+        feed: CommonFeed | None,
     ) -> None:
         self._model = model
-        self._prepared = prepared
+        self._samples = samples
+        self._feed = feed
+        self._prepared = _first_samples(samples).whole()
         self._dataset = dataset
         self._options = options
         self._wanted = wanted
         self._comparison = comparison
         self._taps = select_taps(model, list(wanted.select), at=wanted.at)
         self._looked_at = [] if wanted.cam is None else likely_taps(model, wanted.cam_layer)
-        self._runs = list(prepared.runs())
+        self._runs = list(self._prepared.runs())
         compared = () if comparison is None else comparison.taps
         self._pilot = Pilot(model, list(dict.fromkeys([*compared, *self._taps, *self._looked_at])), options)
 
     def run(
         self, stored: WeightStatistics, of_dataset: DatasetStatistics | None, say: Callable[[str], None]
     ) -> PageRun:
-        self._pilot.run(self._runs[0])
+        remarks = self._start()
         values = self._values([*self._taps, *self._looked_at])
         maps = self._maps(values)
-        notes = [*maps.notes]
+        notes = [*maps.notes, *remarks]
         count = self._dataset.count
         if count > _MAX_COLUMNS:
             notes.append(f"pictures show the first {_MAX_COLUMNS} of {count:,} samples, statistics all of them")
@@ -193,6 +195,17 @@ class _PagePlan:
             unreachable=tuple((missed.name, missed.reason) for missed in maps.unreachable),
             notes=tuple(dict.fromkeys(notes)),
         )
+
+    def _start(self) -> Sequence[str]:
+        """Make the first run, which decides what a sample is; return what there is to say of that."""
+        settled = start_on_samples(self._pilot, self._samples, self._runs[0])
+        if settled.batch_axes != self._samples.batch_axes:
+            self._dataset = settled
+            self._prepared = settled.whole()
+            self._runs = [dict(self._pilot.feeds)]
+        if self._feed is not None:
+            self._feed.cut_as(settled)
+        return settled.notes if settled is not self._samples else ()
 
     def _values(self, taps: Sequence[Tap]) -> dict[Tap, Any]:
         """What taps hold on the samples that have pictures."""

@@ -13,7 +13,7 @@ from onnxscope.analyses.inspection import run_inspect
 from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.files import PAGE, refuse_foreign, refuse_inputs, write_whole
 from onnxscope.base.results import Record
-from onnxscope.base.run_options import Layout, RunOptions
+from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
 from onnxscope.errors import ProfileError
@@ -106,6 +106,8 @@ def report(
     target: int | None = None,
     preprocess: str | None = None,
     layout: Layout = "auto",
+    batch_axis: BatchAxis = None,
+    batch_size: int = 8,
     max_bytes: int = 12_000_000,
     threads: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -128,6 +130,8 @@ def report(
         target: The class it is about, for `ablation` and `score`.
         preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
         layout: Of the model's image input.
+        batch_axis: Which axis of arrays counts samples, as for `stats`.
+        batch_size: Samples of a run of statistics, where the model does not fix it.
         max_bytes: Pictures are left out where the page would be larger, and the page says so.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         progress: Called with what is being done.
@@ -140,7 +144,9 @@ def report(
         ProfileError: The profile cannot be read, or is another model's.
     """
     say = progress or (lambda text: None)
-    options = RunOptions(preprocess=preprocess, layout=layout, threads=threads)
+    options = RunOptions(
+        preprocess=preprocess, layout=layout, batch_axis=batch_axis, batch_size=batch_size, threads=threads
+    )
     wanted = Wanted(
         select=(select,) if isinstance(select, str) else tuple(select),
         at=at,

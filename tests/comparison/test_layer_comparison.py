@@ -33,14 +33,18 @@ def runs(sessions):
 def test_a_comparison_opens_four_sessions_and_runs_its_graph_once_a_batch(sessions, monkeypatch, small_bytes):
     monkeypatch.setattr("onnxscope.runtime.pilot._SMALL_BYTES", small_bytes)
     assert diff(DIGITS, DEPLOYED, INPUT, batch_size=8, limit=20).equal
-    pilots = [("digits.onnx", 2), ("digits_deployed.onnx", 1), ("digits.onnx", 1)]  # the first runs once more
+    pilots = [
+        ("digits.onnx", 6),
+        ("digits_deployed.onnx", 1),
+        ("digits.onnx", 1),
+    ]  # samples apart and together
     assert runs(sessions) == [*pilots, ("digits.onnx and digits_deployed.onnx", 3)]
 
 
 def test_the_noise_of_a_model_takes_two_sessions_and_no_weight(sessions, monkeypatch):
     monkeypatch.setattr("onnxscope.comparison.layer_weights.LayerWeights.read", None)
     assert floors_of(load_model(DIGITS), INPUT, RunOptions(limit=20))
-    assert runs(sessions) == [("digits.onnx", 2), ("digits.onnx", 1)]
+    assert runs(sessions) == [("digits.onnx", 6), ("digits.onnx", 1)]
 
 
 def test_structure_and_weights_alone_open_nothing(sessions):

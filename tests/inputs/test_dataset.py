@@ -48,6 +48,7 @@ def test_the_record_of_images_holds_the_prepared_tensor(photos):
         "preset": "half",
         "layout": "nchw",
         "random_seed": None,
+        "batch_axes": {"x": 0},
     }
     assert (entry["name"], entry["shape"], entry["dtype"], entry["channel_axis"]) == ("x", [2, 3, 8, 10], "float32", 1)
     np.testing.assert_allclose(entry["mean"], tensor.mean((0, 2, 3)), rtol=1e-12)
@@ -133,7 +134,9 @@ def test_one_record_whether_samples_are_fed_in_batches_or_at_once(sources, folde
     record, at_once = dataset.record, dataset.whole().record
     assert list(record) == list(at_once)
     differing = {key for key in record if record[key] != at_once[key]}
-    assert differing <= {"files", "inputs"}
+    assert differing <= {"files", "inputs", "batch_axes"}
+    assert record["batch_axes"] == {"x": 0}
+    assert at_once["batch_axes"] == {"x": 0 if dataset.kind == "images" else None}  # one run takes the arrays
     assert at_once["files"][:3] == record["files"]
     assert len(at_once["files"]) == record["file_count"]
     assert record["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 3, 16, 16]}]
