@@ -25,10 +25,13 @@ from onnxscope.model.graphs import Step, ValueType
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
 from onnxscope.runtime.custom_operators import cut_off, reason_cut_off
+from onnxscope.runtime.nodes import opset_of
 
 __all__ = ["TappedModel", "Unreachable", "expose", "unused_prefix", "was_not_executed"]
 
 _NOT_EXECUTED_RANK = 8
+_MAX_RANK = 64  # numpy's
+_COMPRESS_SINCE, _RANKS_APART_SINCE = 9, 11
 _LIFTING = {"If", "Loop", "Scan"}
 
 
@@ -113,6 +116,8 @@ class _Rewriter:
         self._copy = copy
         self._outputs = {value.name for value in copy.graph.output}
         self._fresh = 0
+        # Before operator set 11 both branches of an If have to give values of one rank, as far as it can be told.
+        self._joins_ranks = _COMPRESS_SINCE <= opset_of(copy) < _RANKS_APART_SINCE
         self._prefix = unused_prefix(model)
 
     def expose(self, tap: Tap) -> str:
@@ -159,10 +164,15 @@ class _Rewriter:
         value = tap.value
         for step, owner in zip(reversed(tap.path), reversed(owners), strict=True):
             lifted = self._fresh_name("tap")
+            if owner.op_type == "If" and self._joins_ranks:
+                value = self._without_rank(_body(owner, step.attribute), value, owner.input[0])
             self._add_body_output(_body(owner, step.attribute), value, lifted + "_body")
             if owner.op_type == "If":
                 other = "else_branch" if step.attribute == "then_branch" else "then_branch"
                 _add_empty_output(_body(owner, other), lifted + "_absent", elem_type)
+                if self._joins_ranks:
+                    body = _body(owner, other)
+                    body.output[-1].name = self._without_rank(body, lifted + "_absent", owner.input[0])
                 _body(owner, step.attribute).output[-1].type.tensor_type.elem_type = elem_type
             else:
                 self._pad_outputs(owner, _body(owner, step.attribute))
@@ -197,6 +207,30 @@ class _Rewriter:
     def _add_body_output(body: GraphProto, value: str, name: str) -> None:
         body.node.append(onnx.helper.make_node("Identity", [value], [name]))
         body.output.add().name = name
+
+    def _without_rank(self, body: GraphProto, value: str, condition: str) -> str:
+        """The same value, of a rank that onnxruntime cannot tell before it runs, and the name of it.
+
+        It is given its own shape, from which a mask takes nothing away: true is said as `c or not c` of the condition
+        of the If, since a constant would be folded.
+        """
+        length, names = _MAX_RANK, ([self._fresh_name("rank") for _ in range(9)])
+        one, flat, negated, true, count, mask, shape, sides, result = names
+        make = onnx.helper.make_node
+        body.node.extend(
+            [
+                make("Constant", [], [one], value=onnx.helper.make_tensor("", TensorProto.INT64, [1], [1])),
+                make("Reshape", [condition, one], [flat]),
+                make("Not", [flat], [negated]),
+                make("Or", [flat, negated], [true]),
+                make("Constant", [], [count], value=onnx.helper.make_tensor("", TensorProto.INT64, [1], [length])),
+                make("Expand", [true, count], [mask]),
+                make("Shape", [value], [shape]),
+                make("Compress", [shape, mask], [sides], axis=0),
+                make("Reshape", [value, sides], [result]),
+            ]
+        )
+        return result
 
     def _pad_outputs(self, owner: NodeProto, body: GraphProto) -> None:
         """Name the trailing outputs that the owner leaves out, so that a new one comes to stand behind them."""

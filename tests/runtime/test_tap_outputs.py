@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+import onnxscope
 from onnxscope.errors import RunError
 from onnxscope.model.loading import load_model
 from onnxscope.model.selectors import select_taps
@@ -354,3 +355,25 @@ def test_element_types_of_both_branches_agree(elem_type):
     absent = run(model, "value:h", c=np.array(False), x=X)["h"]
     assert absent.dtype == dtype
     assert was_not_executed(absent.shape)
+
+
+@pytest.mark.parametrize("opset", [9, 10, 11, 13])
+@pytest.mark.parametrize("condition", [True, False])
+def test_branches_of_an_if_give_values_of_unequal_rank_in_every_operator_set(opset, condition):
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 7, opset_import: ["": {opset}]>
+        g (float[2, 3] x, bool c) => (float[3] y) {{
+            y = If (c) <then_branch = a () => (float[3] p) {{ n = Neg(x)  p = ReduceMax<axes = [0], keepdims = 0>(n) }},
+                        else_branch = b () => (float[3] q) {{ k = Abs(x)  q = ReduceMin<axes = [0], keepdims = 0>(k) }}>
+        }}""")
+    x = np.array([[1, -2, 3], [-4, 5, -6]], np.float32)
+    maps = onnxscope.features(model, {"x": x, "c": np.array(condition)}, select="value:*")
+    seen = {tap.tap.value: tap.data.tolist() for tap in maps if tap.tap.path}
+    if condition:
+        assert seen == {"n": (-x).tolist(), "p": (-x).max(axis=0).tolist()}
+    else:
+        assert seen == {"k": np.abs(x).tolist(), "q": np.abs(x).min(axis=0).tolist()}
+    branch = "else_branch" if condition else "then_branch"
+    reason = f"the {branch} that holds it was not executed on this input"
+    assert {missed.reason for missed in maps.unreachable} == {reason}
+    assert len(maps.unreachable) == 2
