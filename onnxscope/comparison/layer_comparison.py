@@ -10,13 +10,10 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.align_layers import Align, Alignment, align_layers, layer_keys, pair_by_values
-from onnxscope.comparison.attributes import attributes_of
 from onnxscope.comparison.common_feed import CommonFeed
-from onnxscope.comparison.compare_records import compare_records
 from onnxscope.comparison.layer_difference import LayerDifference
 from onnxscope.comparison.measure import held_by, near_values
 from onnxscope.comparison.model_layers import ModelLayers
-from onnxscope.comparison.node_records import node_records
 from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.result import Comparison, StructureChange
 from onnxscope.comparison.unstable_sides import mode_changes, notes_on_unstable
@@ -26,6 +23,9 @@ from onnxscope.model.layers import Layer
 from onnxscope.model.selectors import Tap, select_names
 from onnxscope.numerics.distances import Tolerance
 from onnxscope.runtime.pilot import Pilot
+from onnxscope.structure.attributes import attributes_of
+from onnxscope.structure.compare_records import compare_records
+from onnxscope.structure.node_records import node_records
 
 __all__ = ["ComparedLayers", "LayerComparison"]
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxscope.base.json_files import Fields
-from onnxscope.comparison.compare_records import compare_records
-from onnxscope.comparison.node_records import NodeRecord, Source, node_records
 from onnxscope.model.layer_names import Operand, is_anonymous
 from onnxscope.model.loading import Model
+from onnxscope.structure.compare_records import compare_records
+from onnxscope.structure.node_records import NodeRecord, Source, node_records
 
 __all__ = ["check_node", "node_findings", "node_rows"]
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from onnxscope.analyses.weight_statistics import WeightStatistics
 from onnxscope.comparison.align_layers import layer_keys
-from onnxscope.comparison.attributes import attributes_of
 from onnxscope.comparison.floors import Floor
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.model.loading import Model
@@ -19,6 +18,7 @@ from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.moments import Moments, Statistics
 from onnxscope.profiling.tap_profile import TapProfile
 from onnxscope.runtime.pilot import Pilot
+from onnxscope.structure.attributes import attributes_of
 
 __all__ = [
     "EXACT",

@@ -180,7 +180,8 @@ class Pilot:
         self.kinds |= {tap: numpy_name(self._session.outputs[output]) for tap, output in self.exposed.items()}
         self.outputs = {tap: output for tap, output in self.exposed.items() if is_number(self.kinds[tap])}
         others = [tap for tap in by_name.values() if not tap.path and tap not in self.outputs]
-        self.composites = {tap: tap.value for tap in others if tap.value in self.tapped.declared}
+        given = [name for name in self.tapped.declared if name in self._session.outputs]
+        self.composites = {tap: tap.value for tap in others if tap.value in given}
         self.reasons |= {by_name[missed.name]: missed.reason for missed in self.tapped.unreachable}
         self.reasons |= {tap: _without_numbers(self.kinds[tap]) for tap in self.exposed.keys() - self.outputs.keys()}
 

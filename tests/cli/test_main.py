@@ -122,7 +122,7 @@ def test_an_output_of_any_kind_ends_no_command(kind, call):
         "report a.onnx --against b.onnx --select value:* -o r.html": 0,
         "snapshot a.onnx -o s.json": 0,
         "check a.onnx --baseline s.json": 0,
-        "check b.onnx --baseline s.json": differs,
+        "check b.onnx --baseline s.json": 1,  # a stored number is another, whether it shows or not
     }.items():
         code, _, err = call(*command.split(), "-i", "x.npy")
         assert (command, code) == (command, expected), err

@@ -25,8 +25,9 @@ def test_a_mode_of_one_model_alone_is_a_change_of_structure(inputs):
     for sides, word in (((dropping(), quiet()), "first"), ((quiet(), dropping()), "second")):
         result = onnxscope.diff(*sides, inputs)
         assert result.notes[0] == f"the {word} model: {REASON}; {REACH}"
-        (change,) = result.structure
-        assert (change.layer, change.message) == ("drop1", f"{REASON}; in the {word} model alone")
+        assert ("drop1", f"{REASON}; in the {word} model alone") in [
+            (change.layer, change.message) for change in result.structure
+        ]
         assert inputs is not None or not result.equal
 
 

@@ -85,7 +85,7 @@ def test_attention_gives_the_same_bytes_too(tmp_path):
 @needs_tensorflow
 def test_an_error_leaves_what_was_there(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    Path("model.onnx").write_bytes(b"mine")
+    Path("model.onnx").write_bytes(b"\x08\x0a\x12\x04mine")  # begins as a model does
     Path("w.h5").write_text("just text\n")
     with pytest.raises(ConversionError) as caught:
         onnxscope_tensorflow.convert(
@@ -95,7 +95,7 @@ def test_an_error_leaves_what_was_there(tmp_path, monkeypatch, capfd):
     assert caught.value.hint == "`model.save_weights('model.weights.h5')` writes one"
     assert capfd.readouterr() == ("", "")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "w.h5"]
-    assert Path("model.onnx").read_bytes() == b"mine"
+    assert Path("model.onnx").read_bytes() == b"\x08\x0a\x12\x04mine"
 
 
 @needs_tensorflow

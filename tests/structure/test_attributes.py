@@ -12,9 +12,9 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from onnxscope import check, diff, snapshot
 from onnxscope.cli.main import run
-from onnxscope.comparison.attributes import attributes_of
 from onnxscope.gate.baseline import Baseline
 from onnxscope.model.loading import load_model
+from onnxscope.structure.attributes import attributes_of
 
 FLOAT = TensorProto.FLOAT
 OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid("made.up", 1)]

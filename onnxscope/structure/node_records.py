@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto
 
-from onnxscope.comparison.standard_spelling import COMMUTATIVE, operand_names, spell, spell_promoted
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.layer_names import Operand
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.runtime.constant_values import ConstantValues
+from onnxscope.structure.standard_spelling import COMMUTATIVE, operand_names, spell, spell_promoted
 
 __all__ = ["OUTPUT", "UNORDERED", "WEIGHT", "NodeRecord", "Source", "node_records"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from onnxscope.base.text import printable
-from onnxscope.comparison.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, Source
+from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, Source
 
 __all__ = ["NodeChange", "compare_records"]
 

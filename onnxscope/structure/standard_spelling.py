@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, defs
 
-from onnxscope.comparison.attributes import default_of, digest_of, is_same_value, plain_attribute, schema_of
 from onnxscope.model.graphs import Node, attribute_value
 from onnxscope.model.tensors import Storage
+from onnxscope.structure.attributes import default_of, digest_of, is_same_value, plain_attribute, schema_of
 
 __all__ = ["COMMUTATIVE", "Spelling", "operand_names", "spell", "spell_promoted"]
 
