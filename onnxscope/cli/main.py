@@ -1,7 +1,7 @@
 """The commands. stdout carries the result, stderr notes and errors.
 
-Exit codes: 0 done; 1 `diff`, `check` or `convert --verify` found a difference, or something that cannot be judged; 2 the
-work could not be done, usage errors included. Nothing heavier than click is imported before a command runs.
+Exit codes: 0 done; 1 `diff`, `check` or `convert --verify` found a difference, or something that cannot be judged; 2
+the work could not be done, usage errors included. Nothing heavier than click is imported before a command runs.
 """
 
 from __future__ import annotations
