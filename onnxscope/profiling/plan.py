@@ -128,7 +128,7 @@ def _is_little(planned: Sequence[PlannedTap], samples: int, budget_bytes: int) -
 
 
 def _shapes(pilot: Pilot, dataset: Dataset) -> tuple[Mapping[Tap, Shape], Mapping[Tap, Shape]]:
-    """The taps' shapes for one sample, and for the same sample twice where the model takes it."""
+    """The taps' shapes for one sample, and for two samples where the model takes them."""
     if dataset.fixed_batch is not None:
         return pilot.shapes_of(pilot.feeds), {}
     axes = dataset.batch_axes
@@ -136,8 +136,11 @@ def _shapes(pilot: Pilot, dataset: Dataset) -> tuple[Mapping[Tap, Shape], Mappin
         {name: _repeated(array, axes.get(name), times) for name, array in pilot.feeds.items()} for times in (1, 2)
     )
     shapes = pilot.shapes_of(one)
-    if all(axis is None for axis in axes.values()):
+    batched = [(pilot.feeds[name], axis) for name, axis in axes.items() if axis is not None]
+    if not batched:
         return shapes, {}
+    if all(array.shape[axis] == 2 for array, axis in batched):
+        return shapes, pilot.shapes
     try:
         return shapes, pilot.shapes_of(two)
     except RunError:

@@ -7,6 +7,7 @@ or nodes were taken for samples, and statistics of the pieces would be wrong.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self, TypeVar
 
@@ -25,6 +26,7 @@ Array = NDArray[Any]
 _COMPARED = 3  # samples that are run together and alone
 _ROUNDING = {"float64": 1e-3, "float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}  # of a value's norm
 _SHARED_SCALES = 0.1  # of a value's norm, where samples share the scale that they are quantized by
+_TINY = 1e-20  # a sum of squares below it has lost digits in float32
 _ODD_ONES = 0.01  # of whole numbers, which rounding may tip over
 
 
@@ -121,22 +123,11 @@ def _dependence(pilot: Pilot, dataset: Samples) -> str | None:
     """Why samples are not independent of each other, None where they are, as far as a few of them tell."""
     if dataset.fixed_batch is not None or dataset.count < 2:
         return None
-    samples = _samples(pilot, dataset)
+    together, samples = _samples(pilot, dataset)
     if len(samples) < 2:
         return None
-    axes = dataset.batch_axes
-    together = {
-        name: samples[0][name] if axis is None else np.concatenate([sample[name] for sample in samples], axis)
-        for name, axis in axes.items()
-    }
     along = mixed_first_axis(pilot.model)
-    same = all(
-        np.array_equal(samples[0][name], sample[name])
-        for sample in samples[1:]
-        for name, axis in axes.items()
-        if axis is not None
-    )
-    if same:  # they could not show that they were mixed
+    if _are_the_same(samples, dataset):  # they could not show that they were mixed
         return along
     try:
         mixed = _first_mixed(pilot, together, samples)
@@ -148,27 +139,48 @@ def _dependence(pilot: Pilot, dataset: Samples) -> str | None:
     return seen if along is None else f"{along}, and {seen}"
 
 
-def _samples(pilot: Pilot, dataset: Samples) -> list[dict[str, Array]]:
-    """Feeds of one sample each: of arrays from the beginning, the middle and the end, of images those of the pilot."""
+def _samples(pilot: Pilot, dataset: Samples) -> tuple[Mapping[str, Array], list[dict[str, Array]]]:
+    """Some samples in one batch, and each of them alone.
+
+    Those of the pilot where it was run on so few, since its values are known then, and those of images, which are dear
+    to read; otherwise arrays from the beginning, the middle and the end.
+    """
     axes = dataset.batch_axes
-    if dataset.kind == "images":
-        lengths = [pilot.feeds[name].shape[axis] for name, axis in axes.items() if axis is not None]
-        return [
+    lengths = [pilot.feeds[name].shape[axis] for name, axis in axes.items() if axis is not None]
+    if not lengths:
+        return {}, []
+    count = min(lengths)
+    first = [_one(pilot.feeds, axes, place) for place in range(min(count, 2))]
+    if count == 2 and not _are_the_same(first, dataset):
+        return pilot.feeds, first
+    samples = first
+    if dataset.kind != "images":
+        places = sorted({0, dataset.count // 2, dataset.count - 1})[:_COMPARED]
+        samples = [
             {
-                name: array if (axis := axes[name]) is None else array.take([place], axis)
-                for name, array in feeds.items()
+                name: array if (axis := axes[name]) is None else np.expand_dims(array, axis)
+                for name, array in dataset.load(place)[0].items()
             }
-            for feeds in [pilot.feeds]
-            for place in range(min([*lengths, 2]) if lengths else 0)
+            for place in places
         ]
-    places = sorted({0, dataset.count // 2, dataset.count - 1})[:_COMPARED]
-    return [
-        {
-            name: array if (axis := axes[name]) is None else np.expand_dims(array, axis)
-            for name, array in dataset.load(place)[0].items()
-        }
-        for place in places
-    ]
+    together = {
+        name: samples[0][name] if axis is None else np.concatenate([sample[name] for sample in samples], axis)
+        for name, axis in axes.items()
+    }
+    return together, samples
+
+
+def _one(feeds: Mapping[str, Array], axes: Mapping[str, int | None], place: int) -> dict[str, Array]:
+    return {name: array if (axis := axes[name]) is None else array.take([place], axis) for name, array in feeds.items()}
+
+
+def _are_the_same(samples: Sequence[Mapping[str, Array]], dataset: Samples) -> bool:
+    return all(
+        np.array_equal(samples[0][name], sample[name])
+        for sample in samples[1:]
+        for name, axis in dataset.batch_axes.items()
+        if axis is not None
+    )
 
 
 def _first_mixed(pilot: Pilot, together: Mapping[str, Array], samples: Sequence[Mapping[str, Array]]) -> str | None:
@@ -180,9 +192,16 @@ def _first_mixed(pilot: Pilot, together: Mapping[str, Array], samples: Sequence[
     allowed = _SHARED_SCALES if quantizes_batches(pilot.model) else 0.0
     for group, names in _groups(pilot):
         whole = pilot.values(group, together)
-        alone = [pilot.values(group, sample) for sample in samples]
+        mixed: set[str] = set()
+        shapes: dict[str, set[tuple[int, ...]]] = {output: set() for output in group}
+        for place, sample in enumerate(samples):  # one at a time: their values may be large
+            alone = pilot.values(group, sample)
+            for output in group:
+                shapes[output].add(np.shape(alone[output]) if isinstance(alone[output], np.ndarray) else ())
+                if not _agree(whole[output], alone[output], (place, len(samples)), allowed):
+                    mixed.add(output)
         for output in group:
-            if not _agree(whole[output], [values[output] for values in alone], allowed):
+            if output in mixed and len(shapes[output]) == 1:  # of as many as were detected, whose is whose is not known
                 return names[output]
     return None
 
@@ -202,25 +221,31 @@ def _groups(pilot: Pilot) -> Iterator[tuple[list[str], dict[str, str]]]:
         yield list(declared), declared
 
 
-def _agree(whole: Any, alone: Sequence[Any], allowed: float) -> bool:
-    """Whether a value of some samples is what each of them has alone, along any axis or none."""
-    if not all(isinstance(value, np.ndarray) for value in (whole, *alone)) or whole.dtype.kind in "UOS":
+def _agree(whole: Any, alone: Any, place: tuple[int, int], allowed: float) -> bool:
+    """Whether a value of some samples holds what one of them has alone, along any axis or none.
+
+    Args:
+        whole: The value of all samples.
+        alone: The value of one of them.
+        place: Which one it is, and of how many.
+        allowed: How far they may be apart, if that is more than rounding.
+    """
+    if not all(isinstance(value, np.ndarray) for value in (whole, alone)) or whole.dtype.kind in "UOS":
         return True
-    shape = alone[0].shape
-    if any(value.shape != shape for value in alone):
-        return True  # as many as were detected: which rows are whose is not known
-    if whole.shape == shape:
-        return all(_near(whole, value, allowed) for value in alone)
-    if whole.ndim != len(shape):
+    if whole.shape == alone.shape:
+        return _near(whole, alone, allowed)
+    if whole.ndim != alone.ndim:
         return False
-    grown = [axis for axis, (many, one) in enumerate(zip(whole.shape, shape, strict=True)) if many != one]
-    if len(grown) != 1 or whole.shape[grown[0]] != len(alone) * shape[grown[0]]:
-        return False
-    axis = grown[0]
-    stacked = np.stack(alone, axis)  # samples outermost, or innermost where an axis was folded into that of samples
-    return any(
-        _near(whole, order.reshape(whole.shape), allowed) for order in (stacked, np.swapaxes(stacked, axis, axis + 1))
-    )
+    position, count = place
+    grown = [axis for axis, (many, one) in enumerate(zip(whole.shape, alone.shape, strict=True)) if many != one]
+    if len(grown) == 1 and whole.shape[grown[0]] == count * alone.shape[grown[0]]:
+        axis = grown[0]
+        before, length, behind = alone.shape[:axis], alone.shape[axis], alone.shape[axis + 1 :]
+        # Samples outermost, or innermost where an axis was folded into that of samples.
+        outer = whole.reshape(*before, count, length, *behind).take(position, axis)
+        inner = whole.reshape(*before, length, count, *behind)
+        return _near(outer, alone, allowed) or _near(inner.take(position, axis + 1), alone, allowed)
+    return False
 
 
 def _near(one: Array, other: Array, allowed: float) -> bool:
@@ -229,10 +254,15 @@ def _near(one: Array, other: Array, allowed: float) -> bool:
     if one.dtype.kind in "biu":
         apart = np.abs(one.astype(np.float64) - other.astype(np.float64)) > (one.dtype.itemsize == 1)
         return float(apart.mean()) <= max(_ODD_ONES, allowed)
+    tolerance = max(_ROUNDING.get(one.dtype.name, 1e-3), allowed)
+    if one.dtype == np.float32:  # in one pass, where no square overflows or vanishes
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap, size = (float(np.vdot(array, array)) for array in (one - other, other))
+        if _TINY < size < math.inf and gap < math.inf:
+            return gap <= tolerance**2 * size
     left, right = one.astype(np.float64), other.astype(np.float64)
     finite = np.isfinite(left) & np.isfinite(right)
     if not np.array_equal(left[~finite], right[~finite], equal_nan=True):
         return False
     left, right = left[finite], right[finite]
-    tolerance = max(_ROUNDING.get(one.dtype.name, 1e-3), allowed)
     return bool(np.linalg.norm(left - right) <= tolerance * max(np.linalg.norm(left), np.linalg.norm(right)))

@@ -175,6 +175,31 @@ def test_a_batch_is_still_cut(kind):
     assert statistics.profile.input["batch_axes"] == dict.fromkeys(feeds, 0)
 
 
+@pytest.mark.parametrize("kind", ONE_SAMPLE)
+def test_what_is_no_batch_is_one_sample_of_two_as_well(kind):
+    text, feeds = ONE_SAMPLE[kind]
+    two = {name: array[:2, :2] if array.shape == (COUNT, COUNT) else array[:2] for name, array in feeds.items()}
+    statistics = onnxscope.stats(network(text), two, select="*")
+    assert statistics.profile.samples == 1
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_a_batch_of_two_is_still_cut(kind):
+    text, feeds = SAMPLES[kind]
+    statistics = onnxscope.stats(network(text), {name: array[:2] for name, array in feeds.items()}, select="*")
+    assert statistics.profile.samples == 2
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e30])
+@pytest.mark.parametrize("count", [2, COUNT])
+def test_samples_that_are_mixed_are_found_at_any_scale(scale, count):
+    mixing = "g (float[N, 3] x) => (float[N, 3] y) { m = ReduceMax<axes = [0]>(x)  y = Sub(x, m) }"
+    plain = "g (float[N, 3] x) => (float[N, 3] y) { m = ReduceMax<axes = [1]>(x)  y = Sub(x, m) }"
+    x = (normal(count, 3) * scale).astype(np.float32)
+    assert onnxscope.stats(network(mixing), x, select="*").profile.samples == 1
+    assert onnxscope.stats(network(plain), x, select="*").profile.samples == count
+
+
 def test_equal_samples_show_nothing_and_the_graph_decides():
     text, _ = ONE_SAMPLE["point cloud"]
     statistics = onnxscope.stats(network(text), np.ones((COUNT, 3), np.float32), select="*")
