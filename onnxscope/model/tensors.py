@@ -187,31 +187,34 @@ class Storage:
 
     def _external_range(self, tensor: TensorProto) -> tuple[Path, int, int]:
         """Resolve and check where a tensor's external bytes are; maps the file when it is first met."""
-        owner = f"{printable(tensor.name)!r}: {self._where}"
+
+        def owner() -> str:
+            return f"{printable(tensor.name)!r}: {self._where}"
+
         fields = {entry.key: entry.value for entry in tensor.external_data}
         if len(fields) < len(tensor.external_data):
-            raise ModelError(f"external data of {owner} names something twice")
+            raise ModelError(f"external data of {owner()} names something twice")
         if self.folder is None:
             raise ModelError(
-                f"external data of {owner} needs a folder", hint="pass base_dir=, or give the model's path"
+                f"external data of {owner()} needs a folder", hint="pass base_dir=, or give the model's path"
             )
         location = fields.get("location", "")
         if not location:
-            raise ModelError(f"external data of {owner} names no file")
+            raise ModelError(f"external data of {owner()} names no file")
         path = self.folder / location
         if path not in self._files:
-            path = contained_path(self.folder, location, owner=owner)
+            path = contained_path(self.folder, location, owner=owner())
             if path not in self._files:
                 self._files[path] = MappedFile(path)
         available = self._files[path].size_bytes
         for key in ("offset", "length"):
             if key in fields and not _DECIMAL.fullmatch(fields[key]):
-                raise ModelError(f"external data of {owner} has an unreadable {key} {printable(fields[key][:40])!r}")
+                raise ModelError(f"external data of {owner()} has an unreadable {key} {printable(fields[key][:40])!r}")
         offset = int(fields.get("offset", "0"))
         length = int(fields.get("length", available - offset))
         if offset < 0 or length < 0 or offset + length > available:
             raise ModelError(
-                f"external data of {owner} covers bytes {offset} to {offset + length}, the file has {available}",
+                f"external data of {owner()} covers bytes {offset} to {offset + length}, the file has {available}",
                 hint="the data file is truncated or belongs to another export",
             )
         return path, offset, length

@@ -107,10 +107,28 @@ class ConstantValues:
             node = None if scope is None else scope.producers[value]
             if tensor is None and node is not None and node.op_type == "Constant" and node.is_standard:
                 return _literal(node)
-            if tensor is not None or node is None or node.op_type != "Identity" or not node.is_standard:
+            if tensor is not None or node is None or scope is None or not node.is_standard:
                 return tensor
-            assert scope is not None
+            if node.op_type == "Reshape":  # exporters put one around many a constant shape
+                return self._reshaped(scope, node)
+            if node.op_type != "Identity":
+                return None
             graph, value = scope, node.inputs[0]
+
+    def _reshaped(self, graph: Graph, node: Node) -> TensorProto | None:
+        """A small stored tensor in another shape, None where it takes more than numpy to tell."""
+        parts = [self._stored(graph, name) for name in node.inputs]
+        stored = [part for part in parts if part is not None and math.prod(part.dims) <= _MOST_SHOWN]
+        if len(stored) != 2:
+            return None
+        values, shape = map(self._model.array, stored)
+        sides = shape.tolist()
+        if 0 in sides or shape.ndim != 1:
+            return None
+        try:
+            return numpy_helper.from_array(values.reshape(sides))
+        except ValueError:
+            return None
 
     def _once(self, value: str) -> str | None:
         if value not in self._computed:

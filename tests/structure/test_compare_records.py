@@ -143,6 +143,17 @@ MEANS_THE_SAME = {
     "Dropout": (18, "y = Neg(x)", "a = Dropout(x) y = Neg(a)"),
     "a folded constant": (18, "y = Mul(x, four)", "two = Add(one, one) f = Mul(two, two) y = Mul(x, f)"),
     "a Constant": (18, "y = Mul(x, four)", "f = Constant<value_float = 4.0>() y = Mul(x, f)"),
+    "a constant in another shape": (
+        18,
+        "f = Constant<value_floats = [4.0]>() y = Mul(x, f)",
+        "one_side = Constant<value_ints = [-1]>() f = Reshape(four, one_side) y = Mul(x, f)",
+    ),
+    "a shape in another shape": (
+        18,
+        "s = Constant<value_ints = [1, 1, 2, 8]>() y = Reshape(x, s)",
+        "s = Constant<value_ints = [1, 1, 2, 8]>() "
+        "k = Constant<value_ints = [-1]>() r = Reshape(s, k) y = Reshape(x, r)",
+    ),
     "Cast to the same type": (18, "y = Neg(x)", "a = Cast<to = 1>(x) y = Neg(a)"),
 }
 
