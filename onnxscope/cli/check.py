@@ -69,7 +69,11 @@ def check(
     force: bool,
     shown: Presentation,
 ) -> None:
-    """Hold each MODEL to a baseline of it. Exit code 1 where something is not within its tolerance."""
+    """Hold each MODEL to a baseline of it.
+
+    Exit code 1 where something is not within its tolerance, and where that cannot be decided: something does not
+    reproduce, or could not be compared.
+    """
     from onnxscope.gate.ci_formats import Outcome, Outcomes
     from onnxscope.gate.settings import find_settings, read_settings
 

@@ -54,7 +54,8 @@ def diff(
 ) -> None:
     """Compare the models A and B layer by layer: where does it start, and who is to blame?
 
-    Exit code 1 where they differ by more than ten times the noise, beyond --rtol and --atol where these are given.
+    Exit code 1 where they differ by more than ten times the noise, beyond --rtol and --atol where these are given, and
+    where that cannot be decided: something does not reproduce, or could not be compared.
     """
     from onnxscope.comparison.compare_models import diff as compare
 

@@ -152,7 +152,13 @@ def input_option(*, required: bool) -> Callable[[_Command], _Command]:
 def image_options(command: _Command) -> _Command:
     """How images become inputs."""
     for option in (
-        click.option("--layout", type=click.Choice(["auto", "nchw", "nhwc"]), default="auto", show_default=True),
+        click.option(
+            "--layout",
+            type=click.Choice(["auto", "nchw", "nhwc"]),
+            default="auto",
+            show_default=True,
+            help="Where the model's image input has its channels; auto reads it from the shape.",
+        ),
         click.option("--preprocess", metavar="PRESET", help="imagenet, half, unit, caffe, none, or a recipe's .json."),
     ):
         command = option(command)

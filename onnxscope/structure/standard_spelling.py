@@ -30,7 +30,6 @@ _RENAMED_ATTRIBUTES = {("Pad", "value"): "constant_value", ("Pad", "paddings"): 
 _NEUTRAL: Mapping[str, int] = {"pads": 0, "output_padding": 0, "strides": 1, "dilations": 1}  # along every axis
 _MEANINGLESS = frozenset({"consumed_inputs", "is_test", "seed"})  # of operators that survive in inference
 _MOST_SHOWN = 16  # entries of a list that stands in a record as it is
-_UNWRITTEN = object()
 
 
 @dataclass(frozen=True)
