@@ -132,6 +132,9 @@ def report(
             progress.clear()
     result.save(output, force=force)
     shown.show(result)
+    comparison = result.content.comparison
+    if comparison is not None:
+        shown.note(f"against {comparison.b['name']}: {comparison.verdict()}")
     for remark in (*result.content.notes, *result.page.left_out):
         shown.note(remark)
     if node_data is not None:

@@ -219,6 +219,20 @@ def test_the_command_shows_what_deserves_attention(tmp_path, capsys):
     assert "cannot write (No such file or directory)" in capsys.readouterr().err
 
 
+def test_the_command_says_the_verdict_of_a_comparison(tmp_path, capsys):
+    onnx.save(network(["first", "second"]), tmp_path / "a.onnx")
+    onnx.save(network(["first", "second"]), tmp_path / "same.onnx")
+    model = network(["first", "second"])
+    changed = onnx.numpy_helper.to_array(model.graph.initializer[0]) + np.float32(1)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(changed, model.graph.initializer[0].name))
+    onnx.save(model, tmp_path / "other.onnx")
+    for name, verdict in (("same", r"equal: \d+ layers"), ("other", "the first layer that diverges is first")):
+        page = str(tmp_path / f"{name}.html")
+        against = str(tmp_path / f"{name}.onnx")
+        assert run(["report", str(tmp_path / "a.onnx"), "-i", "random", "-o", page, "--against", against]) == 0
+        assert re.search(rf"against {name}\.onnx: .*{verdict}", capsys.readouterr().err)
+
+
 def test_arrays_of_many_samples_are_held_for_the_first_six_alone():
     model = network(["first", "second"])
     inputs = np.random.default_rng(0).normal(size=(40, 3, 6, 6)).astype(np.float32)
