@@ -100,7 +100,9 @@ def _activation_end(graph: Graph, value: str) -> str | None:
             unread[name].discard(node)
         output = node.outputs[0]
         unread[output] = set(graph.readers.get(output, ())) - done
-        still_open = [name for name, readers in unread.items() if readers or name == output]
+        # What nothing in the group reads is where it ends: two functions of one value are two ends, not one.
+        read = {name for member in done for name in member.inputs}
+        still_open = [name for name, readers in unread.items() if readers or name not in read]
         if bends and still_open == [output]:
             # Relu(x) + x is a connection that skips the Relu; only Snake, x + sin(x)**2, is made in this way.
             if node.op_type in ("Add", "Sum") and value in node.inputs and not bends & {"Sin", "Cos"}:

@@ -122,6 +122,20 @@ def test_a_factor_behind_a_whole_activation_is_no_part_of_it(nodes):
     assert activation_after(graph_of(f"{nodes} y = MatMul(s, w)"), "a") == "h"
 
 
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "h = Relu(a) y = Sigmoid(a)",
+        "y = Sigmoid(a) h = Relu(a)",
+        "h = Neg(a) y = Relu(a)",
+        "h = Relu(a) s = Sigmoid(a) y = Mul(a, s)",
+    ],
+)
+def test_of_two_functions_of_one_value_neither_is_its_activation(nodes):
+    graph = graph_of(nodes, outputs="float[N, 3] y, float[N, 3] h")
+    assert activation_after(graph, "a") is None
+
+
 def test_an_activation_that_is_a_declared_output_still_follows():
     assert activation_after(graph_of("y = Relu(a)"), "a") == "y"
 
