@@ -101,8 +101,8 @@ class Check(Record):
             (
                 finding.layer,
                 finding.statistic,
-                shown_value(finding.expected),
-                shown_value(finding.found),
+                _cell(finding.expected),
+                _cell(finding.found),
                 finding.tolerance,
                 finding.message,
             )
@@ -145,6 +145,11 @@ class Check(Record):
         verdict = paragraph(f"{self.name}: {self.verdict()}", "good" if self.ok else "bad")
         tables = [replace(self.table(), title="").html()] if self.findings else []
         return [verdict, *tables, *remarks(self.notes)]
+
+
+def _cell(value: Any) -> float | str:
+    """An entry of a row for a table, which keeps all digits of a number where it is asked to."""
+    return value if isinstance(value, float) else shown_value(value)
 
 
 def shown_value(value: Any) -> str:

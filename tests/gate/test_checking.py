@@ -121,6 +121,11 @@ def test_findings_say_how_much_and_what_it_means(baseline):
     assert "times the tolerance; its weights have changed" in findings[0].message
     assert any(each.layer == "down.0" and "probably follows from block.0" in each.message for each in findings)
     assert not any(each.layer == "stem.0" for each in findings)
+    lines = check(model, baseline, INPUT).table().csv().splitlines()[1:]
+    for line, finding in zip(lines, findings, strict=True):
+        if isinstance(finding.found, float):  # every digit, and no quote before a minus
+            assert f",{finding.expected!r},{finding.found!r}," in line
+    assert any(isinstance(finding.found, float) and finding.found < 0 for finding in findings)
     weight = next(each for each in findings if each.statistic == "weight block.0.weight")
     assert "std 0.068815 became 0.075696" in weight.message
 
