@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-_BLOCK = 1 << 20  # numbers widened at a time
+_BLOCK = 1 << 16  # numbers widened at a time: what the cache of a core holds
 _SHOWN = 4  # channels that a message names
 
 
