@@ -75,8 +75,8 @@ def changed_constants(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelP
         values = numpy_helper.to_array(tensor).copy()
         if not values.size or values.dtype.kind not in "biuf":
             continue
-        last = values.reshape(-1)[-1]
-        values.reshape(-1)[-1] = not last if values.dtype.kind == "b" else last + values.dtype.type(1)
+        last = values.reshape(-1)[-1:]
+        last[:] = ~last if values.dtype.kind == "b" else last + values.dtype.type(1)  # the largest integer wraps round
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         copy.graph.initializer[place].CopyFrom(numpy_helper.from_array(values, tensor.name))
