@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,7 @@ class LayerWeights:
         self._named: dict[tuple[Graph, str, str], str] = {}
         self._keys: dict[Layer, str | None] = {}
         self._parts = {part for layer in model.layers for part in layer.parts}
+        self._unreadable: set[Operand] = set()
         for parameter in model.parameters:
             operand = parameter.operand
             alias = operand.origin.alias if operand is not None and operand.origin is not None else ""
@@ -70,15 +72,17 @@ class LayerWeights:
         for role, operand in self._operands(layer):
             weight = self._stored(layer, operand, role)
             if weight is not None:
-                weights.setdefault(role, weight)
+                weights[role] = weight
         return weights
 
     def lists(self, operand: Operand) -> bool:
         """Whether `read` returns an operand among the weights of the layer that its node is part of."""
-        origin = operand.origin
-        if operand.node not in self._parts or (operand.node.path and (origin is None or origin.permutation is None)):
+        if operand.node not in self._parts:
             return False
-        tensor = None if origin is None else self._model.graphs[operand.node.path].stored(origin.value)
+        origin = operand.origin
+        if origin is None or origin.permutation is None or origin.dequantized is not None:
+            return self._read(operand) is not None
+        tensor = self._model.graphs[operand.node.path].stored(origin.value)
         return tensor is None or tensor.data_type not in _UNREAD
 
     def content(self, layer: Layer) -> str | None:
@@ -101,20 +105,17 @@ class LayerWeights:
         return None
 
     def _operands(self, layer: Layer) -> Iterator[tuple[str, Operand]]:
+        counts: Counter[str] = Counter()
         for node in layer.parts:
             for operand in self._model.names.operands(node):
-                if operand.origin is not None or not node.path:  # else it is computed inside a body
-                    yield _role(layer, operand), operand
+                role = _role(layer, operand)
+                counts[role] += 1
+                yield role if counts[role] == 1 else f"{role} {counts[role]}", operand
 
     def _stored(self, layer: Layer, operand: Operand, role: str) -> StoredWeight | None:
         origin = operand.origin
-        if operand.node.path and (origin is None or origin.permutation is None):
-            return None
-        try:
-            values = read_operand(self._model, operand)
-        except RunError:
-            return None  # it is computed from stored values in a way that onnxruntime does not know
-        if values.dtype.kind in "OUSc":
+        values = self._read(operand)
+        if values is None:
             return None
         name = f"{layer.name}.{role}"
         quantized = operand.node.operator.integers
@@ -126,6 +127,17 @@ class LayerWeights:
             if tensor is not None:
                 stored = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
         return StoredWeight(name=name, values=_outputs_first(operand, values), stored=stored, quantized=quantized)
+
+    def _read(self, operand: Operand) -> Array | None:
+        """A constant operand as its node sees it, None where it is no numbers or cannot be computed."""
+        if operand in self._unreadable:
+            return None
+        try:
+            values = read_operand(self._model, operand)
+        except RunError:
+            self._unreadable.add(operand)  # it is computed in a way that onnxruntime does not know
+            return None
+        return None if values.dtype.kind in "OUSc" else values
 
     def _name(self, node: Node, origin: Origin) -> str:
         """The parameter's name, empty where what a node uses is none."""

@@ -7,7 +7,7 @@ A node is read by how many lines before it stands, so that a new node changes fe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from onnxscope.base.json_files import Fields
@@ -32,17 +32,22 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 
 def node_rows(model: Model) -> tuple[dict[str, Any], ...]:
     """Return a line for every node that an output depends on, each behind those that it reads."""
-    stored = {(parameter.graph.path, parameter.initializer) for parameter in model.parameters}
+    listed = {_place(model, parameter.operand) for parameter in model.parameters if parameter.operand is not None}
 
     def is_listed(operand: Operand) -> bool:
-        origin, graph = operand.origin, model.graphs[operand.node.path]
-        if origin is None or origin.permutation != () or (origin.dequantized is not None and graph.path):
-            return False
-        while origin.value not in graph.initializers and origin.value not in graph.producers and graph.parent:
-            graph = graph.parent
-        return (graph.path, origin.value) in stored
+        origin = operand.origin
+        return origin is not None and origin.permutation == () and _place(model, operand) in listed
 
     return tuple(_row(record, place) for place, record in enumerate(node_records(model, is_listed)))
+
+
+def _place(model: Model, operand: Operand) -> Hashable:
+    """Where an operand is stored, and where it is dequantized: one that two scales are for is two weights."""
+    origin, graph = operand.origin, model.graphs[operand.node.path]
+    if origin is None:
+        return None
+    places = (graph.scope_of(value).path if value else () for value in (origin.value, origin.dequantized))
+    return origin.value, origin.dequantized, *places
 
 
 def check_node(row: Fields, place: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Model(StoredModel):
         """Check `proto`, which the new object owns from now on. Use `load_model` instead."""
         super().__init__(proto, name=name, folder=folder, file=file)
         self._axes: dict[tuple[Step, ...], Mapping[str, int]] = {}
-        self.computed: dict[tuple[str, ...], np.ndarray[Any, Any]] = {}
+        self.computed: dict[Hashable, np.ndarray[Any, Any]] = {}
         self._inferring = threading.Lock()
         self._types: Mapping[tuple[Step, ...], Mapping[str, ValueType]] | None = None
 

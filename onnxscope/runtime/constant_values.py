@@ -19,6 +19,7 @@ from onnxscope.runtime.session import evaluate_constants
 __all__ = ["ConstantValues", "array_text"]
 
 Array = NDArray[Any]
+_Key = tuple[tuple[Step, ...], str]  # the path of the graph that stores or computes a value, and its name
 _MOST_SHOWN = 8  # numbers that stand in a text as they are
 _LARGEST = 1 << 24  # elements of what is made out of nothing
 _BLOCK_BYTES = 1 << 24
@@ -31,10 +32,10 @@ class ConstantValues:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._computed: dict[str, str | None] = {}
-        self._small: dict[str, Array] = {}
-        self._texts: dict[tuple[tuple[Step, ...], str], str] = {}
-        self._cheap: dict[str, bool] = {}
+        self._computed: dict[_Key, str | None] = {}
+        self._small: dict[_Key, Array] = {}
+        self._texts: dict[_Key, str] = {}
+        self._cheap: dict[_Key, bool] = {}
 
     def is_constant(self, path: tuple[Step, ...], value: str) -> bool:
         """Whether a value of a graph is stored, or computed from stored ones in a way that can be followed."""
@@ -43,14 +44,15 @@ class ConstantValues:
             return False
         if self._stored(graph, value) is not None:
             return True
-        return not path and self._is_cheap(graph, value) and self._once(value) is not None
+        return self._is_cheap(graph, value) and self._once(graph, value) is not None
 
     def prepare(self, values: Iterable[str]) -> None:
         """Compute in one go those of these values of the main graph that are constants and not stored."""
         main = self._model.main
-        missing = (value for value in dict.fromkeys(values) if value in main.constants and value not in self._computed)
+        constants = (value for value in dict.fromkeys(values) if value in main.constants)
+        missing = (value for value in constants if (main.path, value) not in self._computed)
         wanted = (value for value in missing if self._stored(main, value) is None)
-        self._compute([value for value in wanted if self._is_cheap(main, value)])
+        self._compute(main, [value for value in wanted if self._is_cheap(main, value)])
 
     def text(self, path: tuple[Step, ...], value: str) -> str | None:
         """The numbers of a constant, or type, shape and a digest of many; None for what is no constant."""
@@ -60,15 +62,16 @@ class ConstantValues:
                 return None
             tensor = self._stored(self._model.graphs[path], value)
             if tensor is None:
-                return self._once(value)
+                return self._once(self._model.graphs[path], value)
             self._texts[key] = array_text(self._model.array(tensor))
         return self._texts[key]
 
     def values(self, path: tuple[Step, ...], value: str) -> Array | None:
         """The numbers of a small constant, None for others."""
-        tensor = self._stored(self._model.graphs[path], value)
+        graph = self._model.graphs[path]
+        tensor = self._stored(graph, value)
         if tensor is None:
-            return self._small.get(value)
+            return self._small.get((graph.scope_of(value).path, value))
         return self._model.array(tensor) if math.prod(tensor.dims) <= 64 else None
 
     def sides(self, path: tuple[Step, ...], value: str) -> list[int | None] | None:
@@ -130,33 +133,35 @@ class ConstantValues:
         except ValueError:
             return None
 
-    def _once(self, value: str) -> str | None:
-        if value not in self._computed:
-            self._compute([value])
-        return self._computed[value]
+    def _once(self, graph: Graph, value: str) -> str | None:
+        scope = graph.scope_of(value)
+        if (scope.path, value) not in self._computed:
+            self._compute(scope, [value])
+        return self._computed[scope.path, value]
 
     def _is_cheap(self, graph: Graph, value: str) -> bool:
         """Whether no node in front of a constant could take more than the stored values themselves."""
         waiting = [value]
-        visited: dict[str, None] = {}
+        visited: dict[_Key, None] = {}
         while waiting:
             name = waiting.pop()
-            node = graph.producers.get(name)
-            if name in visited or node is None:
+            scope = graph.scope_of(name)
+            node, key = scope.producers.get(name), (scope.path, name)
+            if key in visited or node is None:
                 continue
-            visited[name] = None
-            if name in self._cheap:
-                if not self._cheap[name]:
+            visited[key] = None
+            if key in self._cheap:
+                if not self._cheap[key]:
                     break
                 continue
-            if not self._is_modest(graph, node):
-                self._cheap[name] = False
+            if not self._is_modest(scope, node):
+                self._cheap[key] = False
                 break
             waiting += filter(None, node.inputs)
         else:
             self._cheap |= dict.fromkeys(visited, True)
             return True
-        self._cheap[value] = False
+        self._cheap[graph.scope_of(value).path, value] = False
         return False
 
     def _is_modest(self, graph: Graph, node: Node) -> bool:
@@ -167,22 +172,22 @@ class ConstantValues:
             return shape is not None and math.prod(self._model.array(shape).tolist()) <= _LARGEST
         return node.op_type not in _GROWING
 
-    def _compute(self, values: list[str]) -> None:
+    def _compute(self, graph: Graph, values: list[str]) -> None:
         if not values:
             return
         try:
-            answers = evaluate_constants(self._model, values)
+            answers = evaluate_constants(self._model, values, path=graph.path)
         except OnnxscopeError:
             if len(values) > 1:  # one of them spoils it for the others
                 for value in values:
-                    self._compute([value])
+                    self._compute(graph, [value])
             else:
-                self._computed[values[0]] = None
+                self._computed[graph.path, values[0]] = None
             return
         for value, answer in answers.items():
-            self._computed[value] = array_text(answer)
+            self._computed[graph.path, value] = array_text(answer)
             if answer.size <= 64:
-                self._small[value] = answer
+                self._small[graph.path, value] = answer
 
 
 _LITERALS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}

@@ -17,6 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
+from onnxscope.model.graphs import Graph, Step
 from onnxscope.model.loading import Model
 from onnxscope.runtime.custom_operators import cut_off, reason_cut_off, without_unknown
 from onnxscope.runtime.nodes import with_unique_names
@@ -217,13 +218,16 @@ def open_session(model: Model, proto: ModelProto | None = None, *, threads: int 
     )
 
 
-def evaluate_constants(model: Model, values: Sequence[str], extra: Sequence[NodeProto] = ()) -> dict[str, Array]:
-    """Compute values of the main graph that depend on no input, through onnxruntime.
+def evaluate_constants(
+    model: Model, values: Sequence[str], extra: Sequence[NodeProto] = (), path: tuple[Step, ...] = ()
+) -> dict[str, Array]:
+    """Compute values that depend on no input, through onnxruntime.
 
     Args:
         model: Its weights are read where they lie.
         values: Initializers, or values computed from them alone.
         extra: Further nodes over such values, whose outputs may be asked for too.
+        path: The steps that lead to the graph whose values they are: its own, or those that it sees around it.
 
     Returns:
         An array per value, owned by the caller.
@@ -231,29 +235,30 @@ def evaluate_constants(model: Model, values: Sequence[str], extra: Sequence[Node
     Raises:
         RunError: onnxruntime refuses one of the nodes.
     """
-    graph = model.main
-    producers = {**graph.producers}
+    graph = model.graphs[path]
     added = {output: node for node in extra for output in node.output}
-    needed: dict[str, None] = {}
+    needed: dict[str, Graph] = {}  # names are told apart along a path, so that all may stand in one graph
     waiting = list(values)
     while waiting:
         value = waiting.pop()
         if value and value not in needed:
-            needed[value] = None
+            scope = needed[value] = graph.scope_of(value)
             if value in added:
                 waiting += added[value].input
-            elif value in producers:
-                waiting += (*producers[value].inputs, *producers[value].captured)
+            elif value in scope.producers:
+                waiting += (*scope.producers[value].inputs, *scope.producers[value].captured)
     _import_onnxruntime()
-    lost = next((operator for value, operator in cut_off(model).items() if value in needed), None)
+    lost = next((operator for value, operator in cut_off(model).items() if needed.get(value) is model.main), None)
     if lost is not None:
         raise RunError(f"{printable(values[0])} cannot be computed ({reason_cut_off(lost)}): {model.name}")
     proto = ModelProto(ir_version=model.proto.ir_version)
     proto.opset_import.extend(model.proto.opset_import)
     proto.graph.name = "constants"
-    proto.graph.initializer.extend(graph.initializers[name] for name in needed if name in graph.initializers)
-    wanted_nodes = {id(producers[name]): producers[name] for name in needed if name in producers}
-    proto.graph.node.extend(node.proto for node in sorted(wanted_nodes.values(), key=graph.position))
+    stored = (scope.initializers.get(name) for name, scope in needed.items())
+    proto.graph.initializer.extend(tensor for tensor in stored if tensor is not None)
+    nodes = {scope.producers[name]: scope for name, scope in needed.items() if name in scope.producers}
+    in_order = sorted(nodes.items(), key=lambda item: (len(item[1].path), item[1].position(item[0])))
+    proto.graph.node.extend(node.proto for node, _ in in_order)
     proto.graph.node.extend(extra)
     for value in values:
         proto.graph.output.add().name = value

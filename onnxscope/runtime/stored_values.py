@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
+from onnxscope.model.graphs import Step
 from onnxscope.model.layer_names import Operand
 from onnxscope.model.loading import Model
 from onnxscope.model.parameters import Parameter
@@ -37,16 +38,15 @@ def read_operand(model: Model, operand: Operand) -> Array:
     Raises:
         RunError: It is computed from stored values, and onnxruntime cannot do that.
     """
-    origin, graph = operand.origin, model.graphs[operand.node.path]
-    if operand.node.operator.scaled_along is not None and not graph.path:
+    origin, path = operand.origin, operand.node.path
+    if operand.node.operator.scaled_along is not None:
         return _dequantized(model, operand)
-    if origin is None or origin.permutation is None or (origin.dequantized is not None and graph.path):
-        value = operand.node.inputs[operand.position]
-        return evaluate_constants(model, [value])[value]
+    if origin is None or origin.permutation is None:
+        return _computed(model, path, operand.node.inputs[operand.position])
     if origin.dequantized is not None:
-        values = _computed(model, origin.dequantized)
+        values = _computed(model, path, origin.dequantized)
     else:
-        tensor = graph.stored(origin.value)
+        tensor = model.graphs[path].stored(origin.value)
         assert tensor is not None  # an origin is stored
         values = model.array(tensor)
     return values.transpose(origin.permutation) if origin.permutation else values
@@ -54,9 +54,9 @@ def read_operand(model: Model, operand: Operand) -> Array:
 
 def _stored_values(model: Model, parameter: Parameter) -> Array:
     operand = parameter.operand
-    if operand is not None and operand.origin is not None and not parameter.graph.path:
+    if operand is not None and operand.origin is not None:
         if operand.origin.dequantized is not None:
-            return _computed(model, operand.origin.dequantized)
+            return _computed(model, operand.node.path, operand.origin.dequantized)
         if operand.node.operator.scaled_along is not None:
             return _dequantized(model, operand)
     tensor = parameter.graph.stored(parameter.initializer)
@@ -66,10 +66,10 @@ def _stored_values(model: Model, parameter: Parameter) -> Array:
 
 def _dequantized(model: Model, operand: Operand) -> Array:
     """The real numbers behind an operand of QLinearConv or QLinearMatMul."""
-    inputs, axis = operand.node.inputs, operand.node.operator.scaled_along
+    inputs, axis, path = operand.node.inputs, operand.node.operator.scaled_along, operand.node.path
     assert axis is not None  # the operand's scale follows it
     if operand.role != "bias":
-        return _scaled(model, inputs[operand.position : operand.position + 3], axis)
+        return _scaled(model, path, inputs[operand.position : operand.position + 3], axis)
     make = onnx.helper.make_node
     read = (inputs[8], inputs[1], inputs[4])  # int32 in units of the product of both scales
     extra = [
@@ -77,19 +77,19 @@ def _dequantized(model: Model, operand: Operand) -> Array:
         make("Mul", [inputs[1], inputs[4]], ["onnxscope:scale"]),
         make("Mul", ["onnxscope:bias", "onnxscope:scale"], ["onnxscope:real"]),
     ]
-    return _computed(model, "onnxscope:real", extra, read)
+    return _computed(model, path, "onnxscope:real", extra, read)
 
 
-def _scaled(model: Model, read: Sequence[str], axis: int) -> Array:
+def _scaled(model: Model, path: tuple[Step, ...], read: Sequence[str], axis: int) -> Array:
     """Codes, scale and zero point as real numbers.
 
     DequantizeLinear does not serve: before operator set 13 it scales along no axis, and later it refuses a single scale
     for several channels. The difference of two codes is exact in float32, so only the product rounds, as there.
     """
-    key = ("onnxscope:real", *read)
+    key = (path, "onnxscope:real", *read)
     values = model.computed.get(key)
     if values is None:
-        constants = evaluate_constants(model, list(dict.fromkeys(read)))
+        constants = evaluate_constants(model, list(dict.fromkeys(read)), path=path)
         codes, scale, zero_point = (constants[name] for name in read)
         along = [1] * codes.ndim
         if scale.size > 1:
@@ -100,24 +100,28 @@ def _scaled(model: Model, read: Sequence[str], axis: int) -> Array:
     return values
 
 
-def _computed(model: Model, value: str, extra: Sequence[NodeProto] = (), read: Sequence[str] = ()) -> Array:
+def _computed(
+    model: Model, path: tuple[Step, ...], value: str, extra: Sequence[NodeProto] = (), read: Sequence[str] = ()
+) -> Array:
     """A value that onnxruntime computes from stored ones, once: it is kept as far as there is room.
 
     Args:
         model: Whose values are read.
-        value: Which one, of the main graph or of `extra`.
+        path: The steps that lead to the graph that sees them.
+        value: Which one, visible there or of `extra`.
         extra: Nodes that compute it.
         read: The stored values that tell it from others of the same name.
     """
-    key = (value, *read)
+    scope = model.graphs[path].scope_of(value) if not extra else model.graphs[path]
+    key = (scope.path, value, *read)
     values = model.computed.get(key)
     if values is None:
-        values = evaluate_constants(model, [value], extra)[value]
+        values = evaluate_constants(model, [value], extra, path)[value]
         _keep(model, key, values)
     return values
 
 
-def _keep(model: Model, key: tuple[str, ...], values: Array) -> None:
+def _keep(model: Model, key: Hashable, values: Array) -> None:
     if values.nbytes + sum(kept.nbytes for kept in model.computed.values()) <= _KEPT_BYTES:
         values.flags.writeable = False
         model.computed[key] = values

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from compared_models import DEPLOYED, DIGITS, WEIGHTS, parsed
 
+from onnxscope.comparison.compare_models import diff
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.model.loading import load_model
@@ -69,3 +70,26 @@ def test_weights_of_two_branches_that_have_one_name_are_told_apart():
     assert [side.weights.read(layer)["weight"].name for layer in side.layers] == ["w", "w_2"]
     known = LayerWeights(side.model, {"w": "first", "w_2": "second"})
     assert [known.content(layer) for layer in side.layers] == ["first", "second"]
+
+
+def test_every_one_of_two_biases_and_two_factors_is_read():
+    arrays = {"w": (4, 3), "b": (3,), "k": (3,), "c": (3,), "f": (3,)}
+    text = """<ir_version: 9, opset_import: ["": 18]>
+        net (float[n, 4] x) => (float[n, 3] y) { m = MatMul(x, w) a = Add(m, b) s = Mul(a, k) t = Add(s, c)
+            y = Mul(t, f) }"""
+    weights = {name: RNG.standard_normal(shape, np.float32) for name, shape in arrays.items()}
+    (found,) = read(parsed(text, **weights))
+    assert sorted(weight.name for weight in found.values()) == sorted(weights)
+    for name, values in weights.items():
+        changed = diff(parsed(text, **weights), parsed(text, **weights | {name: values * 2})).weights
+        assert [change.a for change in changed if change.counts] == [name]
+
+
+def test_a_weight_that_nobody_can_compute_is_not_taken_for_compared():
+    text = """<ir_version: 9, opset_import: ["": 18, "private": 1]>
+        net (float[n, 4] x) => (float[n, 3] y) { w = private.Decode(codes) y = MatMul(x, w) }"""
+    codes = np.arange(12, dtype=np.float32).reshape(4, 3)
+    side = ModelLayers(load_model(parsed(text, codes=codes)))
+    assert side.weights.read(side.layers[0]) == {}
+    assert diff(parsed(text, codes=codes), parsed(text, codes=codes)).equal
+    assert not diff(parsed(text, codes=codes), parsed(text, codes=codes * 2)).equal

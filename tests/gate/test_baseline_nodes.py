@@ -151,3 +151,14 @@ def test_a_damaged_line_is_refused(key, value, fault, tmp_path):
     with pytest.raises(BaselineError) as caught:
         Baseline.load(tmp_path / "b.json")
     assert fault in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["s", "t"])
+def test_either_scale_of_codes_that_two_layers_share_is_guarded(name):
+    text = """<ir_version: 9, opset_import: ["": 19]>
+        net (float[n, 4] x) => (float[n, 4] y) {
+            v = DequantizeLinear(q, s) w = DequantizeLinear(q, t) h = MatMul(x, v) y = MatMul(h, w) }"""
+    stored = {"q": np.arange(16, dtype=np.int8).reshape(4, 4), "s": np.float32(0.5), "t": np.float32(0.25)}
+    baseline = snapshot(parsed(text, **stored))
+    assert check(parsed(text, **stored), baseline).ok
+    assert not check(parsed(text, **stored | {name: stored[name] * 2}), baseline).ok

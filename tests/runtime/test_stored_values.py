@@ -12,7 +12,7 @@ import pytest
 import onnxscope
 from onnxscope.cli.main import run
 from onnxscope.model.loading import load_model
-from onnxscope.runtime.stored_values import read_parameter
+from onnxscope.runtime.stored_values import read_operand, read_parameter
 
 _CODES = np.random.default_rng(5).integers(-128, 128, (2, 3, 1, 1)).astype(np.int8)
 
@@ -81,3 +81,50 @@ def test_a_quantized_model_of_operator_set_10_is_compared(tmp_path, capsys):
     assert run(["diff", str(path), str(other), "--format", "json"]) == 1
     assert "w" in {weight["a"] for weight in json.loads(capsys.readouterr().out)["weights"]}
     assert onnxscope.weights(path)[0].summary.overall.max == pytest.approx((_CODES.max() - 3) * 0.01, rel=1e-6)
+
+
+_BODIES = """
+    <ir_version: 9, opset_import: ["": 19]>
+    net (float[n, 3, 5] x, bool c) => (float[n, 2, 5] y) {
+        y = If (c) <
+            then_branch = t () => (float[n, 2, 5] p) { v = DequantizeLinear(q, s, z) p = Conv(x, v) },
+            else_branch = e () => (float[n, 2, 5] r) <float[2, 1, 1] half = {0.5, 0.25}> {
+                u = Mul(w, half) k = Concat<axis = 0>(u, u) one = Constant<value_ints = [0]>()
+                two = Constant<value_ints = [2]>() o = Slice(k, one, two) r = Conv(x, o) }>
+    }"""
+
+
+def in_bodies(code=5, factor=1.0):
+    """A quantized weight and a computed one, both of the main graph and read in the branches of an If."""
+    model = onnx.parser.parse_model(_BODIES)
+    codes = _CODES[:, :, :, 0].copy()
+    codes[1, 2, 0] = code
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3, 1)
+    weight[1, 1, 0] *= factor
+    stored = {"q": codes, "s": np.float32(0.5), "z": np.int8(3), "w": weight}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.array(each), name) for name, each in stored.items())
+    return model
+
+
+def test_constants_are_read_as_a_body_sees_them():
+    model = load_model(in_bodies())
+    operands = [operand for node in model.names.weighted for operand in model.names.operands(node)]
+    by_value = {operand.node.inputs[operand.position]: read_operand(model, operand) for operand in operands}
+    codes = _CODES[:, :, :, 0].astype(np.float32)
+    codes[1, 2, 0] = 5
+    np.testing.assert_array_equal(by_value["v"], (codes - 3) * 0.5)
+    halves = np.array([0.5, 0.25], np.float32).reshape(2, 1, 1)
+    np.testing.assert_array_equal(by_value["o"], np.arange(6, dtype=np.float32).reshape(2, 3, 1) * halves)
+    (listed,) = [row for row in onnxscope.weights(model) if row.parameter.name == "q"]
+    assert listed.summary.overall.max == (max(_CODES.max(), 5) - 3) * 0.5
+
+
+@pytest.mark.parametrize("taken", [None, True, False])
+@pytest.mark.parametrize(("changed", "layer"), [({"code": 6}, "Conv_0"), ({"factor": 1.5}, "Conv_1"), ({}, "")])
+def test_a_changed_number_behind_a_constant_of_a_body_is_found(changed, layer, taken):
+    feeds = None if taken is None else {"x": np.ones((2, 3, 5), np.float32), "c": np.array(taken)}
+    compared = onnxscope.diff(in_bodies(), in_bodies(**changed), feeds)
+    assert [change.layer for change in compared.weights if change.counts] == ([layer] if layer else [])
+    assert compared.decision == ("differs" if layer else "equal")
+    checked = onnxscope.check(in_bodies(**changed), onnxscope.snapshot(in_bodies(), feeds), feeds)
+    assert checked.ok is not bool(layer)
