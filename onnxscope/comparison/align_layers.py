@@ -30,21 +30,23 @@ class LayerKey:
 
     Attributes:
         name: As the source framework called it, None where the name only counts operators.
-        call: How many layers before it have the same name.
         kind: Its operator.
         shape: The weight's, outputs first.
         before: A digest of everything before it, itself included.
         behind: A digest of everything behind it.
         content: Returns a digest of the numbers in its weight, whatever their order; None where it has none.
+        body: The attributes that lead to its graph, outermost first.
+        place: Returns digests of everything before it and behind it, node by node; None where they are not known.
     """
 
     name: str | None
-    call: int
     kind: str
     shape: tuple[int, ...]
     before: str
     behind: str
     content: Callable[[], str | None]
+    body: tuple[str, ...] = ()
+    place: Callable[[], tuple[str, str] | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,23 @@ class Alignment:
     only_b: tuple[int, ...]
 
 
-def layer_keys(layers: Sequence[Layer], content: Callable[[Layer], str | None]) -> list[LayerKey]:
+def layer_keys(
+    layers: Sequence[Layer],
+    content: Callable[[Layer], str | None],
+    place: Callable[[Layer], tuple[str, str] | None] = lambda layer: None,
+) -> list[LayerKey]:
     """Return what the layers of a model are recognized by; no weight is read before it is needed."""
     return [
-        LayerKey(_name_of(layer), layer.call, layer.kind, layer.shape, before, behind, partial(content, layer))
+        LayerKey(
+            _name_of(layer),
+            layer.kind,
+            layer.shape,
+            before,
+            behind,
+            partial(content, layer),
+            tuple(step.attribute for step in layer.path),
+            partial(place, layer),
+        )
         for layer, (before, behind) in zip(layers, signatures(layers), strict=True)
     ]
 
@@ -79,6 +94,8 @@ def align_layers(a: Sequence[LayerKey], b: Sequence[LayerKey], by: Align = "auto
         by: Which evidence is used; `auto` uses all of it.
     """
     pairing = _Pairing(a, b)
+    if by == "auto":
+        pairing.by_place()
     if by in ("auto", "name"):
         pairing.by_name(agreeing=by == "auto")
     if by in ("auto", "content"):
@@ -130,15 +147,21 @@ class _Pairing:
             tuple(index for index in range(len(self._b)) if index not in self._of_b),
         )
 
+    def by_place(self) -> None:
+        """Pair layers that everything before and behind tells from all others, or from all others of other weights."""
+        for key in (_place_and_content, _place_key):
+            for left, right in self._unique(key):
+                self._pair(left, right)
+
     def by_name(self, *, agreeing: bool) -> None:
         """Pair layers of one name and kind; `agreeing` asks that structure or content agree too."""
-        for left, right in self._unique(_name_key):
+        for left, right in self._told_apart(_name_key):
             if not agreeing or self._agree(self._a[left], self._b[right]):
                 self._pair(left, right)
 
     def by_content(self) -> None:
         """Pair layers whose weights are the same numbers; one that crosses most others is left to other evidence."""
-        for left, right in _mostly_in_order(self._of_a.items(), self._unique(_content_key)):
+        for left, right in _mostly_in_order(self._of_a.items(), self._told_apart(_content_key)):
             self._pair(left, right)
 
     def by_structure(self) -> None:
@@ -154,8 +177,8 @@ class _Pairing:
         right = [index for index in range(len(self._b)) if index not in self._of_b]
         # What is left is matched within its gap only, so a token says between how many pairs a layer stands.
         paired_a, paired_b = sorted(self._of_a), sorted(self._of_b)
-        tokens_a = [(self._a[index].kind, self._a[index].shape, bisect_left(paired_a, index)) for index in left]
-        tokens_b = [(self._b[index].kind, self._b[index].shape, bisect_left(paired_b, index)) for index in right]
+        tokens_a = [(*_kind_key(self._a[index]), bisect_left(paired_a, index)) for index in left]
+        tokens_b = [(*_kind_key(self._b[index]), bisect_left(paired_b, index)) for index in right]
         matcher = difflib.SequenceMatcher(None, tokens_a, tokens_b, autojunk=False)
         for start_a, start_b, size in matcher.get_matching_blocks():
             for step in range(size):
@@ -180,26 +203,59 @@ class _Pairing:
             if len(places) == 1 and len(places_b.get(evidence, ())) == 1
         ]
 
+    def _told_apart(self, key: _Key) -> list[tuple[int, int]]:
+        """Unpaired layers of one key; where several have it, those that belong together by further evidence."""
+        places_a, places_b = self._places(key, self._a, self._of_a), self._places(key, self._b, self._of_b)
+        return [
+            pair
+            for evidence, places in places_a.items()
+            if evidence in places_b
+            for pair in self._matched(places, places_b[evidence])
+        ]
+
     def _alike(self, key: _Key) -> list[tuple[int, int]]:
-        """Unpaired layers with a key that as many layers of each model have, in order."""
+        """Unpaired layers with a key that as many layers of each model have."""
         places_a, places_b = self._places(key, self._a, self._of_a), self._places(key, self._b, self._of_b)
         return [
             pair
             for evidence, places in places_a.items()
             if len(places) == len(places_b.get(evidence, ()))
-            for pair in zip(places, places_b[evidence], strict=True)
+            for pair in self._matched(places, places_b[evidence])
         ]
 
+    def _matched(self, left: Sequence[int], right: Sequence[int]) -> list[tuple[int, int]]:
+        """Pair layers that one key does not tell apart: by where they stand and what they hold, at last in order."""
+        if len(left) == len(right) == 1:
+            return [(left[0], right[0])]
+        pairs: list[tuple[int, int]] = []
+        done: tuple[dict[int, int], dict[int, int]] = {}, {}
+        for key in _FURTHER:
+            groups = [
+                self._places(key, layers, paired, places)
+                for layers, paired, places in ((self._a, done[0], left), (self._b, done[1], right))
+            ]
+            for evidence, places in groups[0].items():
+                if len(places) == len(groups[1].get(evidence, ())):
+                    more = list(zip(places, groups[1][evidence], strict=True))
+                    pairs += more
+                    done[0].update(more)
+                    done[1].update((y, x) for x, y in more)
+        return pairs
+
     @staticmethod
-    def _places(key: _Key, layers: Sequence[LayerKey], paired: dict[int, int]) -> dict[Hashable, list[int]]:
+    def _places(
+        key: _Key, layers: Sequence[LayerKey], paired: dict[int, int], among: Iterable[int] | None = None
+    ) -> dict[Hashable, list[int]]:
         places: dict[Hashable, list[int]] = {}
-        for index, layer in enumerate(layers):
-            evidence = None if index in paired else key(layer)
+        for index in range(len(layers)) if among is None else among:
+            evidence = None if index in paired else key(layers[index])
             if evidence is not None:
                 places.setdefault(evidence, []).append(index)
         return places
 
     def _pair(self, left: int, right: int) -> None:
+        if not _may_be_one(self._a[left].body, self._b[right].body):
+            return
         if left not in self._of_a and right not in self._of_b:
             self._of_a[left] = right
             self._of_b[right] = left
@@ -227,9 +283,54 @@ def _name_of(layer: Layer) -> str | None:
 
 
 def _name_key(key: LayerKey) -> Hashable | None:
-    return None if key.name is None else (key.name, key.call, key.kind)
+    return None if key.name is None else (key.name, key.kind)
 
 
 def _content_key(key: LayerKey) -> Hashable | None:
-    content = key.content()
-    return None if content is None else (key.call, content)
+    return key.content()
+
+
+def _kind_key(key: LayerKey) -> tuple[Hashable, ...]:
+    return key.body, key.kind, key.shape
+
+
+def _place_key(key: LayerKey) -> Hashable | None:
+    place = key.place()
+    return None if place is None else (place, key.body)
+
+
+def _place_and_content(key: LayerKey) -> Hashable | None:
+    place, content = key.place(), key.content()
+    return None if place is None or content is None else (place, key.body, content)
+
+
+def _side_and_content(side: int, key: LayerKey) -> Hashable | None:
+    place, content = key.place(), key.content()
+    return None if place is None or content is None else (place[side], key.body, content)
+
+
+def _side_key(side: int, key: LayerKey) -> Hashable | None:
+    place = key.place()
+    return None if place is None else (place[side], key.body)
+
+
+# Of layers that look alike, the strongest first; 0 is before a layer, and 1 behind it.
+_FURTHER: Sequence[_Key] = (
+    _place_and_content,
+    _place_key,
+    partial(_side_and_content, 1),
+    partial(_side_and_content, 0),
+    lambda key: (key.body, key.content(), key.before, key.behind),
+    lambda key: (key.body, key.content()),
+    partial(_side_key, 1),
+    partial(_side_key, 0),
+    _kind_key,
+    lambda key: key.kind,
+)
+
+
+def _may_be_one(x: Sequence[str], y: Sequence[str]) -> bool:
+    """Whether two layers may be one though their bodies are not the same: an optimizer may have inlined some."""
+    few, many = sorted((x, y), key=len)
+    rest = iter(many)
+    return all(step in rest for step in few)

@@ -25,7 +25,6 @@ from onnxscope.numerics.distances import Tolerance
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.structure.attributes import attributes_of
 from onnxscope.structure.compare_records import compare_records
-from onnxscope.structure.node_records import node_records
 
 __all__ = ["ComparedLayers", "LayerComparison"]
 
@@ -94,7 +93,7 @@ class LayerComparison:
         self._weights = _weight_changes(sides, self._alignment, self._kept)
         self._structure = tuple(change for pair in self._pairs for change in _structure_changes(sides, *pair))
         if self._kept is None:
-            self._structure += _node_changes(sides, self._weights)
+            self._structure += _node_changes(sides, self._pairs, self._weights)
         self._structure += mode_changes(sides[0].model, sides[1].model)
         for side in sides:
             side.model.storage.release()
@@ -156,7 +155,7 @@ def _aligned(
     options: RunOptions,
 ) -> Alignment:
     """Pair the layers by all evidence that was asked for; by their values where there is anything to run on."""
-    keys = [layer_keys(side.layers, side.weights.content) for side in sides]
+    keys = [layer_keys(side.layers, side.weights.content, side.surroundings) for side in sides]
     alignment = align_layers(keys[0], keys[1], align)
     left_over = max(len(alignment.only_a), len(alignment.only_b))
     if feed is None or align not in ("auto", "content") or not (alignment.only_a and alignment.only_b):
@@ -172,9 +171,9 @@ def _aligned(
 
 def _acquitted(weights: Sequence[WeightChange], layers: Sequence[LayerDifference]) -> list[WeightChange]:
     """Changes of weights that do not count where a run has shown that they change nothing."""
-    innocent = {row.a.layer for row in layers if not row.is_guilty and row.entire is not None}
+    innocent = {place for place, row in enumerate(layers) if not row.is_guilty and row.entire is not None}
     return [
-        replace(change, counts=False) if change.change in _HARMLESS and change.layer in innocent else change
+        replace(change, counts=False) if change.change in _HARMLESS and change.place in innocent else change
         for change in weights
     ]
 
@@ -231,13 +230,13 @@ def _weight_changes(
     sides: tuple[ModelLayers, ModelLayers], alignment: Alignment, kept: set[int] | None
 ) -> list[WeightChange]:
     changes: list[WeightChange] = []
-    for left, right in alignment.pairs:
-        if kept is not None and left not in kept:
-            continue
+    pairs = [(left, right) for left, right in alignment.pairs if kept is None or left in kept]
+    for place, (left, right) in enumerate(pairs):
         x, y = sides[0].layers[left], sides[1].layers[right]
         read = [sides[0].layers[index].shape[:1] for index in x.before]
         before = read[0][0] if len(read) == 1 and read[0] else None
-        changes += compare_weights(x, y, sides[0].weights.read(x), sides[1].weights.read(y), before)
+        compared = compare_weights(x, y, sides[0].weights.read(x), sides[1].weights.read(y), before)
+        changes += [replace(change, place=place) for change in compared]
     if kept is None:
         for side, only, removed in ((sides[0], alignment.only_a, True), (sides[1], alignment.only_b, False)):
             for index in only:
@@ -277,15 +276,16 @@ def _structure_changes(sides: tuple[ModelLayers, ModelLayers], x: Layer, y: Laye
 
 
 def _node_changes(
-    sides: tuple[ModelLayers, ModelLayers], weights: Sequence[WeightChange]
+    sides: tuple[ModelLayers, ModelLayers], pairs: Sequence[tuple[Layer, Layer]], weights: Sequence[WeightChange]
 ) -> tuple[StructureChange, ...]:
     """What is not the same about any node, beside what is told of layers and weights."""
-    records = [node_records(side.model, side.weights.lists) for side in sides]
+    places = ([side.places.get(layer.node) for side, layer in zip(sides, pair, strict=True)] for pair in pairs)
+    known = [(left, right) for left, right in places if left is not None and right is not None]
     # A Transpose that one model alone has is accounted for where a weight has its inputs in the other layout's order.
     is_moved = any(change.change == "permuted" and not change.counts for change in weights)
     return tuple(
         StructureChange(change.layer, change.message)
-        for change in compare_records(records[0], records[1])
+        for change in compare_records(sides[0].records, sides[1].records, known)
         if not (is_moved and change.what == "node" and "Transpose" in (change.expected, change.found))
     )
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
+
 from onnxscope.comparison.layer_weights import LayerWeights
-from onnxscope.model.graphs import Step
+from onnxscope.model.graphs import Node, Step
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import At, Tap
+from onnxscope.structure.node_records import NodeRecord, node_records
+from onnxscope.structure.surroundings import surroundings
 
 __all__ = ["ModelLayers"]
 
@@ -24,6 +29,25 @@ class ModelLayers:
         self.model = model
         self.layers = model.layers
         self.weights = LayerWeights(model)
+
+    @cached_property
+    def records(self) -> tuple[NodeRecord, ...]:
+        """A record for every node that an output depends on."""
+        return node_records(self.model, self.weights.lists)
+
+    @cached_property
+    def places(self) -> Mapping[Node, int]:
+        """Where the records of nodes are."""
+        return {record.node: place for place, record in enumerate(self.records) if record.node is not None}
+
+    @cached_property
+    def _surroundings(self) -> list[tuple[str, str]]:
+        return surroundings(self.records)
+
+    def surroundings(self, layer: Layer) -> tuple[str, str] | None:
+        """Digests of everything before a layer and behind it, node by node; None where no output depends on it."""
+        place = self.places.get(layer.node)
+        return None if place is None else self._surroundings[place]
 
     def before(self, layer: Layer) -> list[Layer]:
         """The layers that a layer reads."""

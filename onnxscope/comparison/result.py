@@ -154,8 +154,9 @@ class Comparison(Record, Sequence[LayerDifference]):
         """Layers with a difference of their own, the largest first; then those whose weights changed without effect."""
         own = [row for row in self.layers if row.is_guilty]
         own.sort(key=lambda row: size_of(row.own), reverse=True)
-        changed = {change.layer for change in self.weights if change.counts}
-        named = (*own, *(row for row in self.layers if row.a.layer in changed and not row.is_guilty))
+        changed = {change.place for change in self.weights if change.counts}
+        others = (row for place, row in enumerate(self.layers) if place in changed and not row.is_guilty)
+        named = (*own, *others)
         if named or self.first_divergence is None:
             return named
         return (self.first_divergence,)
@@ -215,8 +216,8 @@ class Comparison(Record, Sequence[LayerDifference]):
         parts = []
         first = self.first_divergence
         if first is not None:
-            parts.append(f"the first layer that diverges is {_shown(first)}")
-        named = [f"{_shown(row)}{_much(row)}" for row in self.guilty[:3]]
+            parts.append(f"the first layer that diverges is {self._shown(first)}")
+        named = [f"{self._shown(row)}{_much(row)}" for row in self.guilty[:3]]
         if named:
             more = f" and {len(self.guilty) - 3} more" if len(self.guilty) > 3 else ""
             parts.append(f"the difference comes from {', '.join(named)}{more}")
@@ -234,6 +235,13 @@ class Comparison(Record, Sequence[LayerDifference]):
         parts += self.unfit_sentences
         return f"{self.decision}: " + "; ".join(parts or ["the structure"])
 
+    def _shown(self, row: LayerDifference) -> str:
+        """The layer in both models, and its value where several layers have that name."""
+        name = printable(row.a.layer)
+        if sum(other.a.layer == row.a.layer for other in self.layers) > 1:
+            name = f"{name} at {printable(row.a.name)}"
+        return name if row.a.layer == row.b.layer else f"{name} ({printable(row.b.layer)} in the second)"
+
     def __repr__(self) -> str:
         return f"{self.table().text()}{self.verdict()}\n"
 
@@ -249,12 +257,6 @@ class Comparison(Record, Sequence[LayerDifference]):
         if changes.rows:
             parts.append(changes.html())
         return parts + remarks(self.notes)
-
-
-def _shown(row: LayerDifference) -> str:
-    if row.a.layer == row.b.layer:
-        return printable(row.a.layer)
-    return f"{printable(row.a.layer)} ({printable(row.b.layer)} in the second)"
 
 
 def _much(row: LayerDifference) -> str:

@@ -36,6 +36,7 @@ class WeightChange:
         channels: Output channels that differ, ascending.
         message: In words.
         counts: Whether it makes the models differ.
+        place: Of the layer among the aligned ones, several of which may have one name; None where it is not aligned.
     """
 
     a: str | None
@@ -47,6 +48,7 @@ class WeightChange:
     channels: tuple[int, ...]
     message: str
     counts: bool
+    place: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row in `onnxscope.diff/1`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from onnxscope.comparison.align_layers import LayerKey
 from onnxscope.comparison.floors import own_floors
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.errors import BaselineError
-from onnxscope.gate.baseline_nodes import check_node, node_rows
+from onnxscope.gate.baseline_nodes import check_node, line_of_layer, node_rows, records_of, records_with_lines
 from onnxscope.gate.baseline_rows import (
     EXACT,
     NUMBERS,
@@ -48,6 +49,7 @@ from onnxscope.profiling.plan import make_plan
 from onnxscope.profiling.profile_file import unfit_values
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
 from onnxscope.runtime.session import runtime_version
+from onnxscope.structure.surroundings import surroundings
 
 __all__ = ["SCHEMA", "Baseline", "keys_of", "run_snapshot", "snapshot"]
 
@@ -235,7 +237,9 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         digests[parameter.name] = sha256_of(values), content_hash(values)
 
     stored = run_weights(model, seen=digest)
-    rows = layer_rows(model, LayerWeights(model, {name: content for name, (_, content) in digests.items()}))
+    records = records_with_lines(model)
+    reader = LayerWeights(model, {name: content for name, (_, content) in digests.items()})
+    rows = layer_rows(model, reader, records)
     record = None
     unfit: tuple[Unfit, ...] = ()
     notes: tuple[str, ...] = ()
@@ -270,6 +274,10 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
                 overall, rest = composites[name]
                 rows.append(output_row(name, rest, numbers_of(overall, None, floor)))
     order = sorted(range(len(rows)), key=lambda place: rows[place].pop("sort"))
+    calls: dict[str, int] = {}
+    for place in order:
+        name = rows[place]["layer"]
+        rows[place]["call"] = calls[name] = calls.get(name, -1) + 1
     versions = {"onnxscope": __version__, "onnxruntime": runtime_version(), "onnx": onnx.__version__}
     return Baseline(
         model={"inputs": [_spec(spec) for spec in model.inputs], "outputs": [_spec(spec) for spec in model.outputs]},
@@ -279,7 +287,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         versions={**versions, "producer": model.producer},
         unfit=unfit,
         unstable=unstable_records(model),
-        nodes=node_rows(model),
+        nodes=node_rows(records),
         notes=notes,
     )
 
@@ -287,22 +295,31 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
 def keys_of(baseline: Baseline) -> list[LayerKey]:
     """Return what the layers of a baseline are recognized by."""
 
-    def content(row: Mapping[str, Any]) -> str | None:
-        digest: str | None = row["content"]
-        return digest
-
+    records = records_of(baseline.nodes)
+    lines = line_of_layer(baseline.layers, records)
+    around = surroundings(records)
     return [
         LayerKey(
             None if "#" in row["layer"] else row["layer"].replace("/", "."),
-            row["call"],
             row["op_type"],
             tuple(row["weight_shape"]),
             row["before"],
             row["behind"],
-            lambda row=row: content(row),  # type: ignore[misc]
+            partial(_content, row),
+            tuple(filter(None, records[lines[place]].body.split("/"))) if place in lines else (),
+            partial(_stands, around[lines[place]] if place in lines else None),
         )
-        for row in baseline.layers
+        for place, row in enumerate(baseline.layers)
     ]
+
+
+def _content(row: Mapping[str, Any]) -> str | None:
+    digest: str | None = row["content"]
+    return digest
+
+
+def _stands(around: tuple[str, str] | None) -> tuple[str, str] | None:
+    return around
 
 
 def _spec(spec: InputSpec) -> dict[str, Any]:

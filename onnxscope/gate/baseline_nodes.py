@@ -16,7 +16,7 @@ from onnxscope.model.loading import Model
 from onnxscope.structure.compare_records import compare_records
 from onnxscope.structure.node_records import NodeRecord, Source, node_records
 
-__all__ = ["check_node", "node_findings", "node_rows"]
+__all__ = ["check_node", "line_of_layer", "node_findings", "node_rows", "records_of", "records_with_lines"]
 
 _BEFORE = re.compile(r"-([1-9][0-9]{0,8})(?:\.([0-9]{1,6}))?")
 _COUNTED = re.compile(r"\w+_\d+")
@@ -30,15 +30,36 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 }
 
 
-def node_rows(model: Model) -> tuple[dict[str, Any], ...]:
-    """Return a line for every node that an output depends on, each behind those that it reads."""
+def records_with_lines(model: Model) -> tuple[NodeRecord, ...]:
+    """Return a record for every node that an output depends on, each behind those that it reads: one line each."""
     listed = {_place(model, parameter.operand) for parameter in model.parameters if parameter.operand is not None}
 
     def is_listed(operand: Operand) -> bool:
         origin = operand.origin
         return origin is not None and origin.permutation == () and _place(model, operand) in listed
 
-    return tuple(_row(record, place) for place, record in enumerate(node_records(model, is_listed)))
+    return node_records(model, is_listed)
+
+
+def node_rows(records: Sequence[NodeRecord]) -> tuple[dict[str, Any], ...]:
+    """Return the lines of records."""
+    return tuple(_row(record, place) for place, record in enumerate(records))
+
+
+def records_of(nodes: Sequence[Mapping[str, Any]] | None) -> list[NodeRecord]:
+    """Return the records behind a baseline's lines; none where it has no lines."""
+    return [_record(place, row) for place, row in enumerate(nodes or ())]
+
+
+def line_of_layer(layers: Sequence[Mapping[str, Any]], records: Sequence[NodeRecord]) -> dict[int, int]:
+    """Return which line is that of which layer; empty where a file does not have them in one order."""
+    weighted = [place for place, record in enumerate(records) if record.is_layer]
+    if len(weighted) > len(layers):
+        return {}
+    for row, place in zip(layers, weighted, strict=False):
+        if row["op_type"] != records[place].op_type or records[place].layer not in ("", row["layer"]):
+            return {}
+    return dict(enumerate(weighted))
 
 
 def _place(model: Model, operand: Operand) -> Hashable:
@@ -65,18 +86,18 @@ def check_node(row: Fields, place: int) -> None:
 
 
 def node_findings(
-    old: Sequence[Mapping[str, Any]] | None, new: Sequence[Mapping[str, Any]] | None, *, only_numbers: bool
+    old: Sequence[NodeRecord], new: Sequence[NodeRecord], known: Sequence[tuple[int, int]], *, only_numbers: bool
 ) -> list[dict[str, Any]]:
     """Return where the nodes of two baselines differ, as the fields of a `Deviation`.
 
     Args:
-        old: Lines of the first; None where it lists no nodes, so that nothing is compared.
+        old: Those of the first; none where it lists no nodes, so that nothing is compared.
         new: Of the second.
+        known: Places of those that belong together.
         only_numbers: Whether only numbers that are others in the same place count: what the nodes do was run.
     """
-    if old is None or new is None:
+    if not old or not new:
         return []
-    first, second = ([_record(place, row) for place, row in enumerate(rows)] for rows in (old, new))
     return [
         {
             "layer": change.layer,
@@ -86,7 +107,7 @@ def node_findings(
             "tolerance": None,
             "message": change.message,
         }
-        for change in compare_records(first, second)
+        for change in compare_records(old, new, known)
         if not only_numbers or _is_number(change.expected, change.found)
     ]
 

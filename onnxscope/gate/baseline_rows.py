@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from onnxscope.numerics.moments import Moments, Statistics
 from onnxscope.profiling.tap_profile import TapProfile
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.structure.attributes import attributes_of
+from onnxscope.structure.node_records import NodeRecord
 
 __all__ = [
     "EXACT",
@@ -34,8 +35,12 @@ __all__ = [
 NUMBERS = ("mean", "std", "min", "max")
 
 
-def layer_rows(model: Model, reader: LayerWeights) -> list[dict[str, Any]]:
-    """A row for every layer, in execution order, without numbers; `sort` is where it stands in the file."""
+def layer_rows(model: Model, reader: LayerWeights, records: Sequence[NodeRecord]) -> list[dict[str, Any]]:
+    """A row for every layer, in execution order, without numbers; `sort` is where it stands in the file.
+
+    That is the order of the nodes' lines; layers that no output depends on come last.
+    """
+    lines = {record.node: place for place, record in enumerate(records) if record.node is not None}
     keys = layer_keys(model.layers, reader.content)
     depths: list[int] = []
     rows: list[dict[str, Any]] = []
@@ -50,7 +55,7 @@ def layer_rows(model: Model, reader: LayerWeights) -> list[dict[str, Any]]:
         name = layer.name if key.name is not None else f"{layer.kind}#{key.before[:8]}"
         row = {
             "layer": name,
-            "call": layer.call if key.name is not None else 0,
+            "call": 0,
             "op_type": layer.kind,
             "norm": None if layer.norm is None else layer.norm.op_type,
             "activation": graph.producers[layer.value].op_type if bent else None,
@@ -61,9 +66,8 @@ def layer_rows(model: Model, reader: LayerWeights) -> list[dict[str, Any]]:
             "content": key.content(),
             **_NOT_RUN,
         }
-        rows.append(
-            {**row, "sort": (depths[-1], row["before"], row["behind"], name, row["call"], row["content"] or "")}
-        )
+        line = lines.get(layer.node, _NO_LINE)
+        rows.append({**row, "sort": (line, depths[-1], row["before"], row["behind"], name, row["content"] or "")})
     return rows
 
 
@@ -73,6 +77,7 @@ _NOT_RUN: dict[str, Any] = {
     "reproduces": True,
 }
 EXACT = Floor(0.0, None)
+_NO_LINE = 1 << 30
 
 
 def composite_outputs(pilot: Pilot) -> dict[str, tuple[Statistics, str]]:
@@ -110,7 +115,7 @@ def output_row(name: str, content: str | None, numbers: Mapping[str, Any]) -> di
         "behind": "",
         "content": content,
     }
-    return {**row, **numbers, "sort": (1 << 30, name, "", name, 0, "")}
+    return {**row, **numbers, "sort": (2 * _NO_LINE, 0, name, "", name, "")}
 
 
 def numbers_of(overall: Statistics, tap: TapProfile | None, floor: Floor) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.align_layers import align_layers
 from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
-from onnxscope.gate.baseline_nodes import node_findings
+from onnxscope.gate.baseline_nodes import line_of_layer, node_findings, records_of
 from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
 from onnxscope.gate.renamed_weights import remarks_on_names, under_new_names
 from onnxscope.gate.settings import Settings
@@ -152,7 +152,8 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
         layer_findings = _structure_findings(old, new)
         moved = _moved(old, new, settings)
         if moved and moved[0].statistic != UNDECIDED:
-            cause = _cause(old["layer"], layer_findings, changed, first)
+            is_changed = old["layer"] in changed or (old["op_type"] != "Output" and old["content"] != new["content"])
+            cause = _cause(layer_findings, first, is_changed=is_changed)
             moved = [replace(finding, message=f"{finding.message}; {cause}") for finding in moved]
         layer_findings += moved
         layer_findings += weights.pop(old["layer"], [])
@@ -175,7 +176,10 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
                         message=f"the layer is {word}",
                     )
                 )
-    nodes = node_findings(expected.nodes, actual.nodes, only_numbers=ran)
+    records = records_of(expected.nodes), records_of(actual.nodes)
+    lines = line_of_layer(expected.layers, records[0]), line_of_layer(actual.layers, records[1])
+    known = [(lines[0][x], lines[1][y]) for x, y in alignment.pairs if x in lines[0] and y in lines[1]]
+    nodes = node_findings(*records, known, only_numbers=ran)
     findings += [Deviation(**finding) for finding in nodes if not settings.ignores(finding["layer"])]
     return [*findings, *itertools.chain(*weights.values()), *_unfit_findings(actual, settings)], layers
 
@@ -258,8 +262,8 @@ def _changed(
     )
 
 
-def _cause(layer: str, layer_findings: Sequence[Deviation], changed: set[str], first: str | None) -> str:
-    if layer in changed:
+def _cause(layer_findings: Sequence[Deviation], first: str | None, *, is_changed: bool) -> str:
+    if is_changed:
         return "its weights have changed"
     if layer_findings:
         return "its structure has changed"

@@ -135,7 +135,8 @@ class _Checker:
         )
         captured: dict[str, None] = {}
         seen: set[str] = set()
-        for attribute in proto.attribute:
+        # Bodies in an order of their own, not in the stored one: `then_branch` first.
+        for attribute in sorted(proto.attribute, key=lambda stored: stored.name, reverse=True):
             if attribute.name in seen:
                 raise ModelError(f"{self._shown(attribute, node)} is given twice: {self._where}")
             seen.add(attribute.name)

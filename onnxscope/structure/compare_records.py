@@ -7,9 +7,7 @@ everything behind them, by their neighbours, by name, and in order; then what is
 from __future__ import annotations
 
 import difflib
-import hashlib
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import numpy as np
 
 from onnxscope.base.text import printable
 from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, Source
+from onnxscope.structure.surroundings import Side
 
 __all__ = ["NodeChange", "compare_records"]
 
@@ -44,77 +43,26 @@ class NodeChange:
     message: str
 
 
-def compare_records(a: Sequence[NodeRecord], b: Sequence[NodeRecord]) -> list[NodeChange]:
+def compare_records(
+    a: Sequence[NodeRecord], b: Sequence[NodeRecord], known: Sequence[tuple[int, int]] = ()
+) -> list[NodeChange]:
     """Return what is not the same, in the order of the first graph; what only the second has comes last.
 
     Args:
         a: The first graph, each record behind those that it reads, its outputs last.
         b: The second.
+        known: Places of records that belong together by other evidence, such as their weights.
     """
     outputs = [{record.layer for record in records if record.op_type == OUTPUT} for records in (a, b)]
     by_name = outputs[0] == outputs[1]
-    pairing = _Pairing(_Side(a, by_name), _Side(b, by_name))
-    pairing.pair()
+    sides = (Side(records, by_name, [pair[place] for pair in known]) for place, records in enumerate((a, b)))
+    pairing = _Pairing(*sides)
+    pairing.pair(known)
     return pairing.changes()
 
 
-class _Side:
-    """One graph, and digests of what stands before and behind each record."""
-
-    def __init__(self, records: Sequence[NodeRecord], outputs_by_name: bool) -> None:
-        self.records = records
-        ends = [place for place, record in enumerate(records) if record.op_type == OUTPUT]
-        self._ends = {place: records[place].layer if outputs_by_name else f"{end}" for end, place in enumerate(ends)}
-        self.inputs = list(dict.fromkeys(source for record in records for source in _inputs(record)))
-        self.readers: list[list[tuple[int, str]]] = [[] for _ in records]
-        for place, record in enumerate(records):
-            for slot, source in record.reads.items():
-                if not isinstance(source, str):
-                    self.readers[source[0]].append((place, slot))
-        self.own = [_digest(_own(record)) for record in records]
-        self.behind = [""] * len(records)
-        for place in range(len(records) - 1, -1, -1):
-            after = sorted(f"{self.behind[reader]} {_place_of(slot)}" for reader, slot in self.readers[place])
-            self.behind[place] = _digest([self.own[place], self._ends.get(place), after])
-
-    def before(self, named: Callable[[str], str]) -> list[str]:
-        """A digest of each record and of everything before it, with inputs by the names that are given to them."""
-        digests: list[str] = []
-        for place, record in enumerate(self.records):
-            read = sorted(
-                [_place_of(slot), named(source) if isinstance(source, str) else f"{digests[source[0]]} {source[1]}"]
-                for slot, source in record.reads.items()
-            )
-            digests.append(_digest([self.own[place], self._ends.get(place), read]))
-        return digests
-
-    def sources(self, place: int) -> dict[str, list[int]]:
-        """The records that a record reads, by slot; those of unordered operands by their operators."""
-        sources: dict[str, list[int]] = {}
-        for slot, source in self.records[place].reads.items():
-            if not isinstance(source, str):
-                key = _place_of(slot)
-                key = f"{key} {self.records[source[0]].op_type}" if key == UNORDERED else key
-                sources.setdefault(key, []).append(source[0])
-        return sources
-
-    def layer_of(self, place: int) -> str:
-        """The layer that a record is, or the nearest one before it."""
-        visited = set()
-        waiting = [place]
-        while waiting:
-            place = waiting.pop(0)
-            if self.records[place].layer:
-                return self.records[place].layer
-            for source in self.records[place].reads.values():
-                if not isinstance(source, str) and source[0] not in visited:
-                    visited.add(source[0])
-                    waiting.append(source[0])
-        return ""
-
-
 class _Pairing:
-    def __init__(self, a: _Side, b: _Side) -> None:
+    def __init__(self, a: Side, b: Side) -> None:
         self._a, self._b = a, b
         self._of_a: dict[int, int] = {}
         self._of_b: dict[int, int] = {}
@@ -128,8 +76,10 @@ class _Pairing:
         right = [name for name in self._b.inputs if name not in self._a.inputs]
         return dict(zip(right, left, strict=False))
 
-    def pair(self) -> None:
+    def pair(self, known: Sequence[tuple[int, int]]) -> None:
         """Pair what can be paired, by the strongest evidence first."""
+        for pair in known:
+            self._pair(*pair)
         before = self._a.before(str), self._b.before(self._to_a)
         self._alike(lambda place: before[0][place], lambda place: before[1][place])
         self._alike(lambda place: self._a.behind[place], lambda place: self._b.behind[place])
@@ -156,7 +106,7 @@ class _Pairing:
         return self._named.get(source, source)
 
     @staticmethod
-    def _keyed(side: _Side, key: Callable[[NodeRecord], Hashable | None]) -> Callable[[int], Hashable | None]:
+    def _keyed(side: Side, key: Callable[[NodeRecord], Hashable | None]) -> Callable[[int], Hashable | None]:
         return lambda place: key(side.records[place])
 
     def _alike(
@@ -224,7 +174,7 @@ class _Pairing:
             return isinstance(x, str) and isinstance(y, str) and x == self._to_a(y)
         return self._of_a.get(x[0]) == y[0] and x[1] == y[1]
 
-    def _in_order(self, tokens: Callable[[_Side, Sequence[int]], Sequence[Hashable]]) -> None:
+    def _in_order(self, tokens: Callable[[Side, Sequence[int]], Sequence[Hashable]]) -> None:
         left = [place for place in range(len(self._a.records)) if place not in self._of_a]
         right = [place for place in range(len(self._b.records)) if place not in self._of_b]
         matcher = difflib.SequenceMatcher(None, tokens(self._a, left), tokens(self._b, right), autojunk=False)
@@ -233,11 +183,11 @@ class _Pairing:
                 self._pair(left[start_a + step], right[start_b + step])
 
     @staticmethod
-    def _own_tokens(side: _Side, places: Sequence[int]) -> list[Hashable]:
+    def _own_tokens(side: Side, places: Sequence[int]) -> list[Hashable]:
         return [side.own[place] for place in places]
 
     @staticmethod
-    def _kind_tokens(side: _Side, places: Sequence[int]) -> list[Hashable]:
+    def _kind_tokens(side: Side, places: Sequence[int]) -> list[Hashable]:
         records = [side.records[place] for place in places]
         return [(record.op_type, record.body, len(record.reads)) for record in records]
 
@@ -302,7 +252,7 @@ class _Pairing:
         return ordered + [(UNORDERED, old, new) for old, new in rest]
 
 
-def _alone(side: _Side, places: Sequence[int], is_first: bool) -> list[NodeChange]:
+def _alone(side: Side, places: Sequence[int], is_first: bool) -> list[NodeChange]:
     """Nodes that one model alone has; layers are told elsewhere."""
     changes = []
     kinds: Counter[str] = Counter()
@@ -325,7 +275,7 @@ def _alone(side: _Side, places: Sequence[int], is_first: bool) -> list[NodeChang
     return changes
 
 
-def _source(side: _Side, record: NodeRecord, slot: str, source: Source | None) -> str:
+def _source(side: Side, record: NodeRecord, slot: str, source: Source | None) -> str:
     if source is None:
         constant = record.constants.get(slot)
         return "nowhere" if constant is None else f"a constant {printable(constant)}"
@@ -335,19 +285,6 @@ def _source(side: _Side, record: NodeRecord, slot: str, source: Source | None) -
     number = f" output {source[1]}" if source[1] else ""
     where = origin.layer or side.layer_of(source[0])
     return printable(f"{origin.op_type}{f' in {where}' if where else ''}{number}")
-
-
-def _inputs(record: NodeRecord) -> list[str]:
-    return [source for source in record.reads.values() if isinstance(source, str) and source.startswith("input ")]
-
-
-def _own(record: NodeRecord) -> list[Any]:
-    return [record.op_type, record.body, dict(record.attributes), dict(record.constants)]
-
-
-def _place_of(slot: str) -> str:
-    """A slot's name, one for all operands whose order says nothing."""
-    return UNORDERED if slot.startswith(UNORDERED) else slot
 
 
 def _name_key(record: NodeRecord) -> Hashable | None:
@@ -362,7 +299,3 @@ def _text(value: Any, missing: str) -> str:
     if isinstance(value, float):
         value = np.float32(value)  # which is what an attribute holds
     return missing if value is None else printable(f"{value!s}")
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]

@@ -7,7 +7,7 @@ constants were folded do not show. A layer with all that it absorbs is one recor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ class NodeRecord:
         attributes: What is not at its default.
         constants: Constant operands by name: the numbers, or a digest of many.
         reads: The other operands by name.
+        node: The node itself, a layer's the one that owns the weights; None for an output, and in what was stored.
     """
 
     op_type: str
@@ -61,6 +62,7 @@ class NodeRecord:
     attributes: Mapping[str, Any]
     constants: Mapping[str, str]
     reads: Mapping[str, Source]
+    node: Node | None = field(default=None, compare=False)
 
 
 def node_records(model: Model, is_listed: Callable[[Operand], bool]) -> tuple[NodeRecord, ...]:
@@ -248,6 +250,7 @@ class _Records:
             attributes=attributes,
             constants={**spelled.operands, **constants} if layer is None else constants,
             reads=reads,
+            node=unit,
         )
 
     def _with_last_axis(self, node: Node, attributes: dict[str, Any]) -> dict[str, Any]:

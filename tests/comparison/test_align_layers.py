@@ -86,7 +86,7 @@ def test_exports_of_one_network_are_paired_whole(by):
 
 def key(index, content):
     """An unnamed convolution whose surroundings nothing else has."""
-    return LayerKey(None, 0, "Conv", (8, 8, 3, 3), f"{index}", f"{index}", lambda: content)
+    return LayerKey(None, "Conv", (8, 8, 3, 3), f"{index}", f"{index}", lambda: content)
 
 
 def test_tens_of_thousands_of_layers_are_paired_by_content_and_in_order():

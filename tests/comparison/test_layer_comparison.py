@@ -9,6 +9,7 @@ import pytest
 from compared_models import CHANNELS_LAST, DEPLOYED, DIGITS, INPUT, TWO, WEIGHTS, X, floors_of, parsed
 from onnx.reference import ReferenceEvaluator
 from opened_sessions import watch_sessions
+from placed_models import STEP_INPUT, branch_input, branch_weights, branching, other_order, unrolled
 
 from onnxscope import diff
 from onnxscope.base.run_options import RunOptions
@@ -90,3 +91,68 @@ def test_both_models_values_are_handed_out_with_the_axes_of_the_first(sessions):
         (expected,) = whole.run(["r"], {"x": fed})
         for value in values[0]:
             np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+
+
+_ORDERS = [(5, 4, 3, 2, 1, 0), (3, 1, 5, 0, 2, 4)]
+
+
+@pytest.mark.parametrize("inputs", [None, STEP_INPUT], ids=["without data", "with data"])
+@pytest.mark.parametrize("names", [True, False])
+@pytest.mark.parametrize("order", _ORDERS)
+def test_a_layer_shared_by_time_steps_is_paired_with_that_of_its_own_step(order, names, inputs):
+    compared = diff(unrolled(names=names), unrolled(order, names=names), inputs)
+    assert compared.equal, compared.verdict()
+    assert [(row.a.name, row.b.name) for row in compared.layers] == [(f"r{step}", f"r{step}") for step in range(6)]
+
+
+@pytest.mark.parametrize("changed", [2, 5])
+@pytest.mark.parametrize("order", _ORDERS)
+def test_the_one_step_that_is_not_as_it_was_is_named(order, changed):
+    compared = diff(unrolled(), unrolled(order, changed=changed), STEP_INPUT)
+    assert [row.a.name for row in compared.guilty] == [row.b.name for row in compared.guilty] == [f"r{changed}"]
+    assert f"dense at r{changed}" in compared.verdict()
+    without_data = diff(unrolled(), unrolled(order, changed=changed))
+    assert [row.a.name for row in without_data.guilty] == [f"r{changed}"]
+    moved = diff(unrolled(), unrolled(order, reads=(3, 4)), STEP_INPUT)
+    assert [row.a.name for row in moved.guilty] == ["r3"]
+    assert not diff(unrolled(), unrolled(order, reads=(3, 4))).equal
+
+
+@pytest.mark.parametrize("way", [None, (True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("inside", [True, False])
+def test_branches_are_paired_by_name_whatever_their_order(inside, named, way):
+    a, b = branching(named=named, inside=inside), other_order(branching(named=named, inside=inside))
+    compared = diff(a, b, None if way is None else branch_input(*way))
+    assert compared.equal, compared.verdict()
+    assert [(row.a, row.b) for row in compared.layers] == [(row.a, row.a) for row in compared.layers]
+    assert not compared.weights
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("exchanged", [{"wd": "we", "we": "wd"}, {"wa": "wc", "wc": "wa"}, {"wb": "wd"}])
+def test_weights_exchanged_between_branches_are_a_change(exchanged, named):
+    other = branching(named=named, **branch_weights(**exchanged))
+    for second in (other, other_order(other)):
+        compared = diff(branching(named=named), second)
+        assert sum(change.counts for change in compared.weights) == len(exchanged)
+        assert not compared.equal
+
+
+def test_weights_exchanged_between_parallel_layers_are_a_change():
+    text = """<ir_version: 9, opset_import: ["": 18]>
+        net (float[n, 4] x) => (float[n, 3] y) { a = MatMul(x, %s) b = MatMul(x, %s) r = Relu(a) t = Tanh(b)
+            y = Add(r, t) }"""
+    stored = {name: np.random.default_rng(seed).standard_normal((4, 3), np.float32) for seed, name in enumerate("vw")}
+    assert diff(parsed(text % ("v", "w"), **stored), parsed(text % ("v", "w"), **stored)).equal
+    assert not diff(parsed(text % ("v", "w"), **stored), parsed(text % ("w", "v"), **stored)).equal
+
+
+@pytest.mark.parametrize("inputs", [None, np.ones((2, 4), np.float32)], ids=["without data", "with data"])
+def test_parallel_layers_that_are_added_may_stand_in_any_order(inputs):
+    text = """<ir_version: 9, opset_import: ["": 18]>
+        net (float[n, 4] x) => (float[n, 3] y) { a = MatMul(x, %s) b = MatMul(x, %s) r = Relu(a) t = Relu(b)
+            y = Add(r, t) }"""
+    stored = {name: np.random.default_rng(seed).standard_normal((4, 3), np.float32) for seed, name in enumerate("vw")}
+    compared = diff(parsed(text % ("v", "w"), **stored), parsed(text % ("w", "v"), **stored), inputs)
+    assert compared.equal, compared.verdict()

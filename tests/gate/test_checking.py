@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from pages import LIKE_SELECTORS, called
+from placed_models import STEP_INPUT, branch_input, branch_weights, branching, other_order, unrolled
 from planting import HALF_INPUT, KINDS, Plot, overflowing_half, possible, raw_values
 
 from onnxscope import BaselineError, InputError, Settings, check, diff, snapshot
@@ -248,3 +249,33 @@ def test_a_baseline_says_of_its_input_what_other_results_say(baseline):
     record = diff(DIGITS, DIGITS, INPUT).to_dict()["input"]
     assert list(baseline.input.items())[:-1] == list(record.items())
     assert re.fullmatch(r"[0-9a-f]{64}", baseline.input["content"])
+
+
+@pytest.mark.parametrize("inputs", [None, STEP_INPUT], ids=["without data", "with data"])
+@pytest.mark.parametrize("names", [True, False])
+def test_time_steps_in_another_order_are_no_change_and_one_that_changed_is_named(names, inputs, tmp_path):
+    baseline = snapshot(unrolled(names=names), inputs)
+    order = (3, 1, 5, 0, 2, 4)
+    again = snapshot(unrolled(order, names=names), inputs)
+    for taken, path in ((baseline, "a.json"), (again, "b.json")):
+        taken.save(tmp_path / path)
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+    assert check(unrolled(order, names=names), Baseline.load(tmp_path / "a.json"), inputs).ok
+    changed = check(unrolled(order, names=names, changed=2), baseline, inputs)
+    assert {finding.statistic for finding in changed.findings} >= {"weight odd"}
+    if inputs is not None:
+        moved = [finding for finding in changed.findings if finding.statistic == "mean" and finding.layer != "y"]
+        assert len(moved) == 1
+
+
+@pytest.mark.parametrize("way", [None, (True, True), (False, False)])
+@pytest.mark.parametrize("named", [True, False])
+def test_branches_in_the_other_order_are_no_change_and_exchanged_ones_are(named, way):
+    inputs = None if way is None else branch_input(*way)
+    baseline = snapshot(branching(named=named), inputs)
+    assert check(other_order(branching(named=named)), baseline, inputs).ok
+    for exchanged in ({"wd": "we", "we": "wd"}, {"wa": "wc", "wc": "wa"}):
+        other = other_order(branching(named=named, **branch_weights(**exchanged)))
+        findings = check(other, baseline, inputs).findings
+        assert len([finding for finding in findings if finding.statistic.startswith("weight ")]) == 2
+        assert not any("the same weights" in finding.message for finding in findings)
