@@ -17,6 +17,7 @@ from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError
 from onnxscope.model.loading import Model, load_model
 from onnxscope.numerics.distances import Tolerance
+from onnxscope.structure.standard_model import standard_model
 
 __all__ = ["diff", "run_diff"]
 
@@ -100,7 +101,7 @@ def run_diff(
     """
     tolerance = _tolerance(rtol, atol)
     feed = None if inputs is None else open_common_feed((first, second), inputs, options)
-    sides = ModelLayers(first), ModelLayers(second)
+    sides = ModelLayers(standard_model(first)), ModelLayers(standard_model(second))
     with contextlib.nullcontext() if feed is None else contextlib.closing(feed):
         compared = LayerComparison(sides, feed, options, align=align, tolerance=tolerance, select=select).run()
     return compared.comparison

@@ -17,7 +17,8 @@ from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.result import Comparison, StructureChange
 from onnxscope.comparison.unstable_sides import mode_changes, notes_on_unstable
-from onnxscope.comparison.weight_changes import WeightChange, compare_weights, one_sided
+from onnxscope.comparison.weight_changes import WeightChange, compare_weights, folded_change, one_sided
+from onnxscope.comparison.whole_weights import whole_of
 from onnxscope.errors import RunError
 from onnxscope.model.layers import Layer
 from onnxscope.model.selectors import Tap, select_names
@@ -235,8 +236,11 @@ def _weight_changes(
         x, y = sides[0].layers[left], sides[1].layers[right]
         read = [sides[0].layers[index].shape[:1] for index in x.before]
         before = read[0][0] if len(read) == 1 and read[0] else None
-        compared = compare_weights(x, y, sides[0].weights.read(x), sides[1].weights.read(y), before)
-        changes += [replace(change, place=place) for change in compared]
+        found = compare_weights(x, y, sides[0].weights.read(x), sides[1].weights.read(y), before)
+        if any(change.counts for change in found):
+            folded = folded_change(x.name, whole_of(x, sides[0].weights), whole_of(y, sides[1].weights))
+            found = found if folded is None else [folded]
+        changes += [replace(change, place=place) for change in found]
     if kept is None:
         for side, only, removed in ((sides[0], alignment.only_a, True), (sides[1], alignment.only_b, False)):
             for index in only:

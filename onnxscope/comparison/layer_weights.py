@@ -37,12 +37,16 @@ class StoredWeight:
         values: With the output channels along axis 0; read where they lie.
         stored: numpy's name of the stored element type.
         quantized: Whether `values` are the real numbers behind stored integers.
+        position: Which of its node's operands it is.
+        seen: Its shape as the node sees it.
     """
 
     name: str
     values: Array
     stored: str
     quantized: bool
+    position: int
+    seen: tuple[int, ...]
 
 
 class LayerWeights:
@@ -68,12 +72,12 @@ class LayerWeights:
 
     def read(self, layer: Layer) -> dict[str, StoredWeight]:
         """Return a layer's weights by role; those of an absorbed BatchNorm have roles that start with `norm.`."""
-        weights: dict[str, StoredWeight] = {}
-        for role, operand in self._operands(layer):
-            weight = self._stored(layer, operand, role)
-            if weight is not None:
-                weights[role] = weight
-        return weights
+        return {role: weight for role, _, weight in self.entries(layer)}
+
+    def entries(self, layer: Layer) -> list[tuple[str, Node, StoredWeight]]:
+        """Return a layer's weights in the order of its nodes: each with its role, which is its own, and its node."""
+        stored = [(role, operand.node, self._stored(layer, operand, role)) for role, operand in self._operands(layer)]
+        return [(role, node, weight) for role, node, weight in stored if weight is not None]
 
     def lists(self, operand: Operand) -> bool:
         """Whether `read` returns an operand among the weights of the layer that its node is part of."""
@@ -126,7 +130,14 @@ class LayerWeights:
             tensor = self._model.graphs[operand.node.path].stored(origin.value)
             if tensor is not None:
                 stored = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
-        return StoredWeight(name=name, values=_outputs_first(operand, values), stored=stored, quantized=quantized)
+        return StoredWeight(
+            name=name,
+            values=_outputs_first(operand, values),
+            stored=stored,
+            quantized=quantized,
+            position=operand.position,
+            seen=values.shape,
+        )
 
     def _read(self, operand: Operand) -> Array | None:
         """A constant operand as its node sees it, None where it is no numbers or cannot be computed."""

@@ -10,16 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.comparison.layer_weights import NORM, StoredWeight
-from onnxscope.model.graphs import Node
+from onnxscope.comparison.whole_weights import FOLDING_RTOL, Whole, are_one, epsilon_of
 from onnxscope.model.layers import Layer
 from onnxscope.numerics.blocks import row_blocks
 from onnxscope.numerics.distances import Difference, decibels, difference
 from onnxscope.numerics.permutations import describe_permutation, flattened_otherwise, same_numbers
 
-__all__ = ["WeightChange", "compare_weights", "one_sided"]
+__all__ = ["WeightChange", "compare_weights", "folded_change", "one_sided"]
 
 Array = NDArray[Any]
-_FOLDING_RTOL = 1e-5  # folding rounds to float32 a few times over
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,32 @@ def compare_weights(
         first, second = (layer, None) if gone else (None, layer)
         changes.append(_on_one_side(first, second, a.name, message))
     return changes
+
+
+def folded_change(layer: str, a: Whole | None, b: Whole | None) -> WeightChange | None:
+    """Return what is said where two layers that hold their numbers otherwise do the same; None where they do not.
+
+    Args:
+        layer: Its name.
+        a: What the first does altogether.
+        b: What the second does.
+    """
+    if a is None or b is None or a.names.keys() == b.names.keys() or not are_one(a, b):
+        return None
+    more, fewer = (a, b) if len(a.names) >= len(b.names) else (b, a)
+    parts = [name for role, name in more.names.items() if role not in fewer.names]
+    message = f"{', '.join(fewer.names.values())} hold {', '.join(parts)} too"
+    return WeightChange(
+        a=a.names["weight"],
+        b=b.names["weight"],
+        layer=layer,
+        change="folded",
+        max_abs=None,
+        relative_l2=None,
+        channels=(),
+        message=message,
+        counts=False,
+    )
 
 
 def one_sided(layer: Layer, weights: Mapping[str, StoredWeight], *, removed: bool) -> list[WeightChange]:
@@ -201,13 +226,8 @@ def _affine(layer: Layer, weights: Mapping[str, StoredWeight]) -> tuple[Array, A
         return None
     gamma, beta, mean, variance = (weights[NORM + key].values.astype(np.float64) for key in keys)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = gamma / np.sqrt(variance + _epsilon(norm))
+        scale = gamma / np.sqrt(variance + epsilon_of(norm))
     return scale, beta - mean * scale
-
-
-def _epsilon(norm: Node) -> float:
-    stored = norm.attribute("epsilon")
-    return 1e-5 if stored is None else float(stored)
 
 
 def _compare_folded(
@@ -221,9 +241,9 @@ def _compare_folded(
         return None
     scale, _ = affine
     norm = _norm_name(with_norm)
-    epsilon = _epsilon(a.norm if a.norm is not None else b.norm)  # type: ignore[arg-type]
+    epsilon = epsilon_of(a.norm if a.norm is not None else b.norm)  # type: ignore[arg-type]
     formula = f"{full.name} x {norm}.weight / sqrt({norm}.running_var + {epsilon:.3g})"
-    weight_seen = difference(full.values, folded.values, scale, _FOLDING_RTOL)
+    weight_seen = difference(full.values, folded.values, scale, FOLDING_RTOL)
 
     def change(kind: str, message: str, seen: Difference, *, counts: bool) -> WeightChange:
         return WeightChange(
@@ -268,7 +288,7 @@ def _bias_not_shifted(
     bias = _bias(with_norm, zeros) * scale
     parts = np.abs(bias) + np.abs(offset) + np.abs(with_norm[NORM + "bias"].values)
     gap = np.abs(_bias(plain, zeros) - (bias + offset))
-    off = np.flatnonzero(~(gap <= _FOLDING_RTOL * (parts + 0.1 * parts.max(initial=0.0))))
+    off = np.flatnonzero(~(gap <= FOLDING_RTOL * (parts + 0.1 * parts.max(initial=0.0))))
     if not len(off):
         return []
     largest = float(gap.max())
@@ -314,7 +334,7 @@ def _other_epsilon(full: Array, folded: Array, weights: Mapping[str, StoredWeigh
         return None
     epsilon = float(np.median(usable))
     scale = np.divide(gamma, np.sqrt(np.maximum(variance + epsilon, 1e-300)))
-    fits = epsilon >= 0 and difference(full, folded, scale, 10 * _FOLDING_RTOL).equal
+    fits = epsilon >= 0 and difference(full, folded, scale, 10 * FOLDING_RTOL).equal
     return epsilon if fits else None
 
 

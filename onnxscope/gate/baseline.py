@@ -25,6 +25,7 @@ from onnxscope.base.tables import Table
 from onnxscope.comparison.align_layers import LayerKey
 from onnxscope.comparison.floors import own_floors
 from onnxscope.comparison.layer_weights import LayerWeights
+from onnxscope.comparison.whole_weights import SKETCH_SIZE
 from onnxscope.errors import BaselineError
 from onnxscope.gate.baseline_nodes import check_node, line_of_layer, node_rows, records_of, records_with_lines
 from onnxscope.gate.baseline_rows import (
@@ -49,6 +50,7 @@ from onnxscope.profiling.plan import make_plan
 from onnxscope.profiling.profile_file import unfit_values
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
 from onnxscope.runtime.session import runtime_version
+from onnxscope.structure.standard_model import standard_model
 from onnxscope.structure.surroundings import surroundings
 
 __all__ = ["SCHEMA", "Baseline", "keys_of", "run_snapshot", "snapshot"]
@@ -230,6 +232,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         InputError: The inputs do not fit.
         RunError: onnxruntime fails.
     """
+    model = standard_model(model)
     layers = model.layers
     digests: dict[str, tuple[str, str | None]] = {}
 
@@ -326,12 +329,30 @@ def _spec(spec: InputSpec) -> dict[str, Any]:
     return {"name": spec.name, "dtype": spec.dtype, "shape": None if spec.shape is None else list(spec.shape)}
 
 
+def _check_whole(row: Fields) -> None:
+    """Check what says what a layer does altogether, which not every layer has."""
+    whole = row.values.get("whole")
+    if whole is None:
+        return
+    names = whole.get("weights") if isinstance(whole, dict) else None
+    numbers = whole.get("sketch") if isinstance(whole, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in (*names.values(), names.get("weight"))):
+        row.fault("a whole without its weights")
+    if not isinstance(numbers, list) or len(numbers) != SKETCH_SIZE or not all(map(_is_number, numbers)):
+        row.fault("a whole without its sketch")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _checked(fields: Fields) -> Baseline:
     """Return what a file of the right schema holds; faults are reported by `Fields.checking`."""
     fields.expect(_FIELDS)
     layers, parameters = fields.rows("layers"), fields.rows("weights")
     for row in layers:
         row.expect(_LAYER_FIELDS)
+        _check_whole(row)
     for row in parameters:
         row.expect(_WEIGHT_FIELDS)
     for row in (*layers, *parameters):

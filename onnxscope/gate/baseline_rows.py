@@ -13,6 +13,8 @@ from onnxscope.analyses.weight_statistics import WeightStatistics
 from onnxscope.comparison.align_layers import layer_keys
 from onnxscope.comparison.floors import Floor
 from onnxscope.comparison.layer_weights import LayerWeights
+from onnxscope.comparison.whole_weights import sketch, whole_of
+from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.moments import Moments, Statistics
@@ -64,11 +66,25 @@ def layer_rows(model: Model, reader: LayerWeights, records: Sequence[NodeRecord]
             "before": key.before[:16],
             "behind": key.behind[:16],
             "content": key.content(),
+            **_whole(layer, reader),
             **_NOT_RUN,
         }
         line = lines.get(layer.node, _NO_LINE)
         rows.append({**row, "sort": (line, depths[-1], row["before"], row["behind"], name, row["content"] or "")})
     return rows
+
+
+def _whole(layer: Layer, reader: LayerWeights) -> dict[str, Any]:
+    """What tells whether a layer does the same with its numbers folded; nothing where that cannot be told."""
+    whole = whole_of(layer, reader)
+    numbers = [] if whole is None else sketch(whole)
+    if whole is None or not all(map(math.isfinite, numbers)):
+        return {}
+    half = (len(numbers) - 2) // 2
+    units = [*([numbers[-2]] * half), *([numbers[-1]] * half), *numbers[-2:]]
+    # A hundredth of the millionths that count.
+    rounded = [_rounded(number, unit / 100) for number, unit in zip(numbers, units, strict=True)]
+    return {"whole": {"weights": dict(whole.names), "sketch": rounded}}
 
 
 _NOT_RUN: dict[str, Any] = {

@@ -15,6 +15,7 @@ from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
 from onnxscope.gate.baseline_nodes import line_of_layer, node_findings, records_of
 from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
+from onnxscope.gate.folded_layers import folded_layers, remarks_on_folds
 from onnxscope.gate.renamed_weights import remarks_on_names, under_new_names
 from onnxscope.gate.settings import Settings
 from onnxscope.gate.unstable_records import notes_on_change
@@ -86,7 +87,8 @@ def check(
     elif actual.input is not None and expected.input is not None and not renew:
         _require_same_input(expected.input, actual.input)
     notes += notes_on_change(expected.unstable, actual.unstable)
-    findings, layers = _compare(expected, actual, settings or Settings())
+    findings, layers, remarks = _compare(expected, actual, settings or Settings())
+    notes += remarks
     notes += remarks_on_names(expected, actual, [finding.statistic for finding in findings])
     return Check(
         name=loaded.name,
@@ -122,7 +124,8 @@ def _require_same_input(expected: Mapping[str, Any], actual: Mapping[str, Any]) 
     )
 
 
-def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[list[Deviation], list[str]]:
+def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[list[Deviation], list[str], list[str]]:
+    """The findings, the layers that were compared, and remarks."""
     findings = [
         Deviation(
             layer="",
@@ -133,13 +136,15 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
             message=f"the model's {key} have changed",
         )
         for key in ("inputs", "outputs")
-        if expected.model[key] != actual.model[key]
+        if not _is_same_signature(expected.model[key], actual.model[key], exact=key == "inputs")
     ]
     keys = keys_of(expected), keys_of(actual)
     alignment = align_layers(keys[0], keys[1])
     weights: dict[str, list[Deviation]] = {}
+    folded = folded_layers(expected, actual, alignment.pairs)
     stored = under_new_names(expected, actual, alignment.pairs)
-    for finding in _weight_findings(stored, actual.weights, settings):
+    rest = [[row for row in rows if row["name"] not in folded.weights] for rows in (stored, actual.weights)]
+    for finding in _weight_findings(rest[0], rest[1], settings):
         weights.setdefault(finding.layer, []).append(finding)
     changed = set(weights)
     layers: list[str] = []
@@ -149,7 +154,7 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
         if settings.ignores(old["layer"]):
             continue
         layers.append(old["layer"])
-        layer_findings = _structure_findings(old, new)
+        layer_findings = _structure_findings(old, new, folded=left in folded.layers)
         moved = _moved(old, new, settings)
         if moved and moved[0].statistic != UNDECIDED:
             is_changed = old["layer"] in changed or (old["op_type"] != "Output" and old["content"] != new["content"])
@@ -161,9 +166,9 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
             first = first or old["layer"]
         findings += layer_findings
     ran = expected.input is not None and actual.input is not None
-    for rows, only, word in ((expected, alignment.only_a, "gone"), (actual, alignment.only_b, "new")):
+    for side, only, word in ((expected, alignment.only_a, "gone"), (actual, alignment.only_b, "new")):
         for place in only:
-            row = rows.layers[place]
+            row = side.layers[place]
             if not settings.ignores(row["layer"]) and (ran or row["op_type"] != "Output"):
                 before, after = (row["op_type"], None) if word == "gone" else (None, row["op_type"])
                 findings.append(
@@ -181,7 +186,24 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
     known = [(lines[0][x], lines[1][y]) for x, y in alignment.pairs if x in lines[0] and y in lines[1]]
     nodes = node_findings(*records, known, only_numbers=ran)
     findings += [Deviation(**finding) for finding in nodes if not settings.ignores(finding["layer"])]
-    return [*findings, *itertools.chain(*weights.values()), *_unfit_findings(actual, settings)], layers
+    findings = [*findings, *itertools.chain(*weights.values()), *_unfit_findings(actual, settings)]
+    return findings, layers, remarks_on_folds(expected, folded)
+
+
+def _is_same_signature(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], *, exact: bool) -> bool:
+    """Whether inputs or outputs are the same; an output's shape follows from the graph, and may be told in part."""
+    if exact or len(old) != len(new):
+        return bool(old == new)
+    for x, y in zip(old, new, strict=True):
+        shapes = x["shape"], y["shape"]
+        if {**x, "shape": None} != {**y, "shape": None}:
+            return False
+        if None not in shapes and (
+            len(shapes[0]) != len(shapes[1])
+            or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(*shapes, strict=True))
+        ):
+            return False
+    return True
 
 
 def _unfit_findings(actual: Baseline, settings: Settings) -> list[Deviation]:
@@ -201,8 +223,11 @@ def _unfit_findings(actual: Baseline, settings: Settings) -> list[Deviation]:
     ]
 
 
-def _structure_findings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Deviation]:
+def _structure_findings(old: Mapping[str, Any], new: Mapping[str, Any], *, folded: bool) -> list[Deviation]:
     findings = []
+    if folded:
+        own = ({key: value for key, value in row["attributes"].items() if "." not in key} for row in (old, new))
+        old, new = ({**row, "norm": None, "attributes": found} for row, found in zip((old, new), own, strict=True))
     for key in _PLAIN:
         if old[key] != new[key] and not (key == "shape" and None in (old[key], new[key])):
             message = f"{key.replace('_', ' ')} {shown_value(old[key])} became {shown_value(new[key])}"

@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from onnxscope.model.graphs import Graph, Node
 
-__all__ = ["activation_after", "following", "is_activation", "own_output"]
+__all__ = ["activation_after", "activation_group", "following", "is_activation", "own_output"]
 
 _LONGEST_ACTIVATION = 16  # Gelu written out with Tanh takes eight operators
 
@@ -70,9 +70,9 @@ def following(graph: Graph, node: Node) -> tuple[str, tuple[Node, ...]]:
 def activation_after(graph: Graph, value: str) -> str | None:
     """Return what leaves the activation function that follows `value`, or None where none follows."""
     while True:
-        end = _activation_end(graph, value)
-        if end is not None:
-            return end
+        group = activation_group(graph, value)
+        if group is not None:
+            return group[-1].outputs[0]
         reader = _only_reader(graph, value)
         if reader is None or reader.operator.behind_layer is None or not reader.is_standard:
             return None
@@ -81,8 +81,8 @@ def activation_after(graph: Graph, value: str) -> str | None:
         value = reader.outputs[0]
 
 
-def _activation_end(graph: Graph, value: str) -> str | None:
-    """The value at which the shortest closed elementwise group with a nonlinearity ends, or None."""
+def activation_group(graph: Graph, value: str) -> list[Node] | None:
+    """Return the shortest closed elementwise group with a nonlinearity that reads a value, in execution order."""
     unread: dict[str, set[Node]] = {value: set(graph.readers.get(value, ()))}
     bends: set[str] = set()
     done: set[Node] = set()
@@ -107,12 +107,13 @@ def _activation_end(graph: Graph, value: str) -> str | None:
             # Relu(x) + x is a connection that skips the Relu; only Snake, x + sin(x)**2, is made in this way.
             if node.op_type in ("Add", "Sum") and value in node.inputs and not bends & {"Sin", "Cos"}:
                 return None
-            return _scaled(graph, node, value) or output
+            factor = _scaled(graph, node, value)
+            return sorted(done, key=graph.position) + ([] if factor is None else [factor])
     return None
 
 
-def _scaled(graph: Graph, node: Node, value: str) -> str | None:
-    """What leaves the constant factor that completes `value * gate`, or None where the gate needs none.
+def _scaled(graph: Graph, node: Node, value: str) -> Node | None:
+    """The constant factor that completes `value * gate`, or None where the gate needs none.
 
     `x * (1 + erf(..)) * 0.5` is Gelu, and `x * clip(x + 3, 0, 6) / 6` HardSwish, only with the factor behind them.
     """
@@ -124,7 +125,7 @@ def _scaled(graph: Graph, node: Node, value: str) -> str | None:
         return None
     others = [name for name in factor.inputs if name != node.outputs[0]]
     scales = [name in graph.constants and _is_scalar(graph, name) for name in others]
-    return factor.outputs[0] if scales == [True] else None
+    return factor if scales == [True] else None
 
 
 def _is_elementwise(graph: Graph, node: Node, group: Collection[str], *, bent: bool) -> bool:

@@ -47,11 +47,25 @@ class Model(StoredModel):
         self._inferring = threading.Lock()
         self._types: Mapping[tuple[Step, ...], Mapping[str, ValueType]] | None = None
 
+        self._is_rewritten = False
+
     def __reduce__(self) -> tuple[Any, ...]:
         """A model from a file travels to another process as its path, one from memory as its bytes."""
         if self._file is not None:
-            return _reload, (self._file.given, self.size_bytes)
+            content = self.proto.SerializeToString() if self._is_rewritten else b""
+            return _reload, (self._file.given, self.size_bytes, content)
         return _revive, (self.proto.SerializeToString(), self.name, self.folder)
+
+    def rewritten(self, proto: ModelProto) -> Model:
+        """Return this model with other nodes, which reads its tensors from the same files.
+
+        Args:
+            proto: A changed copy of this model's own; the new object owns it.
+        """
+        model = Model(proto, name=self.name, folder=self.folder, file=self._file)
+        model.inlined_functions = self.inlined_functions
+        model._is_rewritten = True
+        return model
 
     @cached_property
     def names(self) -> Names:
@@ -182,11 +196,11 @@ def _locations(proto: ModelProto) -> Iterator[tuple[TensorProto, StringStringEnt
                 yield tensor, entry
 
 
-def _reload(path: Path, size_bytes: int) -> Model:
+def _reload(path: Path, size_bytes: int, content: bytes) -> Model:
     model = load_model(path)
     if model.size_bytes != size_bytes:
         raise ModelError(f"the file has changed while it was in use: {model.name}")
-    return model
+    return model.rewritten(ModelProto.FromString(content)) if content else model
 
 
 def _revive(content: bytes, name: str, folder: Path | None) -> Model:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from onnx import AttributeProto
 
 from onnxscope.model.graphs import Graph, Node, Step
@@ -18,6 +17,7 @@ from onnxscope.model.layer_names import Operand
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.runtime.constant_values import ConstantValues
+from onnxscope.structure.idle_nodes import idle_dropout
 from onnxscope.structure.standard_spelling import COMMUTATIVE, operand_names, spell, spell_promoted
 
 __all__ = ["OUTPUT", "UNORDERED", "WEIGHT", "NodeRecord", "Source", "node_records"]
@@ -190,15 +190,7 @@ class _Records:
         if node.op_type == "Cast":
             declared = graph.types.get(node.inputs[0])
             return declared is not None and declared.elem_type == node.attribute("to")
-        if node.op_type != "Dropout" or any(graph.readers.get(mask) for mask in node.outputs[1:]):
-            return False
-        opset = self._opset(node)
-        if opset is not None and opset < 7:
-            return bool(node.attribute("is_test"))
-        if len(node.inputs) < 3 or not node.inputs[2]:
-            return True
-        mode = graph.stored(node.inputs[2])
-        return mode is not None and not np.any(self._model.array(mode))
+        return idle_dropout(self._model, graph, node)
 
     def _opset(self, node: Node) -> int | None:
         return self._model.opsets.get(node.domain or "ai.onnx")

@@ -20,7 +20,7 @@ from onnxscope import BaselineError, InputError, Settings, check, diff, snapshot
 from onnxscope.gate.baseline import Baseline
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
-DIGITS, DEPLOYED, INPUT = (str(FIXTURES / name) for name in ("digits.onnx", "digits_deployed.onnx", "digits.npz"))
+DIGITS, QDQ, INPUT = (str(FIXTURES / name) for name in ("digits.onnx", "digits_qdq.onnx", "digits.npz"))
 LAYERS = ["stem.0", "block.0", "down.0", "classifier.2"]
 
 
@@ -182,7 +182,7 @@ def test_without_inputs_structure_and_weights_are_checked(baseline):
     result = check(DIGITS, baseline)
     assert result.ok
     assert "nothing was run" in result.notes[0]
-    assert not check(DEPLOYED, baseline).ok
+    assert not check(QDQ, baseline).ok
     assert "activations are not checked" in check(DIGITS, snapshot(DIGITS), INPUT).notes[0]
 
 

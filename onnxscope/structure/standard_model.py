@@ -1,0 +1,173 @@
+"""A model in one form: what an optimizer has fused is taken apart, what an exporter wrote out is put together.
+
+Either way the numbers are the same, so that a model and its optimized copy are compared as one model. Values that both
+forms have keep their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, helper
+
+from onnxscope.model.graphs import Graph, Node, walk_graphs
+from onnxscope.model.loading import Model
+from onnxscope.runtime.nodes import opset_of
+from onnxscope.structure.fused_operators import FUSED_DOMAIN, NodeWriter, expansion_of
+from onnxscope.structure.idle_nodes import idle_dropout, merged_pad
+from onnxscope.structure.spelled_functions import MAY_BEND, function_from
+from onnxscope.structure.written_out import find_norms, is_root
+
+__all__ = ["standard_model"]
+
+_WIDE = frozenset({"float32", "float64"})
+
+
+@dataclass
+class _Plan:
+    """What becomes of a graph: what stands in the place of some nodes, what is read in place of some values."""
+
+    nodes: dict[int, Sequence[NodeProto]] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+
+
+def standard_model(model: Model) -> Model:
+    """Return a model with one form for what can be fused or written out; itself where it has nothing of the kind.
+
+    Args:
+        model: Not changed. The answer reads its weights from where this one does.
+    """
+    for step in (_drop_idle, _put_norms_together, _put_functions_together, _take_apart, _merge_pads):
+        model = _rewritten(model, step(model))
+    return model
+
+
+def _rewritten(model: Model, plans: Mapping[Graph, _Plan]) -> Model:
+    """Carry plans out; inner graphs first, since their places are counted in outer ones."""
+    if not any(plan.nodes for plan in plans.values()):
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model.proto)
+    for graph in reversed(model.graphs.values()):
+        plan = plans.get(graph)
+        if plan is None or not plan.nodes:
+            continue
+        proto = copy.graph
+        for step in graph.path:
+            owner = proto.node[step.node_index]
+            proto = next(attribute.g for attribute in owner.attribute if attribute.name == step.attribute)
+        written = [new for index, node in enumerate(proto.node) for new in plan.nodes.get(index, [node])]
+        nodes = GraphProto(node=written)  # copies: what a message lends does not outlive its deletion
+        del proto.node[:]
+        proto.node.extend(nodes.node)
+        if plan.values:
+            _rename(proto, plan.values)
+    if not any(entry.domain == FUSED_DOMAIN for entry in copy.opset_import):
+        copy.opset_import.append(OperatorSetIdProto(domain=FUSED_DOMAIN, version=1))
+    return model.rewritten(copy)
+
+
+def _rename(graph: GraphProto, values: Mapping[str, str]) -> None:
+    """Read other values, in the bodies too."""
+    for inner in walk_graphs(graph):
+        for node in inner.node:
+            node.input[:] = [_end_of(values, name) for name in node.input]
+
+
+def _end_of(values: Mapping[str, str], name: str) -> str:
+    while name in values:
+        name = values[name]
+    return name
+
+
+def _drop_idle(model: Model) -> Mapping[Graph, _Plan]:
+    """Leave Dropouts out that do nothing."""
+    plans: dict[Graph, _Plan] = {}
+    for graph in model.graphs.values():
+        for node in graph.nodes:
+            if idle_dropout(model, graph, node) and node.outputs[0] not in graph.outputs:
+                plan = plans.setdefault(graph, _Plan())
+                plan.nodes[node.index] = []
+                plan.values[node.outputs[0]] = node.inputs[0]
+    return plans
+
+
+def _put_norms_together(model: Model) -> Mapping[Graph, _Plan]:
+    plans: dict[Graph, _Plan] = {}
+    for graph in model.graphs.values():
+        if any(is_root(node) for node in graph.nodes):
+            plans[graph] = _Plan(find_norms(model, graph, _ranks_of(model, graph)))
+    return plans
+
+
+def _put_functions_together(model: Model) -> Mapping[Graph, _Plan]:
+    plans: dict[Graph, _Plan] = {}
+    for graph in model.graphs.values():
+        if not any(node.op_type in MAY_BEND for node in graph.nodes):
+            continue
+        plan = plans[graph] = _Plan()
+        for value in graph.readers:
+            found = None if value in graph.constants else function_from(model, graph, value)
+            if found is None or not _is_wide(model, graph, value):
+                continue
+            name, nodes = found
+            if plan.nodes.keys().isdisjoint(node.index for node in nodes):
+                plan.nodes |= {node.index: [] for node in nodes}
+                plan.nodes[nodes[-1].index] = [_function(name, value, nodes[-1])]
+    return plans
+
+
+def _function(name: str, value: str, last: Node) -> NodeProto:
+    is_fast = name == "FastGelu"
+    options = {"approximate": "tanh"} if is_fast else {}
+    node = helper.make_node("Gelu" if is_fast else name, [value], [last.outputs[0]], name=last.name, **options)
+    node.metadata_props.extend(last.proto.metadata_props)
+    return node
+
+
+def _take_apart(model: Model) -> Mapping[Graph, _Plan]:
+    """Write the operators that fused ones stand for in their places."""
+    graphs = model.graphs.values()
+    used = {value for graph in graphs for node in graph.nodes for value in (*node.inputs, *node.outputs)}
+    used |= {value for graph in graphs for value in (*graph.inputs, *graph.initializers)}
+    plans: dict[Graph, _Plan] = {}
+    for graph in graphs:
+        for node in graph.nodes:
+            writer = NodeWriter(node.proto, opset_of(model.proto), used, _ranks_of(model, graph))
+            expand = expansion_of(writer)
+            if expand is not None:
+                expand(writer)
+                plans.setdefault(graph, _Plan()).nodes[node.index] = writer.nodes
+    return plans
+
+
+def _merge_pads(model: Model) -> Mapping[Graph, _Plan]:
+    """Let a convolution or a pool pad for itself."""
+    plans: dict[Graph, _Plan] = {}
+    for graph in model.graphs.values():
+        for node in graph.nodes:
+            merged = merged_pad(model, graph, node)
+            if merged is not None:
+                reader, proto = merged
+                plan = plans.setdefault(graph, _Plan())
+                plan.nodes |= {node.index: [], reader.index: [proto]}
+                plan.values[node.outputs[0]] = node.inputs[0]
+    return plans
+
+
+def _ranks_of(model: Model, graph: Graph) -> Callable[[str], int | None]:
+    return lambda value: _rank(model, graph, value)
+
+
+def _rank(model: Model, graph: Graph, value: str) -> int | None:
+    declared = graph.types.get(value) or model.types.get(graph.path, {}).get(value)
+    if declared is None or declared.shape is None:
+        declared = model.types.get(graph.path, {}).get(value)
+    return None if declared is None or declared.shape is None else len(declared.shape)
+
+
+def _is_wide(model: Model, graph: Graph, value: str) -> bool:
+    """Whether a value is of a type in which no part of a function overflows before the function does."""
+    declared = graph.types.get(value) or model.types.get(graph.path, {}).get(value)
+    return declared is not None and declared.dtype in _WIDE

@@ -1,0 +1,204 @@
+"""Normalizations that an exporter wrote out in elementwise operators, each put together as the one operator that it is.
+
+onnxruntime puts the same operators together when it runs them, so that this takes nothing from what a run would show.
+Half precision is left as it is: there the parts may overflow where the operator does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper
+
+from onnxscope.model.graphs import Graph, Node
+from onnxscope.model.loading import Model
+
+__all__ = ["find_norms", "is_root"]
+
+Array = NDArray[Any]
+
+
+@dataclass
+class _Found:
+    """A normalization: its operands, and the nodes that it is written out in, the last of them last."""
+
+    value: str
+    axes: list[int]
+    epsilon: float
+    centred: bool
+    nodes: list[Node]
+    weights: list[str]
+
+
+def is_root(node: Node) -> bool:
+    """Whether a node may stand in the middle of a normalization."""
+    return node.op_type == "Sqrt" and node.is_standard
+
+
+def find_norms(model: Model, graph: Graph, rank: Callable[[str], int | None]) -> dict[int, Sequence[NodeProto]]:
+    """Return what stands in the place of the nodes of normalizations that are written out, by their stored places.
+
+    Args:
+        model: Whose graph it is.
+        graph: Where they are looked for.
+        rank: Of a value, where it is known.
+    """
+    matcher = _Matcher(model, graph, rank)
+    written: dict[int, Sequence[NodeProto]] = {}
+    for root in filter(is_root, graph.nodes):
+        found = matcher.match(root)
+        if found is not None and written.keys().isdisjoint(node.index for node in found.nodes):
+            written |= {node.index: [] for node in found.nodes}
+            written[found.nodes[-1].index] = [_operator(found)]
+    return written
+
+
+def _operator(found: _Found) -> NodeProto:
+    last = found.nodes[-1]
+    node = helper.make_node(
+        "LayerNormalization" if found.centred else "SimplifiedLayerNormalization",
+        [found.value, *found.weights],
+        [last.outputs[0]],
+        name=last.name,
+        axis=-len(found.axes),
+        epsilon=found.epsilon,
+    )
+    node.metadata_props.extend(last.proto.metadata_props)
+    return node
+
+
+class _Matcher:
+    def __init__(self, model: Model, graph: Graph, rank: Callable[[str], int | None]) -> None:
+        self._model = model
+        self._graph = graph
+        self._rank = rank
+
+    def match(self, root: Node) -> _Found | None:
+        """The normalization around a square root."""
+        variance = self._variance(root)
+        if variance is None:
+            return None
+        nodes, deviation, axes, epsilon = variance
+        quotient = self._quotient(root, nodes)
+        if quotient is None:
+            return None
+        centred = self._centre(deviation, axes, nodes)
+        other = centred if quotient == deviation else self._centre(quotient, axes, nodes)
+        if centred != other or (centred is None and quotient != deviation):
+            return None
+        value = deviation if centred is None else centred
+        weights = self._weights(nodes, len(axes), shifts=centred is not None)
+        is_last = self._are_last(value, axes)
+        if not weights or not is_last or not self._is_closed(nodes):
+            return None
+        return _Found(value, axes, epsilon, centred is not None, nodes, weights)
+
+    def _variance(self, root: Node) -> tuple[list[Node], str, list[int], float] | None:
+        """`sqrt(mean(d ** 2) + epsilon)`: its nodes, `d`, the axes and epsilon."""
+        total = self._made_by(root.inputs[0], "Add")
+        if total is None:
+            return None
+        for name, other in (total.inputs, reversed(total.inputs)):
+            epsilon = self._number(other)
+            mean = self._made_by(name, "ReduceMean")
+            axes = None if mean is None else self._axes(mean)
+            if epsilon is None or mean is None or axes is None:
+                continue
+            square = self._graph.producers.get(mean.inputs[0])
+            if square is None or square.op_type not in ("Pow", "Mul"):
+                return None
+            base, second = square.inputs
+            if (square.op_type == "Pow" and self._number(second) != 2) or (square.op_type == "Mul" and base != second):
+                return None
+            return [root, total, mean, square], base, axes, epsilon
+        return None
+
+    def _quotient(self, root: Node, nodes: list[Node]) -> str | None:
+        """What is divided by the root; the nodes of the division are added."""
+        reader = self._only_reader(root)
+        if reader is None:
+            return None
+        if reader.op_type == "Div" and reader.inputs[1] == root.outputs[0]:
+            if self._number(reader.inputs[0]) != 1:
+                nodes.append(reader)
+                return str(reader.inputs[0])
+        elif reader.op_type != "Reciprocal":
+            return None
+        product = self._only_reader(reader)  # of 1 / root
+        if product is None or product.op_type != "Mul":
+            return None
+        nodes += [reader, product]
+        others = [name for name in product.inputs if name != reader.outputs[0]]
+        return others[0] if len(others) == 1 else None
+
+    def _centre(self, value: str, axes: list[int], nodes: list[Node]) -> str | None:
+        """`x` where a value is `x - mean(x)`, whose nodes are added."""
+        difference = self._made_by(value, "Sub")
+        mean = None if difference is None else self._made_by(difference.inputs[1], "ReduceMean")
+        if difference is None or mean is None or mean.inputs[0] != difference.inputs[0] or self._axes(mean) != axes:
+            return None
+        known = {node.outputs[0] for node in nodes}
+        nodes[:0] = [node for node in (mean, difference) if node.outputs[0] not in known]
+        return str(mean.inputs[0])
+
+    def _weights(self, nodes: list[Node], rank: int, *, shifts: bool) -> list[str]:
+        """Names of scale and shift, whose nodes are added."""
+        weights: list[str] = []
+        for op_type in ("Mul", "Add") if shifts else ("Mul",):
+            reader = self._only_reader(nodes[-1])
+            if reader is None or reader.op_type != op_type:
+                break
+            others = [name for name in reader.inputs if name != nodes[-1].outputs[0]]
+            tensor = self._graph.stored(others[0]) if len(others) == 1 else None
+            if tensor is None or len(tensor.dims) != rank or tensor.data_type not in _WIDE:
+                break
+            nodes.append(reader)
+            weights += others
+        return weights
+
+    def _are_last(self, value: str, axes: list[int]) -> bool:
+        rank = self._rank(value) if any(axis >= 0 for axis in axes) else 0
+        if rank is None:
+            return False
+        places = sorted(axis - rank if axis >= 0 else axis for axis in axes)
+        return places == list(range(-len(axes), 0))
+
+    def _is_closed(self, nodes: list[Node]) -> bool:
+        """Whether nothing else reads what stands between."""
+        return self._graph.leaving(nodes) == list(nodes[-1].outputs)
+
+    def _made_by(self, value: str, op_type: str) -> Node | None:
+        node = self._graph.producers.get(value)
+        return node if node is not None and node.op_type == op_type and node.is_standard else None
+
+    def _only_reader(self, node: Node) -> Node | None:
+        readers = self._graph.readers.get(node.outputs[0], ())
+        return readers[0] if len(readers) == 1 and readers[0].is_standard else None
+
+    def _axes(self, mean: Node) -> list[int] | None:
+        """The axes of a mean that keeps them."""
+        axes = mean.attribute("axes")
+        if axes is None and len(mean.inputs) > 1:
+            numbers = self._numbers(mean.inputs[1])
+            axes = None if numbers is None else numbers.ravel().tolist()
+        return sorted(map(int, axes)) if axes and mean.attribute("keepdims") in (None, 1) else None
+
+    def _number(self, value: str) -> float | None:
+        numbers = self._numbers(value)
+        return float(numbers.ravel()[0]) if numbers is not None and numbers.size == 1 else None
+
+    def _numbers(self, value: str) -> Array | None:
+        tensor = self._graph.stored(value)
+        if tensor is not None:
+            return self._model.array(tensor) if tensor.data_type != TensorProto.STRING else None
+        node = self._made_by(value, "Constant")
+        names = ("value_float", "value_floats", "value_int", "value_ints")
+        literals = [] if node is None else [node.attribute(name) for name in names]
+        return next((np.array(literal) for literal in literals if literal is not None), None)
+
+
+_WIDE = (TensorProto.FLOAT, TensorProto.DOUBLE)

@@ -1,0 +1,280 @@
+"""One model in two forms: as it was written, and as onnxruntime's optimizer or an exporter spells the same."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from compared_models import DIGITS, INPUT, parsed
+from onnx import numpy_helper
+
+from onnxscope import check, diff, snapshot
+from onnxscope.model.loading import load_model
+from onnxscope.structure.standard_model import standard_model
+
+RNG = np.random.default_rng(7)
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+CONV = {"w": normal(4, 3, 3, 3), "b": normal(4)}
+NORM = {"scale": normal(4), "shift": normal(4), "mean": normal(4), "var": normal(4) ** 2 + np.float32(0.5)}
+DENSE = {"m": normal(6, 6), "c": normal(6)}
+LAYER_NORM = {"gamma": normal(6), "beta": normal(6)}
+ROOT = {"root": np.float32(np.sqrt(2)), "one": np.float32(1), "half": np.float32(0.5)}
+GELU = "v = Div(u, root) e = Erf(v) f = Add(e, one) g = Mul(u, f) h = Mul(g, half)"
+IMAGE, ROWS = "float[n, 3, 8, 8] x", "float[n, 5, 6] x"
+# What the optimizer fuses: the input, the nodes, what is stored, and one stored tensor to change.
+FUSED = {
+    "BatchNormalization": (
+        IMAGE,
+        "a = Conv(x, w, b) n = BatchNormalization(a, scale, shift, mean, var) y = Relu(n)",
+        CONV | NORM,
+        "var",
+    ),
+    "BatchNormalization without a bias": (
+        IMAGE,
+        "a = Conv(x, w) n = BatchNormalization(a, scale, shift, mean, var) y = Tanh(n)",
+        CONV | NORM,
+        "shift",
+    ),
+    "Mul": (IMAGE, "a = Conv(x, w, b) n = Mul(a, k) y = Sigmoid(n)", CONV | {"k": normal(4, 1, 1)}, "k"),
+    "Add": (IMAGE, "a = Conv(x, w, b) n = Add(a, k) y = Relu(n)", CONV | {"k": normal(4, 1, 1)}, "k"),
+    "LeakyRelu": (IMAGE, "a = Conv(x, w, b) y = LeakyRelu<alpha = 0.3>(a)", CONV, "w"),
+    "Clip": (
+        IMAGE,
+        "a = Conv(x, w, b) y = Clip(a, low, high)",
+        CONV | {"low": np.float32(0), "high": np.float32(6)},
+        "b",
+    ),
+    "HardSigmoid": (IMAGE, "a = Conv(x, w) y = HardSigmoid<alpha = 0.3, beta = 0.4>(a)", CONV, "w"),
+    "a sum": (IMAGE, "z = Conv(x, w2) a = Conv(x, w, b) s = Add(a, z) y = Relu(s)", CONV | {"w2": CONV["w"] + 1}, "w2"),
+    "Pad": (
+        IMAGE,
+        "p = Pad(x, pads) a = Conv<pads = [1, 0, 1, 0]>(p, w, b) y = Relu(a)",
+        CONV | {"pads": np.array([0, 0, 1, 2, 0, 0, 1, 2])},
+        "b",
+    ),
+    "MatMul": (ROWS, "a = MatMul(x, m) n = Add(a, c) y = Relu(n)", DENSE, "c"),
+    "Gemm": ("float[n, 6] x", "a = MatMul(x, m) n = Add(a, c) y = Relu(n)", DENSE, "c"),
+    "FusedGemm": ("float[n, 6] x", "a = Gemm(x, m, c) y = LeakyRelu<alpha = 0.2>(a)", DENSE, "m"),
+    "Gelu": (ROWS, f"u = MatMul(x, m) {GELU} y = Neg(h)", DENSE | ROOT, "m"),
+    "BiasGelu": (ROWS, f"a = MatMul(x, m) u = Add(a, c) {GELU} y = Neg(h)", DENSE | ROOT, "c"),
+    "QuickGelu": (ROWS, "a = MatMul(x, m) s = Sigmoid(a) y = Mul(a, s)", DENSE, "m"),
+    "LayerNormalization": (
+        ROWS,
+        "a = MatMul(x, m) y = LayerNormalization<epsilon = 0.001>(a, gamma, beta)",
+        DENSE | LAYER_NORM,
+        "gamma",
+    ),
+    "SkipLayerNormalization": (
+        ROWS,
+        "a = MatMul(x, m) n = Add(a, c) s = Add(n, x) y = LayerNormalization(s, gamma, beta)",
+        DENSE | LAYER_NORM,
+        "beta",
+    ),
+    "SkipLayerNormalization that is read twice": (
+        ROWS,
+        "a = MatMul(x, m) s = Add(a, x) l = LayerNormalization(s, gamma, beta) y = Add(l, s)",
+        DENSE | LAYER_NORM,
+        "gamma",
+    ),
+    "dropped nodes": (
+        ROWS,
+        "a = MatMul(x, m) i = Identity(a) d = Dropout(i) k = Add(one, half) y = Mul(d, k)",
+        DENSE | ROOT,
+        "m",
+    ),
+}
+LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED"}
+
+
+def fused_model(name, opset=17):
+    given, nodes, stored, _ = FUSED[name]
+    used = {key: value for key, value in stored.items() if f"{key}," in nodes or f"{key})" in nodes}
+    shape = {IMAGE: "n, 4, h, k", ROWS: "n, 5, 6"}.get(given, "n, 6")
+    text = f'<ir_version: 8, opset_import: ["": {opset}]> g ({given}) => (float[{shape}] y) {{ {nodes} }}'
+    return parsed(text, **used)
+
+
+def optimized(model, level, folder):
+    """The copy that onnxruntime saves."""
+    path = folder / f"{level}.onnx"
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[level])
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(path)
+
+
+def data_for(model):
+    sides = [side.dim_value or 3 for side in model.graph.input[0].type.tensor_type.shape.dim]
+    return {"x": np.random.default_rng(3).standard_normal(sides).astype(np.float32)}
+
+
+def with_other(model, name):
+    """A copy with one number of an initializer changed."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (tensor,) = (each for each in copy.graph.initializer if each.name == name)
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[values.size // 2] += np.float32(0.01)
+    tensor.CopyFrom(numpy_helper.from_array(values, name))
+    return copy
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", FUSED)
+def test_a_model_and_its_optimized_copy_are_one_model(name, level, tmp_path):
+    model = fused_model(name)
+    copy, fed = optimized(model, level, tmp_path), data_for(model)
+    assert diff(model, copy).equal
+    assert diff(copy, model, fed).equal
+    assert check(copy, snapshot(model)).findings == ()
+    assert check(model, snapshot(copy, fed), fed).findings == ()
+    changed = with_other(model, FUSED[name][-1])
+    assert diff(changed, copy).decision == "differs"
+    assert diff(copy, changed, fed).decision == "differs"
+    assert not check(changed, snapshot(copy)).ok
+    assert not check(copy, snapshot(changed, fed), fed).ok
+
+
+# Functions and normalizations that are spelled out, and what they are as one operator: operator set, nodes each.
+SPELLED = {
+    "Gelu": (20, "y = Gelu(x)", "v = Mul(x, inverse) e = Erf(v) f = Add(one, e) g = Mul(half, x) y = Mul(g, f)"),
+    "Gelu by a tangent": (
+        20,
+        'y = Gelu<approximate = "tanh">(x)',
+        "c = Pow(x, three) d = Mul(c, small) s = Add(x, d) k = Mul(s, wide) t = Tanh(k) f = Add(t, one) "
+        "g = Mul(x, f) y = Mul(g, half)",
+    ),
+    "Gelu by a tangent, factored": (
+        20,
+        'y = Gelu<approximate = "tanh">(x)',
+        "q = Mul(x, x) d = Mul(q, small) s = Add(one, d) v = Mul(x, wide) k = Mul(v, s) t = Tanh(k) f = Add(one, t) "
+        "g = Mul(half, x) y = Mul(g, f)",
+    ),
+    "HardSwish": (14, "y = HardSwish(x)", "a = Add(x, three) c = Clip(a, zero, six) m = Mul(x, c) y = Div(m, six)"),
+    "HardSwish by a gate": (14, "y = HardSwish(x)", "g = HardSigmoid<alpha = 0.16666667, beta = 0.5>(x) y = Mul(g, x)"),
+    "Mish": (18, "y = Mish(x)", "s = Softplus(x) t = Tanh(s) y = Mul(x, t)"),
+    "LayerNormalization": (
+        18,
+        "y = LayerNormalization(x, gamma, beta)",
+        "m = ReduceMean(x, last) d = Sub(x, m) q = Pow(d, two) v = ReduceMean(q, last) e = Add(v, epsilon) "
+        "r = Sqrt(e) n = Div(d, r) g = Mul(n, gamma) y = Add(g, beta)",
+    ),
+    "LayerNormalization by a product": (
+        18,
+        "y = LayerNormalization(x, gamma, beta)",
+        "m = ReduceMean(x, place) d = Sub(x, m) q = Mul(d, d) v = ReduceMean(q, place) e = Add(epsilon, v) "
+        "r = Sqrt(e) i = Reciprocal(r) n = Mul(d, i) g = Mul(gamma, n) y = Add(beta, g)",
+    ),
+    "LayerNormalization without a shift": (
+        17,
+        "y = LayerNormalization(x, gamma)",
+        "m = ReduceMean<axes = [-1]>(x) d = Sub(x, m) k = Sub(x, m) q = Pow(k, two) v = ReduceMean<axes = [-1]>(q) "
+        "e = Add(v, epsilon) r = Sqrt(e) n = Div(d, r) y = Mul(n, gamma)",
+    ),
+    "RMSNormalization": (
+        23,
+        "y = RMSNormalization(x, gamma)",
+        "q = Pow(x, two) v = ReduceMean(q, last) e = Add(v, epsilon) r = Sqrt(e) i = Div(one, r) n = Mul(x, i) "
+        "y = Mul(gamma, n)",
+    ),
+}
+NUMBERS = {
+    "one": 1,
+    "two": 2,
+    "three": 3,
+    "six": 6,
+    "zero": 0,
+    "half": 0.5,
+    "inverse": 0.5**0.5,
+    "small": 0.044715,
+    "wide": (2 / np.pi) ** 0.5,
+    "epsilon": 1e-5,
+}
+
+
+def spelled(opset, nodes, **others):
+    numbers = {name: np.float32(number) for name, number in NUMBERS.items()}
+    stored = numbers | LAYER_NORM | {"last": np.array([-1]), "place": np.array([2])} | others
+    text = f'<ir_version: 9, opset_import: ["": {opset}]> g ({ROWS}) => (float[n, 5, 6] y) {{ {nodes} }}'
+    return parsed(text, **{name: value for name, value in stored.items() if re.search(rf"\b{name}[,)]", nodes)})
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_what_is_spelled_out_and_the_operator_are_one(name):
+    opset, operator, nodes = SPELLED[name]
+    one, other = spelled(opset, operator), spelled(opset, nodes)
+    fed = data_for(one)
+    for first, second in ((one, other), (other, one)):
+        result = diff(first, second)
+        assert (result.decision, result.structure, result.only_a, result.only_b) == ("equal", (), (), ())
+        assert check(second, snapshot(first)).findings == ()
+    result = diff(one, other, fed)
+    assert result.equal
+    assert len(result) == ("gamma" in nodes)
+    numbers = [key for key in ("small", "half", "epsilon", "six", "three") if key in re.findall(r"\w+", nodes)]
+    for key in numbers[:1]:
+        changed = spelled(opset, nodes, **{key: np.float32(NUMBERS[key] * 1.25)})
+        assert diff(one, changed).decision == "differs"
+        assert not check(changed, snapshot(one)).ok
+    if "gamma" in nodes:
+        changed = spelled(opset, nodes, gamma=LAYER_NORM["gamma"] + np.float32(1e-3))
+        assert diff(one, changed).decision == "differs"
+        assert diff(one, changed, fed).decision == "differs"
+
+
+def test_half_precision_stays_spelled_out():
+    """There the square of what is normalized may overflow where the operator does not."""
+    _, _, nodes = SPELLED["RMSNormalization"]
+    model = spelled(18, nodes)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    loaded = load_model(model)
+    assert standard_model(loaded) is loaded
+
+
+def test_a_mean_over_another_axis_is_no_normalization():
+    opset, _, nodes = SPELLED["LayerNormalization by a product"]
+    loaded = load_model(spelled(opset, nodes, place=np.array([1])))
+    assert standard_model(loaded) is loaded
+
+
+def test_a_value_that_is_read_elsewhere_keeps_its_nodes():
+    nodes = SPELLED["RMSNormalization"][-1]
+    loaded = load_model(spelled(18, nodes.replace("y = Mul(gamma, n)", "z = Mul(gamma, n) y = Add(z, e)")))
+    assert standard_model(loaded) is loaded
+
+
+def test_a_model_with_nothing_to_change_is_itself_and_another_travels(tmp_path):
+    plain = load_model(DIGITS)
+    assert standard_model(plain) is plain
+    optimized(onnx.load(DIGITS), "extended", tmp_path)
+    standard = standard_model(load_model(tmp_path / "extended.onnx"))
+    assert "FusedConv" not in {node.op_type for node in standard.main.nodes}
+    copy = pickle.loads(pickle.dumps(standard))
+    assert [node.op_type for node in copy.main.nodes] == [node.op_type for node in standard.main.nodes]
+
+
+def test_the_values_of_a_model_and_of_its_standard_form_are_the_same(tmp_path):
+    optimized(onnx.load(DIGITS), "extended", tmp_path)
+    standard = standard_model(load_model(tmp_path / "extended.onnx"))
+    fed = {"digits": np.load(INPUT)["digits"]}
+    answers = []
+    for path in (DIGITS, tmp_path / "extended.onnx"):
+        session = onnxruntime.InferenceSession(path)
+        answers.append(session.run(None, fed)[0])
+    np.testing.assert_allclose(*answers, atol=1e-4)
+    assert diff(DIGITS, standard, INPUT).equal
