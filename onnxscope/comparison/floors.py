@@ -19,7 +19,16 @@ from onnxscope.numerics.distances import Discrepancy, Tolerance, measure
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import open_session
 
-__all__ = ["Floor", "discrepancy_of", "element_types", "floor_of", "own_floors", "own_noise", "rounds_to_codes"]
+__all__ = [
+    "Floor",
+    "discrepancy_of",
+    "element_types",
+    "floor_of",
+    "larger_noise",
+    "own_floors",
+    "own_noise",
+    "rounds_to_codes",
+]
 
 _INTEGERS = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
 _RESOLUTIONS: Mapping[str, float] = {
@@ -118,8 +127,13 @@ def own_noise(pilot: Pilot, axes: Mapping[str, int | None]) -> dict[str, Discrep
             again = session.run(pilot.feeds, group)
             for output in group:
                 found = discrepancy_of(first[output], again.pop(output), axes[output], None)
-                noise[output] = max((found, noise.get(output, found)), key=_size)
+                noise[output] = larger_noise(found, noise.get(output, found))
     return noise
+
+
+def larger_noise(one: Discrepancy, other: Discrepancy) -> Discrepancy:
+    """Return the one that is further apart."""
+    return max(one, other, key=_size)
 
 
 def own_floors(pilot: Pilot, taps: Mapping[tuple[tuple[Step, ...], str], Tap]) -> dict[str, Floor]:

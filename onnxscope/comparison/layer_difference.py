@@ -59,10 +59,13 @@ class LayerDifference(Record):
         own: With the layer fed with the first model's values; None where that is unknown.
         noise: The first model against itself, on samples of the first batch.
         floor: What a relative difference is compared with: the noise, or the element types' resolution if that is more.
-        unstable: Why the first model's value does not reproduce, so that no number can be judged; None where it does.
+        unstable: Why the first model's value does not reproduce, so that no number but `own` can be judged; None where
+            it does.
         reason: Why there are no numbers, or None.
         incomparable: Whether that is a difference itself: two shapes, or a value that one model alone has computed.
         settled: Whether equal weights and attributes stand for values that could not be compared.
+        own_floor: Where the value does not reproduce, what its own error is judged by: what is before it is random, and
+            the layer, fed with the first model's values, is not. None where it is, or where that is unknown.
     """
 
     a: Side
@@ -76,21 +79,26 @@ class LayerDifference(Record):
     reason: str | None
     incomparable: bool
     settled: bool = False
+    own_floor: float | None = None
 
     @property
     def differs(self) -> bool:
-        """Whether the difference is beyond the noise, and beyond the tolerance where one was given."""
-        return self.incomparable or (self.unstable is None and _is_beyond(self.entire, self.floor))
+        """Whether the difference is beyond the noise, and beyond the tolerance where one was given.
+
+        Of a value that does not reproduce, whether the layer's own error is, fed with the first model's values.
+        """
+        return self.is_guilty if self.unstable is not None else self.incomparable or _is_beyond(self.entire, self.floor)
 
     @property
     def is_guilty(self) -> bool:
         """Whether the layer adds a difference of its own."""
-        return self.incomparable or (self.unstable is None and _is_beyond(self.own, self.floor))
+        floor = self.floor if self.unstable is None else self.own_floor
+        return self.incomparable or (floor is not None and _is_beyond(self.own, floor))
 
     @property
     def undecided(self) -> str | None:
         """Why nobody can say whether the values are equal; None where one can, and where nothing was run."""
-        if self.incomparable or self.settled:
+        if self.differs or self.settled:
             return None
         return self.unstable if self.unstable is not None or self.entire is not None else self.reason
 
@@ -121,7 +129,7 @@ class LayerDifference(Record):
             "worst_channel_relative_l2": worst[1] if worst else None,
             "differs": self.differs,
             "verdict": self.decision,
-            "reason": self.reason or self.undecided,
+            "reason": self.reason or self.undecided or self.unstable,
         }
 
     def table(self) -> Table:
@@ -136,7 +144,7 @@ class LayerDifference(Record):
         worst = self.entire.worst_channel if self.entire else None
         mismatched = self.entire.mismatched if self.entire else 0
         reason = record["reason"] or (f"{mismatched:,} numbers finite in one model only" if mismatched else "")
-        shown = f"{worst[0]}: {format_number(worst[1])}" if worst and self.differs else ""
+        shown = f"{worst[0]}: {format_number(worst[1])}" if worst and self.differs and self.unstable is None else ""
         verdict = "undecided" if self.undecided is not None else ""
         if judged and self.differs:
             verdict = "own" if self.is_guilty else "inherited"

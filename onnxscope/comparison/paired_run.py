@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnxscope.comparison.layer_difference import LayerDifference, Side, not_mea
 from onnxscope.comparison.match_values import Counterpart, match_values, pair_outputs
 from onnxscope.comparison.measure import Comparer, Measured
 from onnxscope.comparison.model_layers import ModelLayers
+from onnxscope.comparison.unstable_sides import noise_when_fed, random_values
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.layers import Layer
@@ -25,6 +26,7 @@ from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, Tolerance
 from onnxscope.runtime.half_range import Unfit
 from onnxscope.runtime.pilot import Pilot
+from onnxscope.runtime.unstable_nodes import unstable_values
 
 __all__ = ["PairedRun"]
 
@@ -67,6 +69,9 @@ class PairedRun:
         self._composites: dict[int, _Composite] = {}
         self._reasons: dict[int, tuple[str | None, str | None]] = {}
         self._outputs = pair_outputs(sides[0].model, sides[1].model)
+        self._random = random_values(sides[0].model, sides[1].model)
+        self._own_noise: dict[str, Discrepancy] = {}
+        self._causes: Mapping[str, str] = {}
         self._taps = self._paired_taps()
         self._in_codes = rounds_to_codes(sides[0].model, sides[1].model)
         self.record: dict[str, Any] | None = None
@@ -110,6 +115,10 @@ class PairedRun:
         axes = {pair.a: pair.channel_axis for pair in counterparts.values()}
         axes |= {composite.a: None for composite in self._composites.values()}
         noise = own_noise(first, axes)
+        pairs = counterparts.values()
+        shaken = [pair for pair in pairs if floor_of(noise[pair.a], ["float32"]).unstable is not None]
+        self._own_noise = noise_when_fed(first, pairs, shaken) if shaken else {}
+        self._causes = unstable_values(first.model)
         of_layers = {place: pair for place, pair in counterparts.items() if place < len(self._pairs)}
         self.side_by_side = [
             _side_by_side(first, second, of_layers, feeds, feed.of_second(feeds) if number else None)
@@ -188,13 +197,18 @@ class PairedRun:
 
     def _row(self, place: int, a: Side, b: Side, op_type: str, types: frozenset[str]) -> LayerDifference:
         if place in self._composites:
-            return self._composites[place].row(a, b, op_type)
+            row = self._composites[place].row(a, b, op_type)
+            return replace(row, unstable=self._explained(row.unstable, a.name))
         if place not in self._measured:
             left, right = self._reasons.get(place, (None, None))
             return not_measured(a, b, op_type, left or right, incomparable=left != right)
         pair, measured, noise = self._measured[place]
         is_output = op_type == "Output"
         floor = floor_of(noise, types, in_codes=self._in_codes)
+        own_floor = None
+        if floor.unstable is not None and pair.a in self._own_noise:
+            judged_by = floor_of(self._own_noise[pair.a], types, in_codes=self._in_codes)
+            own_floor = judged_by.relative if judged_by.unstable is None else None
         return LayerDifference(
             a=Side(a.layer, pair.a if is_output else a.name),
             b=Side(b.layer, pair.b if is_output else b.name),
@@ -203,10 +217,16 @@ class PairedRun:
             own=measured.own,
             noise=noise,
             floor=floor.relative,
-            unstable=floor.unstable,
+            unstable=self._explained(floor.unstable, self._taps[0][place].value),
             reason=None,
             incomparable=False,
+            own_floor=own_floor,
         )
+
+    def _explained(self, unstable: str | None, value: str) -> str | None:
+        """Why a value does not reproduce, with the node that it depends on."""
+        known = unstable is not None and value in self._causes
+        return f"{unstable}; it {self._causes[value]}" if known else unstable
 
     def _paired_taps(self) -> tuple[list[Tap], list[Tap]]:
         """Taps at the paired layers and outputs of both models, each named after its place."""
@@ -219,6 +239,9 @@ class PairedRun:
         for place, names in enumerate(self._outputs, len(self._pairs)):
             for side, name in enumerate(names):
                 taps[side].append(self._sides[side].output_tap(name, f"{place}"))
+        for place, names in enumerate(self._random, len(self._pairs) + len(self._outputs)):
+            for side, name in enumerate(names):
+                taps[side].append(self._sides[side].output_tap(name, f"{place}"))
         return taps
 
     def _counterparts(self, first: Pilot, second: Pilot) -> dict[int, Counterpart]:
@@ -226,7 +249,8 @@ class PairedRun:
         counterparts = {}
         for place, (left, right) in enumerate(zip(*self._taps, strict=True)):
             reasons = first.reasons.get(left), second.reasons.get(right)
-            if place >= len(self._pairs) and (left in first.composites or right in second.composites):
+            is_output = len(self._pairs) <= place < len(self._pairs) + len(self._outputs)
+            if is_output and (left in first.composites or right in second.composites):
                 self._composites[place] = _Composite(left.value, right.value)
                 continue
             if reasons != (None, None):
@@ -239,7 +263,7 @@ class PairedRun:
                 shapes,
                 (first.kinds[left], second.kinds[right]),
                 (default_axis(len(shapes[0]), left.channel_axis), default_axis(len(shapes[1]), right.channel_axis)),
-                replaced=place < len(self._pairs) and not right.path and not left.path,
+                replaced=not is_output and not right.path and not left.path,
             )
             if pair is None:
                 self._reasons[place] = f"shape {list(shapes[0])} against {list(shapes[1])}", None

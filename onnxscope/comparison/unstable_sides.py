@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
+from onnxscope.comparison.floors import discrepancy_of, larger_noise
+from onnxscope.comparison.match_values import Counterpart
+from onnxscope.comparison.merged_graph import own_model
 from onnxscope.comparison.result import StructureChange
 from onnxscope.model.loading import Model
+from onnxscope.numerics.distances import Discrepancy
+from onnxscope.runtime.pilot import Pilot
+from onnxscope.runtime.session import open_session
 from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable, remarks_on_unstable
 
-__all__ = ["mode_changes", "notes_on_unstable"]
+__all__ = ["mode_changes", "noise_when_fed", "notes_on_unstable", "random_values"]
 
 _Key = Callable[[UnstableNode], tuple[str, ...]]
 
@@ -28,14 +34,59 @@ def mode_changes(first: Model, second: Model) -> tuple[StructureChange, ...]:
 
     A node of one is that of the other where both have the layer's name, else in the order of nodes with one operator.
     """
-    sides = list(find_unstable(first)), list(find_unstable(second))
-    for alike in (_layer, _operator):
-        sides = _without_pairs(sides[0], sides[1], alike), _without_pairs(sides[1], sides[0], alike)
+    _, alone = _paired(first, second)
     return tuple(
         StructureChange(node.layer, f"{node.subject} {node.reason}; in the {side} model alone")
-        for side, nodes in zip(("first", "second"), sides, strict=True)
+        for side, nodes in zip(("first", "second"), alone, strict=True)
         for node in nodes
     )
+
+
+def random_values(first: Model, second: Model) -> list[tuple[str, str]]:
+    """Return the values of both main graphs that nodes draw which belong together, as `mode_changes` pairs them.
+
+    What the second model draws says nothing about it: fed with what the first one has drawn, the rest can be judged.
+    """
+    pairs, _ = _paired(first, second)
+    return [
+        (left, right)
+        for x, y in pairs
+        if x.kind == "random" and not (x.path or y.path) and x.condition is None and y.condition is None
+        for left, right in zip(x.gives, y.gives, strict=False)
+        if left in first.main.readers and right in second.main.readers
+    ]
+
+
+def noise_when_fed(
+    pilot: Pilot, counterparts: Iterable[Counterpart], wanted: Iterable[Counterpart]
+) -> dict[str, Discrepancy]:
+    """Measure how far values of a model are from themselves where its layers are fed with what they read at first.
+
+    Args:
+        pilot: Of the first model; its first run is made.
+        counterparts: Those that are `replaced` are fed.
+        wanted: Those of the values to measure.
+
+    Returns:
+        By output of the tapped copy: a value behind a random node is near itself, where what computes it is not random.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
+    wanted = [_with_itself(pair) for pair in wanted]
+    proto, used = own_model(pilot.model, pilot.tapped.proto, [_with_itself(pair) for pair in counterparts], wanted)
+    held = pilot.values([*(pair.a for pair in wanted), *(pair.a for pair in used.values())])
+    feeds = {**pilot.feeds, **{name: held[pair.a] for name, pair in used.items()}}
+    noise: dict[str, Discrepancy] = {}
+    # As in `own_noise`: without optimization too, and once more in the session that has drawn already.
+    for runs, session in ((2, open_session(pilot.model, proto)), (1, open_session(pilot.model, proto, optimize=False))):
+        for answers in (session.run(feeds) for _ in range(runs)):
+            for name, value in answers.items():
+                output = name.removeprefix("o:")
+                axis = next(pair.channel_axis for pair in wanted if pair.a == output)
+                found = discrepancy_of(held[output], value, axis, None)
+                noise[output] = larger_noise(found, noise.get(output, found))
+    return noise
 
 
 def _layer(node: UnstableNode) -> tuple[str, ...]:
@@ -46,13 +97,23 @@ def _operator(node: UnstableNode) -> tuple[str, ...]:
     return node.operator, node.kind
 
 
-def _without_pairs(nodes: Sequence[UnstableNode], others: Sequence[UnstableNode], alike: _Key) -> list[UnstableNode]:
-    """The nodes that are left when each of the others has taken one like it."""
-    taken = Counter(map(alike, others))
-    left_over = []
-    for node in nodes:
-        if taken[alike(node)]:
-            taken[alike(node)] -= 1
-        else:
-            left_over.append(node)
-    return left_over
+def _with_itself(pair: Counterpart) -> Counterpart:
+    """The value of the first model as its own counterpart."""
+    return replace(pair, b=pair.a, shape_b=pair.shape_a, dtype_b=pair.dtype_a, permutation=(), reshaped=False)
+
+
+def _paired(
+    first: Model, second: Model
+) -> tuple[list[tuple[UnstableNode, UnstableNode]], tuple[list[UnstableNode], list[UnstableNode]]]:
+    """The nodes of both models that belong together, and those of either that are left over."""
+    pairs: list[tuple[UnstableNode, UnstableNode]] = []
+    left, right = list(find_unstable(first)), list(find_unstable(second))
+    for alike in (_layer, _operator):
+        waiting: dict[tuple[str, ...], list[UnstableNode]] = {}
+        for node in right:
+            waiting.setdefault(alike(node), []).append(node)
+        taken = [(node, waiting[alike(node)].pop(0)) for node in left if waiting.get(alike(node))]
+        pairs += taken
+        left = [node for node in left if all(node is not x for x, _ in taken)]
+        right = [node for node in right if all(node is not y for _, y in taken)]
+    return pairs, (left, right)

@@ -50,6 +50,7 @@ from onnxscope.profiling.plan import make_plan
 from onnxscope.profiling.profile_file import unfit_values
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
 from onnxscope.runtime.session import runtime_version
+from onnxscope.runtime.unstable_nodes import unstable_values
 from onnxscope.structure.standard_model import standard_model
 from onnxscope.structure.surroundings import surroundings
 
@@ -254,7 +255,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         pilot, dataset = start_pilot(model, observed, opened, options)
         notes = tuple(note for note in dataset.notes if note not in opened.notes)
         plan = make_plan(pilot, observed, dataset, options)
-        floors = own_floors(pilot, taps)
+        floors, causes = own_floors(pilot, taps), unstable_values(model)
         composites = composite_outputs(pilot)
         pilot.close()
         selection = {"select": [], "at": "post"}
@@ -266,16 +267,17 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         for layer, row in zip(layers, rows, strict=True):
             name = taps[layer.path, layer.value].name
             if name in statistics:
-                row |= numbers_of(statistics[name].overall, statistics[name], floors.get(layer.value, EXACT))
+                floor = floors.get(layer.value, EXACT)
+                row |= numbers_of(statistics[name].overall, statistics[name], floor, causes.get(layer.value))
         of_layers = {layer.value for layer in layers}
         for name in outputs:
             floor = floors.get(name, EXACT)
             if name in statistics and name not in of_layers:
                 tap = statistics[name]
-                rows.append(output_row(name, None, numbers_of(tap.overall, tap, floor)))
+                rows.append(output_row(name, None, numbers_of(tap.overall, tap, floor, causes.get(name))))
             elif name in composites:
                 overall, rest = composites[name]
-                rows.append(output_row(name, rest, numbers_of(overall, None, floor)))
+                rows.append(output_row(name, rest, numbers_of(overall, None, floor, causes.get(name))))
     order = sorted(range(len(rows)), key=lambda place: rows[place].pop("sort"))
     calls: dict[str, int] = {}
     for place in order:

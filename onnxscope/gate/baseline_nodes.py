@@ -7,7 +7,7 @@ A node is read by how many lines before it stands, so that a new node changes fe
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from onnxscope.base.json_files import Fields
@@ -86,7 +86,11 @@ def check_node(row: Fields, place: int) -> None:
 
 
 def node_findings(
-    old: Sequence[NodeRecord], new: Sequence[NodeRecord], known: Sequence[tuple[int, int]], *, only_numbers: bool
+    old: Sequence[NodeRecord],
+    new: Sequence[NodeRecord],
+    known: Sequence[tuple[int, int]],
+    *,
+    only_numbers: Callable[[str], bool],
 ) -> list[dict[str, Any]]:
     """Return where the nodes of two baselines differ, as the fields of a `Deviation`.
 
@@ -94,7 +98,8 @@ def node_findings(
         old: Those of the first; none where it lists no nodes, so that nothing is compared.
         new: Of the second.
         known: Places of those that belong together.
-        only_numbers: Whether only numbers that are others in the same place count: what the nodes do was run.
+        only_numbers: Tells of a layer whether only numbers that are others in the same place count: what its nodes do
+            was run.
     """
     if not old or not new:
         return []
@@ -108,7 +113,7 @@ def node_findings(
             "message": change.message,
         }
         for change in compare_records(old, new, known)
-        if not only_numbers or _is_number(change.expected, change.found)
+        if not only_numbers(change.layer) or _is_number(change.expected, change.found)
     ]
 
 

@@ -134,13 +134,14 @@ def output_row(name: str, content: str | None, numbers: Mapping[str, Any]) -> di
     return {**row, **numbers, "sort": (2 * _NO_LINE, 0, name, "", name, "")}
 
 
-def numbers_of(overall: Statistics, tap: TapProfile | None, floor: Floor) -> dict[str, Any]:
+def numbers_of(overall: Statistics, tap: TapProfile | None, floor: Floor, cause: str | None = None) -> dict[str, Any]:
     """The numbers of a row, rounded to a millionth of the deviation.
 
     Args:
         overall: Statistics of the value.
         tap: Its profile, None for a value that is no tensor.
         floor: What a difference from it is judged by.
+        cause: The random or stateful node that it depends on, in words.
     """
     unit = overall.std or abs(overall.mean or 0.0)
     numbers = {key: _rounded(getattr(overall, key), unit) for key in NUMBERS}
@@ -153,6 +154,7 @@ def numbers_of(overall: Statistics, tap: TapProfile | None, floor: Floor) -> dic
         "inf_count": overall.inf_count,
         "noise": 10.0 ** math.ceil(math.log10(floor.relative)) if floor.relative else 0.0,
         "reproduces": floor.unstable is None,
+        **({} if floor.unstable is None or cause is None else {"cause": cause}),
     }
 
 

@@ -184,7 +184,10 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
     records = records_of(expected.nodes), records_of(actual.nodes)
     lines = line_of_layer(expected.layers, records[0]), line_of_layer(actual.layers, records[1])
     known = [(lines[0][x], lines[1][y]) for x, y in alignment.pairs if x in lines[0] and y in lines[1]]
-    nodes = node_findings(*records, known, only_numbers=ran)
+    # What cannot be judged by its values is judged by what its nodes are.
+    unjudged = {finding.layer for finding in findings if finding.statistic == UNDECIDED}
+    judged = set(layers) - unjudged
+    nodes = node_findings(*records, known, only_numbers=lambda layer: ran and (not unjudged or layer in judged))
     findings += [Deviation(**finding) for finding in nodes if not settings.ignores(finding["layer"])]
     findings = [*findings, *itertools.chain(*weights.values()), *_unfit_findings(actual, settings)]
     return findings, layers, remarks_on_folds(expected, folded)
@@ -244,6 +247,8 @@ def _moved(old: Mapping[str, Any], new: Mapping[str, Any], settings: Settings) -
     unstable = [where for row, where in ((old, "the baseline"), (new, "the model")) if not row["reproduces"]]
     if unstable:
         message = f"does not reproduce from run to run in {' and in '.join(unstable)}: nothing can be judged by it"
+        cause = new.get("cause") or old.get("cause")
+        message += f"; it {cause}" if isinstance(cause, str) else ""
         undecided = Deviation(
             layer=old["layer"], statistic=UNDECIDED, expected=None, found=None, tolerance=None, message=message
         )

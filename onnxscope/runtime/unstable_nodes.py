@@ -40,6 +40,7 @@ class UnstableNode:
         operator: Its operator, such as `Dropout`.
         name: As stored, or its operator and first output where it has none.
         layer: The layer that it belongs to, as the source framework called it.
+        gives: Its outputs, empty names where it leaves one out.
         path: The steps that lead to its graph, empty in the main graph.
         owners: The nodes whose bodies it is in, outermost first.
         kind: `random`, or `stateful` where runs before it, or the other samples of a batch, make a difference.
@@ -57,6 +58,7 @@ class UnstableNode:
     operator: str
     name: str
     layer: str
+    gives: tuple[str, ...]
     path: tuple[Step, ...]
     owners: tuple[str, ...]
     kind: Literal["random", "stateful"]
@@ -152,6 +154,7 @@ def find_unstable(model: Model) -> tuple[UnstableNode, ...]:
                 operator=node.op_type,
                 name=node.label,
                 layer=model.names.layers[node],
+                gives=tuple(node.outputs),
                 path=node.path,
                 owners=_owners(model, graph),
                 kind="random" if training is None else training.gives,
