@@ -29,8 +29,8 @@ from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model, load_model
-from onnxscope.model.operators import operator_of
 from onnxscope.model.selectors import Tap, select_taps
+from onnxscope.operators.table import operator_of
 from onnxscope.runtime.session import Session
 from onnxscope.runtime.tapped_runs import TapShapes, run_tapped
 

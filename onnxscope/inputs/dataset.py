@@ -254,12 +254,9 @@ def open_dataset(sources: Any, model: Model, options: RunOptions, *, keep_bytes:
     Raises:
         InputError: Whatever the user gave does not exist, cannot be read, or does not fit the model.
     """
-    # It loads onnx, which a worker that only reads arrays does without.
-    from onnxscope.model.index_inputs import index_bounds
-
     recorded = model.provenance.preprocess if model.provenance else None
     return open_inputs(
-        sources, model.inputs, options, recorded_preset=recorded, bounds=index_bounds(model), keep_bytes=keep_bytes
+        sources, model.inputs, options, recorded_preset=recorded, bounds=model.index_bounds, keep_bytes=keep_bytes
     )
 
 

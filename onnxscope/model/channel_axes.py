@@ -73,10 +73,10 @@ def _used_axis(node: Node, position: int, rank: int) -> tuple[int, int]:
         return 1, int(node.attribute("group") or 1)
     if lies == "gemm":
         transposed = bool(node.attribute("transA" if position == 0 else "transB"))
-        return (int(transposed), 1) if position == 0 else (int(not transposed), 1)
+        return (rank - 1 if transposed == (position == 0) else rank - 2), 1
     if lies == "matmul":
         return (rank - 2 if position == 0 else rank - 1), 1
-    if lies == "outputs_last":
+    if lies in ("outputs_last", "directions_last"):
         return rank - 1, 1
     if lies == "directions_first":
         return 1, 1

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
-from onnxscope.model.operators import BLOCKED_DOMAIN, Operator, operator_of
+from onnxscope.operators.operator import Operator
+from onnxscope.operators.table import BLOCKED_DOMAIN, operator_of
 
 __all__ = [
     "Graph",

@@ -18,7 +18,6 @@ from onnxscope.errors import ModelError
 from onnxscope.model.channel_axes import activation_axes
 from onnxscope.model.graph_checks import require_text
 from onnxscope.model.graphs import Step, ValueType
-from onnxscope.model.index_inputs import index_bounds
 from onnxscope.model.layer_names import Names
 from onnxscope.model.layers import Layer, find_layers
 from onnxscope.model.parameters import Parameter, find_parameters
@@ -28,6 +27,8 @@ from onnxscope.model.tensors import every_tensor
 from onnxscope.model.type_inference import infer_ranks, infer_types
 
 __all__ = ["Model", "load_model"]
+
+_KEEPING = ("same", "cast", "permuted", "reshaped")  # the numbers
 
 
 class Model(StoredModel):
@@ -105,8 +106,8 @@ class Model(StoredModel):
 
     @cached_property
     def index_bounds(self) -> Mapping[str, tuple[int, int]]:
-        """The range of valid numbers for the inputs that index a stored table; see `index_inputs`."""
-        return index_bounds(self)
+        """The range of valid numbers for the inputs that index a stored table, such as the embedding of tokens."""
+        return _index_bounds(self)
 
     def channel_axes(self, path: tuple[Step, ...]) -> Mapping[str, int]:
         """The channel axis of each value in the graph at `path`, where the operators tell; -1 stands for the last."""
@@ -152,6 +153,33 @@ def load_model(source: Any, *, base_dir: str | os.PathLike[str] | None = None) -
     elif folder != file.path.parent:
         proto = _parse(file, file.given.name, name)
     return Model(proto, name=name, folder=folder, file=file)
+
+
+def _index_bounds(model: StoredModel) -> dict[str, tuple[int, int]]:
+    """Return, for integer inputs that index a stored table (an embedding), the range of valid numbers.
+
+    Followed through operators that keep the numbers (Cast, Reshape, …) to the data operand of a Gather.
+    """
+    main = model.main
+    bounds = {}
+    for spec in model.inputs:
+        limits: list[int] = []
+        seen = {spec.name}
+        waiting = [spec.name]
+        while waiting:
+            for node in main.readers.get(value := waiting.pop(), ()):
+                if node.operator.looks_up and node.inputs[1:2] == (value,):
+                    declared = main.types.get(node.inputs[0])
+                    axis = int(node.attribute("axis") or 0)
+                    if declared is not None and declared.shape and -len(declared.shape) <= axis < len(declared.shape):
+                        size = declared.shape[axis]
+                        limits += [size] if isinstance(size, int) else []
+                elif node.operator.passes_on in _KEEPING and node.inputs[0] == value and node.outputs[0] not in seen:
+                    seen.add(node.outputs[0])
+                    waiting.append(node.outputs[0])
+        if limits:
+            bounds[spec.name] = (0, min(limits))
+    return bounds
 
 
 def _parse(file: MappedFile, location: str, name: str) -> ModelProto:

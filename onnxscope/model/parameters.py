@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxscope.model.channel_axes import weight_axis
+from onnxscope.model.encodings import Encoding, encoding_of
 from onnxscope.model.graphs import Graph, Step
 from onnxscope.model.layer_names import Names, Operand, is_anonymous
 from onnxscope.model.provenance import ParameterRecord
@@ -42,6 +43,7 @@ class Parameter:
         permutation: `stored = parameter.transpose(permutation)`, empty where both are the same.
         graph: The graph that stores it.
         operand: How it is used; None where nothing uses it.
+        encoding: How the stored integers stand for real numbers, None where the parameter is stored as it is.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Parameter:
     permutation: tuple[int, ...]
     graph: Graph
     operand: Operand | None
+    encoding: Encoding | None
 
 
 def find_parameters(model: StoredModel, names: Names) -> tuple[list[Parameter], list[tuple[str, str]]]:
@@ -74,9 +77,14 @@ class _Finder:
         self._names = names
         self._absent: dict[str, str] = {}
         self._taken: set[str] = set()
+        self._encodings: dict[Operand, Encoding] = {}
+        self._steering: set[tuple[tuple[Step, ...], str]] = set()  # scales and zero points, by graph and name
 
     def find(self) -> tuple[list[Parameter], list[tuple[str, str]]]:
         uses = self._uses()
+        for operands in uses.values():
+            for operand in operands:
+                self._note_encoding(operand)
         parameters = list(self._recorded(uses))
         claimed = {(parameter.graph.path, parameter.initializer) for parameter in parameters}
         for (path, value, _), operands in uses.items():
@@ -105,6 +113,13 @@ class _Finder:
                         self._absent[name] = f"computed by {kind}, not stored"
         return uses
 
+    def _note_encoding(self, operand: Operand) -> None:
+        graph = self._model.graphs[operand.node.path]
+        encoding = encoding_of(graph, operand)
+        if encoding is not None:
+            self._encodings[operand] = encoding
+            self._steering |= {(graph.scope_of(value).path, value) for value in encoding.values}
+
     def _recorded(self, uses: dict[_Place, list[Operand]]) -> Iterator[Parameter]:
         by_value: dict[str, list[Operand]] = {}
         by_alias: dict[str, list[Operand]] = {}
@@ -131,7 +146,7 @@ class _Finder:
         layer = self._names.layers[operand.node]
         producer = graph.producers.get(origin.alias)
         anonymous = is_anonymous(origin.alias) or (producer is not None and producer.op_type == "Constant")
-        alias = origin.alias.removesuffix(_QUANTIZED) if origin.dequantized is not None else origin.alias
+        alias = origin.alias.removesuffix(_QUANTIZED) if operand in self._encodings else origin.alias
         if not anonymous and "." in alias and "/" not in alias:
             layer = alias.rpartition(".")[0]
         # dynamo calls the bias of a convolution with a folded BatchNorm `conv1.weight_bias`.
@@ -150,7 +165,8 @@ class _Finder:
     ) -> Parameter:
         tensor = graph.stored(initializer)
         assert tensor is not None
-        stored_shape = tuple(tensor.dims)
+        encoding = None if operand is None else self._encodings.get(operand)
+        stored_shape = tuple(tensor.dims) if encoding is None else encoding.shape
         axis, groups = (None, 1) if operand is None else weight_axis(operand, len(stored_shape))
         permutation: tuple[int, ...] = ()
         if record is not None and record.permutation is not None:
@@ -174,6 +190,7 @@ class _Finder:
             permutation=permutation,
             graph=graph,
             operand=operand,
+            encoding=encoding,
         )
 
     def _is_parameter(self, operands: Sequence[Operand], graph: Graph) -> bool:
@@ -183,9 +200,11 @@ class _Finder:
         tensor = graph.stored(origin.value)
         if tensor is None or tensor.data_type == TensorProto.STRING:
             return False
+        if (graph.scope_of(origin.value).path, origin.value) in self._steering:
+            return False
         has_role = any(self._names.owns_weights(operand.node) for operand in operands)
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        if kind.kind in "iub" and origin.dequantized is None:
+        if kind.kind in "iub" and operands[0] not in self._encodings and origin.dequantized is None:
             return any(operand.node.operator.integers for operand in operands)
         packing = next((operand.node for operand in operands if operand.node.operator.is_packed), None)
         if packing is not None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from onnxscope.model.graphs import Graph, Node, Step
-from onnxscope.model.operators import OPERATORS
+from onnxscope.operators.table import OPERATORS
 
 __all__ = ["KNOWN_DOMAINS", "Dependents", "told_apart"]
 

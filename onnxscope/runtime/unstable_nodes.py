@@ -21,7 +21,7 @@ from onnx import TensorProto
 from onnxscope.base.text import printable
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
-from onnxscope.model.operators import Training
+from onnxscope.operators.operator import Training
 from onnxscope.runtime.dependents import KNOWN_DOMAINS, Dependents, told_apart
 from onnxscope.runtime.nodes import opset_of
 

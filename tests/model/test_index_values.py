@@ -10,8 +10,8 @@ from onnx import numpy_helper
 
 import onnxscope
 from onnxscope.model.loading import load_model
-from onnxscope.model.operators import OPERATORS
 from onnxscope.model.selectors import select_taps
+from onnxscope.operators.table import OPERATORS
 
 QUANTITIES = {"ConvInteger", "MatMulInteger", "StringSplit"}
 """Operators whose integer outputs are no places."""

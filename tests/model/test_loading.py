@@ -124,7 +124,7 @@ def test_a_model_knows_its_layers_parameters_axes_and_types() -> None:
         ("Names", lambda model: model.names),
         ("find_layers", lambda model: model.layers),
         ("find_parameters", lambda model: (model.parameters, model.absent)),
-        ("index_bounds", lambda model: model.index_bounds),
+        ("_index_bounds", lambda model: model.index_bounds),
         ("activation_axes", lambda model: model.channel_axes(())),
         ("infer_types", lambda model: model.types),
         ("infer_ranks", lambda model: model.ranks),

@@ -14,7 +14,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 import onnxscope
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.model.loading import load_model
-from onnxscope.model.operators import OPERATORS, Operator, operator_of
+from onnxscope.operators import standard
+from onnxscope.operators.operator import Operator
+from onnxscope.operators.table import OPERATORS, operator_of
 
 STANDARD = [schema for schema in onnx.defs.get_all_schemas_with_history() if not schema.domain]
 SCHEMAS: dict[str, list] = {}
@@ -45,7 +47,7 @@ def test_positions_are_operands_that_the_operator_takes():
 
 def test_what_owns_no_weight_says_nothing_of_one():
     for row in OPERATORS.values():
-        says = (row.cost, row.is_convolution, row.integers, row.scaled_along, row.is_packed, row.takes_norm)
+        says = (row.cost, row.is_convolution, row.integers, row.is_packed, row.takes_norm)
         if not row.roles:
             assert not any(says), row.name
             assert row.weight == "outputs_first", row.name
@@ -81,7 +83,7 @@ def test_what_shapes_an_output_is_an_operand(name):
     assert not (row.reads_shape and row.shaped_by)
 
 
-@pytest.mark.parametrize("name", [row.name for row in OPERATORS.values() if row.limits])
+@pytest.mark.parametrize("name", [row.name for row in standard.STANDARD if row.limits])
 def test_a_bounded_function_comes_near_its_limits_and_stays_within(name):
     model = onnx.parser.parse_model(
         f'<ir_version: 9, opset_import: ["": 17]> g (float[N] x) => (float[N] y) {{ y = {name}(x) }}'
@@ -92,13 +94,21 @@ def test_a_bounded_function_comes_near_its_limits_and_stays_within(name):
     assert high - 0.02 <= y.max() <= high
 
 
-@pytest.mark.parametrize("name", [row.name for row in OPERATORS.values() if row.scaled_along is not None])
-def test_each_scaled_operand_is_followed_by_a_scale_and_a_zero_point(name):
-    operands = [operand.name for operand in SCHEMAS[name][0].inputs]
-    for position, role in OPERATORS[name].roles.items():
-        if role == "weight":
-            scale, zero_point = operands[position + 1 : position + 3]
-            assert (scale[-6:], zero_point[-11:]) == ("_scale", "_zero_point")
+_SCALED = [
+    (row.name, position, codes) for row in OPERATORS.values() for position, codes in row.codes.items() if codes.scales
+]
+
+
+@pytest.mark.parametrize(("name", "position", "codes"), _SCALED, ids=[f"{name} {place}" for name, place, _ in _SCALED])
+def test_each_operand_of_codes_has_the_scale_and_zero_point_that_the_schema_names(name, position, codes):
+    operands = [operand.name.lower() for operand in SCHEMAS[name][-1].inputs]
+    assert all("scale" in operands[place] or operands[place] == "absmax" for place in codes.scales)
+    assert codes.zero_point is None or operands[codes.zero_point].endswith(("zero_point", "zero_points"))
+    assert set(codes.scales) <= OPERATORS[name].control
+    own = operands[position].removesuffix("_quant")
+    if len(OPERATORS[name].codes) > 1 and len(codes.scales) == 1:
+        assert operands[codes.scales[0]] == f"{own}_scale"
+        assert codes.zero_point is None or operands[codes.zero_point] == f"{own}_zero_point"
 
 
 def test_an_operator_without_a_row_owns_nothing_and_keeps_its_axes():

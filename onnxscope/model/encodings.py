@@ -1,0 +1,235 @@
+"""How stored integers stand for real numbers: where scale and zero point lie, and how several codes share a byte.
+
+What is stored may be codes whose scale is beside them (DequantizeLinear), follows them among the operands of a
+quantized operator, or lies behind the node: an operator that multiplies integers gives integers, and a table of codes
+gives codes, which a Mul or a DequantizeLinear turns into real numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from onnxscope.model.channel_axes import weight_axis
+from onnxscope.model.graphs import Graph, Node
+from onnxscope.model.layer_names import Operand
+
+__all__ = ["Encoding", "encoding_of"]
+
+_BITS: Mapping[int, int] = {
+    TensorProto.INT2: 2,
+    TensorProto.UINT2: 2,
+    TensorProto.INT4: 4,
+    TensorProto.UINT4: 4,
+    TensorProto.FLOAT4E2M1: 4,
+}
+_WORD = 8  # bits of a packed tensor's elements
+_BLOCK = 128  # what GatherBlockQuantized takes without an attribute
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the codes of one stored tensor stand for real numbers: `(code - zero_point) * scale`.
+
+    Attributes:
+        scales: Values whose product is the scale; all are constants.
+        divisors: Values that the product holds too much: the scale of an activation, folded into it.
+        zero_point: The value of the zero point, None where there is none.
+        axis: Along which axis of the codes several scales lie, where they do not have as many axes as the codes.
+        block: How many numbers along the axis share a scale; 0 for all.
+        packing: As `Codes` has it.
+        bits: Of a code.
+        shape: Of the real numbers.
+        levels: Which table of levels the codes are indices of: 0 for FP4, 1 for NF4.
+    """
+
+    scales: tuple[str, ...]
+    divisors: tuple[str, ...]
+    zero_point: str | None
+    axis: int
+    block: int
+    packing: str
+    bits: int
+    shape: tuple[int, ...]
+    levels: int = 0
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Every value that it reads beside the codes."""
+        return (*self.scales, *self.divisors, *([self.zero_point] if self.zero_point else []))
+
+
+def encoding_of(graph: Graph, operand: Operand) -> Encoding | None:
+    """Return how a constant operand's stored integers stand for real numbers, None where they are no codes.
+
+    Args:
+        graph: That of the operand's node.
+        operand: Whose tensor.
+    """
+    origin, node = operand.origin, operand.node
+    tensor = None if origin is None else graph.stored(origin.value)
+    if origin is None or tensor is None or tensor.data_type == TensorProto.STRING:
+        return None
+    if origin.dequantized is not None:
+        producer = graph.scope_of(origin.dequantized).producers[origin.dequantized]
+        return _of_dequantize(graph, producer, origin.value, tensor)
+    codes = node.operator.codes.get(operand.position)
+    if codes is None or not _holds_codes(tensor):
+        return None
+    axis, _ = weight_axis(operand, len(tensor.dims))
+    if not codes.scales:
+        return _behind(graph, node, tensor, _given(node, codes.zero_point), -1 if axis is None else axis)
+    scales = tuple(_given(node, position) or "" for position in codes.scales)
+    if not all(scale in graph.constants for scale in scales):
+        return None
+    zero_point = _given(node, codes.zero_point)
+    if zero_point is not None and zero_point not in graph.constants:
+        return None
+    block, bits, shape, along = 0, _bits(tensor), tuple(tensor.dims), -1 if axis is None else axis
+    packing = codes.packing
+    if packing == "rows":
+        bits, block = int(node.attribute("bits") or 4), int(node.attribute("block_size") or 0)
+        shape, along = (int(node.attribute("N") or 0), int(node.attribute("K") or 0)), 1
+    elif packing == "levels":
+        bits, block = 4, int(node.attribute("block_size") or 0)
+        shape, along = (int(node.attribute("N") or 0), int(node.attribute("K") or 0)), 1
+    elif packing == "last_axis":
+        block = int(node.attribute("block_size") or _BLOCK)
+        stated = node.attribute("quantize_axis")
+        along = 1 if stated is None else int(stated)
+        if tensor.data_type == TensorProto.UINT8:
+            bits = int(node.attribute("bits") or 4)
+            shape = (*shape[:-1], shape[-1] * (_WORD // bits)) if shape and _WORD % bits == 0 else shape
+        else:
+            packing = ""
+    return Encoding(
+        scales=scales,
+        divisors=(),
+        zero_point=zero_point,
+        axis=along,
+        block=block,
+        packing=packing,
+        bits=bits,
+        shape=shape,
+        levels=int(node.attribute("quant_type") or 0),
+    )
+
+
+def _of_dequantize(graph: Graph, node: Node, value: str, tensor: TensorProto) -> Encoding | None:
+    """What a DequantizeLinear makes of codes that it reads as they are stored, None of others."""
+    read = node.inputs[0]
+    while read != value:
+        producer = graph.scope_of(read).producers.get(read)
+        if producer is None or producer.operator.passes_on != "same":
+            return None
+        read = producer.inputs[0]
+    stated = node.attribute("axis")
+    zero_point = _given(node, 2)
+    return Encoding(
+        scales=(node.inputs[1],),
+        divisors=(),
+        zero_point=zero_point,
+        axis=1 if stated is None else int(stated),
+        block=int(node.attribute("block_size") or 0),
+        packing="",
+        bits=_bits(tensor),
+        shape=tuple(tensor.dims),
+    )
+
+
+def _behind(graph: Graph, node: Node, tensor: TensorProto, zero_point: str | None, axis: int) -> Encoding | None:
+    """The scale behind a node that gives codes, or sums of their products; None where none is found.
+
+    It is followed through what hands numbers on. The scale of what the codes are multiplied with is left out.
+    """
+    fed = () if node.operator.looks_up else _activation_scale(graph, node)
+    scales: list[str] = []
+    value = node.outputs[0]
+    while not set(scales) - set(fed):
+        readers = graph.readers.get(value, ())
+        reader = readers[0] if len(readers) == 1 else None
+        if reader is None or not reader.outputs or value not in reader.inputs:
+            return None
+        if reader.operator.passes_on == "dequantized" and reader.inputs[0] == value:
+            scales.append(_source(graph, reader.inputs[1]))
+            zero_point = _given(reader, 2)
+        elif reader.op_type == "Mul" and reader.is_standard:
+            factors, by_row = _factors(graph, node, next((name for name in reader.inputs if name != value), value))
+            scales += factors
+            axis = 0 if by_row else axis
+        elif reader.op_type == "Sub" and reader.is_standard and reader.inputs[0] == value:
+            zero_point = next(iter(_factors(graph, node, reader.inputs[1])[0]), None)
+        elif reader.operator.passes_on is None:
+            return None
+        value = reader.outputs[0]
+    if zero_point is not None and zero_point not in graph.constants:
+        return None
+    kept = tuple(scale for scale in scales if scale not in fed)
+    return Encoding(
+        scales=kept,
+        divisors=fed if len(kept) == len(scales) else (),
+        zero_point=zero_point,
+        axis=axis,
+        block=0,
+        packing="",
+        bits=_bits(tensor),
+        shape=tuple(tensor.dims),
+    )
+
+
+def _factors(graph: Graph, node: Node, value: str) -> tuple[list[str], bool]:
+    """The constants whose product a value is, but for what is not constant; and whether rows of them are looked up."""
+    if value in graph.constants:
+        return [_source(graph, value)], False
+    producer = graph.producers.get(value)
+    if producer is None or not producer.is_standard:
+        return [], False
+    if producer.op_type == "Mul":
+        parts = [_factors(graph, node, name) for name in producer.inputs]
+        return [name for names, _ in parts for name in names], any(by_row for _, by_row in parts)
+    by_same_rows = producer.operator.looks_up and node.operator.looks_up and producer.inputs[1:2] == node.inputs[1:2]
+    if by_same_rows and producer.inputs[0] in graph.constants:
+        return [_source(graph, producer.inputs[0])], True
+    if producer.operator.passes_on in ("same", "cast", "reshaped"):
+        return _factors(graph, node, producer.inputs[0])
+    return [], False
+
+
+def _activation_scale(graph: Graph, node: Node) -> tuple[str, ...]:
+    """The constant scale of what a node multiplies codes with, where QuantizeLinear has made it."""
+    for value in node.inputs[:2]:
+        producer = graph.producers.get(value)
+        while producer is not None and producer.operator.passes_on in ("same", "permuted", "reshaped"):
+            producer = graph.producers.get(producer.inputs[0])
+        if producer is not None and producer.op_type == "QuantizeLinear" and producer.inputs[1] in graph.constants:
+            return (_source(graph, producer.inputs[1]),)
+    return ()
+
+
+def _source(graph: Graph, value: str) -> str:
+    """Where a constant comes from that is handed on as it is, or in another shape or type."""
+    while graph.stored(value) is None:
+        producer = graph.scope_of(value).producers.get(value)
+        if producer is None or producer.operator.passes_on not in ("same", "cast", "reshaped"):
+            return value
+        value = producer.inputs[0]
+    return value
+
+
+def _given(node: Node, position: int | None) -> str | None:
+    """The name of an operand, None where it is left out."""
+    return None if position is None else next(iter(node.inputs[position : position + 1]), "") or None
+
+
+def _holds_codes(tensor: TensorProto) -> bool:
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return kind.kind in "iu" or _bits(tensor) < _WORD or "float8" in kind.name
+
+
+def _bits(tensor: TensorProto) -> int:
+    stated = _BITS.get(int(tensor.data_type))
+    return stated or 8 * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
