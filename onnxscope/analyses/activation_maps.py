@@ -28,6 +28,7 @@ from onnxscope.errors import InputError
 from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.channel_axes import default_axis
+from onnxscope.model.encodings import codes_scale
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import Tap, select_taps
 from onnxscope.operators.table import operator_of
@@ -353,7 +354,8 @@ def _finished(model: Model, tap: Tap) -> Tap:
         if len(readers) != 1 or not readers[0].operator.ends_block or not readers[0].is_standard:
             break
         value = readers[0].outputs[0]
-    return replace(tap, name=value, value=value, channel_axis=model.channel_axes(()).get(value))
+    axis, scale = model.channel_axes(()).get(value), codes_scale(graph, value)
+    return replace(tap, name=value, value=value, channel_axis=axis, scale=scale)
 
 
 def _principal(rows: Array) -> tuple[Array, float | None]:

@@ -100,10 +100,10 @@ def weigh_by_ablation(
     References:
         Desai and Ramaswamy, "Ablation-CAM", 2020.
     """
-    proto, others = _rest_of(model, activation, scored.output)
+    proto, others, fed = _rest_of(model, activation, scored.output)
     session = open_session(model, proto, threads=threads)
     channels = activation.rows.shape[1]
-    scores = subject.score(session, activation.tap.value, others, channels, activation.without, scored)
+    scores = subject.score(session, fed, others, channels, activation.without, scored)
     drops: Array = (scored.score - scores[:, scored.place]) / (abs(scored.score) or 1.0)
     return drops
 
@@ -155,14 +155,15 @@ def weigh_by_score(
     return increases
 
 
-def _rest_of(model: Model, activation: Activation, output: str) -> tuple[ModelProto, list[str]]:
+def _rest_of(model: Model, activation: Activation, output: str) -> tuple[ModelProto, list[str], str]:
     """Build the part of a model that computes an output from a value, which becomes an input.
 
         x -> Conv -> Relu -> Gemm -> y      from h:      h -> Gemm -> y
                      h
 
     Returns:
-        The model, and the inputs of the whole one that it still reads.
+        The model, the inputs of the whole one that it still reads, and the input that takes the value: as real numbers
+        where it holds codes.
 
     Raises:
         InputError: The value is inside a body, or the output does not depend on it.
@@ -185,6 +186,11 @@ def _rest_of(model: Model, activation: Activation, output: str) -> tuple[ModelPr
     proto.opset_import.extend(model.proto.opset_import)
     proto.graph.name = "rest"
     prefix = unused_prefix(model)
+    fed = tap.value
+    if tap.scale is not None:
+        fed = f"{prefix}real"
+        proto.graph.node.append(onnx.helper.make_node("QuantizeLinear", [fed, *tap.scale], [tap.value]))
+        needed.update(tap.scale)
     for node in graph.nodes:
         if needed.intersection(node.outputs) - {tap.value}:
             copy = proto.graph.node.add()
@@ -198,8 +204,8 @@ def _rest_of(model: Model, activation: Activation, output: str) -> tuple[ModelPr
     others = [spec.name for spec in model.inputs if spec.name in needed]
     proto.graph.input.extend(value for value in model.proto.graph.input if value.name in others)
     elem_type = onnx.helper.np_dtype_to_tensor_dtype(activation.values.dtype)
-    proto.graph.input.append(onnx.helper.make_tensor_value_info(tap.value, elem_type, [None] * 4))
-    return proto, others
+    proto.graph.input.append(onnx.helper.make_tensor_value_info(fed, elem_type, [None] * 4))
+    return proto, others, fed
 
 
 def _only_picture(model: Model, prepared: PreparedInput) -> str:

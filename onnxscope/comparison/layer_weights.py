@@ -182,7 +182,9 @@ def _outputs_first(operand: Operand, values: Array) -> Array:
         return split.swapaxes(1, 2).reshape(groups * values.shape[1], -1, *values.shape[2:])
     if lies == "gemm":
         transposed = bool(node.attribute("transA" if operand.position == 0 else "transB"))
-        return values if transposed == (operand.position == 1) else values.T
+        return values if transposed == (operand.position != 0) else np.moveaxis(values, -1, 0)
     if lies == "matmul" and operand.position != 0:
         return np.moveaxis(values, -1, 0)
+    if lies == "directions_last":
+        return values.swapaxes(1, -1)
     return values

@@ -66,6 +66,7 @@ class Counterpart:
         reshaped: Whether `b` takes the shape of `a` by a reshape, after that.
         channel_axis: Of `a`, None where there is none.
         replaced: Whether the copy of the second model reads `a` in place of `b`.
+        codes: Where `b` holds the real numbers behind codes: the value of the codes, of their scale and zero point.
     """
 
     a: str
@@ -78,6 +79,12 @@ class Counterpart:
     reshaped: bool
     channel_axis: int | None
     replaced: bool
+    codes: tuple[str, str, str] | None = None
+
+    @property
+    def read_b(self) -> str:
+        """The value that other layers of the second model read."""
+        return self.codes[0] if self.codes else self.b
 
     @property
     def _permuted_b(self) -> tuple[int, ...]:

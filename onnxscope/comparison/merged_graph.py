@@ -132,20 +132,26 @@ def own_model(
     proto = ModelProto(ir_version=proto_b.ir_version)
     proto.opset_import.extend(proto_b.opset_import)
     proto.graph.name = "own"
-    replaced = {pair.b: pair for pair in counterparts if pair.replaced}
+    replaced = {pair.read_b: pair for pair in counterparts if pair.replaced}
     constants = b.main.constants
     used: dict[str, Counterpart] = {}
 
     def rename(name: str, *, reading: bool) -> str:
         if reading and name in replaced:
             used[f"fed:{name}"] = replaced[name]
-            return f"fed:{name}"
+            return f"{'codes' if replaced[name].codes else 'fed'}:{name}"
         return name if name in constants or name in b.main.inputs else f"o:{name}"
 
-    needed = _needed(proto_b, {pair.b for pair in wanted}, replaced.keys())
+    needed = _needed(proto_b, wanted, replaced.keys())
+    decoders = frozenset(pair.b for pair in counterparts if pair.codes)
     for node in proto_b.graph.node:
         if any(output in needed for output in node.output):
-            proto.graph.node.append(_renamed(node, rename))
+            proto.graph.node.append(_renamed(node, rename, decoders))
+    for name, pair in used.items():
+        if pair.codes is not None:
+            codes, *scale = pair.codes
+            node = onnx.helper.make_node("QuantizeLinear", [name, *scale], [f"codes:{codes}"])
+            proto.graph.node.insert(0, node)
     reads = {name for node in proto.graph.node for name in _names_read(node)}
     proto.graph.initializer.extend(tensor for tensor in proto_b.graph.initializer if tensor.name in reads)
     for value in proto_b.graph.input:
@@ -159,11 +165,11 @@ def own_model(
     return proto, used
 
 
-def _needed(proto: ModelProto, wanted: set[str], stops: Any) -> set[str]:
-    """Values that must be computed for `wanted`, going back no further than `stops`."""
+def _needed(proto: ModelProto, wanted: Sequence[Counterpart], stops: Any) -> set[str]:
+    """Values that must be computed for what is wanted, going back no further than `stops`."""
     producers = {output: node for node in proto.graph.node for output in node.output}
     needed: set[str] = set()
-    waiting = list(wanted)
+    waiting = [name for pair in wanted for name in (pair.b, pair.read_b)]
     while waiting:
         name = waiting.pop()
         if name in needed or name not in producers:
@@ -227,7 +233,10 @@ def _copy_with_replacements(
     replaced: dict[str, str] = {}
     for pair in counterparts:
         if pair.replaced:
-            replaced[pair.b] = _like_b(writer, f"a:{pair.a}", pair, in_b(pair.b))
+            value = _like_b(writer, f"a:{pair.a}", pair, in_b(pair.b))
+            if pair.codes is not None:
+                value = writer.node("QuantizeLinear", [value, *map(in_b, pair.codes[1:])])
+            replaced[pair.read_b] = value
     constants = b.main.constants
 
     def rename(name: str, *, reading: bool) -> str:
@@ -235,19 +244,22 @@ def _copy_with_replacements(
             return replaced[name]
         return in_b(name) if name in constants or name in inputs else f"o:{name}"
 
-    needed = _needed(source, {pair.b for pair in counterparts}, replaced.keys())
+    needed = _needed(source, counterparts, replaced.keys())
+    decoders = frozenset(pair.b for pair in counterparts if pair.codes)
     for node in source.graph.node:
         if any(output in needed and output not in constants for output in node.output):
-            proto.graph.node.append(_renamed(node, rename))
+            proto.graph.node.append(_renamed(node, rename, decoders))
     return partial(rename, reading=False)
 
 
-def _renamed(node: NodeProto, rename: Callable[..., str]) -> NodeProto:
+def _renamed(node: NodeProto, rename: Callable[..., str], decoders: frozenset[str] = frozenset()) -> NodeProto:
+    """A node with new names; one that only decodes what it reads, for a value in `decoders`, reads its own model."""
     copy = NodeProto()
     copy.CopyFrom(node)
     copy.name = ""
+    reading = decoders.isdisjoint(node.output)
     for place, name in enumerate(node.input):
-        copy.input[place] = rename(name, reading=True) if name else ""
+        copy.input[place] = rename(name, reading=reading) if name else ""
     for place, name in enumerate(node.output):
         copy.output[place] = rename(name, reading=False) if name else ""
     for body in _bodies(copy):

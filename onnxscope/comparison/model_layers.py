@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from onnxscope.comparison.layer_weights import LayerWeights
+from onnxscope.model.encodings import codes_scale
 from onnxscope.model.graphs import Node, Step
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
@@ -64,6 +65,7 @@ class ModelLayers:
             at=at,
             channel_axis=self.axis(layer.path, value),
             order=(0,),
+            scale=codes_scale(self.model.graphs[layer.path], value),
         )
 
     def output_tap(self, value: str, name: str) -> Tap:

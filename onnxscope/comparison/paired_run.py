@@ -265,6 +265,8 @@ class PairedRun:
                 (default_axis(len(shapes[0]), left.channel_axis), default_axis(len(shapes[1]), right.channel_axis)),
                 replaced=not is_output and not right.path and not left.path,
             )
+            if pair is not None and right.scale is not None:
+                pair = replace(pair, codes=(right.value, *right.scale))
             if pair is None:
                 self._reasons[place] = f"shape {list(shapes[0])} against {list(shapes[1])}", None
             else:

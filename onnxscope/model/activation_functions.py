@@ -14,6 +14,7 @@ from onnxscope.model.graphs import Graph, Node
 
 __all__ = ["activation_after", "activation_group", "following", "is_activation", "own_output"]
 
+_REAL = frozenset({"Cast", "Sub", "Mul", "DequantizeLinear"})  # what makes real numbers of integers
 _LONGEST_ACTIVATION = 16  # Gelu written out with Tanh takes eight operators
 
 
@@ -26,19 +27,26 @@ def own_output(graph: Graph, node: Node) -> str:
     """Return the value that a layer computes: its first output, or that plus its bias where that is a separate Add.
 
     The Add is a bias when it is the value's only reader (through a Transpose or a Reshape at most) and its other
-    operand is a constant of more than one element.
+    operand is a constant of more than one element. What makes real numbers of a node's integers belongs to its output.
     """
     value = node.outputs[0]
     if _has_bias(node) or not node.operator.separate_bias:
         return value
+    gives_integers = any(not codes.scales for codes in node.operator.codes.values())
     carried = value
     while True:
         reader = _only_reader(graph, carried)
         if reader is None:
             return value
-        if reader.op_type == "Add" and reader.is_standard:
-            other = next((name for name in reader.inputs if name != carried), "")
+        if reader.operator.kind == "Add" and _is_known(reader):
+            operands = [name for place, name in enumerate(reader.inputs) if place not in reader.operator.control]
+            other = next((name for name in operands if name != carried), "")
             return reader.outputs[0] if other in graph.constants and not _is_scalar(graph, other) else value
+        if gives_integers and _finishes(graph, reader, carried) and reader.op_type in _REAL:
+            carried = reader.outputs[0]
+            if reader.op_type != "Cast":
+                value = carried
+            continue
         if reader.operator.passes_on not in ("permuted", "same") or not reader.is_standard:
             return value
         carried = reader.outputs[0]
@@ -55,10 +63,8 @@ def following(graph: Graph, node: Node) -> tuple[str, tuple[Node, ...]]:
     passed: list[Node] = []
     while True:
         reader = _only_reader(graph, value)
-        if reader is None or reader.operator.behind_layer is None or not reader.is_standard:
+        if reader is None or not _finishes(graph, reader, value):
             return inner, tuple(done)
-        if any(name and name != value and name not in graph.constants for name in reader.inputs):
-            return inner, tuple(done)  # an Add of two activations is no bias
         value = reader.outputs[0]
         passed.append(reader)
         if reader.operator.behind_layer == "part":
@@ -74,10 +80,8 @@ def activation_after(graph: Graph, value: str) -> str | None:
         if group is not None:
             return group[-1].outputs[0]
         reader = _only_reader(graph, value)
-        if reader is None or reader.operator.behind_layer is None or not reader.is_standard:
+        if reader is None or not _finishes(graph, reader, value):
             return None
-        if any(name and name != value and name not in graph.constants for name in reader.inputs):
-            return None  # an Add of two activations is no bias
         value = reader.outputs[0]
 
 
@@ -142,6 +146,34 @@ def _is_elementwise(graph: Graph, node: Node, group: Collection[str], *, bent: b
         if not node.operator.roles and not (bent and node.op_type == "Mul") and not _is_scalar(graph, name):
             return False
     return True
+
+
+def _finishes(graph: Graph, reader: Node, value: str) -> bool:
+    """Whether a node only finishes a layer's work, with constants or the scale of what its codes were multiplied with.
+
+    An Add of two activations is no bias.
+    """
+    if reader.operator.behind_layer is None or not _is_known(reader):
+        return False
+    others = [name for name in reader.inputs if name and name != value and name not in graph.constants]
+    return not others or (reader.op_type == "Mul" and all(_is_scale(graph, name) for name in others))
+
+
+def _is_known(node: Node) -> bool:
+    """Whether a node is one of ONNX's own, or the same of codes, and not another domain's of that name."""
+    return node.is_standard or node.operator.gives_codes is not None
+
+
+def _is_scale(graph: Graph, value: str) -> bool:
+    """Whether a value is the scale that DynamicQuantizeLinear gives, or a product of it with constants."""
+    node = graph.producers.get(value)
+    if node is None:
+        return False
+    if node.op_type == "DynamicQuantizeLinear":
+        return node.outputs[1:2] == (value,)
+    if node.op_type == "Mul" and node.is_standard:
+        return all(name in graph.constants or _is_scale(graph, name) for name in node.inputs)
+    return False
 
 
 def _has_bias(node: Node) -> bool:

@@ -18,7 +18,7 @@ from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.layer_names import Operand
 
-__all__ = ["Encoding", "encoding_of"]
+__all__ = ["Encoding", "codes_scale", "encoding_of"]
 
 _BITS: Mapping[int, int] = {
     TensorProto.INT2: 2,
@@ -117,6 +117,24 @@ def encoding_of(graph: Graph, operand: Operand) -> Encoding | None:
         shape=shape,
         levels=int(node.attribute("quant_type") or 0),
     )
+
+
+def codes_scale(graph: Graph, value: str) -> tuple[str, str] | None:
+    """Return the values of scale and zero point of codes that a quantized operator gives, None for other values.
+
+    They are followed back through what hands numbers on, and through MaxPool.
+    """
+    while True:
+        node = graph.producers.get(value)
+        if node is None or value != node.outputs[0]:
+            return None
+        if node.operator.gives_codes is not None:
+            scale, zero_point = (_given(node, position) for position in node.operator.gives_codes)
+            are_constant = all(name in graph.constants for name in (scale, zero_point))
+            return (scale, zero_point) if scale and zero_point and are_constant else None
+        if node.operator.passes_on not in ("same", "permuted", "reshaped") and node.op_type != "MaxPool":
+            return None
+        value = node.inputs[0]
 
 
 def _of_dequantize(graph: Graph, node: Node, value: str, tensor: TensorProto) -> Encoding | None:

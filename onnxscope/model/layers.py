@@ -127,7 +127,7 @@ def _spans(names: Names, graph: Graph) -> list[_Span]:
         inner, parts = following(graph, node)
         end = activation_after(graph, node.outputs[0])
         value = inner if end is None or graph.producers[end] in parts else _rounded(graph, end)
-        quantized = value != end if end is not None and value != inner else _is_quantized(parts)
+        quantized = value != end if end is not None and value != inner else _is_quantized((node, *parts))
         if end is not None:
             values.add(end)
             if names.owns_weights(graph.producers[end]) and graph.producers[end] not in parts:
@@ -139,7 +139,7 @@ def _spans(names: Names, graph: Graph) -> list[_Span]:
 
 
 def _is_quantized(parts: Sequence[Node]) -> bool:
-    return any(part.op_type == "DequantizeLinear" for part in parts)
+    return any(part.op_type == "DequantizeLinear" or part.operator.gives_codes is not None for part in parts)
 
 
 def _rounded(graph: Graph, value: str) -> str:

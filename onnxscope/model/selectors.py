@@ -28,6 +28,7 @@ from onnxscope.base.text import printable
 from onnxscope.errors import SelectorError
 from onnxscope.model.activation_functions import activation_after, is_activation, own_output
 from onnxscope.model.channel_axes import default_axis
+from onnxscope.model.encodings import codes_scale
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
 
@@ -53,6 +54,7 @@ class Tap:
         channel_axis: Where the operators tell it, else None; -1 stands for the last axis.
         order: Where the value is produced: sorts taps in execution order.
         holds_indices: Whether its numbers say places, so that there are no channels.
+        scale: The values of scale and zero point, where its codes are observed as the real numbers that they stand for.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Tap:
     channel_axis: int | None
     order: tuple[int, ...]
     holds_indices: bool = False
+    scale: tuple[str, str] | None = None
 
     def axis_of(self, rank: int) -> int | None:
         """The channel axis of a value of `rank` axes, None where there is nothing to keep apart."""
@@ -355,6 +358,7 @@ class _Resolver:
             channel_axis=axis,
             order=order,
             holds_indices=value in graph.index_values,
+            scale=None if at is None else codes_scale(graph, value),
         )
 
     def _known_names(self, kind: str) -> dict[str, None]:

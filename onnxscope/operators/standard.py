@@ -56,6 +56,7 @@ STANDARD = (
         is_convolution=True,
         integers=True,
         codes={0: Codes((1,), 2), 3: Codes((4,), 5), 8: Codes((1, 4))},
+        gives_codes=(6, 7),
         channel_axis=1,
     ),
     Operator(
@@ -95,11 +96,11 @@ STANDARD = (
         alike="Linear",
         roles={0: "weight", 3: "weight"},
         control=_SCALES,
-        separate_bias=False,
         weight="matmul",
         cost="product",
         integers=True,
         codes={0: Codes((1,), 2), 3: Codes((4,), 5)},
+        gives_codes=(6, 7),
         channel_axis=-1,
     ),
     Operator(

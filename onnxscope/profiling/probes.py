@@ -145,7 +145,8 @@ def append_probes(proto: ModelProto, planned: Sequence[PlannedTap], prefix: str)
 
 def _probe(writer: GraphWriter, planned: PlannedTap) -> dict[str, str]:
     """Append the nodes of one tap and return the names of their outputs."""
-    value, axes, sizes = planned.tap.value, planned.reduced, planned.shape or ()
+    tap, axes, sizes = planned.tap, planned.reduced, planned.shape or ()
+    value = tap.value if tap.scale is None else writer.node("DequantizeLinear", [tap.value, *tap.scale])
     if planned.dtype in HALF_TYPES:
         value = writer.rounded(value)
     places = tuple(axis for axis, step in enumerate(planned.steps or ()) if step > 1)

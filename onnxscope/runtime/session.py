@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, TensorProto
 
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
@@ -218,15 +218,12 @@ def open_session(model: Model, proto: ModelProto | None = None, *, threads: int 
     )
 
 
-def evaluate_constants(
-    model: Model, values: Sequence[str], extra: Sequence[NodeProto] = (), path: tuple[Step, ...] = ()
-) -> dict[str, Array]:
+def evaluate_constants(model: Model, values: Sequence[str], path: tuple[Step, ...] = ()) -> dict[str, Array]:
     """Compute values that depend on no input, through onnxruntime.
 
     Args:
         model: Its weights are read where they lie.
         values: Initializers, or values computed from them alone.
-        extra: Further nodes over such values, whose outputs may be asked for too.
         path: The steps that lead to the graph whose values they are: its own, or those that it sees around it.
 
     Returns:
@@ -236,16 +233,13 @@ def evaluate_constants(
         RunError: onnxruntime refuses one of the nodes.
     """
     graph = model.graphs[path]
-    added = {output: node for node in extra for output in node.output}
     needed: dict[str, Graph] = {}  # names are told apart along a path, so that all may stand in one graph
     waiting = list(values)
     while waiting:
         value = waiting.pop()
         if value and value not in needed:
             scope = needed[value] = graph.scope_of(value)
-            if value in added:
-                waiting += added[value].input
-            elif value in scope.producers:
+            if value in scope.producers:
                 waiting += (*scope.producers[value].inputs, *scope.producers[value].captured)
     _import_onnxruntime()
     lost = next((operator for value, operator in cut_off(model).items() if needed.get(value) is model.main), None)
@@ -259,7 +253,6 @@ def evaluate_constants(
     nodes = {scope.producers[name]: scope for name, scope in needed.items() if name in scope.producers}
     in_order = sorted(nodes.items(), key=lambda item: (len(item[1].path), item[1].position(item[0])))
     proto.graph.node.extend(node.proto for node, _ in in_order)
-    proto.graph.node.extend(extra)
     for value in values:
         proto.graph.output.add().name = value
     return open_session(model, proto, optimize=False).run({})

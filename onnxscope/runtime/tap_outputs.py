@@ -27,7 +27,7 @@ from onnxscope.model.selectors import Tap
 from onnxscope.runtime.custom_operators import cut_off, reason_cut_off
 from onnxscope.runtime.nodes import opset_of
 
-__all__ = ["TappedModel", "Unreachable", "expose", "unused_prefix", "was_not_executed"]
+__all__ = ["TappedModel", "Unreachable", "expose", "real_value", "unused_prefix", "was_not_executed"]
 
 _NOT_EXECUTED_RANK = 8
 _MAX_RANK = 64  # numpy's
@@ -92,6 +92,13 @@ def expose(model: Model, taps: Iterable[Tap]) -> TappedModel:
     return TappedModel(copy, outputs, tuple(unreachable), model.main.outputs)
 
 
+def real_value(graph: GraphProto, tap: Tap, name: str) -> str:
+    """Append what makes real numbers of a tap's codes to its graph, and return the name of their value."""
+    assert tap.scale is not None
+    graph.node.append(onnx.helper.make_node("DequantizeLinear", [tap.value, *tap.scale], [name]))
+    return name
+
+
 def was_not_executed(shape: tuple[int, ...]) -> bool:
     """Whether a lifted value's shape is the mark of a branch that was not executed."""
     return len(shape) >= _NOT_EXECUTED_RANK and 0 in shape
@@ -128,6 +135,10 @@ class _Rewriter:
             raise _UnreachableError("its channels lie in blocks, a layout of onnxruntime's optimizer (NCHWc)")
         if not tap.path:
             self._refuse_cut_off(tap)
+            if tap.scale is not None:
+                value = real_value(self._copy.graph, tap, self._fresh_name("real"))
+                self._copy.graph.output.add().name = value
+                return value
             self._add_output(tap.value, declared)
             return tap.value
         return self._lift(tap, declared)
@@ -162,6 +173,9 @@ class _Rewriter:
         if not elem_type:
             elem_type = self._inferred_type(tap, needed=any(owner.op_type == "If" for owner in owners))
         value = tap.value
+        if tap.scale is not None:
+            elem_type = TensorProto.FLOAT
+            value = real_value(_body(owners[-1], tap.path[-1].attribute), tap, self._fresh_name("real"))
         for step, owner in zip(reversed(tap.path), reversed(owners), strict=True):
             lifted = self._fresh_name("tap")
             if owner.op_type == "If" and self._joins_ranks:

@@ -360,14 +360,6 @@ def test_constants_are_computed_without_the_models_inputs():
     np.testing.assert_array_equal(answers["s"], np.array([[0.5, -1], [1.5, 2]], np.float32) @ t)
 
 
-def test_constants_may_have_nodes_of_ours_on_top():
-    model = load_model(parsed("g (float[N] x) => (float[N] y) { h = Neg(w) y = Add(x, h) }", w=X))
-    extra = [helper.make_node("Abs", ["h"], ["a"]), helper.make_node("Add", ["a", "w"], ["b"])]
-    answers = evaluate_constants(model, ["b", "h"], extra)
-    np.testing.assert_array_equal(answers["b"], np.abs(X) + X)
-    np.testing.assert_array_equal(answers["h"], -X)
-
-
 def test_constants_that_a_body_captures_come_along():
     model = load_model(
         parsed(

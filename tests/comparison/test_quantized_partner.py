@@ -1,0 +1,199 @@
+"""A model against its quantized copies: every layer's signal-to-noise ratio, against numpy and plain onnxruntime."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+import onnxscope
+from onnxscope.analyses.feature_maps import features
+
+RNG = np.random.default_rng(11)
+# Of each layer: the tensor of the float model that it ends in, before its activation function and behind it.
+PICTURES = {"conv1": ("c", "a"), "conv2": ("d", "d"), "fc": ("y", "y")}
+TOKENS = {"fc1": ("m", "h"), "fc2": ("y", "y")}
+
+
+def array(*shape, scale=1.0):
+    return (RNG.standard_normal(shape) * scale).astype(np.float32)
+
+
+def model(nodes, inputs, outputs, tensors):
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info(name, 1, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, 1, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(values, name) for name, values in tensors.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "W", "b"], ["c"], "conv1", pads=[1] * 4),
+        node("Relu", ["c"], ["a"], "act1"),
+        node("Conv", ["a", "V"], ["d"], "conv2", pads=[1] * 4),
+        node("Add", ["d", "a"], ["r"], "res"),
+        node("Relu", ["r"], ["e"], "act2"),
+        node("GlobalAveragePool", ["e"], ["g"], "gap"),
+        node("Flatten", ["g"], ["f"], "flat"),
+        node("Gemm", ["f", "F"], ["y"], "fc", transB=1),
+    ]
+    tensors = {
+        "W": array(8, 3, 3, 3, scale=0.3),
+        "b": array(8),
+        "V": array(8, 8, 3, 3, scale=0.2),
+        "F": array(5, 8, scale=0.3),
+    }
+    return model(nodes, {"x": ["N", 3, 12, 12]}, {"y": ["N", 5]}, tensors), array(8, 3, 12, 12)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "W"], ["p"], "fc1"),
+        node("Add", ["p", "b"], ["m"], "bias1"),
+        node("Relu", ["m"], ["h"], "act"),
+        node("MatMul", ["h", "V"], ["y"], "fc2"),
+    ]
+    tensors = {"W": array(32, 16, scale=0.2), "b": array(16), "V": array(16, 4, scale=0.2)}
+    return model(nodes, {"x": ["N", 32]}, {"y": ["N", 4]}, tensors), array(20, 32)
+
+
+class Reader(CalibrationDataReader):
+    def __init__(self, x):
+        self._batches = iter([{"x": x}])
+
+    def get_next(self):
+        return next(self._batches, None)
+
+
+def quantized(proto, x, folder, form, *, per_channel):
+    source, target = folder / "float.onnx", folder / f"{form}.onnx"
+    onnx.save(proto, source)
+    logging.disable(logging.WARNING)
+    try:
+        if form == "dynamic":
+            quantize_dynamic(source, target, per_channel=per_channel)
+        else:
+            quantize_static(
+                str(source),
+                str(target),
+                Reader(x),
+                quant_format=QuantFormat[form],
+                per_channel=per_channel,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+    finally:
+        logging.disable(logging.NOTSET)
+    return source, target
+
+
+def values(path, names, x):
+    """Values by plain onnxruntime, without optimization, so that none is fused away."""
+    proto = onnx.load(path)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return dict(zip(names, session.run(list(names), {"x": x}), strict=True))
+
+
+def real(path, tensor, x):
+    """The real numbers behind the codes that the quantized model has for a tensor, or the tensor itself; else None."""
+    proto = onnx.load(path)
+    produced = {name for node in proto.graph.node for name in node.output}
+    stored = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
+    for name in (f"{tensor}_quantized", f"{tensor}_QuantizeLinear_Output"):
+        if name in produced and f"{tensor}_scale" in stored:
+            codes = values(path, [name], x)[name].astype(np.float64)
+            return (codes - stored[f"{tensor}_zero_point"]) * stored[f"{tensor}_scale"]
+    return values(path, [tensor], x)[tensor] if tensor in produced else None
+
+
+def decibels(reference, other):
+    gap = reference.astype(np.float64) - other
+    return -10 * np.log10(np.square(gap).sum() / np.square(reference.astype(np.float64)).sum())
+
+
+@pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
+@pytest.mark.parametrize("form", ["dynamic", "QDQ", "QOperator"])
+@pytest.mark.parametrize("network", ["pictures", "tokens"])
+def test_every_layer_has_the_ratio_that_numpy_gives(network, form, per_channel, request, tmp_path):
+    proto, x = request.getfixturevalue(network)
+    source, target = quantized(proto, x, tmp_path, form, per_channel=per_channel)
+    rows = {row.a.layer: row for row in onnxscope.diff(source, target, x).layers}
+    ends = PICTURES if network == "pictures" else TOKENS
+    assert rows.keys() == ends.keys()
+    for name, row in rows.items():
+        held = [real(target, tensor, x) for tensor in ends[name]]
+        references = values(source, list(dict.fromkeys(ends[name])), x).values()
+        ratios = [decibels(one, other) for one in references for other in held if other is not None]
+        assert any(abs(row.entire.sqnr_db - ratio) < 0.5 for ratio in ratios), (name, row.entire.sqnr_db, ratios)
+        assert row.own.sqnr_db >= row.entire.sqnr_db - 1
+        assert row.own.sqnr_db > 30
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv2", "fc"])
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_a_wrong_scale_of_one_layer_is_blamed_on_it(layer, form, pictures, tmp_path):
+    proto, x = pictures
+    source, target = quantized(proto, x, tmp_path, form, per_channel=False)
+    changed = onnx.load(target)
+    name = {"conv1": "W_scale", "conv2": "V_scale", "fc": "F_scale"}[layer]
+    tensor = next(one for one in changed.graph.initializer if one.name == name)
+    tensor.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(tensor) * 1.3).astype(np.float32), name))
+    onnx.save(changed, target)
+    rows = {row.a.layer: row for row in onnxscope.diff(source, target, x).layers}
+    worst = min(rows, key=lambda one: rows[one].own.sqnr_db)
+    assert worst == layer
+    assert rows[layer].own.sqnr_db < 17
+    assert all(row.own.sqnr_db > 25 for name, row in rows.items() if name != layer)
+
+
+def test_feature_maps_of_a_quantized_layer_are_real_numbers(pictures, tmp_path):
+    proto, x = pictures
+    _, target = quantized(proto, x, tmp_path, "QOperator", per_channel=False)
+    maps = features(target, x, select=["conv1_quant", "conv2_quant"])
+    for shown, tensor in zip(maps, ("c", "d"), strict=True):
+        assert shown.data.dtype == np.float32
+        np.testing.assert_allclose(shown.data, real(target, tensor, x)[: len(shown.data)], rtol=1e-6, atol=1e-7)
+
+
+def test_statistics_of_a_quantized_layer_are_those_of_real_numbers(pictures, tmp_path):
+    proto, x = pictures
+    _, target = quantized(proto, x, tmp_path, "QOperator", per_channel=False)
+    (tap,) = onnxscope.stats(target, x, select=["conv2_quant"]).profile.taps
+    expected = real(target, "d", x)
+    np.testing.assert_allclose(tap.overall.mean, expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(tap.overall.std, expected.std(ddof=1), rtol=1e-5)
+    np.testing.assert_allclose([tap.overall.min, tap.overall.max], [expected.min(), expected.max()], rtol=1e-6)
+
+
+def test_a_value_that_is_asked_for_by_its_name_is_as_it_is(pictures, tmp_path):
+    proto, x = pictures
+    _, target = quantized(proto, x, tmp_path, "QOperator", per_channel=False)
+    (shown,) = features(target, x, select="value:d_quantized")
+    assert shown.data.dtype == np.uint8
+
+
+def test_a_map_of_what_a_quantized_layer_sees_is_made(pictures, tmp_path):
+    proto, x = pictures
+    source, target = quantized(proto, x, tmp_path, "QOperator", per_channel=False)
+    for method in ("eigen", "ablation"):
+        maps = [
+            onnxscope.class_activation(path, x, layer=layer, method=method)
+            for path, layer in ((source, "conv1"), (target, "conv1_quant"))
+        ]
+        np.testing.assert_allclose(maps[0].map, maps[1].map, atol=0.2)
