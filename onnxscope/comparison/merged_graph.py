@@ -132,7 +132,7 @@ def own_model(
     proto = ModelProto(ir_version=proto_b.ir_version)
     proto.opset_import.extend(proto_b.opset_import)
     proto.graph.name = "own"
-    replaced = {pair.read_b: pair for pair in counterparts if pair.replaced}
+    replaced = {name: pair for pair in counterparts if pair.replaced for name in b.main.names_of(pair.read_b)}
     constants = b.main.constants
     used: dict[str, Counterpart] = {}
 
@@ -149,8 +149,8 @@ def own_model(
             proto.graph.node.append(_renamed(node, rename, decoders))
     for name, pair in used.items():
         if pair.codes is not None:
-            codes, *scale = pair.codes
-            node = onnx.helper.make_node("QuantizeLinear", [name, *scale], [f"codes:{codes}"])
+            codes = f"codes:{name.removeprefix('fed:')}"
+            node = onnx.helper.make_node("QuantizeLinear", [name, *pair.codes[1:]], [codes])
             proto.graph.node.insert(0, node)
     reads = {name for node in proto.graph.node for name in _names_read(node)}
     proto.graph.initializer.extend(tensor for tensor in proto_b.graph.initializer if tensor.name in reads)
@@ -236,7 +236,7 @@ def _copy_with_replacements(
             value = _like_b(writer, f"a:{pair.a}", pair, in_b(pair.b))
             if pair.codes is not None:
                 value = writer.node("QuantizeLinear", [value, *map(in_b, pair.codes[1:])])
-            replaced[pair.read_b] = value
+            replaced |= dict.fromkeys(b.main.names_of(pair.read_b), value)
     constants = b.main.constants
 
     def rename(name: str, *, reading: bool) -> str:

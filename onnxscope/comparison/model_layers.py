@@ -54,6 +54,21 @@ class ModelLayers:
         """The layers that a layer reads."""
         return [self.layers[index] for index in layer.before]
 
+    def is_rounded(self, layer: Layer) -> bool:
+        """Whether what leaves a layer is quantized, whoever reads it."""
+        graph = self.model.graphs[layer.path]
+        readers = graph.readers_of(layer.value)
+        while len(readers) == 1 and readers[0].operator.passes_on == "same":
+            readers = graph.readers_of(readers[0].outputs[0])
+        return layer.quantized or any(reader.op_type == "QuantizeLinear" for reader in readers)
+
+    def before_rounding(self, layer: Layer) -> str:
+        """What leaves a layer before it is quantized."""
+        graph, value = self.model.graphs[layer.path], layer.value
+        while graph.producers[value].op_type in ("QuantizeLinear", "DequantizeLinear"):
+            value = graph.producers[value].inputs[0]
+        return value
+
     def tap(self, layer: Layer, value: str, name: str, at: At | None = None) -> Tap:
         """A tap at a layer's value."""
         return Tap(

@@ -87,7 +87,7 @@ def activation_after(graph: Graph, value: str) -> str | None:
 
 def activation_group(graph: Graph, value: str) -> list[Node] | None:
     """Return the shortest closed elementwise group with a nonlinearity that reads a value, in execution order."""
-    unread: dict[str, set[Node]] = {value: set(graph.readers.get(value, ()))}
+    unread: dict[str, set[Node]] = {value: set(graph.readers_of(value))}
     bends: set[str] = set()
     done: set[Node] = set()
     for _ in range(_LONGEST_ACTIVATION):
@@ -100,12 +100,12 @@ def activation_group(graph: Graph, value: str) -> list[Node] | None:
         done.add(node)
         if is_activation(node):
             bends.add(node.op_type)
-        for name in set(node.inputs) & unread.keys():
+        for name in set(graph.inputs_of(node)) & unread.keys():
             unread[name].discard(node)
         output = node.outputs[0]
-        unread[output] = set(graph.readers.get(output, ())) - done
+        unread[output] = set(graph.readers_of(output)) - done
         # What nothing in the group reads is where it ends: two functions of one value are two ends, not one.
-        read = {name for member in done for name in member.inputs}
+        read = {name for member in done for name in graph.inputs_of(member)}
         still_open = [name for name, readers in unread.items() if readers or name not in read]
         if bends and still_open == [output]:
             # Relu(x) + x is a connection that skips the Relu; only Snake, x + sin(x)**2, is made in this way.
@@ -137,7 +137,7 @@ def _is_elementwise(graph: Graph, node: Node, group: Collection[str], *, bent: b
         return False
     if node.captured or len([name for name in node.outputs if name]) != 1:
         return False
-    for name in node.inputs:
+    for name in graph.inputs_of(node):
         if not name or name in group:
             continue
         if name not in graph.constants:
@@ -155,7 +155,7 @@ def _finishes(graph: Graph, reader: Node, value: str) -> bool:
     """
     if reader.operator.behind_layer is None or not _is_known(reader):
         return False
-    others = [name for name in reader.inputs if name and name != value and name not in graph.constants]
+    others = [name for name in graph.inputs_of(reader) if name and name != value and name not in graph.constants]
     return not others or (reader.op_type == "Mul" and all(_is_scale(graph, name) for name in others))
 
 
@@ -195,5 +195,5 @@ def _is_scalar(graph: Graph, name: str) -> bool:
 
 
 def _only_reader(graph: Graph, value: str) -> Node | None:
-    readers = graph.readers.get(value, ())
+    readers = graph.readers_of(value)
     return readers[0] if len(readers) == 1 else None

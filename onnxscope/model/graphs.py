@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -26,6 +27,9 @@ __all__ = [
     "value_type",
     "walk_graphs",
 ]
+
+_MOST_COMPARED = 64  # elements of a constant that is told by its numbers
+_OWN_EACH_TIME = frozenset({"Dropout", "BatchNormalization", "Constant"})  # some are random or carry state
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,65 @@ class Graph:
                 if value:
                     readers.setdefault(value, []).append(node)
         return MappingProxyType({value: tuple(nodes) for value, nodes in readers.items()})
+
+    @cached_property
+    def repeated(self) -> Mapping[str, str]:
+        """Values that a node computes again, from the same by the same, and what the first such node calls them."""
+        first: dict[Hashable, Node] = {}
+        same: dict[str, str] = {}
+        for node in self.nodes:
+            key = self._computation(node, same)
+            earlier = node if key is None else first.setdefault(key, node)
+            if earlier is not node:
+                same.update((again, name) for again, name in zip(node.outputs, earlier.outputs, strict=True) if again)
+        return MappingProxyType(same)
+
+    def inputs_of(self, node: Node) -> tuple[str, ...]:
+        """What a node reads, by the name that each value has where it is first computed."""
+        return tuple(self.repeated.get(name, name) for name in node.inputs)
+
+    def names_of(self, value: str) -> tuple[str, ...]:
+        """The names of a value that may be computed several times: the one given, and where it is computed again."""
+        return (value, *self._again.get(value, ()))
+
+    @cached_property
+    def _again(self) -> Mapping[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for again, first in self.repeated.items():
+            names.setdefault(first, []).append(again)
+        return names
+
+    def readers_of(self, value: str) -> tuple[Node, ...]:
+        """The nodes that read a value, also where it is computed again, without those that repeat another's work."""
+        found = {node for name in self.names_of(value) for node in self.readers.get(name, ())}
+        return tuple(sorted((node for node in found if not self.repeats(node)), key=self.position))
+
+    def repeats(self, node: Node) -> bool:
+        """Whether a node only computes again what one before it has computed."""
+        return any(output in self.repeated for output in node.outputs)
+
+    def _computation(self, node: Node, same: Mapping[str, str]) -> Hashable | None:
+        """What tells a node's work from any other; None where doing it twice may give two results, or is not known."""
+        attributes = node.proto.attribute
+        if node.operator.is_random or node.op_type in _OWN_EACH_TIME or not node.inputs:
+            return None
+        if node.domain not in ("", "ai.onnx", "com.microsoft") or any(
+            stored.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for stored in attributes
+        ):
+            return None
+        written = sorted(stored.SerializeToString(deterministic=True) for stored in attributes)
+        read = tuple(self._small_constant(name) or same.get(name, name) for name in node.inputs)
+        outputs = tuple(bool(name) for name in node.outputs)  # with a mask a node does more than without
+        return node.domain, node.op_type, read, tuple(written), outputs
+
+    def _small_constant(self, name: str) -> Hashable | None:
+        """The numbers of a small stored constant: exporters store one for each reader."""
+        tensor = self.stored(name) if name else None
+        if tensor is None or tensor.data_location == TensorProto.EXTERNAL or tensor.data_type == TensorProto.STRING:
+            return None
+        if name in self.inputs or math.prod(tensor.dims) > _MOST_COMPARED:
+            return None
+        return tensor.data_type, tuple(tensor.dims), onnx.numpy_helper.to_array(tensor).tobytes()
 
     @cached_property
     def blocked(self) -> frozenset[str]:

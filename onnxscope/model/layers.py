@@ -124,6 +124,8 @@ def _spans(names: Names, graph: Graph) -> list[_Span]:
     for node in graph.nodes:
         if node in absorbed or not names.owns_weights(node) or node.outputs[0] in values or not node.outputs[0]:
             continue
+        if graph.repeats(node):
+            continue
         inner, parts = following(graph, node)
         end = activation_after(graph, node.outputs[0])
         value = inner if end is None or graph.producers[end] in parts else _rounded(graph, end)
@@ -144,10 +146,10 @@ def _is_quantized(parts: Sequence[Node]) -> bool:
 
 def _rounded(graph: Graph, value: str) -> str:
     """What leaves the quantization that follows a value, or the value itself where none follows."""
-    readers = graph.readers.get(value, ())
+    readers = graph.readers_of(value)
     if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
         return value
-    readers = graph.readers.get(readers[0].outputs[0], ())
+    readers = graph.readers_of(readers[0].outputs[0])
     return readers[0].outputs[0] if len(readers) == 1 and readers[0].op_type == "DequantizeLinear" else value
 
 
@@ -164,7 +166,8 @@ def _reaching(graph: Graph, spans: Sequence[_Span]) -> dict[Node, frozenset[int]
         if node in heads:
             behind[node] = arriving
         for output in node.outputs:
-            index = ends.get(output, inside.get(node))
+            first = graph.repeated.get(output, output)
+            index = ends.get(first, inside.get(graph.producers[first] if first else node))
             reach[output] = arriving if index is None else frozenset((index,))
     return behind
 

@@ -170,6 +170,7 @@ class _Records:
         path, value = key
         while True:
             graph = self._model.graphs[path]
+            value = graph.repeated.get(value, value)
             if value in graph.producers:
                 node = graph.producers[value]
                 if self._constants.is_constant(path, value):
@@ -288,6 +289,7 @@ class _Records:
         """The name under which the node that computes a value gives it out."""
         while True:
             graph = self._model.graphs[path]
+            value = graph.repeated.get(value, value)
             node = graph.producers.get(value)
             if node is None:
                 assert graph.parent is not None  # `_resolved` has met a producer

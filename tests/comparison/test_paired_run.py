@@ -38,7 +38,7 @@ from onnxruntime.quantization.qdq_loss_debug import (
 )
 from planting import in_half, raw_values
 
-from onnxscope import diff
+from onnxscope import check, diff, snapshot
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.errors import InputError, RunError
@@ -378,3 +378,67 @@ def test_a_batch_is_fixed_by_the_partner_of_an_input_not_by_its_place(turned):
     assert [spec["shape"] for spec in feed.record["inputs"]] == [[2, 1], ["M", 2]]
     assert [batch.positions for batch in feed.batches()] == [(0, 1), (2, 3), (4, 5)]
     assert diff(free, other, arrays).equal
+
+
+_ROUNDED = {
+    "one": "q = QuantizeLinear(v, s, z) d = DequantizeLinear(q, s, z) e = Identity(d)",
+    "two of one": "q = QuantizeLinear(v, s, z) d = DequantizeLinear(q, s, z) e = DequantizeLinear(q, s, z)",
+    "two chains": """q = QuantizeLinear(v, s, z) d = DequantizeLinear(q, s, z)
+        o = QuantizeLinear(v, t, z) e = DequantizeLinear(o, t, z)""",
+    "one read as codes too": """q = QuantizeLinear(v, s, z) d = DequantizeLinear(q, s, z)
+        k = Cast<to = 1>(q) e = Mul(k, s)""",
+    "other scale": "q = QuantizeLinear(v, s, z) d = DequantizeLinear(q, s, z) e = DequantizeLinear(q, u, z)",
+}
+_ROUNDED_INPUT = np.random.default_rng(6).standard_normal((4, 3, 9), np.float32)
+
+
+def rounded(how, activation="v = Relu(c)", **changes):
+    """A convolution whose quantized value two branches read."""
+    rng = np.random.default_rng(5)
+    stored = {name: rng.standard_normal((4, sides, 1), np.float32) for name, sides in (("w", 3), ("g", 4), ("h", 4))}
+    stored |= {"s": np.float32(0.1), "t": np.float32(0.1), "u": np.float32(0.2), "z": np.uint8(0)}
+    return parsed(
+        f"""<ir_version: 9, opset_import: ["": 19]>
+        net (float[n, 3, 9] x) => (float[n, 4, 9] y) {{
+            c = Conv(x, w) {activation} {_ROUNDED[how]} a = Conv(d, g) b = Conv(e, h) y = Add(a, b) }}""",
+        **stored | changes,
+    )
+
+
+@pytest.mark.parametrize("activation", ["v = Relu(c)", "v = Identity(c)"])
+@pytest.mark.parametrize("how", ["one", "two of one", "two chains", "one read as codes too"])
+def test_a_quantized_value_is_compared_at_one_place_however_it_is_read(how, activation):
+    for first, second in (("one", how), (how, "one")):
+        models = rounded(first, activation), rounded(second, activation)
+        compared = diff(*models, _ROUNDED_INPUT)
+        assert compared.equal, compared.verdict()
+        assert [row.entire.max_abs for row in compared.layers] == [0.0, 0.0, 0.0]
+        if "codes" not in how:
+            assert diff(*models).equal
+            for inputs in (None, _ROUNDED_INPUT):
+                assert check(models[1], snapshot(models[0], inputs), inputs).ok
+
+
+@pytest.mark.parametrize("how", ["two of one", "two chains"])
+def test_a_change_beside_a_quantized_value_is_blamed_on_its_own_layer(how):
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in rounded("one").graph.initializer}
+    for name, layer in (("w", "Conv_0"), ("g", "Conv_1"), ("h", "Conv_2")):
+        compared = diff(rounded("one"), rounded(how, **{name: weights[name] * np.float32(1.5)}), _ROUNDED_INPUT)
+        assert [row.a.layer for row in compared.guilty] == [layer]
+    other = diff(rounded("one"), rounded("other scale"), _ROUNDED_INPUT)
+    assert [row.a.layer for row in other.guilty] == ["Conv_2"]
+    assert not diff(rounded("one"), rounded("other scale")).equal
+    assert not check(rounded("other scale"), snapshot(rounded("one"))).ok
+
+
+def test_a_function_or_a_layer_that_is_computed_again_is_one():
+    text = """<ir_version: 9, opset_import: ["": 18]> net (float[n, 4] x) => (float[n, 4] y) {
+        a = MatMul(x, w) r = Relu(a) %s b = MatMul(r, w) t = Tanh(%s) y = Add(b, t) }"""
+    weight = np.random.default_rng(8).standard_normal((4, 4), np.float32)
+    once = parsed(text % ("", "r"), w=weight)
+    for again in ("r2 = Relu(a)", "a2 = MatMul(x, w) r2 = Relu(a2)"):
+        for inputs in (None, np.ones((2, 4), np.float32)):
+            twice = parsed(text % (again, "r2"), w=weight)
+            assert diff(once, twice, inputs).equal
+            assert check(twice, snapshot(once, inputs), inputs).ok
+            assert not diff(once, parsed(text % (again.replace("Relu", "Sigmoid"), "r2"), w=weight), inputs).equal

@@ -8,6 +8,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 from onnxscope.model.graph_checks import check_graphs
 from onnxscope.model.graphs import Graph, Step, ValueType, declared_types, value_type, walk_graphs
+from onnxscope.model.loading import load_model
 
 NESTED = """
     g (bool c, int64 n, float[3] x) => (float[3] y) <float[3] w = {1, 2, 3}> {
@@ -141,3 +142,35 @@ def test_declared_types_cover_values_initializers_and_kinds() -> None:
 
 def types_of(kind: str) -> onnx.TypeProto:
     return onnx.helper.make_tensor_type_proto(TensorProto.DataType.Value(kind.upper()), [2])
+
+
+def test_what_is_computed_again_is_known_and_nothing_else_is():
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 19, "private": 1]>
+        g (float[2] x) => (float[2] y)
+        <float s = {0.5}, float t = {0.5}, float u = {0.25}, uint8 z = {0}> {
+            q = QuantizeLinear(x, s, z)
+            d = DequantizeLinear(q, s, z)
+            v = Constant<value = float {0.5}>()
+            q2 = QuantizeLinear(x, t, z)
+            d2 = DequantizeLinear(q2, v, z)
+            other_scale = DequantizeLinear(q, u, z)
+            no_zero = DequantizeLinear(q, s)
+            a = Sub(d, x)
+            a2 = Sub(d2, x)
+            turned = Sub(x, d)
+            l = LeakyRelu<alpha = 0.1>(a)
+            l2 = LeakyRelu<alpha = 0.1>(a2)
+            other_slope = LeakyRelu<alpha = 0.2>(a)
+            noise = RandomNormalLike(x)
+            more_noise = RandomNormalLike(x)
+            p = private.Count(x)
+            p2 = private.Count(x)
+            o = Dropout(x, u)
+            o2 = Dropout(x, u)
+            y = Sum(l, l2, other_slope, other_scale, no_zero, turned, noise, more_noise, p, p2, o, o2)
+        }""")
+    graph = load_model(model).main
+    assert dict(graph.repeated) == {"q2": "q", "d2": "d", "a2": "a", "l2": "l"}
+    assert [node.outputs[0] for node in graph.readers_of("q")] == ["d", "other_scale", "no_zero"]
+    assert [node.outputs[0] for node in graph.readers_of("a")] == ["l", "other_slope"]
