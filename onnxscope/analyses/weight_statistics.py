@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from onnxscope.analyses.left_out import LeftOut, left_out
 from onnxscope.base.results import Record, within
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import format_number, not_finite_text, printable
@@ -117,12 +118,14 @@ class WeightStatistics(Record, Sequence[WeightRecord]):
         rows: One per parameter.
         absent: Name and reason of each parameter that the file does not hold.
         bins: Bins of every histogram.
+        left_out: What else the file holds, so that both together are all of its numbers; empty for a selection.
     """
 
     model: dict[str, Any]
     rows: tuple[WeightRecord, ...]
     absent: tuple[tuple[str, str], ...]
     bins: int
+    left_out: tuple[LeftOut, ...] = ()
 
     frame_keys = ("weights",)
 
@@ -143,6 +146,7 @@ class WeightStatistics(Record, Sequence[WeightRecord]):
             "model": self.model,
             "weights": [row.to_dict() for row in self.rows],
             "absent": [{"name": name, "reason": reason} for name, reason in self.absent],
+            "left_out": [other.to_dict() for other in self.left_out],
         }
 
     def table(self) -> Table:
@@ -219,7 +223,8 @@ def run_weights(
     tensors = (_tensor_and_axis(model, parameter, seen) for parameter in parameters)
     summaries = describe_all(tensors, bins=bins, threads=threads)
     rows = tuple(WeightRecord(parameter, summary) for parameter, summary in zip(parameters, summaries, strict=True))
-    return WeightStatistics(model=model.to_dict(), rows=rows, absent=tuple(absent), bins=bins)
+    others = () if selectors else left_out(model)
+    return WeightStatistics(model=model.to_dict(), rows=rows, absent=tuple(absent), bins=bins, left_out=others)
 
 
 def _facets(parameter: Parameter) -> dict[str, str]:

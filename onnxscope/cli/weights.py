@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 from onnxscope.base.files import refuse_inputs
+from onnxscope.base.text import printable
 from onnxscope.cli.options import Presentation, common, force_option, model_argument, select_option
 
 __all__ = ["weights"]
@@ -50,6 +51,11 @@ def weights(
         pictures = save_weights(statistics, loaded, output, picture=picture, force=force)
         shown.note(f"{len(pictures)} histograms and weights.json are in {output}")
     shown.show(statistics)
+    if statistics.left_out and shown.form == "table":
+        count = sum(other.size for other in statistics.left_out)
+        first = statistics.left_out[0]
+        where = f"first {printable(first.name)}: {printable(first.reason)}; `--format json` lists them"
+        shown.note(f"{count:,} numbers are no parameters ({where})")
     if statistics.absent and shown.form == "table":
         shown.note(f"{len(statistics.absent)} parameters are not in the file, {_first(statistics.absent)}")
 
