@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxscope.base.text import printable
 from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, Source
+from onnxscope.structure.reshaped_sides import is_one_shape
 from onnxscope.structure.surroundings import Side
 
 __all__ = ["NodeChange", "compare_records"]
@@ -211,6 +212,8 @@ class _Pairing:
             for name in sorted(before.keys() | after.keys()):
                 old, new = before.get(name), after.get(name)
                 if old == new or WEIGHT in (old, new) or name in x.reads or name in y.reads:
+                    continue
+                if x.op_type == "Reshape" and name == "shape" and old and new and is_one_shape(old, new):
                     continue
                 message = f"{what}: {printable(name)} {_text(old, missing)} became {_text(new, missing)}"
                 changes.append(NodeChange(layer, name, old, new, message))

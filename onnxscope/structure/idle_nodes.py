@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,39 @@ from onnx import NodeProto, helper
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 
-__all__ = ["idle_dropout", "merged_pad"]
+__all__ = ["idle_dropout", "merged_pad", "source_behind"]
+
+_HELD_BY = {
+    "float16": ("float32", "float64"),
+    "bfloat16": ("float32", "float64"),
+    "float32": ("float64",),
+    "int32": ("int64", "float64"),
+    "uint8": ("int32", "int64", "float16", "float32", "float64"),
+    "int8": ("int32", "int64", "float16", "float32", "float64"),
+    "bool": ("int32", "int64", "float16", "float32", "float64", "uint8", "int8"),
+}
+"""Types that hold every number of another."""
+
+
+def source_behind(graph: Graph, node: Node, dtype: Callable[[str], str | None]) -> str | None:
+    """Return the value that a node gives out as it is; None where it does something.
+
+    Args:
+        graph: Where it stands.
+        node: Of any operator.
+        dtype: Of a value, as numpy calls it, where it is known.
+    """
+    if not node.is_standard or not node.inputs or node.outputs[0] in graph.outputs:
+        return None
+    if node.op_type == "Transpose":
+        order = node.attribute("perm")
+        return node.inputs[0] if order is not None and order == sorted(order) else None
+    wider = graph.producers.get(node.inputs[0]) if node.op_type == "Cast" else None
+    if wider is None or wider.op_type != "Cast" or not wider.is_standard:
+        return None
+    held, kind = dtype(wider.inputs[0]), dtype(node.inputs[0])
+    is_back = held is not None and held == dtype(node.outputs[0])
+    return wider.inputs[0] if is_back and kind in _HELD_BY.get(held or "", ()) else None
 
 
 def idle_dropout(model: Model, graph: Graph, node: Node) -> bool:

@@ -6,7 +6,7 @@ constants were folded do not show. A layer with all that it absorbs is one recor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.runtime.constant_values import ConstantValues
 from onnxscope.structure.idle_nodes import idle_dropout
+from onnxscope.structure.reshaped_sides import flattened, without_zeros
 from onnxscope.structure.standard_spelling import COMMUTATIVE, operand_names, spell, spell_promoted
 
 __all__ = ["OUTPUT", "UNORDERED", "WEIGHT", "NodeRecord", "Source", "node_records"]
@@ -138,7 +139,7 @@ class _Records:
     def _unlisted(self, node: Node) -> list[tuple[int, str]]:
         """Place and name of what a node reads, but for weights and for a shape that is known."""
         places = self._unlisted_places(node)
-        if self._target(node):
+        if node.op_type == "Reshape" and self._target(node):
             places.remove(1)
         return [(place, node.inputs[place]) for place in places]
 
@@ -147,13 +148,26 @@ class _Records:
         return [place for place, value in enumerate(node.inputs) if value and place not in listed]
 
     def _target(self, node: Node) -> str:
-        """The shape that a Reshape leads to, where at most one side of it is open, which then follows."""
+        """The shape that a Reshape or a Flatten leads to, where at most one side of it is open, which then follows."""
+        if node.is_standard and node.op_type == "Flatten":
+            axis = node.attribute("axis")
+            sides = flattened(self._shape(node), 1 if axis is None else axis)
+            return f"flattened at {1 if axis is None else axis}" if sides is None else _shape_text(sides)
         if node.op_type != "Reshape" or not node.is_standard or len(node.inputs) < 2:
             return ""
         sides = self._constants.sides(node.path, node.inputs[1])
+        if sides is not None and 0 in sides and not node.attribute("allowzero"):
+            sides = without_zeros(sides, self._shape(node))
         if sides is None or 0 in sides or sum(side is None or side < 0 for side in sides) > 1:
             return ""
-        return " ".join(f"{-1 if side is None else side}" for side in sides)
+        return _shape_text(sides)
+
+    def _shape(self, node: Node) -> Sequence[int | str | None] | None:
+        """The shape of what a node reads first, as far as it is known."""
+        declared = self._model.graphs[node.path].types.get(node.inputs[0])
+        if declared is None or declared.shape is None:
+            declared = self._model.types.get(node.path, {}).get(node.inputs[0])
+        return None if declared is None else declared.shape
 
     def _parts(self, unit: Node) -> tuple[Node, ...]:
         return self._layers[unit].parts if unit in self._layers else (unit,)
@@ -216,13 +230,15 @@ class _Records:
             attributes = self._with_last_axis(unit, attributes)
         target = self._target(unit)
         if target:
-            attributes.pop("allowzero", None)  # there is no zero
+            op_type = "Reshape"
+            attributes = {key: value for key, value in attributes.items() if key not in ("allowzero", "axis")}
         slots: list[tuple[str, tuple[Step, ...], str]] = []
         listed: set[str] = set()
         inside = {output for part in self._parts(unit) for output in part.outputs}
         for part in self._parts(unit):
             prefix = "" if part is unit else f"{part.op_type}."
             names = operand_names(part, spelled.op_type if part is unit else part.op_type)
+            names = ["data"] if part.op_type == "Flatten" else names  # as Reshape has it
             unlisted = {place for place, _ in self._unlisted(part)}
             for place, value in enumerate(part.inputs):
                 if value and not (target and place == 1) and (part is unit or value not in inside):
@@ -298,6 +314,10 @@ class _Records:
                 value = node.inputs[0]
             else:
                 return value
+
+
+def _shape_text(sides: Sequence[int | None]) -> str:
+    return " ".join(f"{-1 if side is None else side}" for side in sides)
 
 
 def _unordered(constants: dict[str, str], reads: dict[str, Source]) -> tuple[dict[str, str], dict[str, Source]]:

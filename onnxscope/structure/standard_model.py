@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, helper
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, helper, numpy_helper
 
 from onnxscope.model.graphs import Graph, Node, walk_graphs
 from onnxscope.model.loading import Model
 from onnxscope.runtime.nodes import opset_of
 from onnxscope.structure.fused_operators import FUSED_DOMAIN, NodeWriter, expansion_of
-from onnxscope.structure.idle_nodes import idle_dropout, merged_pad
+from onnxscope.structure.idle_nodes import idle_dropout, merged_pad, source_behind
+from onnxscope.structure.resolved_places import resolved
 from onnxscope.structure.spelled_functions import MAY_BEND, function_from
 from onnxscope.structure.written_out import find_norms, is_root
 
 __all__ = ["standard_model"]
 
 _WIDE = frozenset({"float32", "float64"})
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 @dataclass
@@ -30,6 +33,7 @@ class _Plan:
 
     nodes: dict[int, Sequence[NodeProto]] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
+    stored: list[TensorProto] = field(default_factory=list)
 
 
 def standard_model(model: Model) -> Model:
@@ -38,7 +42,7 @@ def standard_model(model: Model) -> Model:
     Args:
         model: Not changed. The answer reads its weights from where this one does.
     """
-    for step in (_drop_idle, _put_norms_together, _put_functions_together, _take_apart, _merge_pads):
+    for step in (_drop_idle, _put_norms_together, _put_functions_together, _take_apart, _resolve_places, _merge_pads):
         model = _rewritten(model, step(model))
     return model
 
@@ -61,6 +65,7 @@ def _rewritten(model: Model, plans: Mapping[Graph, _Plan]) -> Model:
         nodes = GraphProto(node=written)  # copies: what a message lends does not outlive its deletion
         del proto.node[:]
         proto.node.extend(nodes.node)
+        proto.initializer.extend(plan.stored)
         if plan.values:
             _rename(proto, plan.values)
     if not any(entry.domain == FUSED_DOMAIN for entry in copy.opset_import):
@@ -82,14 +87,17 @@ def _end_of(values: Mapping[str, str], name: str) -> str:
 
 
 def _drop_idle(model: Model) -> Mapping[Graph, _Plan]:
-    """Leave Dropouts out that do nothing."""
+    """Leave out what does nothing: Dropouts, Transposes into the same order, casts to a wider type and back."""
     plans: dict[Graph, _Plan] = {}
     for graph in model.graphs.values():
         for node in graph.nodes:
+            source = source_behind(graph, node, _dtypes_of(model, graph))
             if idle_dropout(model, graph, node) and node.outputs[0] not in graph.outputs:
+                source = node.inputs[0]
+            if source is not None:
                 plan = plans.setdefault(graph, _Plan())
                 plan.nodes[node.index] = []
-                plan.values[node.outputs[0]] = node.inputs[0]
+                plan.values[node.outputs[0]] = source
     return plans
 
 
@@ -142,6 +150,39 @@ def _take_apart(model: Model) -> Mapping[Graph, _Plan]:
     return plans
 
 
+def _resolve_places(model: Model) -> Mapping[Graph, _Plan]:
+    """Say axes, ranges and pads in plain numbers, and store rows of numbers where weights are stored."""
+    plans: dict[Graph, _Plan] = {}
+    for graph in model.graphs.values():
+        for node in graph.nodes:
+            row = None if graph.path else _row(graph, node)
+            if row is not None:
+                plan = plans.setdefault(graph, _Plan())
+                plan.nodes[node.index] = []
+                plan.stored.append(row)
+                continue
+            written = resolved(model, graph, node, _shapes_of(model, graph))
+            if written is not None:
+                plans.setdefault(graph, _Plan()).nodes[node.index] = written
+    return plans
+
+
+def _row(graph: Graph, node: Node) -> TensorProto | None:
+    """A Constant of several numbers as onnxruntime stores it when it saves a model; None for other nodes."""
+    if node.op_type != "Constant" or not node.is_standard or node.outputs[0] in graph.outputs:
+        return None
+    tensor = graph.stored(node.outputs[0])
+    literals = node.attribute("value_floats")
+    if tensor is None and literals is not None:
+        tensor = numpy_helper.from_array(np.array(literals, np.float32))
+    if tensor is None or len(tensor.dims) != 1 or tensor.dims[0] < 2 or tensor.data_type not in _FLOATS:
+        return None
+    row = TensorProto()
+    row.CopyFrom(tensor)
+    row.name = node.outputs[0]
+    return row
+
+
 def _merge_pads(model: Model) -> Mapping[Graph, _Plan]:
     """Let a convolution or a pool pad for itself."""
     plans: dict[Graph, _Plan] = {}
@@ -161,13 +202,31 @@ def _ranks_of(model: Model, graph: Graph) -> Callable[[str], int | None]:
 
 
 def _rank(model: Model, graph: Graph, value: str) -> int | None:
-    declared = graph.types.get(value) or model.types.get(graph.path, {}).get(value)
-    if declared is None or declared.shape is None:
-        declared = model.types.get(graph.path, {}).get(value)
-    return None if declared is None or declared.shape is None else len(declared.shape)
+    shape = _shapes_of(model, graph)(value)
+    return None if shape is None else len(shape)
+
+
+def _shapes_of(model: Model, graph: Graph) -> Callable[[str], Sequence[int | str | None] | None]:
+    def shape(value: str) -> Sequence[int | str | None] | None:
+        tensor = graph.stored(value)
+        if tensor is not None:
+            return list(tensor.dims)
+        declared = graph.types.get(value)
+        if declared is None or declared.shape is None:
+            declared = model.types.get(graph.path, {}).get(value)
+        return None if declared is None else declared.shape
+
+    return shape
 
 
 def _is_wide(model: Model, graph: Graph, value: str) -> bool:
     """Whether a value is of a type in which no part of a function overflows before the function does."""
-    declared = graph.types.get(value) or model.types.get(graph.path, {}).get(value)
-    return declared is not None and declared.dtype in _WIDE
+    return _dtypes_of(model, graph)(value) in _WIDE
+
+
+def _dtypes_of(model: Model, graph: Graph) -> Callable[[str], str | None]:
+    def dtype(value: str) -> str | None:
+        declared = graph.types.get(value) or model.types.get(graph.path, {}).get(value)
+        return None if declared is None else declared.dtype
+
+    return dtype

@@ -70,7 +70,7 @@ def spell(node: Node, opset: int | None, storage: Storage) -> Spelling:
     promoted = _promoted(op_type, domain)
     for name, value in sorted(values.items()):
         spelled = _RENAMED_ATTRIBUTES.get((op_type, name), name) if not domain else name
-        if value is None or spelled in _MEANINGLESS:
+        if value is None or spelled in _MEANINGLESS or (not domain and _says_nothing(node, op_type, spelled, values)):
             continue
         if spelled.lower() in promoted:
             operand, defaults = promoted[spelled.lower()]
@@ -80,6 +80,21 @@ def spell(node: Node, opset: int | None, storage: Storage) -> Spelling:
         elif not _is_default(node, op_type, spelled, value, newest):
             attributes[spelled] = _short(plain_attribute(value, storage))
     return Spelling(f"{domain}.{op_type}" if domain else op_type, attributes, operands)
+
+
+def _says_nothing(node: Node, op_type: str, name: str, values: Mapping[str, Any]) -> bool:
+    """Whether what an attribute says follows from the others."""
+    if op_type == "Split":
+        return name == "num_outputs" and values[name] == len(node.outputs)
+    if op_type != "Resize":
+        return False
+    mode = values.get("coordinate_transformation_mode")
+    only_in = {
+        "nearest_mode": values.get("mode", b"nearest") == b"nearest",
+        "cubic_coeff_a": values.get("mode") == b"cubic",
+        "extrapolation_value": mode == b"tf_crop_and_resize",
+    }
+    return not only_in.get(name, True)
 
 
 def operand_names(node: Node, spelled: str) -> list[str]:

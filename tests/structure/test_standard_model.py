@@ -233,6 +233,10 @@ def test_what_is_spelled_out_and_the_operator_are_one(name):
         assert diff(one, changed, fed).decision == "differs"
 
 
+def operators_of(model):
+    return [node.op_type for node in standard_model(load_model(model)).main.nodes if node.op_type != "Constant"]
+
+
 def test_half_precision_stays_spelled_out():
     """There the square of what is normalized may overflow where the operator does not."""
     _, _, nodes = SPELLED["RMSNormalization"]
@@ -242,24 +246,23 @@ def test_half_precision_stays_spelled_out():
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
-    loaded = load_model(model)
-    assert standard_model(loaded) is loaded
+    assert operators_of(model) == [node.op_type for node in model.graph.node]
 
 
 def test_a_mean_over_another_axis_is_no_normalization():
     opset, _, nodes = SPELLED["LayerNormalization by a product"]
-    loaded = load_model(spelled(opset, nodes, place=np.array([1])))
-    assert standard_model(loaded) is loaded
+    model = spelled(opset, nodes, place=np.array([1]))
+    assert operators_of(model) == [node.op_type for node in model.graph.node]
 
 
 def test_a_value_that_is_read_elsewhere_keeps_its_nodes():
     nodes = SPELLED["RMSNormalization"][-1]
-    loaded = load_model(spelled(18, nodes.replace("y = Mul(gamma, n)", "z = Mul(gamma, n) y = Add(z, e)")))
-    assert standard_model(loaded) is loaded
+    model = spelled(18, nodes.replace("y = Mul(gamma, n)", "z = Mul(gamma, n) y = Add(z, e)"))
+    assert operators_of(model) == [node.op_type for node in model.graph.node]
 
 
 def test_a_model_with_nothing_to_change_is_itself_and_another_travels(tmp_path):
-    plain = load_model(DIGITS)
+    plain = load_model(spelled(18, "a = MatMul(x, m) y = Relu(a)", m=DENSE["m"]))
     assert standard_model(plain) is plain
     optimized(onnx.load(DIGITS), "extended", tmp_path)
     standard = standard_model(load_model(tmp_path / "extended.onnx"))
