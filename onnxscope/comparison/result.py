@@ -161,6 +161,15 @@ class Comparison(Record, Sequence[LayerDifference]):
             return named
         return (self.first_divergence,)
 
+    @property
+    def _changed_node(self) -> StructureChange | None:
+        """The first change of structure, where a run has shown a difference that no weight explains."""
+        first = self.first_divergence
+        if not self.was_run or first is None or not self.structure:
+            return None
+        explained = any(change.layer == first.a.layer and change.counts for change in self.weights)
+        return None if explained else self.structure[0]
+
     def to_dict(self) -> dict[str, Any]:
         """`onnxscope.diff/1`, ready for JSON."""
         first = self.first_divergence
@@ -215,6 +224,8 @@ class Comparison(Record, Sequence[LayerDifference]):
             return f"equal: {compared}" + ("" if self.was_run else ", weights and structure only; nothing was run")
         parts = []
         first = self.first_divergence
+        if self._changed_node is not None:
+            parts.append(f"{printable(self._changed_node.message)}")
         if first is not None:
             parts.append(f"the first layer that diverges is {self._shown(first)}")
         named = [f"{self._shown(row)}{_much(row)}" for row in self.guilty[:3]]

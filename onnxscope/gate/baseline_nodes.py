@@ -7,7 +7,7 @@ A node is read by how many lines before it stands, so that a new node changes fe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from onnxscope.base.json_files import Fields
@@ -16,7 +16,7 @@ from onnxscope.model.loading import Model
 from onnxscope.structure.compare_records import compare_records
 from onnxscope.structure.node_records import NodeRecord, Source, node_records
 
-__all__ = ["check_node", "line_of_layer", "node_findings", "node_rows", "records_of", "records_with_lines"]
+__all__ = ["check_node", "is_number", "line_of_layer", "node_findings", "node_rows", "records_of", "records_with_lines"]
 
 _BEFORE = re.compile(r"-([1-9][0-9]{0,8})(?:\.([0-9]{1,6}))?")
 _COUNTED = re.compile(r"\w+_\d+")
@@ -86,11 +86,7 @@ def check_node(row: Fields, place: int) -> None:
 
 
 def node_findings(
-    old: Sequence[NodeRecord],
-    new: Sequence[NodeRecord],
-    known: Sequence[tuple[int, int]],
-    *,
-    only_numbers: Callable[[str], bool],
+    old: Sequence[NodeRecord], new: Sequence[NodeRecord], known: Sequence[tuple[int, int]]
 ) -> list[dict[str, Any]]:
     """Return where the nodes of two baselines differ, as the fields of a `Deviation`.
 
@@ -98,8 +94,6 @@ def node_findings(
         old: Those of the first; none where it lists no nodes, so that nothing is compared.
         new: Of the second.
         known: Places of those that belong together.
-        only_numbers: Tells of a layer whether only numbers that are others in the same place count: what its nodes do
-            was run.
     """
     if not old or not new:
         return []
@@ -113,12 +107,14 @@ def node_findings(
             "message": change.message,
         }
         for change in compare_records(old, new, known)
-        if not only_numbers(change.layer) or _is_number(change.expected, change.found)
     ]
 
 
-def _is_number(old: Any, new: Any) -> bool:
-    """Whether floats of one type and shape are others than they were, in a tensor or in a list."""
+def is_number(old: Any, new: Any) -> bool:
+    """Whether floats of one type and shape are others than they were, in a tensor or in a list.
+
+    Where a model was run, these count though nothing moved: the run may not have reached them.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         return old.keys() == new.keys()
     texts = old, new

@@ -10,10 +10,10 @@ from typing import Any
 
 from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
 from onnxscope.base.text import format_number, printable
-from onnxscope.comparison.align_layers import align_layers
+from onnxscope.comparison.align_layers import Alignment, align_layers
 from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
-from onnxscope.gate.baseline_nodes import line_of_layer, node_findings, records_of
+from onnxscope.gate.baseline_nodes import is_number, line_of_layer, node_findings, records_of
 from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
 from onnxscope.gate.folded_layers import folded_layers, remarks_on_folds
 from onnxscope.gate.renamed_weights import remarks_on_names, under_new_names
@@ -146,7 +146,10 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
     rest = [[row for row in rows if row["name"] not in folded.weights] for rows in (stored, actual.weights)]
     for finding in _weight_findings(rest[0], rest[1], settings):
         weights.setdefault(finding.layer, []).append(finding)
+    ran = expected.input is not None and actual.input is not None
+    nodes = _node_findings(expected, actual, alignment, settings)
     changed = set(weights)
+    unexplained = False
     layers: list[str] = []
     first: str | None = None
     for left, right in alignment.pairs:
@@ -158,18 +161,48 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
         moved = _moved(old, new, settings)
         if moved and moved[0].statistic != UNDECIDED:
             is_changed = old["layer"] in changed or (old["op_type"] != "Output" and old["content"] != new["content"])
-            cause = _cause(layer_findings, first, is_changed=is_changed)
+            cause = _cause(layer_findings, first, nodes, is_changed=is_changed)
+            unexplained |= first is None and not is_changed
             moved = [replace(finding, message=f"{finding.message}; {cause}") for finding in moved]
         layer_findings += moved
         layer_findings += weights.pop(old["layer"], [])
         if layer_findings:
             first = first or old["layer"]
         findings += layer_findings
-    ran = expected.input is not None and actual.input is not None
+    findings += _unpaired(expected, actual, alignment, settings, outputs=ran)
+    # What cannot be judged by its values is judged by what its nodes are.
+    unjudged = {finding.layer for finding in findings if finding.statistic == UNDECIDED}
+    judged = set(layers) - unjudged
+    if ran and unexplained:  # what the nodes do was run, and one of them is to blame
+        findings = nodes + findings
+    else:
+        findings += [
+            finding
+            for finding in nodes
+            if is_number(finding.expected, finding.found) or not (ran and (not unjudged or finding.layer in judged))
+        ]
+    findings = [*findings, *itertools.chain(*weights.values()), *_unfit_findings(actual, settings)]
+    return findings, layers, remarks_on_folds(expected, folded)
+
+
+def _node_findings(expected: Baseline, actual: Baseline, alignment: Alignment, settings: Settings) -> list[Deviation]:
+    """What is not the same about any node."""
+    records = records_of(expected.nodes), records_of(actual.nodes)
+    lines = line_of_layer(expected.layers, records[0]), line_of_layer(actual.layers, records[1])
+    known = [(lines[0][x], lines[1][y]) for x, y in alignment.pairs if x in lines[0] and y in lines[1]]
+    findings = [Deviation(**finding) for finding in node_findings(*records, known)]
+    return [finding for finding in findings if not settings.ignores(finding.layer)]
+
+
+def _unpaired(
+    expected: Baseline, actual: Baseline, alignment: Alignment, settings: Settings, *, outputs: bool
+) -> list[Deviation]:
+    """Layers, and where it is asked for outputs, that one side alone has."""
+    findings = []
     for side, only, word in ((expected, alignment.only_a, "gone"), (actual, alignment.only_b, "new")):
         for place in only:
             row = side.layers[place]
-            if not settings.ignores(row["layer"]) and (ran or row["op_type"] != "Output"):
+            if not settings.ignores(row["layer"]) and (outputs or row["op_type"] != "Output"):
                 before, after = (row["op_type"], None) if word == "gone" else (None, row["op_type"])
                 findings.append(
                     Deviation(
@@ -181,16 +214,7 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
                         message=f"the layer is {word}",
                     )
                 )
-    records = records_of(expected.nodes), records_of(actual.nodes)
-    lines = line_of_layer(expected.layers, records[0]), line_of_layer(actual.layers, records[1])
-    known = [(lines[0][x], lines[1][y]) for x, y in alignment.pairs if x in lines[0] and y in lines[1]]
-    # What cannot be judged by its values is judged by what its nodes are.
-    unjudged = {finding.layer for finding in findings if finding.statistic == UNDECIDED}
-    judged = set(layers) - unjudged
-    nodes = node_findings(*records, known, only_numbers=lambda layer: ran and (not unjudged or layer in judged))
-    findings += [Deviation(**finding) for finding in nodes if not settings.ignores(finding["layer"])]
-    findings = [*findings, *itertools.chain(*weights.values()), *_unfit_findings(actual, settings)]
-    return findings, layers, remarks_on_folds(expected, folded)
+    return findings
 
 
 def _is_same_signature(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], *, exact: bool) -> bool:
@@ -292,13 +316,17 @@ def _changed(
     )
 
 
-def _cause(layer_findings: Sequence[Deviation], first: str | None, *, is_changed: bool) -> str:
+def _cause(
+    layer_findings: Sequence[Deviation], first: str | None, nodes: Sequence[Deviation], *, is_changed: bool
+) -> str:
     if is_changed:
         return "its weights have changed"
     if layer_findings:
         return "its structure has changed"
     if first is not None:
         return f"probably follows from {printable(first)}"
+    if nodes:
+        return f"the first to move: {nodes[0].message}"
     return "the first to move, with the same weights: look at the operators before it and at the pre-processing"
 
 

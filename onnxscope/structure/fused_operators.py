@@ -174,13 +174,14 @@ def _skipping_norm(write: NodeWriter) -> None:
         value = write.add("Add", [value, bias])
     value = write.add("Add", [value, write.input(1)], write.output(3))
     op_type = "LayerNormalization" if has_shift else "SimplifiedLayerNormalization"
+    stash: dict[str, Any] = {} if has_shift else {"stash_type": 1}
     epsilon = write.attributes().get("epsilon", 1e-12)  # what these two take where it is left out
-    write.add(op_type, [value, *filter(None, weights)], *map(write.output, range(3)), axis=-1, epsilon=epsilon)
+    write.add(op_type, [value, *filter(None, weights)], *map(write.output, range(3)), axis=-1, epsilon=epsilon, **stash)
 
 
 def _rms_norm(write: NodeWriter) -> None:
     """Under the name that onnxruntime has for it, which it knows in every operator set."""
-    attributes = {"axis": -1, "epsilon": 1e-5} | write.attributes()
+    attributes = {"axis": -1, "epsilon": 1e-5, "stash_type": 1} | write.attributes()
     rank = write.rank(write.input(0))
     if attributes["axis"] >= 0 and rank is not None:
         attributes["axis"] -= rank

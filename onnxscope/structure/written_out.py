@@ -59,6 +59,7 @@ def find_norms(model: Model, graph: Graph, rank: Callable[[str], int | None]) ->
 
 def _operator(found: _Found) -> NodeProto:
     last = found.nodes[-1]
+    stash: dict[str, Any] = {} if found.centred else {"stash_type": 1}
     node = helper.make_node(
         "LayerNormalization" if found.centred else "SimplifiedLayerNormalization",
         [found.value, *found.weights],
@@ -66,6 +67,7 @@ def _operator(found: _Found) -> NodeProto:
         name=last.name,
         axis=-len(found.axes),
         epsilon=found.epsilon,
+        **stash,
     )
     node.metadata_props.extend(last.proto.metadata_props)
     return node

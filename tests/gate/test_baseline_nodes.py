@@ -10,7 +10,7 @@ import pytest
 from compared_models import DEPLOYED, DIGITS, QDQ, parsed
 from onnx import TensorProto, helper
 
-from onnxscope import BaselineError, check, snapshot
+from onnxscope import BaselineError, check, diff, snapshot
 from onnxscope.gate.baseline import Baseline
 
 W = np.arange(36, dtype=np.float32).reshape(4, 1, 3, 3) / 36
@@ -57,6 +57,89 @@ def test_a_changed_node_is_found_without_inputs(old, new, statistic, message, tm
     finding = found.findings[0]
     assert (finding.layer, finding.statistic, finding.message) == ("block.1", statistic, message)
     assert found.merged().nodes == snapshot(model(TEXT.replace(old, new))).nodes
+
+
+BETWEEN = """
+    <ir_version: 9, opset_import: ["": 18]>
+    net (float[n, 3, 8, 8] x) => (float[n, 5] y) {
+        c = Conv<pads = [1, 1, 1, 1]>(x, w1)
+        a = LeakyRelu<alpha = 0.1>(c)
+        p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(a)
+        r = Resize<mode = "linear">(p, , scales)
+        g = Mul(r, gain)
+        k = Clip(g, low, high)
+        s = Softmax<axis = 1>(k)
+        q = Sub(s, shift)
+        d = Conv(q, w2)
+        v = AveragePool<kernel_shape = [2, 2]>(d)
+        t = Transpose<perm = [0, 1, 3, 2]>(v)
+        e = Pad<mode = "reflect">(t, pads)
+        m = ReduceMean(e, axes)
+        f = Flatten(m)
+        h = Gemm<transB = 1>(f, w3)
+        y = Softmax<axis = 1>(h)
+    }"""
+CHANCE = np.random.default_rng(0)
+HELD = {
+    "w1": CHANCE.normal(size=(4, 3, 3, 3)),
+    "w2": CHANCE.normal(size=(6, 4, 3, 3)),
+    "w3": CHANCE.normal(size=(5, 6)),
+    "scales": [1, 1, 2, 2],
+    "gain": 2,
+    "low": -3,
+    "high": 3,
+    "shift": 0.25,
+}
+PLACES = {"pads": np.array([0, 0, 1, 0, 0, 0, 1, 0]), "axes": np.array([2, 3])}
+PLANTED = [
+    ("alpha = 0.1", "alpha = 0.3", {}, "LeakyRelu"),
+    ("LeakyRelu<alpha = 0.1>", "Relu", {}, "LeakyRelu"),
+    ("kernel_shape = [2, 2], strides", "kernel_shape = [1, 1], strides", {}, "MaxPool"),
+    ("p = MaxPool", "p = AveragePool", {}, "MaxPool"),
+    ('mode = "linear"', 'mode = "nearest"', {}, "Resize"),
+    ("gain)", "gain)", {"gain": 2.5}, "Mul"),
+    ("high)", "high)", {"high": 2}, "Clip"),
+    ("axis = 1>(k)", "axis = 2>(k)", {}, "Softmax"),
+    ("shift)", "shift)", {"shift": 0.5}, "Sub"),
+    ("q = Sub", "q = Add", {}, "Sub"),
+    ("kernel_shape = [2, 2]>", "kernel_shape = [2, 2], pads = [1, 1, 0, 0]>", {}, "AveragePool"),
+    ("perm = [0, 1, 3, 2]", "perm = [0, 1, 2, 3]", {}, "Transpose"),
+    ('mode = "reflect"', 'mode = "edge"', {}, "Pad"),
+    ("m = ReduceMean", "m = ReduceMax", {}, "ReduceMean"),
+    ("f = Flatten(m)", "o = Neg(m) f = Flatten(o)", {}, "Neg"),
+    ("axis = 1>(h)", "axis = 0>(h)", {}, "Softmax"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "numbers", "op_type"), PLANTED)
+def test_with_data_the_node_itself_is_blamed(old, new, numbers, op_type):
+    assert BETWEEN.count(old) == 1
+
+    def network(text, held):
+        return parsed(text, **{name: np.array(value, np.float32) for name, value in held.items()}, **PLACES)
+
+    fed = np.random.default_rng(1).normal(size=(4, 3, 8, 8)).astype(np.float32)
+    first, second = network(BETWEEN, HELD), network(BETWEEN.replace(old, new), HELD | numbers)
+    baseline = snapshot(first, fed)
+    assert check(first, baseline, fed).ok
+    finding, *others = check(second, baseline, fed).findings
+    assert finding.statistic.startswith("node")
+    assert finding.message.startswith(op_type)
+    assert any(finding.message in other.message for other in others)
+    result = diff(first, second, fed)
+    assert result.verdict().startswith(f"differs: {op_type} ")
+    assert result.structure[0].message.startswith(op_type)
+
+
+def test_with_data_a_changed_weight_is_blamed_before_another_spelling():
+    """A node that moves nothing is no finding, and what it says does not hide the weight that does."""
+    fed = {"x": np.random.default_rng(1).standard_normal((2, 1, 8, 8)).astype(np.float32)}
+    baseline = snapshot(model(), fed)
+    spelled = model(TEXT.replace("m = GlobalAveragePool(g)", "o = Neg(g) u = Neg(o) m = GlobalAveragePool(u)"))
+    assert check(spelled, baseline, fed).findings == ()
+    weight = onnx.numpy_helper.from_array(W * 2, "block.1.weight")
+    spelled.graph.initializer[-1].CopyFrom(weight)
+    assert {finding.layer for finding in check(spelled, baseline, fed).findings} == {"block.1", "y"}
 
 
 @pytest.mark.parametrize("inputs", [None, "random"])
