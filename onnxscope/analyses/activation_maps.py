@@ -19,7 +19,7 @@ from onnxscope.analyses.channel_importance import Activation, weigh_by_ablation,
 from onnxscope.analyses.class_scores import Subject, cut_sample, find_class
 from onnxscope.analyses.input_pictures import lay_over, prepared_pictures
 from onnxscope.base.results import Record, picture
-from onnxscope.base.run_options import Layout, RunOptions
+from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
 from onnxscope.drawing.figures import picture_figure
@@ -140,6 +140,7 @@ def class_activation(
     sample: int = 0,
     preprocess: str | None = None,
     layout: Layout = "auto",
+    batch_axis: BatchAxis = None,
     batch_size: int = 8,
     threads: int = 0,
 ) -> ClassActivation:
@@ -156,6 +157,7 @@ def class_activation(
         sample: Which sample.
         preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
         layout: Of the model's image input.
+        batch_axis: Which axis of arrays counts samples, as for `stats`.
         batch_size: How many channels go into one run, where the model leaves its batch open.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
 
@@ -181,7 +183,9 @@ def class_activation(
         Muhammad and Yeasin, "Eigen-CAM", 2020. Desai and Ramaswamy, "Ablation-CAM", 2020. Wang et al., "Score-CAM",
         2020.
     """
-    options = RunOptions(preprocess=preprocess, layout=layout, batch_size=batch_size, threads=threads)
+    options = RunOptions(
+        preprocess=preprocess, layout=layout, batch_axis=batch_axis, batch_size=batch_size, threads=threads
+    )
     loaded = load_model(model)
     prepared = open_dataset(inputs, loaded, options).whole()
     (activation,) = run_class_activations(

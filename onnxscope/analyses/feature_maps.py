@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from onnxscope.base.results import Record, paragraph, picture, remarks, within
-from onnxscope.base.run_options import Layout, RunOptions
+from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import not_finite_text, printable
 from onnxscope.errors import InputError, OutputError
@@ -239,6 +239,7 @@ def features(
     at: At = "post",
     preprocess: str | None = None,
     layout: Layout = "auto",
+    batch_axis: BatchAxis = None,
     channels: int = 12,
     rank: Rank = "index",
     sample: int = 0,
@@ -254,6 +255,7 @@ def features(
         at: After (`post`) or before (`pre`) the activation function that follows a layer.
         preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
         layout: Of the model's image input.
+        batch_axis: Which axis of arrays counts samples, as for `stats`.
         channels: How many channels a picture shows.
         rank: Which ones: the first, or those with the largest standard deviation, maximum or mean.
         sample: Which sample of the batch pictures show.
@@ -266,7 +268,7 @@ def features(
         InputError: The inputs do not fit the model.
         RunError: onnxruntime fails.
     """
-    options = RunOptions(preprocess=preprocess, layout=layout, threads=threads)
+    options = RunOptions(preprocess=preprocess, layout=layout, batch_axis=batch_axis, threads=threads)
     loaded = load_model(model)
     taps = select_taps(loaded, [select] if isinstance(select, str) else list(select), at=at)
     prepared = open_dataset(inputs, loaded, options).whole()

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.json_files import dump_json
-from onnxscope.cli.options import Presentation, channel_options, common, force_option, input_options, model_argument
+from onnxscope.cli.options import (
+    Presentation,
+    batch_axis_option,
+    channel_options,
+    common,
+    force_option,
+    input_options,
+    model_argument,
+)
+
+if TYPE_CHECKING:
+    from onnxscope.base.run_options import BatchAxis
 
 __all__ = ["features"]
 
@@ -21,6 +32,7 @@ __all__ = ["features"]
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder of the results."
 )
 @channel_options
+@batch_axis_option
 @click.option("--sample", type=click.IntRange(0), default=0, show_default=True, help="Which sample a picture shows.")
 @click.option("--cmap", default="viridis", show_default=True, help="A colour map of matplotlib's.")
 @click.option("--arrays", is_flag=True, help="Also write features.npz, keyed by value.")
@@ -38,6 +50,7 @@ def features(
     sample: int,
     preprocess: str | None,
     layout: Literal["auto", "nchw", "nhwc"],
+    batch_axis: BatchAxis,
     cmap: str,
     arrays: bool,
     verify: bool,
@@ -62,6 +75,7 @@ def features(
         at=at,
         preprocess=preprocess,
         layout=layout,
+        batch_axis=batch_axis,
         channels=channels,
         rank=rank,
         sample=sample,

@@ -159,3 +159,16 @@ def test_records_show_themselves():
     assert flat.image() is None
     with pytest.raises(InputError, match=r"no picture for a value of shape \[64, 10\]: output"):
         flat.plot()
+
+
+def test_another_axis_of_samples_is_asked_for_as_in_stats():
+    model = parsed("""
+        <ir_version: 9, opset_import: ["": 17]>
+        net (float[3, N, 2] x) => (float[3, N, 2] y) <float[2, 2] w = {1, 2, 3, 4}> { y = MatMul(x, w) }""")
+    x = RNG.normal(size=(3, 5, 2)).astype(np.float32)
+    maps = features(model, x, batch_axis=1)
+    np.testing.assert_allclose(maps[0].data, x @ np.array([[1, 2], [3, 4]], np.float32), rtol=1e-6)
+    assert (maps.input["samples"], maps.input["batch_axes"]) == (5, {"x": 1})
+    assert features(model, x, batch_axis="none").input["batch_axes"] == {"x": None}
+    with pytest.raises(InputError, match="axis 3"):
+        features(model, x, batch_axis=3)

@@ -269,3 +269,12 @@ def test_shell_completion_is_there():
         check=True,
     )
     assert "_onnxscope_completion" in done.stdout
+
+
+def test_every_command_that_runs_a_model_takes_the_axis_of_samples():
+    options = {
+        name: {option for part in command.params for option in part.opts} for name, command in cli.commands.items()
+    }
+    running = {name for name, names in options.items() if "--input" in names}
+    assert running >= {"features", "stats", "diff", "snapshot", "check", "report"}
+    assert [name for name in sorted(running) if "--batch-axis" not in options[name]] == []
