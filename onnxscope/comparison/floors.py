@@ -16,6 +16,7 @@ from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, Tolerance, measure
+from onnxscope.runtime.nodes import INTEGER_TYPES
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import open_session
 
@@ -30,16 +31,15 @@ __all__ = [
     "rounds_to_codes",
 ]
 
-_INTEGERS = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
 _RESOLUTIONS: Mapping[str, float] = {
     "float64": 2.0**-52,
     "float16": 2.0**-10,
     "bfloat16": 2.0**-7,
-    **dict.fromkeys(_INTEGERS, 0.0),
+    **dict.fromkeys(INTEGER_TYPES, 0.0),
 }
 _SINGLE = 2.0**-23
 # What rounding may add up to in a deep network, relative to the value; in eight bits a step is 1/127 of the largest.
-_LIMITS: Mapping[str, float] = {"float16": 0.05, "bfloat16": 0.2, **dict.fromkeys(_INTEGERS, 0.05)}
+_LIMITS: Mapping[str, float] = {"float16": 0.05, "bfloat16": 0.2, **dict.fromkeys(INTEGER_TYPES, 0.05)}
 _LIMIT = 1e-3
 
 
@@ -185,7 +185,7 @@ def element_types(
         reaching |= {layer: types[place] for layer, _ in layers}
     everything = frozenset().union(*types[: len(rows)])
     types[len(rows) :] = [kinds | everything for kinds in types[len(rows) :]]
-    return [kinds if kinds and kinds <= _INTEGERS else widened for kinds, widened in zip(own, types, strict=True)]
+    return [kinds if kinds and kinds <= INTEGER_TYPES else widened for kinds, widened in zip(own, types, strict=True)]
 
 
 def _size(noise: Discrepancy) -> float:

@@ -28,13 +28,15 @@ from onnxscope.comparison.shared_constants import shared_constants
 from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Tolerance
-from onnxscope.runtime.nodes import HALF_TYPES, MIN_ROW, GraphWriter
+from onnxscope.runtime.nodes import HALF_TYPES, INTEGER_TYPES, MIN_ROW, GraphWriter, opset_of
 
 __all__ = ["Merged", "merge_models", "own_model"]
 
 Array = NDArray[Any]
 _HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
-_WIDE = frozenset({"int32", "uint32", "int64", "uint64"})
+_LONG = frozenset({"int64", "uint64"})
+_WIDE = frozenset({"int32", "uint32", *_LONG})
+_WHERE_OPSET = 9
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def merge_models(
     if any({pair.dtype_a, pair.dtype_b} & HALF_TYPES for pair in counterparts):
         # On a CPU they are computed in float32, and a probe behind them would see numbers that were never rounded.
         raise RunError("values in half precision")
+    if any(map(_are_long, counterparts)) and opset_of(proto_a) < _WHERE_OPSET:
+        raise RunError("integers of 64 bits below operator set 9")
     folder = _common_folder(a, b)
     proto = ModelProto(ir_version=max(proto_a.ir_version, proto_b.ir_version))
     proto.graph.name = "merged"
@@ -109,12 +113,17 @@ def merge_models(
     for place in range(len(counterparts) - 1, -1, -1):
         pair = counterparts[place]
         numbers = outputs[place]
-        left = _computable(third, f"a:{pair.a}", pair.dtype_a, pair)
-        right = _like_a(third, in_b(pair.b), pair, left)
+        stored = f"a:{pair.a}"
+        left = _computable(third, stored, pair.dtype_a, pair)
         numbers["shape"] = third.node("Shape", [left])
-        numbers["a"], numbers["b"] = _squares(third, left, pair), _squares(third, right, pair)
-        _append_error(third, left, right, pair, tolerance, "", numbers)
-        _append_error(third, left, _like_a(third, alone(pair.b), pair, left), pair, tolerance, "own_", numbers)
+        numbers["a"] = _squares(third, left, pair)
+        for lead, value in (("", in_b(pair.b)), ("own_", alone(pair.b))):
+            other = _like_a(third, value, pair, left)
+            right = _computable(third, other, pair.dtype_b, pair)
+            numbers |= {} if lead else {"b": _squares(third, right, pair)}
+            gap = third.node("Sub", [right, left])
+            gap = _exact(third, stored, other, gap) if _are_long(pair) else gap
+            _append_error(third, left, gap, pair, tolerance, lead, numbers)
         for output in numbers.values():
             third.output(output)
     return Merged(proto, folder, tuple(outputs))
@@ -281,13 +290,12 @@ def _renamed(node: NodeProto, rename: Callable[..., str], decoders: frozenset[st
 def _append_error(
     writer: GraphWriter,
     left: str,
-    right: str,
+    gap: str,
     pair: Counterpart,
     tolerance: Tolerance | None,
     lead: str,
     numbers: dict[str, str],
 ) -> None:
-    gap = writer.node("Sub", [right, left])
     numbers[f"{lead}squares"] = _squares(writer, gap, pair)
     numbers[f"{lead}low"] = writer.reduce("ReduceMin", gap, pair.reduced)
     numbers[f"{lead}high"] = writer.reduce("ReduceMax", gap, pair.reduced)
@@ -314,6 +322,20 @@ def _computed_in(pair: Counterpart) -> str:
     return "float64" if wide else "float32"
 
 
+def _are_long(pair: Counterpart) -> bool:
+    """Whether both values are integers, and float64 may round one of them."""
+    kinds = {pair.dtype_a, pair.dtype_b}
+    return not _LONG.isdisjoint(kinds) and kinds <= INTEGER_TYPES
+
+
+def _exact(writer: GraphWriter, left: str, right: str, gap: str) -> str:
+    """The difference of integers before they are rounded, which is taken modulo 2**64, where `gap` says it is small."""
+    sides = [writer.cast(value, TensorProto.INT64) for value in (right, left)]
+    small = writer.cast(writer.node("Sub", sides), TensorProto.DOUBLE)
+    is_large = writer.node("Greater", [writer.node("Abs", [gap]), writer.array(np.array(2.0**53))])
+    return writer.node("Where", [is_large, gap, small])
+
+
 def _computable(writer: GraphWriter, value: str, dtype: str, pair: Counterpart) -> str:
     computed_in = _computed_in(pair)
     if dtype == computed_in:
@@ -326,7 +348,7 @@ def _like_a(writer: GraphWriter, value: str, pair: Counterpart, left: str) -> st
         value = writer.node("Transpose", [value], perm=list(pair.permutation))
     if pair.reshaped:
         value = writer.node("Reshape", [value, writer.node("Shape", [left])])
-    return _computable(writer, value, pair.dtype_b, pair)
+    return value
 
 
 def _like_b(writer: GraphWriter, value: str, pair: Counterpart, model: str) -> str:

@@ -33,6 +33,7 @@ from onnxscope.gate.baseline_rows import (
     NUMBERS,
     composite_outputs,
     layer_rows,
+    long_outputs,
     numbers_of,
     output_row,
     sha256_of,
@@ -256,7 +257,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         notes = tuple(note for note in dataset.notes if note not in opened.notes)
         plan = make_plan(pilot, observed, dataset, options)
         floors, causes = own_floors(pilot, taps), unstable_values(model)
-        composites = composite_outputs(pilot)
+        composites, digests_of_long = composite_outputs(pilot), long_outputs(pilot)
         pilot.close()
         selection = {"select": [], "at": "post"}
         profiled = run_stats(model, dataset, options, plan, stored, selection=selection)
@@ -274,7 +275,9 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
             floor = floors.get(name, EXACT)
             if name in statistics and name not in of_layers:
                 tap = statistics[name]
-                rows.append(output_row(name, None, numbers_of(tap.overall, tap, floor, causes.get(name))))
+                rows.append(
+                    output_row(name, digests_of_long.get(name), numbers_of(tap.overall, tap, floor, causes.get(name)))
+                )
             elif name in composites:
                 overall, rest = composites[name]
                 rows.append(output_row(name, rest, numbers_of(overall, None, floor, causes.get(name))))

@@ -16,6 +16,7 @@ from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.comparison.whole_weights import sketch, whole_of
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
+from onnxscope.numerics.blocks import exceeds_float64
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.moments import Moments, Statistics
 from onnxscope.profiling.tap_profile import TapProfile
@@ -28,6 +29,7 @@ __all__ = [
     "NUMBERS",
     "composite_outputs",
     "layer_rows",
+    "long_outputs",
     "numbers_of",
     "output_row",
     "sha256_of",
@@ -111,12 +113,19 @@ def composite_outputs(pilot: Pilot) -> dict[str, tuple[Statistics, str]]:
     return composites
 
 
+def long_outputs(pilot: Pilot) -> dict[str, str]:
+    """Of outputs that hold integers which the statistics round: a digest of them in the pilot run."""
+    wide = [output for tap, output in pilot.outputs.items() if not tap.path and pilot.kinds[tap] in ("int64", "uint64")]
+    outputs = [output for output in dict.fromkeys(wide) if output in pilot.model.main.outputs]
+    return {name: sha256_of(values)[:16] for name, values in pilot.values(outputs).items() if exceeds_float64(values)}
+
+
 def output_row(name: str, content: str | None, numbers: Mapping[str, Any]) -> dict[str, Any]:
     """The row of an output that no layer gives.
 
     Args:
         name: Its name.
-        content: A digest of what is no number in it, None for a tensor.
+        content: A digest of what is no number in it, or an integer that statistics round; None where there is neither.
         numbers: Of `numbers_of`.
     """
     row = {

@@ -259,8 +259,11 @@ def _structure_findings(old: Mapping[str, Any], new: Mapping[str, Any], *, folde
         if old[key] != new[key] and not (key == "shape" and None in (old[key], new[key])):
             message = f"{key.replace('_', ' ')} {shown_value(old[key])} became {shown_value(new[key])}"
             findings.append(_changed(old, new, key, message))
-    if old["op_type"] == new["op_type"] == "Output" and old["content"] != new["content"]:
-        findings.append(_changed(old, new, "content", "its strings, keys or lengths are others on the first samples"))
+    contents = old["content"], new["content"]
+    is_judged = old["op_type"] == new["op_type"] == "Output" and old["reproduces"] and new["reproduces"]
+    if is_judged and None not in contents and contents[0] != contents[1]:
+        what = "its strings, long integers, keys or lengths are others on the first samples"
+        findings.append(_changed(old, new, "content", what))
     return findings
 
 

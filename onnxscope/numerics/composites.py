@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.numerics.blocks import exceeds_float64
+
 __all__ = ["Contents", "contents_of"]
 
 _SHOWN = 60  # characters of a text that a message names
@@ -21,7 +23,7 @@ class Contents:
     Attributes:
         form: How it is built: lengths of sequences, keys of maps, shapes of tensors and whether they hold numbers.
         numbers: float64 of one axis: all numbers in order, the real parts before the imaginary ones.
-        texts: All strings in order.
+        texts: All strings in order, and integers that float64 would round, written out.
     """
 
     form: Hashable
@@ -66,6 +68,9 @@ def _form(value: Any, numbers: list[NDArray[np.float64]], texts: list[str]) -> H
     if array.dtype.kind == "c":
         numbers += [array.real.astype(np.float64).reshape(-1), array.imag.astype(np.float64).reshape(-1)]
         return ("complex numbers", array.shape)
+    if exceeds_float64(array):
+        texts += map(str, array.flat)
+        return ("long integers", array.shape)
     numbers.append(array.astype(np.float64).reshape(-1))
     return ("numbers", array.shape)
 

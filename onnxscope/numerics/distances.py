@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.numerics.blocks import row_blocks
+from onnxscope.numerics.blocks import difference_of, exceeds_float64, row_blocks
 
 __all__ = [
     "Difference",
@@ -136,13 +136,14 @@ def measure(reference: Array, other: Array, channel_axis: int | None, tolerance:
     mismatched = beyond = 0
     step = max(1, _BLOCK // max(1, len(left)))
     for start in range(0, left.shape[1], step):
-        x, y = (rows[:, start : start + step].astype(np.float64) for rows in (left, right))
+        stored = [rows[:, start : start + step] for rows in (left, right)]
+        x, y = (rows.astype(np.float64) for rows in stored)
         finite = np.isfinite(x) & np.isfinite(y)
         if not finite.all():
             same = (x == y) | (np.isnan(x) & np.isnan(y))
             mismatched += int(np.count_nonzero(~finite & ~same))
             x, y = np.where(finite, x, 0.0), np.where(finite, y, 0.0)
-        gap = np.abs(y - x)
+        gap = np.abs(difference_of(*stored) if stored[0].dtype.kind in "iu" and finite.all() else y - x)
         totals[0] += np.square(gap).sum(axis=1)
         totals[1] = np.maximum(totals[1], gap.max(axis=1, initial=0.0))
         totals[2] += np.square(x).sum(axis=1)
@@ -220,11 +221,15 @@ def difference(x: Array, y: Array, scale: Array | None = None, tolerance: float 
         return result
     largest = squares = 0.0
     channels: list[int] = []
+    is_long = scale is None and (exceeds_float64(x) or exceeds_float64(y))
     for start, left, right in row_blocks(x, y):
         if scale is not None:
             left = left * scale[start : start + len(left), None]
         with np.errstate(invalid="ignore", over="ignore"):
             gap = left - right
+        if is_long:
+            sides = (side.reshape(-1, left.shape[1])[start : start + len(left)] for side in (x, y))
+            gap = difference_of(*sides)
         np.abs(gap, out=gap)
         if np.isnan(gap.max(initial=0.0)):
             gap[(left == right) | (np.isnan(left) & np.isnan(right))] = 0.0

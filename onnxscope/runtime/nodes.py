@@ -12,9 +12,10 @@ from onnx import GraphProto, ModelProto
 
 from onnxscope.model.graphs import walk_graphs
 
-__all__ = ["HALF_TYPES", "MIN_ROW", "GraphWriter", "opset_of", "with_unique_names"]
+__all__ = ["HALF_TYPES", "INTEGER_TYPES", "MIN_ROW", "GraphWriter", "opset_of", "with_unique_names"]
 
 HALF_TYPES = frozenset({"float16", "bfloat16"})
+INTEGER_TYPES = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
 """numpy's names of the element types that a CPU seldom computes in."""
 
 MIN_ROW = 32

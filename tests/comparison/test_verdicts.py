@@ -284,3 +284,43 @@ def test_real_models_are_equal_to_themselves():
     result = diff(DIGITS, DIGITS, INPUT)
     assert (result.decision, result.undecided) == ("equal", ())
     assert {row.decision for row in (*result.layers, *result.outputs)} == {"equal"}
+
+
+def long_integers(dtype, base, opset=17, sequence=False):
+    end = "s = SequenceConstruct(i) y = SequenceInsert(s, i)" if sequence else "y = Identity(i)"
+    kind = f"seq({dtype}[N, 2])" if sequence else f"{dtype}[N, 2]"
+    return parsed(
+        f"""
+        <ir_version: 8, opset_import: ["": {opset}]>
+        net (float[N, 2] x) => ({kind} y) {{ w = Cast<to = {13 - 6 * (dtype == "int64")}>(x) i = Add(w, c) {end} }}""",
+        c=np.array([base, base], dtype),
+    )
+
+
+@pytest.mark.parametrize("opset", [17, 8])
+@pytest.mark.parametrize("base", [7, 2**53, 2**62, 2**63 - 9])
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_long_integers_are_compared_exactly(dtype, base, opset):
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    first, second = long_integers(dtype, base, opset), long_integers(dtype, base, opset)
+    second.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.array([base, base + 1], dtype), "c"))
+    values = [
+        onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0] for model in (first, second)
+    ]
+    assert np.abs((values[1] - values[0]).astype(np.int64)).max() == 1
+    result = diff(first, second, x)
+    assert result.decision == "differs"
+    assert result.outputs[0].entire.max_abs == 1
+    assert diff(first, first, x).decision == "equal"
+    baseline = snapshot(first, x)
+    assert check(first, baseline, x).ok
+    assert check(second, baseline, x).decision == "differs"
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_long_integers_in_a_sequence_are_compared_exactly(dtype):
+    x = np.array([[1, 2]], np.float32)
+    first, second = long_integers(dtype, 2**60, sequence=True), long_integers(dtype, 2**60 + 1, sequence=True)
+    assert diff(first, second, x).decision == "differs"
+    assert diff(first, first, x).decision == "equal"
+    assert check(second, snapshot(first, x), x).decision == "differs"

@@ -125,3 +125,29 @@ def test_blocks_of_rows_change_no_difference(monkeypatch):
     monkeypatch.setattr(blocks, "_ROWS", 30)
     cut = difference(x, y)
     assert (cut.text(), cut.channels, cut.count) == (whole.text(), whole.channels, whole.count)
+
+
+LONG = {"int64": st.integers(-(2**63), 2**63 - 1), "uint64": st.integers(0, 2**64 - 1), "int32": st.integers(-9, 9)}
+
+
+@given(st.sampled_from(list(LONG)), st.sampled_from(list(LONG)), st.booleans(), st.data())
+def test_long_integers_are_subtracted_before_they_are_rounded(left, right, near, data):
+    x = data.draw(hnp.arrays(left, 6, elements=LONG[left]))
+    y = data.draw(hnp.arrays(right, 6, elements=LONG[right]))
+    if near and left == right:
+        y = x + (y % 3).astype(left)  # modulo 2**64, as numpy adds
+    gaps = [abs(int(b) - int(a)) for a, b in zip(x, y, strict=True)]
+    assert measure(x, y, None, None).max_abs == pytest.approx(max(gaps), rel=1e-15)
+    seen = difference(x, y)
+    assert seen.equal == (max(gaps) == 0)
+    assert seen.count == sum(gap > 0 for gap in gaps)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (4, 3), (3, 2, 2)])
+def test_weights_of_long_integers_are_compared_as_they_are_stored(shape):
+    x = np.full(shape, 2**62, np.int64)
+    y = x.copy()
+    y.reshape(-1)[-1] += 1
+    assert difference(x, x.copy()).equal
+    seen = difference(x, y)
+    assert (seen.equal, seen.largest, seen.count) == (False, 1, 1)
