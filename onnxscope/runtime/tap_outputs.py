@@ -30,8 +30,7 @@ from onnxscope.runtime.nodes import opset_of
 __all__ = ["TappedModel", "Unreachable", "expose", "real_value", "unused_prefix", "was_not_executed"]
 
 _NOT_EXECUTED_RANK = 8
-_MAX_RANK = 64  # numpy's
-_COMPRESS_SINCE, _RANKS_APART_SINCE = 9, 11
+_RANKS_APART_SINCE = 11
 _LIFTING = {"If", "Loop", "Scan"}
 
 
@@ -124,7 +123,7 @@ class _Rewriter:
         self._outputs = {value.name for value in copy.graph.output}
         self._fresh = 0
         # Before operator set 11 both branches of an If have to give values of one rank, as far as it can be told.
-        self._joins_ranks = _COMPRESS_SINCE <= opset_of(copy) < _RANKS_APART_SINCE
+        self._joins_ranks = opset_of(copy) < _RANKS_APART_SINCE
         self._prefix = unused_prefix(model)
 
     def expose(self, tap: Tap) -> str:
@@ -179,14 +178,14 @@ class _Rewriter:
         for step, owner in zip(reversed(tap.path), reversed(owners), strict=True):
             lifted = self._fresh_name("tap")
             if owner.op_type == "If" and self._joins_ranks:
-                value = self._without_rank(_body(owner, step.attribute), value, owner.input[0])
+                value = self._without_rank(_body(owner, step.attribute), value, elem_type)
             self._add_body_output(_body(owner, step.attribute), value, lifted + "_body")
             if owner.op_type == "If":
                 other = "else_branch" if step.attribute == "then_branch" else "then_branch"
                 _add_empty_output(_body(owner, other), lifted + "_absent", elem_type)
                 if self._joins_ranks:
                     body = _body(owner, other)
-                    body.output[-1].name = self._without_rank(body, lifted + "_absent", owner.input[0])
+                    body.output[-1].name = self._without_rank(body, lifted + "_absent", elem_type)
                 _body(owner, step.attribute).output[-1].type.tensor_type.elem_type = elem_type
             else:
                 self._pad_outputs(owner, _body(owner, step.attribute))
@@ -222,26 +221,22 @@ class _Rewriter:
         body.node.append(onnx.helper.make_node("Identity", [value], [name]))
         body.output.add().name = name
 
-    def _without_rank(self, body: GraphProto, value: str, condition: str) -> str:
+    def _without_rank(self, body: GraphProto, value: str, elem_type: int) -> str:
         """The same value, of a rank that onnxruntime cannot tell before it runs, and the name of it.
 
-        It is given its own shape, from which a mask takes nothing away: true is said as `c or not c` of the condition
-        of the If, since a constant would be folded.
+        It goes once through a Loop: what a Loop carries may change its shape from run to run of the body.
         """
-        length, names = _MAX_RANK, ([self._fresh_name("rank") for _ in range(9)])
-        one, flat, negated, true, count, mask, shape, sides, result = names
-        make = onnx.helper.make_node
+        once, count, condition, inside, goes_on, outside, result = (self._fresh_name("rank") for _ in range(7))
+        make, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+        bodies = [
+            info(count, TensorProto.INT64, []), info(condition, TensorProto.BOOL, []), info(inside, elem_type, None)
+        ], [info(goes_on, TensorProto.BOOL, []), info(outside, elem_type, None)]  # fmt: skip
+        steps = [make("Identity", [condition], [goes_on]), make("Identity", [inside], [outside])]
+        handed_on = onnx.helper.make_graph(steps, once, *bodies)
         body.node.extend(
             [
-                make("Constant", [], [one], value=onnx.helper.make_tensor("", TensorProto.INT64, [1], [1])),
-                make("Reshape", [condition, one], [flat]),
-                make("Not", [flat], [negated]),
-                make("Or", [flat, negated], [true]),
-                make("Constant", [], [count], value=onnx.helper.make_tensor("", TensorProto.INT64, [1], [length])),
-                make("Expand", [true, count], [mask]),
-                make("Shape", [value], [shape]),
-                make("Compress", [shape, mask], [sides], axis=0),
-                make("Reshape", [value, sides], [result]),
+                make("Constant", [], [once], value=onnx.helper.make_tensor("", TensorProto.INT64, [], [1])),
+                make("Loop", [once, "", value], [result], body=handed_on),
             ]
         )
         return result

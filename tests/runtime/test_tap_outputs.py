@@ -19,6 +19,9 @@ from onnxscope.runtime.tap_outputs import Unreachable, expose, was_not_executed
 X = np.array([1, -2, 3], np.float32)
 
 
+X2 = np.array([[1, -2, 3], [-4, 5, -6]], np.float32)
+
+
 def parsed(text, *, opset=17, **initializers):
     model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": {opset}]> {text}')
     for name, array in initializers.items():
@@ -357,7 +360,7 @@ def test_element_types_of_both_branches_agree(elem_type):
     assert was_not_executed(absent.shape)
 
 
-@pytest.mark.parametrize("opset", [9, 10, 11, 13])
+@pytest.mark.parametrize("opset", [6, 7, 8, 9, 10, 11, 13])
 @pytest.mark.parametrize("condition", [True, False])
 def test_branches_of_an_if_give_values_of_unequal_rank_in_every_operator_set(opset, condition):
     model = onnx.parser.parse_model(f"""
@@ -377,3 +380,40 @@ def test_branches_of_an_if_give_values_of_unequal_rank_in_every_operator_set(ops
     reason = f"the {branch} that holds it was not executed on this input"
     assert {missed.reason for missed in maps.unreachable} == {reason}
     assert len(maps.unreachable) == 2
+
+
+@pytest.mark.parametrize("opset", [1, 7, 8, 10, 11])
+@pytest.mark.parametrize("condition", [True, False])
+def test_every_command_observes_branches_of_unequal_shape(opset, condition):
+    model, other = (
+        parsed(
+            f"""
+            g (float[2, 3] x, bool c) => (float[3, 3] y) {{
+                z = If (c) <then_branch = a () => (float[3, 3] p)
+                                <float[2, 3] w = {{ {first}, 1, -1, 0, 2, -2 }}> {{
+                                    t = Transpose(x)  p = MatMul(t, w) }},
+                            else_branch = b () => (float[3, 3] q)
+                                <float[3, 1] v = {{ {first}, 1, -1 }}, float[1, 3] u = {{ 1, 2, 3 }}> {{
+                                    m = MatMul(x, v)  t2 = Transpose(x)  s = MatMul(t2, m)  q = MatMul(s, u) }}>
+                y = Softmax(z) }}""",
+            opset=opset,
+        )
+        for first in (1, 3)
+    )
+    data = {"x": X2, "c": np.array(condition)}
+    inside = ["t", "p"] if condition else ["m", "t2", "s", "q"]
+    maps = onnxscope.features(model, data, select="value:*")
+    seen = {tap.tap.value: tap.data for tap in maps if tap.tap.path}
+    assert list(seen) == inside
+    if condition:
+        np.testing.assert_allclose(seen["p"], X2.T @ np.array([[1, 1, -1], [0, 2, -2]]), rtol=1e-5)
+    else:
+        np.testing.assert_allclose(seen["m"], X2 @ np.array([[1], [1], [-1]]), rtol=1e-5)
+    assert {tap.name for tap in onnxscope.stats(model, data, select="value:*")} >= set(inside)
+    result = onnxscope.diff(model, other, data)
+    assert result.first_divergence.a.name == inside[1 if condition else 0]
+    assert onnxscope.diff(model, model, data).equal
+    baseline = onnxscope.snapshot(model, data)
+    assert onnxscope.check(model, baseline, data).ok
+    assert not onnxscope.check(other, baseline, data).ok
+    assert onnxscope.report(model, data, select="value:*").content.statistics is not None
