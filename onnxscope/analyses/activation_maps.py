@@ -29,7 +29,7 @@ from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.encodings import codes_scale
-from onnxscope.model.loading import Model, load_model
+from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.selectors import Tap, select_taps
 from onnxscope.operators.table import operator_of
 from onnxscope.runtime.session import Session
@@ -143,6 +143,7 @@ def class_activation(
     batch_axis: BatchAxis = None,
     batch_size: int = 8,
     threads: int = 0,
+    custom_ops: CustomOps = (),
 ) -> ClassActivation:
     """Map where a layer, or the score of a class, takes its values from, without gradients.
 
@@ -160,6 +161,7 @@ def class_activation(
         batch_axis: Which axis of arrays counts samples, as for `stats`.
         batch_size: How many channels go into one run, where the model leaves its batch open.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
 
     Returns:
         The map of one sample. With `a` the activation in float64, one row a place and one column a channel, it is the
@@ -186,7 +188,7 @@ def class_activation(
     options = RunOptions(
         preprocess=preprocess, layout=layout, batch_axis=batch_axis, batch_size=batch_size, threads=threads
     )
-    loaded = load_model(model)
+    loaded = load_model(model, custom_ops=custom_ops)
     prepared = open_dataset(inputs, loaded, options).whole()
     (activation,) = run_class_activations(
         loaded, prepared, options, [sample], layer=layer, method=method, target=target

@@ -15,7 +15,7 @@ from onnxscope.base.text import not_finite_text, printable
 from onnxscope.errors import InputError, OutputError
 from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.inputs.npy import write_npz
-from onnxscope.model.loading import Model, load_model
+from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.selectors import At, Tap, select_taps
 from onnxscope.numerics.moments import Moments
 from onnxscope.runtime.session import Session, open_session
@@ -245,6 +245,7 @@ def features(
     sample: int = 0,
     verify: bool = False,
     threads: int = 0,
+    custom_ops: CustomOps = (),
 ) -> FeatureMaps:
     """Run a model once and return the values of the chosen taps.
 
@@ -261,6 +262,7 @@ def features(
         sample: Which sample of the batch pictures show.
         verify: Also run the untapped model and compare the declared outputs.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
 
     Raises:
         ModelError: The model cannot be read.
@@ -269,7 +271,7 @@ def features(
         RunError: onnxruntime fails.
     """
     options = RunOptions(preprocess=preprocess, layout=layout, batch_axis=batch_axis, threads=threads)
-    loaded = load_model(model)
+    loaded = load_model(model, custom_ops=custom_ops)
     taps = select_taps(loaded, [select] if isinstance(select, str) else list(select), at=at)
     prepared = open_dataset(inputs, loaded, options).whole()
     return run_features(

@@ -13,7 +13,7 @@ from onnxscope.base.results import Record, within
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import format_number, not_finite_text, printable
 from onnxscope.errors import InputError
-from onnxscope.model.loading import Model, load_model
+from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.parameters import Parameter
 from onnxscope.model.selectors import select_names
 from onnxscope.numerics.tensor_summary import Summary, describe_all
@@ -169,7 +169,12 @@ class WeightStatistics(Record, Sequence[WeightRecord]):
 
 
 def weights(
-    model: Any, *, select: str | Sequence[str] = (), bins: int = 50, threads: int | None = None
+    model: Any,
+    *,
+    select: str | Sequence[str] = (),
+    bins: int = 50,
+    threads: int | None = None,
+    custom_ops: CustomOps = (),
 ) -> WeightStatistics:
     """Compute statistics and a histogram of every parameter.
 
@@ -178,6 +183,7 @@ def weights(
         select: Selectors over parameter, layer and initializer names; none chooses everything.
         bins: Bins of each histogram.
         threads: None for one per core; the result does not depend on it.
+        custom_ops: Libraries of custom operators that weights are computed by; their code runs.
 
     Returns:
         Statistics over finite elements as float64 numpy gives them (`std` with ddof 1); memory stays bounded by
@@ -188,7 +194,7 @@ def weights(
         SelectorError: A selector matches nothing.
         RunError: A quantized weight cannot be dequantized.
     """
-    return run_weights(load_model(model), select=select, bins=bins, threads=threads)
+    return run_weights(load_model(model, custom_ops=custom_ops), select=select, bins=bins, threads=threads)
 
 
 def run_weights(

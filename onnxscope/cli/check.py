@@ -14,7 +14,16 @@ import click
 
 from onnxscope.base.files import JUNIT, MARKDOWN, refuse_foreign, refuse_inputs, write_whole
 from onnxscope.base.text import printable
-from onnxscope.cli.options import Presentation, batch_options, common, fail, force_option, image_options, input_option
+from onnxscope.cli.options import (
+    Presentation,
+    batch_options,
+    common,
+    custom_ops_option,
+    fail,
+    force_option,
+    image_options,
+    input_option,
+)
 from onnxscope.errors import BaselineError, InputError, OnnxscopeError
 
 if TYPE_CHECKING:
@@ -49,6 +58,7 @@ __all__ = ["check"]
 @click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), metavar="F.md", help="Write a summary.")
 @click.option("--github", is_flag=True, help="Print annotations for GitHub, and add to the job's summary.")
 @force_option
+@custom_ops_option
 @common
 @click.pass_context
 def check(
@@ -67,6 +77,7 @@ def check(
     markdown_file: Path | None,
     github: bool,
     force: bool,
+    custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
     """Hold each MODEL to a baseline of it.
@@ -81,7 +92,7 @@ def check(
         raise click.UsageError("--baseline is of one MODEL; several have theirs beside them")
     settings = read_settings(config)
     places = [baseline or model.parent / f"{model.stem}.onnxscope.json" for model in models]
-    opened = [_opened(model) for model in models]
+    opened = [_opened(model, custom_ops) for model in models]
     summary = os.environ.get("GITHUB_STEP_SUMMARY") if github else None
     refuse_inputs(
         [junit_file, markdown_file, summary or None, *(places if update else ())],
@@ -177,12 +188,12 @@ def _annotate(outcomes: Sequence[Outcome], summary: str | None, *, to_stderr: bo
             stream.write(markdown(outcomes))
 
 
-def _opened(model: Path) -> Model | OnnxscopeError:
+def _opened(model: Path, custom_ops: Sequence[Path]) -> Model | OnnxscopeError:
     """A model, or why it cannot be read: the others are checked all the same."""
     from onnxscope.model.loading import load_model
 
     try:
-        return load_model(model)
+        return load_model(model, custom_ops=custom_ops)
     except OnnxscopeError as error:
         return error
 

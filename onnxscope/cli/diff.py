@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.cli.options import Presentation, batch_options, common, image_options, input_option, select_option
+from onnxscope.cli.options import (
+    Presentation,
+    batch_options,
+    common,
+    custom_ops_option,
+    image_options,
+    input_option,
+    select_option,
+)
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import BatchAxis
@@ -33,6 +41,7 @@ __all__ = ["diff"]
 @click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance of an element.")
 @click.option("--weights-only", is_flag=True, help="Compare weights and structure; run nothing.")
 @batch_options
+@custom_ops_option
 @common
 @click.pass_context
 def diff(
@@ -50,6 +59,7 @@ def diff(
     batch_axis: BatchAxis,
     batch_size: int,
     limit: int | None,
+    custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
     """Compare the models A and B layer by layer: where does it start, and who is to blame?
@@ -72,6 +82,7 @@ def diff(
         batch_axis=batch_axis,
         batch_size=batch_size,
         limit=limit,
+        custom_ops=custom_ops,
     )
     for remark in result.notes:
         shown.note(remark)

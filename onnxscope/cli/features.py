@@ -14,6 +14,7 @@ from onnxscope.cli.options import (
     batch_axis_option,
     channel_options,
     common,
+    custom_ops_option,
     force_option,
     input_options,
     model_argument,
@@ -38,6 +39,7 @@ __all__ = ["features"]
 @click.option("--arrays", is_flag=True, help="Also write features.npz, keyed by value.")
 @click.option("--verify", is_flag=True, help="Also run the model untapped and compare its outputs.")
 @force_option
+@custom_ops_option
 @common
 def features(
     model: Path,
@@ -55,6 +57,7 @@ def features(
     arrays: bool,
     verify: bool,
     force: bool,
+    custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
     """Run MODEL on INPUT and draw what its layers compute."""
@@ -65,7 +68,7 @@ def features(
     from onnxscope.model.loading import load_model
 
     colour_table(cmap)  # a misspelt map should not cost a run
-    loaded = load_model(model)
+    loaded = load_model(model, custom_ops=custom_ops)
     refuse_inputs(files_in_place(output, "features"), files_of(loaded, inputs=inputs, preprocess=preprocess))
     refuse_others(output, "features", [], arrays=arrays, force=force)
     maps = compute(

@@ -28,6 +28,7 @@ __all__ = [
     "batch_size_option",
     "channel_options",
     "common",
+    "custom_ops_option",
     "fail",
     "force_option",
     "image_options",
@@ -123,6 +124,17 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
 def model_argument(command: _Command) -> _Command:
     """The model's file."""
     return click.argument("model", type=click.Path(path_type=Path))(command)
+
+
+def custom_ops_option(command: _Command) -> _Command:
+    """What onnxruntime loads beside its own operators."""
+    return click.option(
+        "--custom-ops",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="LIB",
+        help="A library of custom operators for onnxruntime; its code runs.",
+    )(command)
 
 
 def force_option(command: _Command) -> _Command:

@@ -16,6 +16,7 @@ from onnxscope.cli.options import (
     batch_size_option,
     channel_options,
     common,
+    custom_ops_option,
     force_option,
     input_options,
     model_argument,
@@ -70,6 +71,7 @@ __all__ = ["report"]
 @force_option
 @batch_axis_option
 @batch_size_option
+@custom_ops_option
 @common
 def report(
     model: Path,
@@ -91,6 +93,7 @@ def report(
     force: bool,
     batch_axis: BatchAxis,
     batch_size: int,
+    custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
     """Write one self-contained page about MODEL: what deserves attention, its layers, their pictures and numbers."""
@@ -99,7 +102,7 @@ def report(
     from onnxscope.reporting.overlays import overlay_files
     from onnxscope.reporting.reports import report as make
 
-    models = [load_model(path) for path in (model, against) if path is not None]
+    models = [load_model(path, custom_ops=custom_ops) for path in (model, against) if path is not None]
     refuse_inputs(
         [output, *(overlay_files(node_data) if node_data is not None else ())],
         [*files_of(*models, inputs=inputs, preprocess=preprocess), profile],

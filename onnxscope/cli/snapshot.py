@@ -12,6 +12,7 @@ from onnxscope.cli.options import (
     Presentation,
     batch_options,
     common,
+    custom_ops_option,
     force_option,
     image_options,
     input_option,
@@ -38,6 +39,7 @@ __all__ = ["snapshot"]
     help="The baseline.",
 )
 @force_option
+@custom_ops_option
 @common
 def snapshot(
     model: Path,
@@ -49,6 +51,7 @@ def snapshot(
     limit: int | None,
     output: Path,
     force: bool,
+    custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
     """Write a baseline of MODEL: structure, weights, and what its layers compute on INPUT."""
@@ -58,7 +61,7 @@ def snapshot(
     from onnxscope.inputs.dataset import files_of
     from onnxscope.model.loading import load_model
 
-    loaded = load_model(model)
+    loaded = load_model(model, custom_ops=custom_ops)
     refuse_inputs([output], files_of(loaded, inputs=inputs, preprocess=preprocess))
     refuse_foreign([(output, record_file(SCHEMA))], force=force)
     baseline = take(

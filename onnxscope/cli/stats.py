@@ -14,6 +14,7 @@ from onnxscope.cli.options import (
     StatusLine,
     batch_options,
     common,
+    custom_ops_option,
     force_option,
     input_options,
     model_argument,
@@ -62,6 +63,7 @@ _SHOWN_EVERY_S = 0.2
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="How many shards at a time.")
 @click.option("--ray-address", metavar="ADDRESS", help="Of an existing Ray cluster, or auto.")
 @click.option("--resume", is_flag=True, help="Go on from what an interrupted run left beside the output.")
+@custom_ops_option
 @common
 def stats(
     model: Path,
@@ -82,6 +84,7 @@ def stats(
     workers: int,
     ray_address: str | None,
     resume: bool,
+    custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
     """Compute statistics of every layer and channel of MODEL over a dataset, and what is odd about them."""
@@ -100,6 +103,7 @@ def stats(
             batch_axis=batch_axis,
             batch_size=batch_size,
             limit=limit,
+            custom_ops=custom_ops,
             on_error=on_error,
             exact=exact,
             memory_budget_bytes=memory_budget << 20,

@@ -10,7 +10,7 @@ import click
 
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.text import printable
-from onnxscope.cli.options import Presentation, common, force_option, model_argument, select_option
+from onnxscope.cli.options import Presentation, common, custom_ops_option, force_option, model_argument, select_option
 
 __all__ = ["weights"]
 
@@ -26,6 +26,7 @@ __all__ = ["weights"]
     "--picture", type=click.Choice(["svg", "png"]), default="svg", show_default=True, help="Format of the histograms."
 )
 @force_option
+@custom_ops_option
 @common
 def weights(
     model: Path,
@@ -34,13 +35,14 @@ def weights(
     output: Path | None,
     picture: Literal["svg", "png"],
     force: bool,
+    custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
     """Compute statistics and a histogram of every parameter of MODEL."""
     from onnxscope.analyses.weight_statistics import weights as compute
     from onnxscope.model.loading import load_model
 
-    loaded = load_model(model)
+    loaded = load_model(model, custom_ops=custom_ops)
     if output is not None:
         from onnxscope.analyses.folders import files_in_place, refuse_others, save_weights
 

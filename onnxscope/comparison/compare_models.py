@@ -15,7 +15,7 @@ from onnxscope.comparison.layer_comparison import LayerComparison
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError
-from onnxscope.model.loading import Model, load_model
+from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.numerics.distances import Tolerance
 from onnxscope.structure.standard_model import standard_model
 
@@ -38,6 +38,7 @@ def diff(
     limit: int | None = None,
     memory_budget_bytes: int = 512 << 20,
     threads: int = 0,
+    custom_ops: CustomOps = (),
 ) -> Comparison:
     """Compare two models layer by layer, each layer at the value that leaves it.
 
@@ -59,6 +60,7 @@ def diff(
         limit: Only the first so many samples.
         memory_budget_bytes: What values may take that leave onnxruntime, where one graph is not enough.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
 
     Returns:
         Sums in float32 inside onnxruntime, as accurate as one part in a million.
@@ -78,7 +80,16 @@ def diff(
         memory_budget_bytes=memory_budget_bytes,
         threads=threads,
     )
-    return run_diff(load_model(a), load_model(b), inputs, options, align=align, rtol=rtol, atol=atol, select=select)
+    return run_diff(
+        load_model(a, custom_ops=custom_ops),
+        load_model(b, custom_ops=custom_ops),
+        inputs,
+        options,
+        align=align,
+        rtol=rtol,
+        atol=atol,
+        select=select,
+    )
 
 
 def run_diff(

@@ -135,9 +135,14 @@ class Comparer:
 
     def _run_merged(self, merged: Merged, feeds: Mapping[str, Array]) -> dict[int, Measured]:
         if self._session is None:
-            where = " and ".join(pilot.model.name for pilot in (self._a, self._b) if pilot is not None)
+            models = [pilot.model for pilot in (self._a, self._b) if pilot is not None]
             self._session = Session(
-                merged.proto, folder=merged.folder, where=where, threads=self._threads, plan_memory=False
+                merged.proto,
+                folder=merged.folder,
+                where=" and ".join(model.name for model in models),
+                threads=self._threads,
+                plan_memory=False,
+                custom_ops=[path for model in models for path in model.custom_ops],
             )
         answers = self._session.run({f"a:{name}": array for name, array in feeds.items()})
         measured = {}

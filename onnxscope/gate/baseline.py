@@ -41,7 +41,7 @@ from onnxscope.gate.baseline_rows import (
 )
 from onnxscope.gate.unstable_records import read_unstable, unstable_records
 from onnxscope.inputs.dataset import open_dataset
-from onnxscope.model.loading import Model, load_model
+from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.parameters import Parameter
 from onnxscope.model.selectors import tap_values
 from onnxscope.model.stored_model import InputSpec
@@ -198,6 +198,7 @@ def snapshot(
     batch_size: int = 8,
     limit: int | None = None,
     threads: int = 0,
+    custom_ops: CustomOps = (),
 ) -> Baseline:
     """Take a baseline of a model.
 
@@ -210,6 +211,7 @@ def snapshot(
         batch_size: Samples of a run, where the model does not fix it.
         limit: Only the first so many samples.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
 
     Raises:
         ModelError: The model cannot be read.
@@ -224,7 +226,7 @@ def snapshot(
         limit=limit,
         threads=threads,
     )
-    return run_snapshot(load_model(model), inputs, options)
+    return run_snapshot(load_model(model, custom_ops=custom_ops), inputs, options)
 
 
 def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
@@ -287,6 +289,8 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         name = rows[place]["layer"]
         rows[place]["call"] = calls[name] = calls.get(name, -1) + 1
     versions = {"onnxscope": __version__, "onnxruntime": runtime_version(), "onnx": onnx.__version__}
+    libraries = model.to_dict().get("custom_ops", ())
+    versions |= {f"custom operators {library['name']}": library["sha256"] for library in libraries}
     return Baseline(
         model={"inputs": [_spec(spec) for spec in model.inputs], "outputs": [_spec(spec) for spec in model.outputs]},
         input=record,

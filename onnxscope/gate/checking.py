@@ -19,7 +19,7 @@ from onnxscope.gate.folded_layers import folded_layers, remarks_on_folds
 from onnxscope.gate.renamed_weights import remarks_on_names, under_new_names
 from onnxscope.gate.settings import Settings
 from onnxscope.gate.unstable_records import notes_on_change
-from onnxscope.model.loading import Model, load_model
+from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.runtime.half_range import unfit_sentence
 
 __all__ = ["check"]
@@ -42,6 +42,7 @@ def check(
     batch_size: int = 8,
     limit: int | None = None,
     threads: int = 0,
+    custom_ops: CustomOps = (),
     renew: bool = False,
 ) -> Check:
     """Compare a model with a baseline of it.
@@ -57,6 +58,7 @@ def check(
         batch_size: As for `snapshot`.
         limit: As for `snapshot`.
         threads: As for `snapshot`.
+        custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         renew: Whether the baseline is about to be replaced, so that other inputs are welcome.
 
     Raises:
@@ -74,7 +76,7 @@ def check(
         threads=threads,
     )
     expected = baseline if isinstance(baseline, Baseline) else Baseline.load(baseline)
-    loaded = load_model(model)
+    loaded = load_model(model, custom_ops=custom_ops)
     notes = []
     if inputs is None and expected.input is not None:
         notes.append("nothing was run: structure and weights alone are checked; -i names the baseline's input")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
+from onnxscope.base.files import open_regular
 from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
 from onnxscope.model.channel_axes import activation_axes
@@ -26,7 +28,10 @@ from onnxscope.model.stored_model import StoredModel
 from onnxscope.model.tensors import every_tensor
 from onnxscope.model.type_inference import infer_ranks, infer_types
 
-__all__ = ["Model", "load_model"]
+__all__ = ["CustomOps", "Model", "load_model"]
+
+CustomOps = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""Libraries of custom operators that onnxruntime is to load; none by default."""
 
 _KEEPING = ("same", "cast", "permuted", "reshaped")  # the numbers
 
@@ -37,12 +42,14 @@ class Model(StoredModel):
     Every property is worked out once, when it is first asked for, and kept. Read-only; safe to share between threads.
 
     Attributes:
+        custom_ops: Libraries of custom operators that it is run with, resolved.
         computed: Real numbers behind quantized weights, by what they were computed from; `stored_values` keeps them.
     """
 
     def __init__(self, proto: ModelProto, *, name: str, folder: Path | None, file: MappedFile | None) -> None:
         """Check `proto`, which the new object owns from now on. Use `load_model` instead."""
         super().__init__(proto, name=name, folder=folder, file=file)
+        self.custom_ops: tuple[Path, ...] = ()
         self._axes: dict[tuple[Step, ...], Mapping[str, int]] = {}
         self.computed: dict[Hashable, np.ndarray[Any, Any]] = {}
         self._inferring = threading.Lock()
@@ -54,8 +61,15 @@ class Model(StoredModel):
         """A model from a file travels to another process as its path, one from memory as its bytes."""
         if self._file is not None:
             content = self.proto.SerializeToString() if self._is_rewritten else b""
-            return _reload, (self._file.given, self.size_bytes, content)
-        return _revive, (self.proto.SerializeToString(), self.name, self.folder)
+            return _reload, (self._file.given, self.size_bytes, content, self.custom_ops)
+        return _revive, (self.proto.SerializeToString(), self.name, self.folder, self.custom_ops)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `model` record that every JSON result carries, with the libraries that it was run with."""
+        libraries = [
+            {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in self.custom_ops
+        ]
+        return {**super().to_dict(), **({"custom_ops": libraries} if libraries else {})}
 
     def rewritten(self, proto: ModelProto) -> Model:
         """Return this model with other nodes, which reads its tensors from the same files.
@@ -65,6 +79,7 @@ class Model(StoredModel):
         """
         model = Model(proto, name=self.name, folder=self.folder, file=self._file)
         model.inlined_functions = self.inlined_functions
+        model.custom_ops = self.custom_ops
         model._is_rewritten = True
         return model
 
@@ -120,18 +135,24 @@ class Model(StoredModel):
         return find_parameters(self, self.names)
 
 
-def load_model(source: Any, *, base_dir: str | os.PathLike[str] | None = None) -> Model:
+def load_model(source: Any, *, base_dir: str | os.PathLike[str] | None = None, custom_ops: CustomOps = ()) -> Model:
     """Load and check a model.
 
     Args:
         source: A path, a `ModelProto` (copied, never changed) or a `Model` (returned as it is).
         base_dir: Where the external data of a `ModelProto` lies.
+        custom_ops: Libraries of custom operators that onnxruntime loads whenever the model is run: their code runs.
 
     Raises:
+        InputError: There is no such library.
         ModelError: The file is missing or no model, refers to files outside its folder, or contradicts itself.
     """
-    if isinstance(source, Model):
-        return source
+    libraries = _libraries(custom_ops)
+    model = source if isinstance(source, Model) else _loaded(source, base_dir)
+    return _with_libraries(model, libraries) if libraries else model
+
+
+def _loaded(source: Any, base_dir: str | os.PathLike[str] | None) -> Model:
     if isinstance(source, ModelProto):
         copy = ModelProto()
         copy.CopyFrom(source)
@@ -224,12 +245,28 @@ def _locations(proto: ModelProto) -> Iterator[tuple[TensorProto, StringStringEnt
                 yield tensor, entry
 
 
-def _reload(path: Path, size_bytes: int, content: bytes) -> Model:
-    model = load_model(path)
+def _libraries(custom_ops: CustomOps) -> tuple[Path, ...]:
+    """The files, each once; a bare name would have the system look elsewhere."""
+    given = [custom_ops] if isinstance(custom_ops, (str, os.PathLike)) else custom_ops
+    for path in given:
+        open_regular(os.fspath(path), hint="`--custom-ops` names a library of custom operators").close()
+    return tuple(dict.fromkeys(Path(path).resolve() for path in given))
+
+
+def _with_libraries(model: Model, libraries: tuple[Path, ...]) -> Model:
+    """The same model, which shares what it knows; it may be in use without the libraries."""
+    other = object.__new__(Model)
+    other.__dict__.update(model.__dict__)
+    other.custom_ops = libraries
+    return other
+
+
+def _reload(path: Path, size_bytes: int, content: bytes, custom_ops: tuple[Path, ...]) -> Model:
+    model = load_model(path, custom_ops=custom_ops)
     if model.size_bytes != size_bytes:
         raise ModelError(f"the file has changed while it was in use: {model.name}")
     return model.rewritten(ModelProto.FromString(content)) if content else model
 
 
-def _revive(content: bytes, name: str, folder: Path | None) -> Model:
-    return Model(ModelProto.FromString(content), name=name, folder=folder, file=None)
+def _revive(content: bytes, name: str, folder: Path | None, custom_ops: tuple[Path, ...]) -> Model:
+    return load_model(Model(ModelProto.FromString(content), name=name, folder=folder, file=None), custom_ops=custom_ops)

@@ -23,7 +23,7 @@ from onnxscope.errors import InputError, MergeError, OutputError
 from onnxscope.inputs.batches import Fed, few_samples, read_batches
 from onnxscope.inputs.dataset import Dataset, open_dataset
 from onnxscope.inputs.presets import recipe_file
-from onnxscope.model.loading import Model, load_model
+from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.selectors import At, Tap, select_taps
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.engines import Engine, LocalEngine
@@ -59,6 +59,7 @@ def stats(
     workers: int = 1,
     address: str | None = None,
     threads: int = 0,
+    custom_ops: CustomOps = (),
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
     force: bool = False,
@@ -84,6 +85,7 @@ def stats(
         workers: How many run at a time; the number changes no byte of the result.
         address: Of an existing cluster, for engines that have one.
         threads: onnxruntime's threads within an operator, for each worker; 0 shares the cores among the workers.
+        custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         output: Where the profile is written. What is known so far stands beside it while the analysis runs.
         resume: Go on from what an interrupted analysis left beside `output`.
         force: Also replace a file at `output` that is no profile; never an input.
@@ -109,7 +111,7 @@ def stats(
         memory_budget_bytes=memory_budget_bytes,
         threads=threads,
     )
-    loaded = load_model(model)
+    loaded = load_model(model, custom_ops=custom_ops)
     run = load_engine(engine)(workers, address)
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)

@@ -17,7 +17,7 @@ from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
 from onnxscope.errors import ProfileError
-from onnxscope.model.loading import Model, load_model
+from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.selectors import At, select_layers
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.profile import Profile
@@ -110,6 +110,7 @@ def report(
     batch_size: int = 8,
     max_bytes: int = 12_000_000,
     threads: int = 0,
+    custom_ops: CustomOps = (),
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Make one self-contained page about a model: what deserves attention, its layers, what they compute and hold.
@@ -134,6 +135,7 @@ def report(
         batch_size: Samples of a run of statistics, where the model does not fix it.
         max_bytes: Pictures are left out where the page would be larger, and the page says so.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         progress: Called with what is being done.
 
     Raises:
@@ -156,12 +158,12 @@ def report(
         cam_layer=cam_layer,
         target=target,
     )
-    loaded = load_model(model)
+    loaded = load_model(model, custom_ops=custom_ops)
     summary = run_inspect(loaded, select=select, at=at, read=False)
     say("reading the weights")
     stored = weights(loaded)
     of_dataset = None if profile is None else _of_profile(profile, loaded)
-    second = None if against is None else load_model(against)
+    second = None if against is None else load_model(against, custom_ops=custom_ops)
     run = run_for_page(loaded, second, inputs, options, wanted, stored, of_dataset, say)
     say("drawing the page")
     whole = run_inspect(loaded, read=False) if select else summary

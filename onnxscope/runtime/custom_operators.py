@@ -16,6 +16,7 @@ from onnxscope.base.text import printable
 from onnxscope.errors import RunError
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
+from onnxscope.runtime.custom_libraries import holds_operator
 
 __all__ = ["cut_off", "reason_cut_off", "without_unknown"]
 
@@ -33,7 +34,8 @@ def cut_off(model: Model) -> Mapping[str, str]:
 
 def reason_cut_off(operator: str) -> str:
     """Why a value that depends on an operator cannot be computed, in a few words."""
-    return f"it depends on {printable(operator)}, an operator that onnxruntime does not know"
+    unknown = f"{printable(operator)}, an operator that onnxruntime does not know"
+    return f"it depends on {unknown}; `--custom-ops` names its library"
 
 
 def without_unknown(model: Model, proto: ModelProto) -> ModelProto:
@@ -71,17 +73,20 @@ def _find(model: Model) -> dict[str, str]:
     values: dict[str, str] = {}
     for node in model.main.nodes:
         reason = next((values[name] for name in (*node.inputs, *node.captured) if name in values), None)
-        reason = reason or _unknown_in(node, functions)
+        reason = reason or _unknown_in(model, node, functions)
         if reason is not None:
             values.update((output, reason) for output in node.outputs if output)
     return values
 
 
-def _unknown_in(node: Node, functions: set[tuple[str, str]]) -> str | None:
+def _unknown_in(model: Model, node: Node, functions: set[tuple[str, str]]) -> str | None:
     """The first operator that onnxruntime does not know of a node and its bodies."""
     for proto in _nodes(node.proto):
         kind = (proto.domain, proto.op_type)
-        if proto.domain not in _STANDARD and kind not in functions and kind not in _known():
+        if proto.domain in _STANDARD or kind in functions or kind in _known():
+            continue
+        version = model.opsets.get(proto.domain, 1)
+        if not model.custom_ops or not holds_operator(model.custom_ops, *kind, version):
             return ".".join(kind)
     return None
 

@@ -19,6 +19,7 @@ from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.model.graphs import Graph, Step
 from onnxscope.model.loading import Model
+from onnxscope.runtime.custom_libraries import register_libraries
 from onnxscope.runtime.custom_operators import cut_off, reason_cut_off, without_unknown
 from onnxscope.runtime.nodes import with_unique_names
 
@@ -69,6 +70,7 @@ class Session:
         execution_providers: Sequence[str] = ("CPUExecutionProvider",),
         optimize: bool = True,
         plan_memory: bool = True,
+        custom_ops: Sequence[Path] = (),
     ) -> None:
         """Build the session.
 
@@ -81,6 +83,7 @@ class Session:
             optimize: Whether onnxruntime may fuse and fold.
             plan_memory: Whether the second run of the same shapes takes one block for all values, beside what the first
                 one took; where nearly everything dies early, that is slower and half as much memory again.
+            custom_ops: Libraries of custom operators.
 
         Raises:
             RunError: onnxruntime refuses the model.
@@ -97,6 +100,7 @@ class Session:
         if folder is not None:
             # Without it onnxruntime would look for the data files in the working folder.
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        register_libraries(options, custom_ops)
         try:
             self._session = self._ort.InferenceSession(
                 with_unique_names(proto).SerializeToString(),
@@ -215,6 +219,7 @@ def open_session(model: Model, proto: ModelProto | None = None, *, threads: int 
         where=model.name,
         threads=threads,
         optimize=optimize,
+        custom_ops=model.custom_ops,
     )
 
 

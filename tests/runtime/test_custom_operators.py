@@ -16,7 +16,7 @@ from onnxscope.model.loading import load_model
 from onnxscope.runtime.custom_operators import cut_off, without_unknown
 from onnxscope.runtime.session import evaluate_constants, open_session
 
-REASON = "it depends on my.ops.{}, an operator that onnxruntime does not know"
+REASON = "it depends on my.ops.{}, an operator that onnxruntime does not know; `--custom-ops` names its library"
 X = np.array([[1, -2], [-3, 4]], np.float32)
 
 
