@@ -107,7 +107,7 @@ def test_a_bias_has_no_channels():
 def test_the_record_is_strict_json_with_the_fields_of_the_contract():
     model, _, _ = conv_model()
     record = json.loads(dump_json(weights(model, bins=7).to_dict()))
-    assert list(record) == ["schema", "model", "weights", "absent"]
+    assert list(record) == ["schema", "model", "weights", "absent", "left_out"]
     assert record["schema"] == "onnxscope.weights/1"
     assert list(record["weights"][0]) == [
         *("name", "layer", "role", "initializer", "folded", "shape", "dtype", "count", "mean", "std", "min", "max"),
