@@ -122,6 +122,7 @@ class Comparer:
             RunError: onnxruntime cannot run one of the models.
         """
         measured: dict[int, Measured] = {}
+        feeds_b = {fed.b: fed.apply(feeds[fed.a]) for fed in self._inputs}
         if self._merged is not None:
             try:
                 measured = self._run_merged(self._merged, feeds)
@@ -130,7 +131,10 @@ class Comparer:
                 self.fallback = str(error)
         missing = [place for place in range(len(self._counterparts)) if place not in measured]
         if missing:
-            measured |= self._run_apart(set(missing), feeds, fetch)
+            measured |= self._run_apart(set(missing), feeds, feeds_b, fetch)
+        for pilot, fed_to in ((self._a, feeds), (self._b, feeds_b)):
+            if pilot is not None:
+                pilot.watch(fed_to)
         return [measured[place] for place in range(len(self._counterparts))]
 
     def _run_merged(self, merged: Merged, feeds: Mapping[str, Array]) -> dict[int, Measured]:
@@ -154,10 +158,13 @@ class Comparer:
         return measured
 
     def _run_apart(
-        self, places: Collection[int], feeds: Mapping[str, Array], fetch: Fetch | None
+        self,
+        places: Collection[int],
+        feeds: Mapping[str, Array],
+        feeds_b: Mapping[str, Array],
+        fetch: Fetch | None,
     ) -> dict[int, Measured]:
         """The same numbers from two sessions that return the values themselves."""
-        feeds_b = {fed.b: fed.apply(feeds[fed.a]) for fed in self._inputs}
         if fetch is None:
             assert self._a is not None
             fetch = partial(self._a.values, feeds=feeds)

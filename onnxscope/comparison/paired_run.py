@@ -40,7 +40,7 @@ class PairedRun:
         record: The `input` record, None before anything was run.
         samples: How many samples were run.
         notes: Remarks for people.
-        unfit: Of each model, values of half precision that held numbers beyond their type in its first run.
+        unfit: Of each model, values of half precision that held numbers beyond their type.
         side_by_side: For every batch that was asked for, by the place of the pair, what both models hold there, the
             second one's with the axes of the first.
     """
@@ -110,7 +110,6 @@ class PairedRun:
             second.run(feed.of_second(whole))
             self.notes += [f"feature maps are not shown side by side: {error}"] if shown else []
             shown = ()
-        self.unfit = first.unfit, second.unfit
         counterparts = self._counterparts(first, second)
         axes = {pair.a: pair.channel_axis for pair in counterparts.values()}
         axes |= {composite.a: None for composite in self._composites.values()}
@@ -142,6 +141,7 @@ class PairedRun:
                 more = comparer.run(batch.feeds)
                 totals = [x + y for x, y in zip(totals, more, strict=True)] if totals else more
                 self._compare_composites(first, second, batch.feeds, feed.of_second(batch.feeds))
+        self.unfit = first.unfit, second.unfit
         self.notes += [f"{count} samples: {remark}" for remark, count in feed.seen.remarks.items()]
         if comparer.fallback is not None:
             self.notes.append(f"compared in two sessions, not in one graph: {comparer.fallback}")

@@ -14,7 +14,7 @@ from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
 from onnxscope.numerics.sample_moments import Observation, observe_array
 from onnxscope.profiling.probes import PlannedTap, Probes, append_probes
-from onnxscope.runtime.half_range import Unfit
+from onnxscope.runtime.half_range import Magnitudes, Unfit, merged_unfit, open_watched
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable, expose, unused_prefix
 from onnxscope.runtime.tapped_runs import reason_without_statistics, within_budget
@@ -56,7 +56,11 @@ class Plan:
 
 
 class Observer:
-    """Sessions over one model, made when they are first needed. Not to be shared between threads."""
+    """Sessions over one model, made when they are first needed. Not to be shared between threads.
+
+    Attributes:
+        unfit: Values of half precision that held numbers beyond their type, since this was last emptied.
+    """
 
     def __init__(self, model: Model, plan: Plan, *, threads: int = 0) -> None:
         """Prepare; nothing is loaded yet.
@@ -76,6 +80,9 @@ class Observer:
         self._groups = groups[1:] if self._beside else groups
         self._again = plan.groups(self._probed)
         self._main: tuple[Session, Probes] | None = None
+        self._watching: tuple[Session, Magnitudes] | None = None
+        self._watched: Mapping[str, Array] | None = None
+        self.unfit: tuple[Unfit, ...] = ()
         self._raw: dict[tuple[str, ...], tuple[Session, Mapping[str, str]]] = {}
 
     def open(self) -> None:
@@ -134,7 +141,7 @@ class Observer:
         assert self._main is not None
         session, probes = self._main
         _, outputs = self._raw[self._key(self._beside)]
-        return session.run(feeds, [*probes.outputs, *dict.fromkeys(outputs.values())])
+        return self._run(session, feeds, [*probes.outputs, *outputs.values()])
 
     def _take_probes(
         self,
@@ -189,7 +196,7 @@ class Observer:
             tapped = expose(self._model, [planned.tap for planned in session_of])
             self._raw[key] = self._session(tapped.proto), tapped.outputs
         session, outputs = self._raw[key]
-        answers = session.run(feeds, dict.fromkeys(outputs[planned.name] for planned in taps))
+        answers = self._run(session, feeds, (outputs[planned.name] for planned in taps))
         return {planned.name: answers[outputs[planned.name]] for planned in taps}
 
     def _reduce(
@@ -215,7 +222,25 @@ class Observer:
         return observe_array(value, batch, channel, samples=samples, steps=steps)
 
     def _session(self, proto: ModelProto) -> Session:
-        return open_session(self._model, proto, threads=self._threads)
+        """A session; the first one, which is run on every batch, also tells the magnitudes of half precision."""
+        if self._watching is not None:
+            return open_session(self._model, proto, threads=self._threads)
+        prefix = f"{unused_prefix(self._model)}watched_"
+        self._watching = open_watched(
+            self._model, proto, prefix, lambda copy: open_session(self._model, copy, threads=self._threads)
+        )
+        return self._watching[0]
+
+    def _run(self, session: Session, feeds: Mapping[str, Array], outputs: Iterable[str]) -> dict[str, Any]:
+        watched: tuple[str, ...] = ()
+        if self._watching is not None and session is self._watching[0] and self._watched is not feeds:
+            watched = self._watching[1].outputs
+        answers = session.run(feeds, dict.fromkeys([*outputs, *watched]))
+        if self._watching is not None and watched:
+            largest = {output: answers.pop(output) for output in watched}
+            self.unfit = merged_unfit(self.unfit, self._watching[1].unfit(largest, feeds.values()))
+            self._watched = feeds
+        return answers
 
     @staticmethod
     def _key(taps: Iterable[PlannedTap]) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ class Profile:
         reasons: By tap name, why a tap was not reached: at all, or in some run.
         weights: Statistics of every parameter; they depend on the model alone.
         sample_names: Names of the samples that extremes and faults refer to, by position.
-        unfit: Values of half precision that held numbers beyond their type in the pilot run, in execution order.
+        unfit: Values of half precision that held numbers beyond their type, in execution order.
         unstable: Findings on random and stateful nodes; they depend on the model alone.
     """
 

@@ -15,6 +15,7 @@ from onnxscope.numerics.log_histogram import LogHistogram
 from onnxscope.profiling.observer import Observer, Plan
 from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.tap_profile import ChannelState, TapProfile
+from onnxscope.runtime.half_range import merged_unfit
 
 __all__ = ["Shard", "ShardWorker", "cut_shards", "empty_profile"]
 
@@ -82,6 +83,7 @@ class ShardWorker:
         if self.observer is None:
             self.observer = Observer(self._model, self._plan, threads=self._options.threads)
         fed = Fed()
+        self.observer.unfit = ()
         inputs = {tap.name: tap for tap in self._empty.inputs}
         taps = {tap.name: tap for tap in self._empty.taps}
         axes = {planned.name: planned.batch_axis for planned in self._plan.taps}
@@ -108,6 +110,7 @@ class ShardWorker:
             skipped=tuple(fed.skipped),
             remarks=dict(sorted(fed.remarks.items())),
             content=fed.content,
+            unfit=merged_unfit(self._empty.unfit, self.observer.unfit),
             inputs=tuple(inputs.values()),
             taps=tuple(taps.values()),
             reasons={**self._empty.reasons, **reasons},

@@ -11,20 +11,23 @@ onnxruntime drops a Cast behind one of its own, which is what makes the numbers 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from onnx import ModelProto, TensorProto
 
 from onnxscope.base.text import format_number, printable
+from onnxscope.errors import RunError
 from onnxscope.model.graphs import Node, ValueType, walk_graphs
 from onnxscope.model.loading import Model
 from onnxscope.runtime.masks import find_masks
 from onnxscope.runtime.nodes import HALF_TYPES, GraphWriter, opset_of
 
-__all__ = ["Magnitudes", "Unfit", "append_magnitudes", "merged_unfit", "unfit_sentence"]
+__all__ = ["Magnitudes", "Unfit", "append_magnitudes", "merged_unfit", "open_watched", "unfit_sentence"]
+
+_Session = TypeVar("_Session")
 
 _FIRST_BEYOND: Mapping[str, float] = {"float16": 65520.0, "bfloat16": float.fromhex("0x1.ffp127")}
 """The smallest magnitude that rounds to infinity: half a step above the largest number."""
@@ -120,6 +123,32 @@ def append_magnitudes(model: Model, proto: ModelProto, prefix: str) -> Magnitude
         writer.output(largest)
         nodes[largest] = node, value, dtype
     return Magnitudes(model, nodes)
+
+
+def open_watched(
+    model: Model, proto: ModelProto, prefix: str, opened: Callable[[ModelProto], _Session]
+) -> tuple[_Session, Magnitudes]:
+    """Open a session that also gives the largest magnitudes of half precision, where there is a kernel for each.
+
+    Args:
+        model: Who is run.
+        proto: Its tapped copy, which stays as it is.
+        prefix: That no name of the copy starts with.
+        opened: Opens a session over a copy.
+
+    Raises:
+        RunError: onnxruntime refuses the copy.
+    """
+    none = Magnitudes(model, {})
+    if next(_half_values(model), None) is None:
+        return opened(proto), none
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    magnitudes = append_magnitudes(model, copy, prefix)
+    try:
+        return opened(copy), magnitudes
+    except RunError:
+        return opened(proto), none
 
 
 def merged_unfit(left: Sequence[Unfit], right: Sequence[Unfit]) -> tuple[Unfit, ...]:

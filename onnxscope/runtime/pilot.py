@@ -18,7 +18,7 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
-from onnxscope.runtime.half_range import Magnitudes, Unfit, append_magnitudes
+from onnxscope.runtime.half_range import Unfit, merged_unfit, open_watched
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import TappedModel, expose, unused_prefix, was_not_executed
 from onnxscope.runtime.tapped_runs import (
@@ -52,7 +52,8 @@ class Pilot:
         reasons: Why the other taps hold no numbers; the first run adds what it did not reach.
         shapes: In the first run.
         feeds: What the first run was fed.
-        unfit: Values of half precision that held numbers beyond their type in the first run, in execution order.
+        unfit: Values of half precision that held numbers beyond their type in the first run, or in another that was
+            watched, in execution order.
     """
 
     def __init__(self, model: Model, taps: Sequence[Tap], options: RunOptions) -> None:
@@ -78,7 +79,7 @@ class Pilot:
         self._session: Session | None = None
         self._tap_shapes: TapShapes | None = None
         self._values: dict[str, Any] = {}
-        self._largest: dict[str, Any] = {}
+        self._watched: Mapping[str, Array] | None = None
         self._expose(taps)
 
     def start(self, whole: Mapping[str, Array], few: Mapping[str, Array]) -> None:
@@ -115,7 +116,7 @@ class Pilot:
         """
         self.reasons = {tap: reason for tap, reason in self.reasons.items() if reason != _NOT_EXECUTED}
         self._values = {}
-        self._largest = {}
+        self._watched, self.unfit = None, ()
         self._leave_out_broken(feeds)
         shapes = self._shapes(feeds, keep=True)
         self.shapes = {tap: shape for tap, shape in shapes.items() if tap in self.outputs}
@@ -124,8 +125,16 @@ class Pilot:
                 self.reasons[tap] = _NOT_EXECUTED
                 self.shapes.pop(tap, None)
         self.feeds = feeds
-        if self._magnitudes.outputs:
-            self.unfit = self._magnitudes.unfit(self._largest or self._run_largest(feeds), feeds.values())
+        self.watch(feeds)
+
+    def watch(self, feeds: Mapping[str, Array]) -> None:
+        """Take the magnitudes of half precision in, where the model is fed something else than in the first run.
+
+        Raises:
+            RunError: onnxruntime fails.
+        """
+        if self._magnitudes.outputs and self._watched is not feeds:
+            self._run(feeds, ())
 
     def shapes_of(self, feeds: Mapping[str, Array]) -> dict[Tap, tuple[int, ...]]:
         """Return the shapes of all taps that hold tensors, of numbers or not, where the model is fed something else.
@@ -150,7 +159,7 @@ class Pilot:
         was_run = feeds.keys() == self.feeds.keys() and all(feeds[name] is self.feeds[name] for name in feeds)
         if was_run and all(output in self._values for output in wanted):
             return {output: self._values[output] for output in wanted}
-        return self.session.run(feeds, wanted)
+        return self._run(feeds, wanted)
 
     def groups(self, outputs: Iterable[str]) -> list[list[str]]:
         """Cut outputs into groups whose numbers in the first run fit half the budget together."""
@@ -167,7 +176,7 @@ class Pilot:
     def close(self) -> None:
         """Forget the first run's feeds and values, and give back the session's memory."""
         self._session = self._tap_shapes = None
-        self._largest = {}
+        self._watched = None
         self.feeds = {}
         self._values = {}
 
@@ -187,23 +196,24 @@ class Pilot:
 
     def _opened(self) -> Session:
         """A session that also gives the largest magnitudes of half precision; the tapped copy stays as it was."""
-        graph = self.tapped.proto.graph
-        parts = (graph.node, graph.initializer, graph.output)
-        before = [len(part) for part in parts]
-        self._magnitudes = append_magnitudes(self.model, self.tapped.proto, unused_prefix(self.model))
-        try:
-            return open_session(self.model, self.tapped.proto, threads=self._threads)
-        except RunError:
-            if not self._magnitudes.outputs:
-                raise
-        finally:
-            for part, length in zip(parts, before, strict=True):
-                del part[length:]
-        self._magnitudes = Magnitudes(self.model, {})  # onnxruntime has no kernel for one: without them, then
-        return open_session(self.model, self.tapped.proto, threads=self._threads)
+        session, self._magnitudes = open_watched(
+            self.model,
+            self.tapped.proto,
+            unused_prefix(self.model),
+            lambda proto: open_session(self.model, proto, threads=self._threads),
+        )
+        return session
 
-    def _run_largest(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
-        return self.session.run(feeds, self._magnitudes.outputs)
+    def _run(self, feeds: Mapping[str, Array], outputs: Iterable[str]) -> dict[str, Any]:
+        """Run once; the magnitudes come along where they are not known of these feeds."""
+        session = self.session  # it may be opened here, and the magnitudes with it
+        watched = () if self._watched is feeds else self._magnitudes.outputs
+        answers = session.run(feeds, dict.fromkeys([*outputs, *watched]))
+        if watched:
+            largest = {output: answers.pop(output) for output in watched}
+            self.unfit = merged_unfit(self.unfit, self._magnitudes.unfit(largest, feeds.values()))
+            self._watched = feeds
+        return answers
 
     def _shapes(self, feeds: Mapping[str, Array], *, keep: bool) -> dict[Tap, tuple[int, ...]]:
         """Shapes from the values themselves where they fit half the budget; then they may be kept."""
@@ -214,9 +224,8 @@ class Pilot:
                 self._tap_shapes = TapShapes(self.model, tensors, self._threads)
             return self._tap_shapes.of(feeds)
         wanted = dict.fromkeys(self.exposed.values())
-        values = self.session.run(feeds, [*wanted, *(self._magnitudes.outputs if keep else ())])
+        values = self._run(feeds, wanted) if keep else self.session.run(feeds, wanted)
         if keep:
-            self._largest = {output: values.pop(output) for output in self._magnitudes.outputs}
             self._values = values
         return {
             tap: values[output].shape for tap, output in self.exposed.items() if isinstance(values[output], np.ndarray)

@@ -17,7 +17,7 @@ from onnxscope.base.tables import render
 from onnxscope.cli.main import main
 from onnxscope.gate.settings import Settings
 from onnxscope.model.loading import load_model
-from onnxscope.runtime import pilot as pilots
+from onnxscope.runtime import half_range
 from onnxscope.runtime.half_range import Unfit, merged_unfit, unfit_sentence
 from onnxscope.runtime.session import Session
 
@@ -179,7 +179,7 @@ def test_every_shape_and_opset(opset, shape):
     assert [(value.value, value.largest) for value in unfit] == ([("h", 90000.0), ("y", 90000.0)] if x.size else [])
 
 
-def test_no_session_more_and_none_of_it_in_the_tapped_copy(monkeypatch):
+def test_no_session_more_and_every_run_of_them_is_watched(monkeypatch):
     opened = Counter()
     make = Session.__init__
 
@@ -189,8 +189,7 @@ def test_no_session_more_and_none_of_it_in_the_tapped_copy(monkeypatch):
 
     monkeypatch.setattr(Session, "__init__", opening)
     onnxscope.stats(network(1000), X, select="value:y")
-    assert sorted(opened) in ([0, 8], [8])
-    assert opened[8] == 1  # of eight values, once
+    assert opened == {8: 2}  # of eight values: the pilot's, and the one that runs every batch
 
 
 def test_a_kernel_that_is_missing_costs_the_magnitudes_alone(monkeypatch):
@@ -200,8 +199,8 @@ def test_a_kernel_that_is_missing_costs_the_magnitudes_alone(monkeypatch):
             proto.graph.node[-1].op_type = "NoSuchOperator"
         return made
 
-    append = pilots.append_magnitudes
-    monkeypatch.setattr(pilots, "append_magnitudes", failing)
+    append = half_range.append_magnitudes
+    monkeypatch.setattr(half_range, "append_magnitudes", failing)
     statistics = onnxscope.stats(network(1000), X, select="value:y")
     assert statistics.profile.unfit == ()
     assert statistics[0].overall.count == X.size
@@ -226,3 +225,35 @@ def test_a_model_without_half_precision_is_not_asked_for_types():
     onnxscope.stats(model, X, select="value:y")
     assert model._types is None
     assert TensorProto.FLOAT16 == 10
+
+
+@pytest.fixture(scope="module")
+def late():
+    """Samples of which the last alone does not fit where all are multiplied by a thousand and squared."""
+    x = np.tile(np.linspace(0.01, 0.02, 8, dtype=np.float32), (40, 1))
+    x[-1] *= 1000
+    assert [max(expected_magnitudes(part, 1000).values()) >= 65520 for part in (x[:-1], x)] == [False, True]
+    return x
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("select", ["value:y", "value:large"])
+def test_every_batch_of_statistics_is_watched(late, select, single):
+    expected = [name for name, size in expected_magnitudes(late, 1000).items() if size >= 65520]
+    for engine in ({}, {"workers": 2}):
+        unfit = onnxscope.stats(network(1000), late, select=select, batch_size=4, exact=single, **engine).profile.unfit
+        assert [value.value for value in unfit] == expected
+    assert onnxscope.stats(network(1000), late[:-1], select=select, batch_size=4).profile.unfit == ()
+
+
+def test_every_batch_of_a_comparison_and_of_a_check_is_watched(late):
+    expected = [name for name, size in expected_magnitudes(late, 1000).items() if size >= 65520]
+    compared = onnxscope.diff(network(1000), network(1000), late, batch_size=4)
+    assert [[value.value for value in side] for side in compared.unfit] == [expected, expected]
+    assert compared.decision == "undecided"
+    assert onnxscope.diff(network(1000), network(1000), late[:-1], batch_size=4).equal
+    baseline = onnxscope.snapshot(network(1000), late, batch_size=4)
+    assert [value.value for value in baseline.unfit] == expected
+    assert not onnxscope.check(network(1000), baseline, late, batch_size=4).ok
+    page = onnxscope.report(network(1000), late, batch_size=4)
+    assert [value.value for value in page.content.statistics.profile.unfit] == expected
