@@ -26,10 +26,12 @@ from onnxscope.numerics.distances import Tolerance
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.structure.attributes import attributes_of
 from onnxscope.structure.compare_records import compare_records
+from onnxscope.structure.stored_numbers import changes_numbers
 
 __all__ = ["ComparedLayers", "LayerComparison"]
 
 Array = NDArray[Any]
+_THE_SAME = frozenset({"renamed", "reshaped"})
 _HARMLESS = frozenset({"permuted", "rounded"})  # unless a layer's own error says otherwise
 _MOST_LEFT_OVER = 1_000  # of layers whose values are compared each with each
 
@@ -123,7 +125,9 @@ class LayerComparison:
         layers, outputs = run.rows()
         if self._feed is not None:
             weights = _acquitted(weights, layers)
-            changed = {change.layer for change in weights} | {change.layer for change in self._structure}
+            changed = {change.layer for change in weights if change.change not in _THE_SAME} | {
+                change.layer for change in self._structure
+            }
             layers = [replace(row, settled=row.entire is None and row.a.layer not in changed) for row in layers]
         only_a, only_b = _unaligned(self._sides, self._alignment, self._kept)
         comparison = Comparison(
@@ -288,7 +292,7 @@ def _node_changes(
     # A Transpose that one model alone has is accounted for where a weight has its inputs in the other layout's order.
     is_moved = any(change.change == "permuted" and not change.counts for change in weights)
     return tuple(
-        StructureChange(change.layer, change.message)
+        StructureChange(change.layer, change.message, counts=changes_numbers(change))
         for change in compare_records(sides[0].records, sides[1].records, known)
         if not (is_moved and change.what == "node" and "Transpose" in (change.expected, change.found))
     )

@@ -11,7 +11,7 @@ from onnxscope.model.graphs import Node, Step
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import At, Tap
-from onnxscope.structure.node_records import NodeRecord, node_records
+from onnxscope.structure.node_records import WEIGHT, NodeRecord, node_records
 from onnxscope.structure.surroundings import surroundings
 
 __all__ = ["ModelLayers"]
@@ -34,7 +34,7 @@ class ModelLayers:
     @cached_property
     def records(self) -> tuple[NodeRecord, ...]:
         """A record for every node that an output depends on."""
-        return node_records(self.model, self.weights.lists)
+        return node_records(self.model, lambda operand: WEIGHT if self.weights.lists(operand) else None)
 
     @cached_property
     def places(self) -> Mapping[Node, int]:

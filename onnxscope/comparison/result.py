@@ -43,14 +43,17 @@ class StructureChange:
     Attributes:
         layer: The layer in the first model, empty for the model itself.
         message: In words.
+        counts: Whether it makes the models differ where their values were compared too: a stored number that is another
+            one, or a random node that the inputs at hand may not show.
     """
 
     layer: str
     message: str
+    counts: bool = False
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"layer": self.layer, "message": self.message}
+        return {"layer": self.layer, "message": self.message, "counts": self.counts}
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +114,19 @@ class Comparison(Record, Sequence[LayerDifference]):
     def decision(self) -> Verdict:
         """`equal`: everything was compared, and nothing is beyond its tolerance. `undecided`: something was not.
 
-        Without a run, structure counts too. Where a value does not fit its type, what was compared is not what hardware
-        that has the type computes.
+        Without a run, all of the structure counts. Where a value does not fit its type, what was compared is not what
+        hardware that has the type computes.
         """
         if not self.aligned or self.only_a or self.only_b or any(change.counts for change in self.weights):
             return "differs"
-        if any(row.differs for row in (*self.layers, *self.outputs)) or (self.structure and not self.was_run):
+        if any(row.differs for row in (*self.layers, *self.outputs)) or self.counted_structure:
             return "differs"
         return "undecided" if self.undecided or any(self.unfit) else "equal"
+
+    @property
+    def counted_structure(self) -> tuple[StructureChange, ...]:
+        """Changes of the structure that make the models differ: all of them where nothing was run."""
+        return tuple(change for change in self.structure if change.counts or not self.was_run)
 
     @property
     def equal(self) -> bool:
@@ -238,6 +246,8 @@ class Comparison(Record, Sequence[LayerDifference]):
         changed = sum(change.counts for change in self.weights)
         if changed:
             parts.append(f"{_counted(changed, 'weight')} changed")
+        if self.was_run and self.counted_structure:
+            parts.append(printable(self.counted_structure[0].message))
         if self.undecided:
             first_undecided = self.undecided[0]
             where = f"first {printable(first_undecided.layer)} ({first_undecided.reason})"

@@ -36,7 +36,7 @@ def mode_changes(first: Model, second: Model) -> tuple[StructureChange, ...]:
     """
     _, alone = _paired(first, second)
     return tuple(
-        StructureChange(node.layer, f"{node.subject} {node.reason}; in the {side} model alone")
+        StructureChange(node.layer, f"{node.subject} {node.reason}; in the {side} model alone", counts=True)
         for side, nodes in zip(("first", "second"), alone, strict=True)
         for node in nodes
     )

@@ -244,7 +244,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         digests[parameter.name] = sha256_of(values), content_hash(values)
 
     stored = run_weights(model, seen=digest)
-    records = records_with_lines(model)
+    records = records_with_lines(model, {name: digest for name, (digest, _) in digests.items()})
     reader = LayerWeights(model, {name: content for name, (_, content) in digests.items()})
     rows = layer_rows(model, reader, records)
     record = None

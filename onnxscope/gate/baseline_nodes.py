@@ -7,18 +7,20 @@ A node is read by how many lines before it stands, so that a new node changes fe
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from onnxscope.base.json_files import Fields
 from onnxscope.model.layer_names import Operand, is_anonymous
 from onnxscope.model.loading import Model
 from onnxscope.structure.compare_records import compare_records
-from onnxscope.structure.node_records import NodeRecord, Source, node_records
+from onnxscope.structure.node_records import WEIGHT, NodeRecord, Source, node_records
+from onnxscope.structure.stored_numbers import changes_numbers
 
-__all__ = ["check_node", "is_number", "line_of_layer", "node_findings", "node_rows", "records_of", "records_with_lines"]
+__all__ = ["check_node", "line_of_layer", "node_findings", "node_rows", "records_of", "records_with_lines"]
 
 _BEFORE = re.compile(r"-([1-9][0-9]{0,8})(?:\.([0-9]{1,6}))?")
+_DIGITS = 16
 _COUNTED = re.compile(r"\w+_\d+")
 _FIELDS: Mapping[str, tuple[type, ...]] = {
     "layer": (str,),
@@ -30,15 +32,24 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 }
 
 
-def records_with_lines(model: Model) -> tuple[NodeRecord, ...]:
-    """Return a record for every node that an output depends on, each behind those that it reads: one line each."""
-    listed = {_place(model, parameter.operand) for parameter in model.parameters if parameter.operand is not None}
+def records_with_lines(model: Model, digests: Mapping[str, str]) -> tuple[NodeRecord, ...]:
+    """Return a record for every node that an output depends on, each behind those that it reads: one line each.
 
-    def is_listed(operand: Operand) -> bool:
+    Args:
+        model: Whose nodes.
+        digests: Of the numbers of each parameter, by its name: its operand's line has the start of it.
+    """
+    weights = {
+        _place(model, parameter.operand): f"{WEIGHT} {digests[parameter.name][:_DIGITS]}"
+        for parameter in model.parameters
+        if parameter.operand is not None and parameter.name in digests
+    }
+
+    def listed(operand: Operand) -> str | None:
         origin = operand.origin
-        return origin is not None and origin.permutation == () and _place(model, operand) in listed
+        return weights.get(_place(model, operand)) if origin is not None and origin.permutation == () else None
 
-    return node_records(model, is_listed)
+    return node_records(model, listed)
 
 
 def node_rows(records: Sequence[NodeRecord]) -> tuple[dict[str, Any], ...]:
@@ -86,46 +97,36 @@ def check_node(row: Fields, place: int) -> None:
 
 
 def node_findings(
-    old: Sequence[NodeRecord], new: Sequence[NodeRecord], known: Sequence[tuple[int, int]]
-) -> list[dict[str, Any]]:
+    old: Sequence[NodeRecord], new: Sequence[NodeRecord], known: Sequence[tuple[int, int]], told: Iterable[str]
+) -> list[tuple[dict[str, Any], bool]]:
     """Return where the nodes of two baselines differ, as the fields of a `Deviation`.
+
+    With each stands whether numbers are others: these count where the models were run, which may not have reached them.
 
     Args:
         old: Those of the first; none where it lists no nodes, so that nothing is compared.
         new: Of the second.
         known: Places of those that belong together.
+        told: Digests of weights that are findings of their own.
     """
     if not old or not new:
         return []
+    of_told = {f"{WEIGHT} {digest[:_DIGITS]}" for digest in told}
     return [
-        {
-            "layer": change.layer,
-            "statistic": "node" if change.what == "node" else f"node {change.what}",
-            "expected": change.expected,
-            "found": change.found,
-            "tolerance": None,
-            "message": change.message,
-        }
+        (
+            {
+                "layer": change.layer,
+                "statistic": "node" if change.what == "node" else f"node {change.what}",
+                "expected": change.expected,
+                "found": change.found,
+                "tolerance": None,
+                "message": change.message,
+            },
+            changes_numbers(change),
+        )
         for change in compare_records(old, new, known)
+        if not (isinstance(change.expected, str) and {change.expected, change.found} & of_told)
     ]
-
-
-def is_number(old: Any, new: Any) -> bool:
-    """Whether floats of one type and shape are others than they were, in a tensor or in a list.
-
-    Where a model was run, these count though nothing moved: the run may not have reached them.
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        return old.keys() == new.keys()
-    texts = old, new
-    if not all(isinstance(text, str) and "float" in text.partition(" ")[0] for text in texts):
-        return False
-    return bool(_kind(old) == _kind(new))
-
-
-def _kind(text: str) -> str:
-    """Type and shape, in front of the numbers."""
-    return text[: text.index("]")] if "]" in text else text.partition(" ")[0]
 
 
 def _row(record: NodeRecord, place: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.align_layers import Alignment, align_layers
 from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
-from onnxscope.gate.baseline_nodes import is_number, line_of_layer, node_findings, records_of
+from onnxscope.gate.baseline_nodes import line_of_layer, node_findings, records_of
 from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
 from onnxscope.gate.folded_layers import folded_layers, remarks_on_folds
 from onnxscope.gate.renamed_weights import remarks_on_names, under_new_names
@@ -149,8 +149,10 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
     for finding in _weight_findings(rest[0], rest[1], settings):
         weights.setdefault(finding.layer, []).append(finding)
     ran = expected.input is not None and actual.input is not None
-    nodes = _node_findings(expected, actual, alignment, settings)
     changed = set(weights)
+    told = _told([*stored, *actual.weights], weights, settings)
+    of_nodes = _node_findings(expected, actual, alignment, told, settings)
+    nodes = [finding for finding, _ in of_nodes]
     unexplained = False
     layers: list[str] = []
     first: str | None = None
@@ -180,20 +182,22 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
     else:
         findings += [
             finding
-            for finding in nodes
-            if is_number(finding.expected, finding.found) or not (ran and (not unjudged or finding.layer in judged))
+            for finding, is_number in of_nodes
+            if is_number or not (ran and (not unjudged or finding.layer in judged))
         ]
     findings = [*findings, *itertools.chain(*weights.values()), *_unfit_findings(actual, settings)]
     return findings, layers, remarks_on_folds(expected, folded)
 
 
-def _node_findings(expected: Baseline, actual: Baseline, alignment: Alignment, settings: Settings) -> list[Deviation]:
-    """What is not the same about any node."""
+def _node_findings(
+    expected: Baseline, actual: Baseline, alignment: Alignment, told: Iterable[str], settings: Settings
+) -> list[tuple[Deviation, bool]]:
+    """What is not the same about any node, each with whether it is about numbers that are others."""
     records = records_of(expected.nodes), records_of(actual.nodes)
     lines = line_of_layer(expected.layers, records[0]), line_of_layer(actual.layers, records[1])
     known = [(lines[0][x], lines[1][y]) for x, y in alignment.pairs if x in lines[0] and y in lines[1]]
-    findings = [Deviation(**finding) for finding in node_findings(*records, known)]
-    return [finding for finding in findings if not settings.ignores(finding.layer)]
+    findings = [(Deviation(**fields), is_number) for fields, is_number in node_findings(*records, known, told)]
+    return [(finding, is_number) for finding, is_number in findings if not settings.ignores(finding.layer)]
 
 
 def _unpaired(
@@ -233,6 +237,14 @@ def _is_same_signature(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[s
         ):
             return False
     return True
+
+
+def _told(
+    rows: Sequence[Mapping[str, Any]], findings: Mapping[str, Sequence[Deviation]], settings: Settings
+) -> list[str]:
+    """The digests of weights that are findings, or are to be ignored: their nodes say nothing more of them."""
+    statistics = {finding.statistic for of_layer in findings.values() for finding in of_layer}
+    return [row["sha256"] for row in rows if f"weight {row['name']}" in statistics or settings.ignores(row["layer"])]
 
 
 def _unfit_findings(actual: Baseline, settings: Settings) -> list[Deviation]:

@@ -1,4 +1,6 @@
-"""Weights of a baseline that were only renamed: the same numbers, of the same layer."""
+"""Weights of a baseline that were only renamed: the same numbers, of the same layer where that is known.
+
+Whether a node still reads the numbers that it read is compared with the nodes."""
 
 from __future__ import annotations
 
@@ -23,13 +25,17 @@ def under_new_names(expected: Baseline, actual: Baseline, pairs: Iterable[tuple[
     fresh: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in actual.weights:
         if row["name"] not in names[0]:
-            fresh.setdefault((*_numbers(row), row["layer"]), []).append(row)
-    renamed: list[Mapping[str, Any]] = []
-    for row in expected.weights:
-        layer = partners.get(row["layer"], row["layer"])
-        rows = [] if row["name"] in names[1] else fresh.get((*_numbers(row), layer), [])
-        renamed.append({**row, "name": rows.pop(0)["name"]} if rows else row)
-    return renamed
+            fresh.setdefault(_numbers(row), []).append(row)
+    new_names: dict[str, str] = {}
+    for of_same_layer in (True, False):
+        for row in expected.weights:
+            rows = [] if row["name"] in names[1] or row["name"] in new_names else fresh.get(_numbers(row), [])
+            layer = partners.get(row["layer"], row["layer"])
+            found = next((new for new in rows if not of_same_layer or new["layer"] == layer), None)
+            if found is not None:
+                rows.remove(found)
+                new_names[row["name"]] = found["name"]
+    return [{**row, "name": new_names.get(row["name"], row["name"])} for row in expected.weights]
 
 
 def remarks_on_names(expected: Baseline, actual: Baseline, findings: Iterable[str]) -> list[str]:

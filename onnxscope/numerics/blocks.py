@@ -73,7 +73,8 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[Index]:
 def widened(block: Array) -> Array:
     """Return the block as float32 where that holds the element type exactly, else as float64; perhaps a view."""
     narrow = block.dtype in _NARROW or block.dtype.kind == "V"
-    return block.astype(np.float32 if narrow else np.float64, copy=False)
+    with np.errstate(invalid="ignore"):  # of a signalling NaN, which one bit makes of an infinity
+        return block.astype(np.float32 if narrow else np.float64, copy=False)
 
 
 def exceeds_float64(array: Array) -> bool:
@@ -104,6 +105,7 @@ def row_blocks(x: Array, y: Array) -> Iterator[tuple[int, npt.NDArray[np.float64
         x, y = x.reshape(1), y.reshape(1)
     rows = max(1, _ROWS // max(1, x.size // max(1, len(x))))
     for start in range(0, len(x), rows):
-        pieces = (side[start : start + rows].astype(np.float64) for side in (x, y))
+        with np.errstate(invalid="ignore"):  # of a signalling NaN
+            pieces = [side[start : start + rows].astype(np.float64) for side in (x, y)]
         left, right = (piece.reshape(len(piece), -1) for piece in pieces)
         yield start, left, right

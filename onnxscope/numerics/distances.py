@@ -137,7 +137,8 @@ def measure(reference: Array, other: Array, channel_axis: int | None, tolerance:
     step = max(1, _BLOCK // max(1, len(left)))
     for start in range(0, left.shape[1], step):
         stored = [rows[:, start : start + step] for rows in (left, right)]
-        x, y = (rows.astype(np.float64) for rows in stored)
+        with np.errstate(invalid="ignore"):  # of a signalling NaN
+            x, y = (rows.astype(np.float64) for rows in stored)
         finite = np.isfinite(x) & np.isfinite(y)
         if not finite.all():
             same = (x == y) | (np.isnan(x) & np.isnan(y))

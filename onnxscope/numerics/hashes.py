@@ -32,7 +32,8 @@ def row_hashes(values: NDArray[Any]) -> NDArray[np.uint64]:
         values = values.reshape(1, -1)
     hashes = [np.zeros(0, np.uint64)]
     for _, block, _ in row_blocks(values, values):
-        bits = (block + 0.0).view(np.uint64)  # -0 becomes 0
+        with np.errstate(invalid="ignore"):  # of a signalling NaN
+            bits = (block + 0.0).view(np.uint64)  # -0 becomes 0
         hashes.append(mix_bits(bits).sum(axis=1, dtype=np.uint64))
     return np.concatenate(hashes)
 

@@ -259,6 +259,7 @@ def measure_span(array: Array, axis: int | None, span: list[Index]) -> tuple[sli
     return channels, total
 
 
+@np.errstate(invalid="ignore")  # a signalling NaN is a NaN
 def _measure(block: Array, channel_axis: int | None) -> Moments:
     """Return the state of one block, which holds at least one element."""
     outer, channels, inner = 1, 1, block.size

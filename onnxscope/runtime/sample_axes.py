@@ -260,7 +260,8 @@ def _near(one: Array, other: Array, allowed: float) -> bool:
             gap, size = (float(np.vdot(array, array)) for array in (one - other, other))
         if _TINY < size < math.inf and gap < math.inf:
             return gap <= tolerance**2 * size
-    left, right = one.astype(np.float64), other.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of a signalling NaN
+        left, right = one.astype(np.float64), other.astype(np.float64)
     finite = np.isfinite(left) & np.isfinite(right)
     if not np.array_equal(left[~finite], right[~finite], equal_nan=True):
         return False

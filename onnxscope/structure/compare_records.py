@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnxscope.base.text import printable
-from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, Source
+from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, Source, is_weight
 from onnxscope.structure.reshaped_sides import is_one_shape
 from onnxscope.structure.surroundings import Side
 
@@ -211,7 +211,7 @@ class _Pairing:
         for before, after, missing in both:
             for name in sorted(before.keys() | after.keys()):
                 old, new = before.get(name), after.get(name)
-                if old == new or WEIGHT in (old, new) or name in x.reads or name in y.reads:
+                if old == new or name in x.reads or name in y.reads or (before is x.constants and _is_told(old, new)):
                     continue
                 if x.op_type == "Reshape" and name == "shape" and old and new and is_one_shape(old, new):
                     continue
@@ -223,7 +223,7 @@ class _Pairing:
         """Operands that come from elsewhere, but for those that come from a node that one model alone has."""
         changes = []
         for slot, old, new in self._moved(x, y):
-            if WEIGHT in (x.constants.get(slot), y.constants.get(slot)):
+            if is_weight(x.constants.get(slot)) or is_weight(y.constants.get(slot)):
                 continue
             fresh = (old is not None and not isinstance(old, str) and old[0] not in self._of_a) or (
                 new is not None and not isinstance(new, str) and new[0] not in self._of_b
@@ -253,6 +253,11 @@ class _Pairing:
         rest = itertools.zip_longest(*([source for source in side if source is not None] for side in unordered))
         ordered = [pair for pair in moved if not pair[0].startswith(UNORDERED)]
         return ordered + [(UNORDERED, old, new) for old, new in rest]
+
+
+def _is_told(old: str | None, new: str | None) -> bool:
+    """Whether an operand is compared with the weights alone: where nothing tells its numbers apart here."""
+    return (is_weight(old) or is_weight(new)) and not (is_weight(old) and is_weight(new) and WEIGHT not in (old, new))
 
 
 def _alone(side: Side, places: Sequence[int], is_first: bool) -> list[NodeChange]:

@@ -21,7 +21,7 @@ from onnxscope.structure.idle_nodes import idle_dropout
 from onnxscope.structure.reshaped_sides import flattened, without_zeros
 from onnxscope.structure.standard_spelling import COMMUTATIVE, operand_names, spell, spell_promoted
 
-__all__ = ["OUTPUT", "UNORDERED", "WEIGHT", "NodeRecord", "Source", "node_records"]
+__all__ = ["OUTPUT", "UNORDERED", "WEIGHT", "NodeRecord", "Source", "is_weight", "node_records"]
 
 Source = tuple[int, int] | str
 """What an operand comes from: a record and which of its outputs, or an input by its name behind `input `."""
@@ -33,7 +33,7 @@ UNORDERED = "operand"
 """What the names of operands start with whose order says nothing."""
 
 WEIGHT = "weight"
-"""What stands for a constant operand that is listed among the weights."""
+"""What stands for a constant operand that is listed among the weights, with a digest of its numbers or without."""
 
 _UNTOLD = ("auto_pad", "training_mode", "transA")
 """Attributes of a layer that are not compared with the layers."""
@@ -66,24 +66,30 @@ class NodeRecord:
     node: Node | None = field(default=None, compare=False)
 
 
-def node_records(model: Model, is_listed: Callable[[Operand], bool]) -> tuple[NodeRecord, ...]:
+def is_weight(text: str | None) -> bool:
+    """Whether a constant of a record stands for an operand that is listed among the weights."""
+    return text is not None and (text == WEIGHT or text.startswith(f"{WEIGHT} "))
+
+
+def node_records(model: Model, listed: Callable[[Operand], str | None]) -> tuple[NodeRecord, ...]:
     """Return a record for every node that an output depends on, in an order that does not depend on the stored one.
 
     Args:
         model: Its constants are read where they lie.
-        is_listed: Whether a constant operand is compared as a weight, so that its numbers are left out.
+        listed: What stands for a constant operand that is compared as a weight, so that its numbers are left out:
+            `WEIGHT`, or that and a digest; None for another operand.
     """
-    return _Records(model, is_listed).all()
+    return _Records(model, listed).all()
 
 
 _Key = tuple[tuple[Step, ...], str]
 
 
 class _Records:
-    def __init__(self, model: Model, is_listed: Callable[[Operand], bool]) -> None:
+    def __init__(self, model: Model, listed: Callable[[Operand], str | None]) -> None:
         self._model = model
         self._names = model.names
-        self._is_listed = is_listed
+        self._listed = listed
         self._layers: dict[Node, Layer] = {part: layer for layer in model.layers for part in layer.parts}
         self._constants = ConstantValues(model)
         self._places: dict[Node, int] = {}
@@ -144,8 +150,13 @@ class _Records:
         return [(place, node.inputs[place]) for place in places]
 
     def _unlisted_places(self, node: Node) -> list[int]:
-        listed = {operand.position for operand in self._names.operands(node) if self._is_listed(operand)}
+        listed = self._listed_places(node)
         return [place for place, value in enumerate(node.inputs) if value and place not in listed]
+
+    def _listed_places(self, node: Node) -> dict[int, str]:
+        """What stands for each operand that is compared as a weight, by its place."""
+        texts = {operand.position: self._listed(operand) for operand in self._names.operands(node)}
+        return {place: text for place, text in texts.items() if text is not None}
 
     def _target(self, node: Node) -> str:
         """The shape that a Reshape or a Flatten leads to, where at most one side of it is open, which then follows."""
@@ -233,17 +244,17 @@ class _Records:
             op_type = "Reshape"
             attributes = {key: value for key, value in attributes.items() if key not in ("allowzero", "axis")}
         slots: list[tuple[str, tuple[Step, ...], str]] = []
-        listed: set[str] = set()
+        listed: dict[str, str] = {}
         inside = {output for part in self._parts(unit) for output in part.outputs}
         for part in self._parts(unit):
             prefix = "" if part is unit else f"{part.op_type}."
             names = operand_names(part, spelled.op_type if part is unit else part.op_type)
             names = ["data"] if part.op_type == "Flatten" else names  # as Reshape has it
-            unlisted = {place for place, _ in self._unlisted(part)}
+            of_weights = self._listed_places(part)
             for place, value in enumerate(part.inputs):
                 if value and not (target and place == 1) and (part is unit or value not in inside):
                     slots.append((f"{prefix}{names[place]}", part.path, value))
-                    listed |= {f"{prefix}{names[place]}"} if place not in unlisted else set()
+                    listed |= {f"{prefix}{names[place]}": of_weights[place]} if place in of_weights else {}
             for path, graph in self._bodies(part):
                 slots += [(f"{path[-1].attribute} {place}", path, value) for place, value in enumerate(graph.outputs)]
         constants, reads = self._operands(slots, listed, spelled.op_type)
@@ -276,13 +287,13 @@ class _Records:
         return attributes | {"axis": axis} | ({"flattened": 1} if flattened else {})
 
     def _operands(
-        self, slots: list[tuple[str, tuple[Step, ...], str]], listed: set[str] | None = None, op_type: str = ""
+        self, slots: list[tuple[str, tuple[Step, ...], str]], listed: Mapping[str, str] | None = None, op_type: str = ""
     ) -> tuple[dict[str, str], dict[str, Source]]:
         constants: dict[str, str] = {}
         reads: dict[str, Source] = {}
         for slot, path, value in slots:
             if listed and slot in listed:
-                constants[slot] = WEIGHT
+                constants[slot] = listed[slot]
                 continue
             source = self._resolved((path, value))
             if isinstance(source, Node):

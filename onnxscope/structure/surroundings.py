@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from onnxscope.structure.node_records import OUTPUT, UNORDERED, NodeRecord
+from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, is_weight
 
 __all__ = ["Side", "place_of", "surroundings"]
 
@@ -85,7 +85,8 @@ def _inputs(record: NodeRecord) -> list[str]:
 
 
 def _own(record: NodeRecord) -> list[Any]:
-    return [record.op_type, record.body, dict(record.attributes), dict(record.constants)]
+    constants = {slot: WEIGHT if is_weight(text) else text for slot, text in record.constants.items()}
+    return [record.op_type, record.body, dict(record.attributes), constants]
 
 
 def place_of(slot: str) -> str:

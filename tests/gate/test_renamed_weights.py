@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from compared_models import parsed
+from model_changes import rewritten
+from small_networks import NETWORKS
 
 from onnxscope import check, snapshot
 
@@ -41,3 +44,35 @@ def test_a_renamed_weight_that_changed_is_found():
 
 def test_renamed_weights_of_exchanged_layers_are_found():
     assert not check(model("other", swapped=True), snapshot(model("fc"))).ok
+
+
+BESIDE = """
+    <ir_version: 9, opset_import: ["": 18]>
+    net (float[b, 4] x) => (float[b, 4] y) { s = Mul(x, PREscale)  t = Mul(x, PREgain)  u = Exp(t)  y = Sub(s, u) }"""
+
+
+def beside(prefix, exchanged=False):
+    """Vectors that no layer owns."""
+    vectors = np.random.default_rng(1).standard_normal((2, 4)).astype(np.float32)
+    vectors = vectors[::-1] if exchanged else vectors
+    return parsed(BESIDE.replace("PRE", prefix), **{f"{prefix}scale": vectors[0], f"{prefix}gain": vectors[1]})
+
+
+def test_renamed_numbers_that_no_layer_owns_do_not_fail():
+    result = check(beside("b_"), snapshot(beside("a_")))
+    assert result.ok
+    assert result.notes == ("weights that were only renamed: 2",)
+
+
+def test_renamed_numbers_that_other_nodes_read_now_are_found():
+    result = check(beside("b_", exchanged=True), snapshot(beside("a_")))
+    assert not result.ok
+    assert {finding.statistic for finding in result.findings} == {"node constant 0"}
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+def test_a_network_with_everything_renamed_and_reordered_is_what_its_baseline_says(network):
+    made = network()
+    copy = rewritten(made.model, np.random.default_rng(3))
+    assert check(copy, snapshot(made.model)).ok
+    assert check(copy, snapshot(made.model, made.feeds), made.feeds).ok

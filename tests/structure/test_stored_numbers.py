@@ -1,0 +1,70 @@
+"""Numbers that a node holds are guarded whatever the inputs show; what it does with them is seen by running it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from compared_models import parsed
+from unstable_models import X, dropping, quiet
+
+from onnxscope import check, diff, snapshot
+from onnxscope.structure.compare_records import NodeChange
+from onnxscope.structure.stored_numbers import changes_numbers
+
+IDLE = """
+    <ir_version: 9, opset_import: ["": 18]>
+    net (float[n, 3] x) => (float[n, 3] y) { p = Max(x, least)  a = Abs(p)  y = Mul(a, gain) }"""
+
+
+def idle(least=-0.5, gain=2.0):
+    """Positive inputs do not show the least value."""
+    return parsed(IDLE, least=np.float32(least), gain=np.float32(gain))
+
+
+def test_a_number_without_effect_on_the_inputs_makes_models_differ():
+    x = np.ones((2, 3), np.float32)
+    for other in (-0.25, np.nextafter(np.float32(-0.5), np.float32(-1))):
+        result = diff(idle(), idle(other), x)
+        assert result.decision == "differs"
+        assert not any(row.differs for row in result.outputs)
+        assert not check(idle(other), snapshot(idle(), x), x).ok
+    assert diff(idle(), idle(), x).equal
+
+
+def test_another_way_to_the_same_values_is_no_difference_where_they_were_compared():
+    x = np.ones((2, 3), np.float32)
+    other = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 18]>
+        net (float[n, 3] x) => (float[n, 3] y) { a = Abs(x)  y = Add(a, a) }""")
+    result = diff(idle(), other, x)
+    assert result.structure
+    assert result.equal
+    assert diff(idle(), other).decision == "differs"
+
+
+def test_a_random_node_of_one_model_makes_it_differ_though_it_is_dropped():
+    result = diff(quiet(), dropping(), X)
+    assert result.decision == "differs"
+    assert "in training mode" in result.verdict()
+    assert diff(quiet(), quiet(), X).equal
+
+
+@pytest.mark.parametrize(
+    ("what", "old", "new", "counts"),
+    [
+        ("B", "float32 1.0", "float32 1.5", True),
+        ("B", "float32[12] 0123456789abcdef", "float32[12] 1123456789abcdef", True),
+        ("B", "float32[12] 0123456789abcdef", "float32[1, 12] 1123456789abcdef", False),
+        ("zero_point", "uint8 3", "uint8 4", True),
+        ("shape", "int64[2] 1 -1", "int64[2] 1 4", False),
+        ("coefficients", [0.5, 1.0], [0.5, 2.0], True),
+        ("classlabels_int64s", [0, 1, 2], [2, 1, 0], True),
+        ("pads", [0, 1], [1, 0], False),
+        ("pads", [0, 1], None, False),
+        ("op_type", "Relu", "Elu", False),
+    ],
+)
+def test_which_changes_are_of_numbers(what, old, new, counts):
+    assert changes_numbers(NodeChange("", what, old, new, "")) == counts
