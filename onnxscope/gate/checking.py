@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -150,7 +150,7 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
         weights.setdefault(finding.layer, []).append(finding)
     ran = expected.input is not None and actual.input is not None
     changed = set(weights)
-    told = _told([*stored, *actual.weights], weights, settings)
+    told = _told([*stored, *actual.weights], weights, folded.weights, settings)
     of_nodes = _node_findings(expected, actual, alignment, told, settings)
     nodes = [finding for finding, _ in of_nodes]
     unexplained = False
@@ -240,11 +240,18 @@ def _is_same_signature(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[s
 
 
 def _told(
-    rows: Sequence[Mapping[str, Any]], findings: Mapping[str, Sequence[Deviation]], settings: Settings
+    rows: Sequence[Mapping[str, Any]],
+    findings: Mapping[str, Sequence[Deviation]],
+    folded: Collection[str],
+    settings: Settings,
 ) -> list[str]:
-    """The digests of weights that are findings, or are to be ignored: their nodes say nothing more of them."""
+    """The digests of weights that are findings, folded, or to be ignored: their nodes say nothing more of them."""
     statistics = {finding.statistic for of_layer in findings.values() for finding in of_layer}
-    return [row["sha256"] for row in rows if f"weight {row['name']}" in statistics or settings.ignores(row["layer"])]
+    return [
+        row["sha256"]
+        for row in rows
+        if f"weight {row['name']}" in statistics or row["name"] in folded or settings.ignores(row["layer"])
+    ]
 
 
 def _unfit_findings(actual: Baseline, settings: Settings) -> list[Deviation]:
