@@ -11,19 +11,22 @@ onnxruntime drops a Cast behind one of its own, which is what makes the numbers 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+import onnx
+from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxscope.base.text import format_number, printable
 from onnxscope.errors import RunError
-from onnxscope.model.graphs import Node, ValueType, walk_graphs
+from onnxscope.model.graphs import Node, Step, ValueType, walk_graphs
 from onnxscope.model.loading import Model
 from onnxscope.runtime.masks import find_masks
 from onnxscope.runtime.nodes import HALF_TYPES, GraphWriter, opset_of
+from onnxscope.runtime.tap_outputs import body_at, lift
 
 __all__ = ["Magnitudes", "Unfit", "append_magnitudes", "merged_unfit", "open_watched", "unfit_sentence"]
 
@@ -84,7 +87,7 @@ class Magnitudes:
         given = any(_is_infinite(array) for array in feeds)
         values = []
         for output, (node, value, dtype) in self._nodes.items():
-            largest = float(np.asarray(answers[output]).reshape(()))
+            largest = float(np.max(answers[output], initial=-np.inf))  # of every run of a body, if any
             if largest >= _FIRST_BEYOND[dtype] and not (given and np.isinf(largest)):
                 values.append(
                     Unfit(
@@ -92,27 +95,40 @@ class Magnitudes:
                         node=node.label,
                         layer=self._model.names.layers[node],
                         dtype=dtype,
-                        position=self._model.main.position(node),
+                        position=self._position(node),
                         largest=largest if np.isfinite(largest) else None,
                     )
                 )
         return tuple(values)
 
+    def _position(self, node: Node) -> int:
+        """Of the node, or of the one of the main graph that it is inside of."""
+        main = self._model.main
+        if not node.path:
+            return main.position(node)
+        return main.position(next(owner for owner in main.nodes if owner.index == node.path[0].node_index))
 
-def append_magnitudes(model: Model, proto: ModelProto, prefix: str) -> Magnitudes:
-    """Append a scalar output for every value of half precision in the main graph that is no constant.
+
+def append_magnitudes(model: Model, proto: ModelProto, prefix: str, *, bodies: bool = True) -> Magnitudes:
+    """Append a scalar output for every value of half precision that is no constant.
 
     Args:
         model: Who is run; its types are inferred where it holds half precision and does not declare every one.
         proto: Its tapped copy, which is changed.
         prefix: That no name of the copy starts with.
+        bodies: Whether those inside bodies too, one number for each of their runs.
     """
     masked = None
     nodes: dict[str, tuple[Node, str, str]] = {}
+    inside: dict[tuple[tuple[Step, ...], str], tuple[Node, str, str]] = {}
     writer = GraphWriter(proto, f"{prefix}magnitude_")
     for node, value, dtype in _half_values(model):
         masked = find_masks(model).values if masked is None else masked
-        is_masked = ((), value) in masked
+        is_masked = (node.path, value) in masked
+        if node.path:
+            if bodies and not is_masked:
+                inside[node.path, _append_inside(body_at(proto, node.path), value, dtype, prefix)] = node, value, dtype
+            continue
         if is_masked and opset_of(proto) < max(_ISINF_OPSET, _WHERE_OPSET):
             continue
         size = _magnitudes(writer, value, dtype)
@@ -122,7 +138,22 @@ def append_magnitudes(model: Model, proto: ModelProto, prefix: str) -> Magnitude
         largest = writer.node("ReduceMax", [size], keepdims=0)  # -inf for an empty value
         writer.output(largest)
         nodes[largest] = node, value, dtype
+    lifted = lift(model, proto, [(path, name, TensorProto.FLOAT) for path, name in inside], f"{prefix}magnitude_of_")
+    nodes |= {output: inside[place] for place, output in lifted.items()}
     return Magnitudes(model, nodes)
+
+
+def _append_inside(body: GraphProto, value: str, dtype: str, prefix: str) -> str:
+    """Append the largest magnitude of a body's value to the body, and return its name."""
+    names = [f"{prefix}magnitude_in_{len(body.node)}_{step}" for step in range(3)]
+    steps: list[tuple[str, dict[str, Any]]] = [("Abs", {}), ("Cast", {"to": TensorProto.FLOAT})]
+    if dtype != "float16":
+        steps.reverse()
+    for (kind, attributes), read, given in zip(
+        [*steps, ("ReduceMax", {"keepdims": 0})], [value, *names], names, strict=False
+    ):
+        body.node.append(onnx.helper.make_node(kind, [read], [given], **attributes))
+    return names[-1]
 
 
 def open_watched(
@@ -142,22 +173,23 @@ def open_watched(
     none = Magnitudes(model, {})
     if next(_half_values(model), None) is None:
         return opened(proto), none
-    copy = ModelProto()
-    copy.CopyFrom(proto)
-    magnitudes = append_magnitudes(model, copy, prefix)
-    try:
-        return opened(copy), magnitudes
-    except RunError:
-        return opened(proto), none
+    for bodies in (True, False):
+        copy = ModelProto()
+        copy.CopyFrom(proto)
+        magnitudes = append_magnitudes(model, copy, prefix, bodies=bodies)
+        with contextlib.suppress(RunError):
+            return opened(copy), magnitudes
+    return opened(proto), none
 
 
 def merged_unfit(left: Sequence[Unfit], right: Sequence[Unfit]) -> tuple[Unfit, ...]:
     """Return the values of both sides in execution order, each with the larger magnitude."""
-    values: dict[str, Unfit] = {}
+    values: dict[tuple[str, str], Unfit] = {}
     for unfit in (*left, *right):
-        known = values.get(unfit.value)
+        key = unfit.node, unfit.value  # two bodies may use one name
+        known = values.get(key)
         if known is None or _size(unfit) > _size(known):
-            values[unfit.value] = unfit
+            values[key] = unfit
     return tuple(sorted(values.values(), key=lambda unfit: (unfit.position, unfit.value)))
 
 
@@ -184,16 +216,18 @@ def _magnitudes(writer: GraphWriter, value: str, dtype: str) -> str:
 def _half_values(model: Model) -> Iterator[tuple[Node, str, str]]:
     if not _mentions_half(model.proto):
         return
-    main = model.main
-    nodes = [node for node in main.nodes if any(output and output not in main.constants for output in node.outputs)]
-    outputs = [(node, output) for node in nodes for output in node.outputs if output]
-    types: Mapping[str, ValueType] = main.types
-    if any(output not in types for _, output in outputs):
-        types = {**model.types.get((), {}), **types}
-    for node, output in outputs:
-        declared = types.get(output)
-        if declared is not None and declared.kind == "tensor" and declared.dtype in HALF_TYPES:
-            yield node, output, str(declared.dtype)
+    for path, graph in model.graphs.items():
+        nodes = [
+            node for node in graph.nodes if any(output and output not in graph.constants for output in node.outputs)
+        ]
+        outputs = [(node, output) for node in nodes for output in node.outputs if output]
+        types: Mapping[str, ValueType] = graph.types
+        if any(output not in types for _, output in outputs):
+            types = {**model.types.get(path, {}), **types}
+        for node, output in outputs:
+            declared = types.get(output)
+            if declared is not None and declared.kind == "tensor" and declared.dtype in HALF_TYPES:
+                yield node, output, str(declared.dtype)
 
 
 def _mentions_half(proto: ModelProto) -> bool:

@@ -14,6 +14,7 @@ out one level at a time: the body gives it as one more output, and so does the n
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -27,7 +28,15 @@ from onnxscope.model.selectors import Tap
 from onnxscope.runtime.custom_operators import cut_off, reason_cut_off
 from onnxscope.runtime.nodes import opset_of
 
-__all__ = ["TappedModel", "Unreachable", "expose", "real_value", "unused_prefix", "was_not_executed"]
+__all__ = [
+    "TappedModel",
+    "Unreachable",
+    "body_at",
+    "expose",
+    "lift",
+    "unused_prefix",
+    "was_not_executed",
+]
 
 _NOT_EXECUTED_RANK = 8
 _RANKS_APART_SINCE = 11
@@ -91,11 +100,33 @@ def expose(model: Model, taps: Iterable[Tap]) -> TappedModel:
     return TappedModel(copy, outputs, tuple(unreachable), model.main.outputs)
 
 
-def real_value(graph: GraphProto, tap: Tap, name: str) -> str:
+def _real_value(graph: GraphProto, tap: Tap, name: str) -> str:
     """Append what makes real numbers of a tap's codes to its graph, and return the name of their value."""
     assert tap.scale is not None
     graph.node.append(onnx.helper.make_node("DequantizeLinear", [tap.value, *tap.scale], [name]))
     return name
+
+
+def lift(
+    model: Model, copy: ModelProto, values: Iterable[tuple[tuple[Step, ...], str, int]], prefix: str
+) -> dict[tuple[tuple[Step, ...], str], str]:
+    """Make values that were added to bodies of a copy outputs of it.
+
+    Args:
+        model: What the copy was made from.
+        copy: It is changed.
+        values: The path of each one's graph, its name and its element type.
+        prefix: That no name of the copy starts with.
+
+    Returns:
+        The outputs by path and name, of those that can be observed.
+    """
+    rewriter = _Rewriter(model, copy, prefix)
+    outputs = {}
+    for path, name, elem_type in values:
+        with contextlib.suppress(_UnreachableError):
+            outputs[path, name] = rewriter.lift(path, name, elem_type)
+    return outputs
 
 
 def was_not_executed(shape: tuple[int, ...]) -> bool:
@@ -117,14 +148,14 @@ class _UnreachableError(Exception):
 
 
 class _Rewriter:
-    def __init__(self, model: Model, copy: ModelProto) -> None:
+    def __init__(self, model: Model, copy: ModelProto, prefix: str = "") -> None:
         self._model = model
         self._copy = copy
         self._outputs = {value.name for value in copy.graph.output}
         self._fresh = 0
         # Before operator set 11 both branches of an If have to give values of one rank, as far as it can be told.
         self._joins_ranks = opset_of(copy) < _RANKS_APART_SINCE
-        self._prefix = unused_prefix(model)
+        self._prefix = prefix or unused_prefix(model)
 
     def expose(self, tap: Tap) -> str:
         graph = self._model.graphs[tap.path]
@@ -133,20 +164,23 @@ class _Rewriter:
         if tap.value in graph.blocked:
             raise _UnreachableError("its channels lie in blocks, a layout of onnxruntime's optimizer (NCHWc)")
         if not tap.path:
-            self._refuse_cut_off(tap)
+            self._refuse_cut_off((), tap.value)
             if tap.scale is not None:
-                value = real_value(self._copy.graph, tap, self._fresh_name("real"))
+                value = _real_value(self._copy.graph, tap, self._fresh_name("real"))
                 self._copy.graph.output.add().name = value
                 return value
             self._add_output(tap.value, declared)
             return tap.value
-        return self._lift(tap, declared)
+        if tap.scale is not None:
+            value = _real_value(body_at(self._copy, tap.path), tap, self._fresh_name("real"))
+            return self.lift(tap.path, value, TensorProto.FLOAT)
+        return self.lift(tap.path, tap.value, declared.elem_type if declared else 0)
 
-    def _refuse_cut_off(self, tap: Tap) -> None:
+    def _refuse_cut_off(self, path: tuple[Step, ...], value: str) -> None:
         """Refuse what depends on an operator that onnxruntime does not know, also through the node around its body."""
         lost = cut_off(self._model)
-        outside = self._copy.graph.node[tap.path[0].node_index].output if tap.path else (tap.value,)
-        operator = next((lost[value] for value in outside if value in lost), None)
+        outside = self._copy.graph.node[path[0].node_index].output if path else (value,)
+        operator = next((lost[name] for name in outside if name in lost), None)
         if operator is not None:
             raise _UnreachableError(reason_cut_off(operator))
 
@@ -159,23 +193,19 @@ class _Rewriter:
         if declared is not None and declared.elem_type and name in self._model.main.producers:
             output.CopyFrom(onnx.helper.make_tensor_value_info(name, declared.elem_type, declared.shape))
 
-    def _lift(self, tap: Tap, declared: ValueType | None) -> str:
-        owners = self._owners(tap.path)
+    def lift(self, path: tuple[Step, ...], value: str, elem_type: int) -> str:
+        """Hand a value out of its body; the element type is 0 where it has to be inferred."""
+        owners = self._owners(path)
         for owner in owners:
             if owner.op_type not in _LIFTING or owner.domain not in ("", "ai.onnx"):
                 raise _UnreachableError(f"inside the body of {printable(owner.op_type)}, which cannot hand values out")
             if owner.op_type == "If":
                 for branch in ("then_branch", "else_branch"):
                     _body(owner, branch)  # raises before anything is changed
-        self._refuse_cut_off(tap)
-        elem_type = declared.elem_type if declared else 0
+        self._refuse_cut_off(path, value)
         if not elem_type:
-            elem_type = self._inferred_type(tap, needed=any(owner.op_type == "If" for owner in owners))
-        value = tap.value
-        if tap.scale is not None:
-            elem_type = TensorProto.FLOAT
-            value = real_value(_body(owners[-1], tap.path[-1].attribute), tap, self._fresh_name("real"))
-        for step, owner in zip(reversed(tap.path), reversed(owners), strict=True):
+            elem_type = self._inferred_type(path, value, needed=any(owner.op_type == "If" for owner in owners))
+        for step, owner in zip(reversed(path), reversed(owners), strict=True):
             lifted = self._fresh_name("tap")
             if owner.op_type == "If" and self._joins_ranks:
                 value = self._without_rank(_body(owner, step.attribute), value, elem_type)
@@ -203,8 +233,8 @@ class _Rewriter:
             graph = _body(owner, step.attribute)
         return owners
 
-    def _inferred_type(self, tap: Tap, *, needed: bool) -> int:
-        inferred = self._model.types.get(tap.path, {}).get(tap.value)
+    def _inferred_type(self, path: tuple[Step, ...], value: str, *, needed: bool) -> int:
+        inferred = self._model.types.get(path, {}).get(value)
         _refuse_non_tensors(inferred)
         elem_type = inferred.elem_type if inferred else 0
         if needed and not elem_type:
@@ -257,6 +287,14 @@ def _refuse_non_tensors(declared: ValueType | None) -> None:
         raise _UnreachableError(f"{article} {declared.kind.replace('_', ' ')}, not a tensor")
     if declared is not None and declared.dtype == "str":
         raise _UnreachableError("strings have no statistics")
+
+
+def body_at(copy: ModelProto, path: tuple[Step, ...]) -> GraphProto:
+    """Return the graph of a copy that a path leads to."""
+    graph = copy.graph
+    for step in path:
+        graph = _body(graph.node[step.node_index], step.attribute)
+    return graph
 
 
 def _body(owner: NodeProto, name: str) -> GraphProto:

@@ -193,8 +193,8 @@ def test_no_session_more_and_every_run_of_them_is_watched(monkeypatch):
 
 
 def test_a_kernel_that_is_missing_costs_the_magnitudes_alone(monkeypatch):
-    def failing(model, proto, prefix):
-        made = append(model, proto, prefix)
+    def failing(model, proto, prefix, **options):
+        made = append(model, proto, prefix, **options)
         if made.outputs:
             proto.graph.node[-1].op_type = "NoSuchOperator"
         return made
@@ -257,3 +257,45 @@ def test_every_batch_of_a_comparison_and_of_a_check_is_watched(late):
     assert not onnxscope.check(network(1000), baseline, late, batch_size=4).ok
     page = onnxscope.report(network(1000), late, batch_size=4)
     assert [value.value for value in page.content.statistics.profile.unfit] == expected
+
+
+BODIES = {
+    "If": """
+        y16 = If (c) <then_branch = a () => (float16[N, 8] p) { s = Mul(h, h)  p = Sqrt(s) },
+                      else_branch = b () => (float16[N, 8] q) { q = Abs(h) }>""",
+    "Loop": """
+        y16 = Loop (n, , h) <body = b (int64 i, bool on, float16[N, 8] v) => (bool go, float16[N, 8] p) {
+            go = Identity(on)  s = Mul(v, v)  p = Sqrt(s) }>""",
+    "Scan": """
+        y16 = Scan (h) <num_scan_inputs = 1,
+            body = b (float16[8] v) => (float16[8] p) { s = Mul(v, v)  p = Sqrt(s) }>""",
+    "nested": """
+        y16 = Loop (n, , h) <body = b (int64 i, bool on, float16[N, 8] v) => (bool go, float16[N, 8] w) {
+            go = Identity(on)
+            w = If (c) <then_branch = a () => (float16[N, 8] p) { s = Mul(v, v)  p = Sqrt(s) },
+                        else_branch = e () => (float16[N, 8] q) { q = Abs(v) }> }>""",
+}
+
+
+def with_body(kind, taken=True):
+    return onnx.parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["": 17]>
+        net (float[N, 8] x) => (float[N, 8] y) <bool c = {{{int(taken)}}}, int64 n = {{3}}> {{
+            h = Cast<to = 10>(x)  {BODIES[kind]}  y = Cast<to = 1>(y16) }}""")
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_values_inside_bodies_are_watched(kind):
+    x = np.full((12, 8), 2, np.float32)
+    x[-1, 3] = 300  # whose square is 90000
+    for options in ({}, {"batch_size": 4}):
+        unfit = onnxscope.stats(with_body(kind), x, select="value:y", **options).profile.unfit
+        assert [(value.value, value.largest) for value in unfit] == [("s", 90000)]
+        compared = onnxscope.diff(with_body(kind), with_body(kind), x, **options)
+        assert [[value.value for value in side] for side in compared.unfit] == [["s"], ["s"]]
+        assert not onnxscope.check(with_body(kind), onnxscope.snapshot(with_body(kind), x, **options), x, **options).ok
+    fits = x[:-1]
+    assert onnxscope.stats(with_body(kind), fits, select="value:y").profile.unfit == ()
+    assert onnxscope.diff(with_body(kind), with_body(kind), fits).equal
+    if kind in ("If", "nested"):
+        assert onnxscope.diff(with_body(kind, taken=False), with_body(kind, taken=False), x).equal
