@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import onnx
@@ -31,6 +31,7 @@ from onnxscope.runtime.tap_outputs import body_at, lift
 __all__ = ["Magnitudes", "Unfit", "append_magnitudes", "merged_unfit", "open_watched", "unfit_sentence"]
 
 _Session = TypeVar("_Session")
+_Made: TypeAlias = tuple[Node, str, str]  # a node, a value of it, and its element type
 
 _FIRST_BEYOND: Mapping[str, float] = {"float16": 65520.0, "bfloat16": float.fromhex("0x1.ffp127")}
 """The smallest magnitude that rounds to infinity: half a step above the largest number."""
@@ -65,14 +66,14 @@ class Unfit:
 
 
 class Magnitudes:
-    """Scalar outputs of a tapped model, one for each value of half precision.
+    """Scalar outputs of a tapped model, which tell the magnitude of every value of half precision.
 
     Attributes:
         outputs: Their names, none for a model without such values.
     """
 
-    def __init__(self, model: Model, nodes: Mapping[str, tuple[Node, str, str]]) -> None:
-        """Take the node, the value and the element type behind each output."""
+    def __init__(self, model: Model, nodes: Mapping[str, Sequence[_Made]]) -> None:
+        """Take what each output tells of: node, value and element type."""
         self._model = model
         self._nodes = nodes
         self.outputs = tuple(nodes)
@@ -86,7 +87,8 @@ class Magnitudes:
         """
         given = any(_is_infinite(array) for array in feeds)
         values = []
-        for output, (node, value, dtype) in self._nodes.items():
+        made = [(output, *one) for output, alike in self._nodes.items() for one in alike]
+        for output, node, value, dtype in made:
             largest = float(np.max(answers[output], initial=-np.inf))  # of every run of a body, if any
             if largest >= _FIRST_BEYOND[dtype] and not (given and np.isinf(largest)):
                 values.append(
@@ -99,7 +101,7 @@ class Magnitudes:
                         largest=largest if np.isfinite(largest) else None,
                     )
                 )
-        return tuple(values)
+        return tuple(sorted(values, key=lambda unfit: unfit.position))
 
     def _position(self, node: Node) -> int:
         """Of the node, or of the one of the main graph that it is inside of."""
@@ -110,7 +112,10 @@ class Magnitudes:
 
 
 def append_magnitudes(model: Model, proto: ModelProto, prefix: str, *, bodies: bool = True) -> Magnitudes:
-    """Append a scalar output for every value of half precision that is no constant.
+    """Append scalar outputs for all values of half precision that are no constants.
+
+    Of the main graph, a value that only has the numbers of another in another shape or order shares its output, and one
+    that a bounded function gives always fits.
 
     Args:
         model: Who is run; its types are inferred where it holds half precision and does not declare every one.
@@ -119,8 +124,9 @@ def append_magnitudes(model: Model, proto: ModelProto, prefix: str, *, bodies: b
         bodies: Whether those inside bodies too, one number for each of their runs.
     """
     masked = None
-    nodes: dict[str, tuple[Node, str, str]] = {}
-    inside: dict[tuple[tuple[Step, ...], str], tuple[Node, str, str]] = {}
+    nodes: dict[str, list[_Made]] = {}
+    inside: dict[tuple[tuple[Step, ...], str], _Made] = {}
+    told: dict[str, str] = {}
     writer = GraphWriter(proto, f"{prefix}magnitude_")
     for node, value, dtype in _half_values(model):
         masked = find_masks(model).values if masked is None else masked
@@ -128,6 +134,13 @@ def append_magnitudes(model: Model, proto: ModelProto, prefix: str, *, bodies: b
         if node.path:
             if bodies and not is_masked:
                 inside[node.path, _append_inside(body_at(proto, node.path), value, dtype, prefix)] = node, value, dtype
+            continue
+        source = _source(node)
+        if not is_masked and source in told:
+            told[value] = told[source]
+            nodes[told[source]].append((node, value, dtype))
+            continue
+        if node.is_standard and node.operator.limits is not None:
             continue
         if is_masked and opset_of(proto) < max(_ISINF_OPSET, _WHERE_OPSET):
             continue
@@ -137,10 +150,18 @@ def append_magnitudes(model: Model, proto: ModelProto, prefix: str, *, bodies: b
             size = writer.node("Where", [writer.node("IsInf", [size]), zero, size])
         largest = writer.node("ReduceMax", [size], keepdims=0)  # -inf for an empty value
         writer.output(largest)
-        nodes[largest] = node, value, dtype
+        nodes[largest] = [(node, value, dtype)]
+        if not is_masked:
+            told[value] = largest
     lifted = lift(model, proto, [(path, name, TensorProto.FLOAT) for path, name in inside], f"{prefix}magnitude_of_")
-    nodes |= {output: inside[place] for place, output in lifted.items()}
+    nodes |= {output: [inside[place]] for place, output in lifted.items()}
     return Magnitudes(model, nodes)
+
+
+def _source(node: Node) -> str:
+    """The value whose numbers a node hands on in its own type, empty for any other node."""
+    hands_on = node.operator.passes_on in ("same", "permuted", "reshaped") and node.operator.training is None
+    return node.inputs[0] if node.is_standard and hands_on and node.inputs else ""
 
 
 def _append_inside(body: GraphProto, value: str, dtype: str, prefix: str) -> str:

@@ -299,3 +299,20 @@ def test_values_inside_bodies_are_watched(kind):
     assert onnxscope.diff(with_body(kind), with_body(kind), fits).equal
     if kind in ("If", "nested"):
         assert onnxscope.diff(with_body(kind, taken=False), with_body(kind, taken=False), x).equal
+
+
+def test_what_only_has_another_shape_or_is_bounded_costs_nothing():
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17]>
+        net (float[N, 8] x) => (float[N, 8] y) <int64[2] sides = {8, -1}> {
+            h = Cast<to = 10>(x)  s = Mul(h, h)  t = Transpose(s)  r = Reshape(t, sides)  u = Transpose(r)
+            g = Sigmoid(u)  k = Add(g, h)  y = Cast<to = 1>(k) }""")
+    loaded = load_model(model)
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(loaded.proto)
+    assert len(half_range.append_magnitudes(loaded, tapped, "own_").outputs) == 3  # h, s and k
+    x = np.full((4, 8), 2, np.float32)
+    assert onnxscope.stats(model, x, select="value:y").profile.unfit == ()
+    x[2, 2] = 300
+    unfit = onnxscope.stats(model, x, select="value:y").profile.unfit
+    assert [(value.value, value.largest) for value in unfit] == [(name, 90000) for name in "stru"]
