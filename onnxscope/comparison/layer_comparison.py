@@ -16,6 +16,7 @@ from onnxscope.comparison.measure import held_by, near_values
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.result import Comparison, StructureChange
+from onnxscope.comparison.shared_constants import unread_changes
 from onnxscope.comparison.unstable_sides import mode_changes, notes_on_unstable
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, folded_change, one_sided
 from onnxscope.comparison.whole_weights import whole_of
@@ -246,10 +247,12 @@ def _weight_changes(
             found = found if folded is None else [folded]
         changes += [replace(change, place=place) for change in found]
     if kept is None:
+        changes += unread_changes(sides[0].model, sides[1].model)
         for side, only, removed in ((sides[0], alignment.only_a, True), (sides[1], alignment.only_b, False)):
             for index in only:
                 layer = side.layers[index]
-                changes += one_sided(layer, side.weights.read(layer), removed=removed)
+                found = one_sided(layer, side.weights.read(layer), removed=removed)
+                changes += [replace(change, counts=_is_needed(side, layer)) for change in found]
     return changes
 
 
@@ -257,10 +260,15 @@ def _unaligned(
     sides: tuple[ModelLayers, ModelLayers], alignment: Alignment, kept: set[int] | None
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
     def shown(side: ModelLayers, only: Sequence[int]) -> tuple[tuple[str, str], ...]:
-        return tuple((side.layers[index].name, side.layers[index].node.op_type) for index in only)
+        layers = [side.layers[index] for index in only]
+        return tuple((layer.name, layer.node.op_type) for layer in layers if _is_needed(side, layer))
 
     only_a = [index for index in alignment.only_a if kept is None or index in kept]
     return shown(sides[0], only_a), shown(sides[1], alignment.only_b if kept is None else ())
+
+
+def _is_needed(side: ModelLayers, layer: Layer) -> bool:
+    return layer.is_needed_in(side.model.graphs[layer.path])
 
 
 def _structure_changes(sides: tuple[ModelLayers, ModelLayers], x: Layer, y: Layer) -> list[StructureChange]:

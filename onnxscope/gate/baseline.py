@@ -365,6 +365,8 @@ def _checked(fields: Fields) -> Baseline:
     for row in parameters:
         row.expect(_WEIGHT_FIELDS)
     for row in (*layers, *parameters):
+        if row.values.get("unread", True) is not True:
+            row.fault("an unread that is not true")
         for key in ("weight_shape", "shape"):
             if not all(isinstance(side, (int, type(None))) for side in row.values.get(key) or ()):
                 row.fault(f"a {key} that is no shape")

@@ -69,6 +69,7 @@ def layer_rows(model: Model, reader: LayerWeights, records: Sequence[NodeRecord]
             "behind": key.behind[:16],
             "content": key.content(),
             **_whole(layer, reader),
+            **({} if layer.is_needed_in(graph) else {"unread": True}),
             **_NOT_RUN,
         }
         line = lines.get(layer.node, _NO_LINE)
@@ -186,6 +187,7 @@ def weight_rows(stored: WeightStatistics, digests: Mapping[str, tuple[str, str |
                 "shape": list(parameter.shape),
                 "dtype": parameter.dtype,
                 "sha256": digests[parameter.name][0],
+                **({} if parameter.initializer in parameter.graph.needed else {"unread": True}),
                 **{key: _significant(getattr(overall, key)) for key in (*NUMBERS, "zero_fraction")},
             }
         )

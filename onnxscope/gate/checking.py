@@ -208,7 +208,8 @@ def _unpaired(
     for side, only, word in ((expected, alignment.only_a, "gone"), (actual, alignment.only_b, "new")):
         for place in only:
             row = side.layers[place]
-            if not settings.ignores(row["layer"]) and (outputs or row["op_type"] != "Output"):
+            counts = outputs or row["op_type"] != "Output"
+            if not settings.ignores(row["layer"]) and counts and not row.get("unread"):
                 before, after = (row["op_type"], None) if word == "gone" else (None, row["op_type"])
                 findings.append(
                     Deviation(
@@ -365,8 +366,8 @@ def _weight_findings(
         layer = present["layer"]
         statistic = f"weight {name}"
         if before is None or after is None:
-            if present["min"] == present["max"] == 0:
-                continue  # exporters leave out a bias of zeros
+            if present["min"] == present["max"] == 0 or present.get("unread"):
+                continue  # exporters leave out a bias of zeros, and what nothing reads
             word = "new" if before is None else "gone"
             shapes = [None if row is None else row["shape"] for row in (before, after)]
             findings.append(

@@ -215,6 +215,15 @@ class Graph:
         return tensor.data_type, tuple(tensor.dims), onnx.numpy_helper.to_array(tensor).tobytes()
 
     @cached_property
+    def needed(self) -> frozenset[str]:
+        """Values that its outputs depend on, those of enclosing graphs included."""
+        needed = set(self.outputs)
+        for node in reversed(self.nodes):
+            if not needed.isdisjoint(node.outputs):
+                needed.update((*filter(None, node.inputs), *node.captured))
+        return frozenset(needed)
+
+    @cached_property
     def blocked(self) -> frozenset[str]:
         """Values whose channels lie in blocks, in an order of onnxruntime's own, whatever shape they declare."""
         blocked: set[str] = set()

@@ -50,6 +50,10 @@ class Layer:
     shape: tuple[int, ...]
     before: tuple[int, ...]
 
+    def is_needed_in(self, graph: Graph) -> bool:
+        """Whether an output of its graph depends on it."""
+        return not graph.needed.isdisjoint(self.node.outputs)
+
     @property
     def path(self) -> tuple[Step, ...]:
         """The steps that lead to its graph, empty in the main graph."""

@@ -42,7 +42,14 @@ def standard_model(model: Model) -> Model:
     Args:
         model: Not changed. The answer reads its weights from where this one does.
     """
-    for step in (_drop_idle, _put_norms_together, _put_functions_together, _take_apart, _resolve_places, _merge_pads):
+    for step in (
+        _drop_idle,
+        _put_norms_together,
+        _put_functions_together,
+        _take_apart,
+        _resolve_places,
+        _merge_pads,
+    ):
         model = _rewritten(model, step(model))
     return model
 
