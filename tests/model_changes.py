@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-WIDTHS = {TensorProto.FLOAT: np.uint32, TensorProto.FLOAT16: np.uint16, TensorProto.DOUBLE: np.uint64}
+HANDED_ON = {"Identity", "Cast", "DequantizeLinear", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Slice", "Concat"}
 LEAST_WEIGHTS = 16  # entries, from which on a stored tensor is taken for a weight, below for a constant
 
 
@@ -232,14 +232,14 @@ def with_numbers(
 
 
 def _readers(model: ModelProto, name: str) -> Iterator[str]:
-    """Who reads a value, through what only hands it on or widens it."""
+    """Who reads a value, through what only hands numbers on."""
     waiting, seen = [name], {name}
     while waiting:
         value = waiting.pop()
         for node in nodes_of(model):
             if value in node.input:
                 yield from (text for text in (node.name, *node.output) if text)
-                if node.op_type in ("Identity", "Cast", "DequantizeLinear", "Transpose", "Unsqueeze", "Reshape"):
+                if node.op_type in HANDED_ON:
                     waiting += [output for output in node.output if output not in seen]
                     seen |= set(node.output)
 

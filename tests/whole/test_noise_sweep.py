@@ -15,9 +15,9 @@ from pathlib import Path
 
 import model_changes as changes
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import ModelProto
+from plain_runs import Oracle
 from small_networks import NETWORKS, Network
 
 from onnxscope import check, diff, snapshot
@@ -46,52 +46,6 @@ KNOWN = {
     *(("function_calls", "weights in Constant nodes", way) for way in WAYS[2:]),
 }
 """What is the same and yet is said to differ."""
-
-
-def outputs_of(model: ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """By plain onnxruntime, which computes node by node; a map's values as they come."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    fed = dict(zip([value.name for value in session.get_inputs()], feeds.values(), strict=True))
-    results = session.run(None, fed)
-    return [
-        np.array([list(row.values()) for row in result]) if isinstance(result, list) else np.asarray(result)
-        for result in results
-    ]
-
-
-def distance(a: list[np.ndarray], b: list[np.ndarray]) -> float:
-    """The largest difference of an element, over the largest element of its output."""
-    largest = 0.0
-    for left, right in zip(a, b, strict=True):
-        if left.shape != right.shape or left.dtype != right.dtype:
-            return np.inf
-        with np.errstate(invalid="ignore", over="ignore"):
-            gap = np.abs(left.astype(np.float64) - right.astype(np.float64)).max(initial=0)
-        scale = np.abs(left.astype(np.float64)).max(initial=0) or 1.0
-        largest = max(largest, np.inf if np.isnan(gap) else gap / scale)
-    return largest
-
-
-class Oracle:
-    """What plain onnxruntime says of copies of one network."""
-
-    def __init__(self, network: Network) -> None:
-        self._feeds = network.feeds
-        self._outputs = outputs_of(network.model, network.feeds)
-        self.rounding = 1e-2 if any(value.dtype == np.float16 for value in self._outputs) else 1e-5
-
-    def distance(self, model: ModelProto) -> float:
-        return distance(self._outputs, outputs_of(model, self._feeds))
-
-    def moves(self, model: ModelProto) -> bool:
-        """Whether the outputs are others, by more than rounding can make; not so where it does not run."""
-        try:
-            return self.distance(model) > 100 * self.rounding or not np.isfinite(self.distance(model))
-        except Exception:
-            return False
 
 
 Copier = Callable[[Network, Oracle, np.random.Generator], "ModelProto | changes.Change | None"]
