@@ -7,17 +7,27 @@ A node is read by how many lines before it stands, so that a new node changes fe
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from onnxscope.base.json_files import Fields
 from onnxscope.model.layer_names import Operand, is_anonymous
 from onnxscope.model.loading import Model
+from onnxscope.runtime.constant_values import digest_of_text
 from onnxscope.structure.compare_records import compare_records
 from onnxscope.structure.node_records import WEIGHT, NodeRecord, Source, node_records
 from onnxscope.structure.stored_numbers import changes_numbers
 
-__all__ = ["check_node", "line_of_layer", "node_findings", "node_rows", "records_of", "records_with_lines"]
+__all__ = [
+    "check_node",
+    "is_stored",
+    "line_of_layer",
+    "node_findings",
+    "node_rows",
+    "records_of",
+    "records_with_lines",
+    "stored_digests",
+]
 
 _BEFORE = re.compile(r"-([1-9][0-9]{0,8})(?:\.([0-9]{1,6}))?")
 _DIGITS = 16
@@ -60,6 +70,17 @@ def node_rows(records: Sequence[NodeRecord]) -> tuple[dict[str, Any], ...]:
 def records_of(nodes: Sequence[Mapping[str, Any]] | None) -> list[NodeRecord]:
     """Return the records behind a baseline's lines; none where it has no lines."""
     return [_record(place, row) for place, row in enumerate(nodes or ())]
+
+
+def stored_digests(records: Sequence[NodeRecord]) -> set[str]:
+    """Return the starts of the digests of the numbers that nodes hold beside weights."""
+    texts = {text for record in records for text in record.constants.values()}
+    return {digest for text in texts if (digest := digest_of_text(text)) is not None}
+
+
+def is_stored(sha256: str, digests: Collection[str]) -> bool:
+    """Whether a weight's numbers are among those that nodes hold."""
+    return sha256[:_DIGITS] in digests
 
 
 def line_of_layer(layers: Sequence[Mapping[str, Any]], records: Sequence[NodeRecord]) -> dict[int, int]:

@@ -13,7 +13,7 @@ from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.align_layers import Alignment, align_layers
 from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
-from onnxscope.gate.baseline_nodes import line_of_layer, node_findings, records_of
+from onnxscope.gate.baseline_nodes import is_stored, line_of_layer, node_findings, records_of, stored_digests
 from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
 from onnxscope.gate.folded_layers import folded_layers, remarks_on_folds
 from onnxscope.gate.renamed_weights import remarks_on_names, under_new_names
@@ -21,6 +21,7 @@ from onnxscope.gate.settings import Settings
 from onnxscope.gate.unstable_records import notes_on_change
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.runtime.half_range import unfit_sentence
+from onnxscope.structure.node_records import NodeRecord
 
 __all__ = ["check"]
 
@@ -145,13 +146,15 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
     weights: dict[str, list[Deviation]] = {}
     folded = folded_layers(expected, actual, alignment.pairs)
     stored = under_new_names(expected, actual, alignment.pairs)
+    records = records_of(expected.nodes), records_of(actual.nodes)
     rest = [[row for row in rows if row["name"] not in folded.weights] for rows in (stored, actual.weights)]
-    for finding in _weight_findings(rest[0], rest[1], settings):
+    before, after = _without_constants(rest[0], rest[1], records)
+    for finding in _weight_findings(before, after, settings):
         weights.setdefault(finding.layer, []).append(finding)
     ran = expected.input is not None and actual.input is not None
     changed = set(weights)
     told = _told([*stored, *actual.weights], weights, folded.weights, settings)
-    of_nodes = _node_findings(expected, actual, alignment, told, settings)
+    of_nodes = _node_findings(expected, actual, records, alignment, told, settings)
     nodes = [finding for finding, _ in of_nodes]
     unexplained = False
     layers: list[str] = []
@@ -179,6 +182,8 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
     judged = set(layers) - unjudged
     if ran and unexplained:  # what the nodes do was run, and one of them is to blame
         findings = nodes + findings
+    elif any(finding.statistic != UNDECIDED for finding in findings):
+        findings += nodes
     else:
         findings += [
             finding
@@ -190,10 +195,14 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
 
 
 def _node_findings(
-    expected: Baseline, actual: Baseline, alignment: Alignment, told: Iterable[str], settings: Settings
+    expected: Baseline,
+    actual: Baseline,
+    records: tuple[Sequence[NodeRecord], Sequence[NodeRecord]],
+    alignment: Alignment,
+    told: Iterable[str],
+    settings: Settings,
 ) -> list[tuple[Deviation, bool]]:
     """What is not the same about any node, each with whether it is about numbers that are others."""
-    records = records_of(expected.nodes), records_of(actual.nodes)
     lines = line_of_layer(expected.layers, records[0]), line_of_layer(actual.layers, records[1])
     known = [(lines[0][x], lines[1][y]) for x, y in alignment.pairs if x in lines[0] and y in lines[1]]
     findings = [(Deviation(**fields), is_number) for fields, is_number in node_findings(*records, known, told)]
@@ -238,6 +247,23 @@ def _is_same_signature(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[s
         ):
             return False
     return True
+
+
+def _without_constants(
+    old: Sequence[Mapping[str, Any]],
+    new: Sequence[Mapping[str, Any]],
+    records: tuple[Sequence[NodeRecord], Sequence[NodeRecord]],
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The weights of both sides but for those that the other side has in Constant nodes, which are compared as nodes.
+
+    A small vector in a Constant is a number of its node, where it is a weight as an initializer.
+    """
+    names = [{row["name"] for row in rows} for rows in (old, new)]
+    held = [stored_digests(side) for side in records]
+    return (
+        [row for row in old if row["name"] in names[1] or not is_stored(row["sha256"], held[1])],
+        [row for row in new if row["name"] in names[0] or not is_stored(row["sha256"], held[0])],
+    )
 
 
 def _told(

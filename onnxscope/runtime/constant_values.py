@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,13 +17,14 @@ from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import evaluate_constants
 
-__all__ = ["ConstantValues", "array_text"]
+__all__ = ["ConstantValues", "array_text", "digest_of_text"]
 
 Array = NDArray[Any]
 _Key = tuple[tuple[Step, ...], str]  # the path of the graph that stores or computes a value, and its name
 _MOST_SHOWN = 8  # numbers that stand in a text as they are
 _LARGEST = 1 << 24  # elements of what is made out of nothing
 _BLOCK_BYTES = 1 << 24
+_TEXT = re.compile(r"(b?float\d+|double)(?:\[([\d, ]*)\])? (.*)")
 _GROWING = frozenset({"Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot", "Loop", "Scan", "If"})
 """Operators whose result may be far larger than what they read."""
 
@@ -213,6 +215,21 @@ def _sides_of(graph: Graph, node: Node) -> list[int | None] | None:
 
 def _is_within(place: int | None, sides: list[int | None]) -> bool:
     return place is not None and -len(sides) <= place < len(sides)
+
+
+def digest_of_text(text: str) -> str | None:
+    """Return the first 16 digits of the SHA-256 of the numbers that `array_text` has told; None of no such text."""
+    told = _TEXT.fullmatch(text)
+    if told is None:
+        return None
+    kind, shape, numbers = told.groups()
+    if math.prod(int(side) for side in (shape or "").split(",") if side.strip()) > _MOST_SHOWN:
+        return str(numbers)
+    try:
+        values = np.array([float(number) for number in numbers.split()]).astype(np.dtype(kind))
+    except (TypeError, ValueError):
+        return None
+    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
 
 
 def array_text(values: Array) -> str:

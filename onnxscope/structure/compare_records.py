@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnxscope.base.text import printable
+from onnxscope.runtime.constant_values import digest_of_text
 from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, Source, is_weight
 from onnxscope.structure.reshaped_sides import is_one_shape
 from onnxscope.structure.surroundings import Side
@@ -256,8 +257,11 @@ class _Pairing:
 
 
 def _is_told(old: str | None, new: str | None) -> bool:
-    """Whether an operand is compared with the weights alone: where nothing tells its numbers apart here."""
-    return (is_weight(old) or is_weight(new)) and not (is_weight(old) and is_weight(new) and WEIGHT not in (old, new))
+    """Whether an operand is compared with the weights alone, or holds the same numbers though one is no weight."""
+    if old is None or new is None or WEIGHT in (old, new):
+        return is_weight(old) or is_weight(new)
+    digests = {text.partition(" ")[2] if is_weight(text) else digest_of_text(text) for text in (old, new)}
+    return (is_weight(old) or is_weight(new)) and len(digests) == 1
 
 
 def _alone(side: Side, places: Sequence[int], is_first: bool) -> list[NodeChange]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from compared_models import parsed
-from model_changes import rewritten
+from model_changes import is_constant, is_weight, moved_entry, rewritten, with_constant_nodes, with_numbers
 from small_networks import NETWORKS
 
 from onnxscope import check, snapshot
@@ -76,3 +76,16 @@ def test_a_network_with_everything_renamed_and_reordered_is_what_its_baseline_sa
     copy = rewritten(made.model, np.random.default_rng(3))
     assert check(copy, snapshot(made.model)).ok
     assert check(copy, snapshot(made.model, made.feeds), made.feeds).ok
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+def test_weights_that_became_constants_are_what_the_baseline_says_unless_they_changed(network):
+    model = network().model
+    rng = np.random.default_rng(4)
+    baseline = snapshot(model)
+    copy = with_constant_nodes(model, rng)
+    assert check(copy, baseline).ok
+    assert check(model, snapshot(copy)).ok
+    for fits in (is_weight, is_constant):
+        changed = with_numbers(copy, rng, fits, moved_entry(rng))
+        assert changed is None or not check(changed.model, baseline).ok

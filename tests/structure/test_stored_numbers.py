@@ -44,6 +44,16 @@ def test_another_way_to_the_same_values_is_no_difference_where_they_were_compare
     assert diff(idle(), other).decision == "differs"
 
 
+def test_where_the_inputs_show_a_difference_check_names_what_a_node_does_otherwise():
+    x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    other = idle()
+    other.graph.node[1].op_type = "Neg"
+    findings = check(other, snapshot(idle(), x), x).findings
+    assert [finding.layer for finding in findings[:1]] == ["y"]
+    assert "Abs became Neg" in [finding.message for finding in findings]
+    assert check(idle(), snapshot(idle(), x), x).ok
+
+
 def test_a_random_node_of_one_model_makes_it_differ_though_it_is_dropped():
     result = diff(quiet(), dropping(), X)
     assert result.decision == "differs"

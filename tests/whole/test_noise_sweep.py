@@ -37,13 +37,6 @@ KNOWN = {
     # An activation function is not seen through an Identity or a Dropout before it.
     *(("convolutions", "Identity and Dropout between", way) for way in WAYS[1:]),
     ("quantized_pairs", "Identity and Dropout between", "check"),
-    # A small vector in a Constant node is a number of its node, and a weight as an initializer.
-    *(
-        (name, "weights in Constant nodes", way)
-        for name in ("transformer", "quantized_pairs", "dynamically_quantized", "half_precision", "bodies")
-        for way in WAYS[2:]
-    ),
-    *(("function_calls", "weights in Constant nodes", way) for way in WAYS[2:]),
 }
 """What is the same and yet is said to differ."""
 
