@@ -111,11 +111,6 @@ SHIPPED = (
     ),
     Shipped("arabic-name-romanizer", "arabic_name_romanizer/resources/encoder.onnx", _letters),
     Shipped(
-        "magika",
-        "magika/models/standard_v3_3/model.onnx",
-        lambda: {"bytes": np.arange(2 * 2048, dtype=np.int32).reshape(2, -1) % 257},
-    ),
-    Shipped(
         "atspm-detector", f"{_TRAFFIC}/lanes/lane_pair_D_s0.onnx", lambda: {"X": _normal(5, 508).astype(np.float64)}
     ),
     Shipped(
