@@ -22,6 +22,7 @@ from onnxscope.comparison.weight_changes import WeightChange, compare_weights, f
 from onnxscope.comparison.whole_weights import whole_of
 from onnxscope.errors import RunError
 from onnxscope.model.layers import Layer
+from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap, select_names
 from onnxscope.numerics.distances import Tolerance
 from onnxscope.runtime.pilot import Pilot
@@ -102,6 +103,11 @@ class LayerComparison:
         for side in sides:
             side.model.storage.release()
         self._run = PairedRun(sides, self._pairs, options, tolerance=tolerance)
+
+    @property
+    def model(self) -> Model:
+        """The first model, in the form in which it is compared."""
+        return self._sides[0].model
 
     @property
     def taps(self) -> Sequence[Tap]:

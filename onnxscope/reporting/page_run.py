@@ -33,6 +33,7 @@ from onnxscope.reporting.content import Sight
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_axes import start_on_samples
 from onnxscope.runtime.tap_outputs import Unreachable
+from onnxscope.structure.standard_model import standard_model
 
 __all__ = ["PageRun", "Wanted", "run_for_page"]
 
@@ -122,7 +123,7 @@ def run_for_page(
             if dataset is not None:
                 feed = stack.enter_context(contextlib.closing(open_common_feed((model, second), dataset, options)))
                 samples = feed.dataset
-            sides = ModelLayers(model), ModelLayers(second)
+            sides = ModelLayers(standard_model(model)), ModelLayers(standard_model(second))
             comparison = LayerComparison(sides, feed, options, select=wanted.select)
         if dataset is None or samples is None:
             unreachable = () if of_dataset is None else of_dataset.profile.unreachable
@@ -164,7 +165,7 @@ class _PagePlan:
         self._taps = select_taps(model, list(wanted.select), at=wanted.at)
         self._looked_at = [] if wanted.cam is None else likely_taps(model, wanted.cam_layer)
         self._runs = list(self._prepared.runs())
-        compared = () if comparison is None else comparison.taps
+        compared = comparison.taps if comparison is not None and comparison.model is model else ()
         self._pilot = Pilot(model, list(dict.fromkeys([*compared, *self._taps, *self._looked_at])), options)
 
     def run(
@@ -184,7 +185,7 @@ class _PagePlan:
         compared = None
         if self._comparison is not None:
             say("comparing the two models")
-            compared = self._comparison.run(self._pilot, self._runs)
+            compared = self._comparison.run(self._pilot_of(self._comparison), self._runs)
             notes += compared.comparison.notes
         return PageRun(
             maps=maps,
@@ -206,6 +207,14 @@ class _PagePlan:
         if self._feed is not None:
             self._feed.cut_as(settled)
         return settled.notes if settled is not self._samples else ()
+
+    def _pilot_of(self, comparison: LayerComparison) -> Pilot:
+        """The page's own, unless the comparison has the model in another form."""
+        if comparison.model is self._model:
+            return self._pilot
+        pilot = Pilot(comparison.model, comparison.taps, self._options)
+        pilot.run(self._pilot.feeds)
+        return pilot
 
     def _values(self, taps: Sequence[Tap]) -> dict[Tap, Any]:
         """What taps hold on the samples that have pictures."""

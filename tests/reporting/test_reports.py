@@ -20,6 +20,7 @@ from planting import HALF_INPUT, overflowing_half, scaled
 
 from onnxscope import report, stats
 from onnxscope.cli.main import run
+from onnxscope.comparison.compare_models import diff
 from onnxscope.errors import InputError, ProfileError
 from onnxscope.model.provenance import Provenance, write_provenance
 
@@ -427,3 +428,29 @@ def test_values_called_like_selectors_stand_side_by_side(name):
     for value, (mine, theirs) in made.content.others.items():
         assert mine.tap.value == theirs.tap.value == value
         assert np.array_equal(mine.data, theirs.data)
+
+
+@pytest.mark.parametrize("with_data", [True, False])
+def test_a_page_compares_models_in_the_form_in_which_diff_does(with_data):
+    written = "e = Erf(s) f = Add(e, one) g = Mul(c, f) a = Mul(g, part)"
+    models = []
+    for nodes in (f"s = Div(c, root) {written}", "a = Gelu(c)"):
+        model = onnx.parser.parse_model(f"""
+            <ir_version: 9, opset_import: ["": 20]> g (float[n, 3, 6, 6] x) => (float[n, 4, 4, 4] y)
+            <float one = {{1.0}}, float part = {{0.5}}, float root = {{1.4142135381698608}}>
+            {{ c = Conv(x, w) {nodes} y = Conv(a, v) }}""")
+        for name, shape in (("w", (5, 3, 3, 3)), ("v", (4, 5, 1, 1))):
+            values = np.random.default_rng(len(name)).standard_normal(shape).astype(np.float32)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+        models.append(model)
+    inputs = np.random.default_rng(1).standard_normal((2, 3, 6, 6)).astype(np.float32) if with_data else None
+    for first, second in (models, models[::-1]):
+        assert diff(first, second, inputs).equal
+        made = report(first, inputs, against=second)
+        assert made.content.comparison is not None
+        assert made.content.comparison.equal
+        if with_data:
+            assert all(row.entire.max_abs < 1e-5 for row in made.content.comparison.layers)
+    changed = next(tensor for tensor in first.graph.initializer if tensor.name == "v")
+    changed.raw_data = np.ones((4, 5, 1, 1), np.float32).tobytes()
+    assert not report(first, inputs, against=second).content.comparison.equal
