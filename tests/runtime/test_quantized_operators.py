@@ -302,16 +302,21 @@ def test_a_quantized_lstm_has_its_weights(directions, per_column):
     np.testing.assert_allclose(run(proto, x=x), run(same, x=x), atol=0.02)
 
 
-@pytest.mark.parametrize("kind", ["int4", "uint4", "int2", "uint2", "float8_e4m3fn", "float8_e5m2", "int8", "int16"])
+@pytest.mark.parametrize(
+    "kind",
+    ["int4", "uint4", "int2", "uint2", "float4_e2m1fn", "float8_e4m3fn", "float8_e5m2", "int8", "int16", "uint16"],
+)
 @pytest.mark.parametrize("granularity", ["tensor", "axis", "block"])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_dequantized_weight_is_read_in_every_type_and_granularity(kind, granularity, transposed):
     dtype = np.dtype(getattr(ml_dtypes, kind, None) or kind)
-    low, high = {"int4": (-8, 8), "uint4": (0, 16), "int2": (-2, 2), "uint2": (0, 4)}.get(kind, (-100, 100))
+    low, high = {"int4": (-8, 8), "uint4": (0, 16), "int2": (-2, 2), "uint2": (0, 4), "uint16": (0, 999)}.get(
+        kind, (-100, 100)
+    )
     codes = RNG.integers(low, high, (8, 6)).astype(np.float32).astype(dtype)
     shape = {"tensor": (), "axis": (6,), "block": (2, 6)}[granularity]
     scale = np.asarray(RNG.uniform(0.01, 0.1, shape), np.float32)
-    zeros = np.asarray(RNG.integers(0, 2, shape)).astype(np.float32).astype(dtype)
+    zeros = np.asarray(RNG.integers(0, 1 if kind.startswith("float") else 2, shape)).astype(np.float32).astype(dtype)
     attributes = {"tensor": {}, "axis": {"axis": 1}, "block": {"axis": 0, "block_size": 4}}[granularity]
     spread = np.repeat(scale, 4, 0) if granularity == "block" else scale
     spread_zeros = np.repeat(zeros.astype(np.float64), 4, 0) if granularity == "block" else zeros.astype(np.float64)
