@@ -46,6 +46,18 @@ import sys, onnxscope
 a, b, images = sys.argv[1:4]
 onnxscope.report(a, images, against=b)
 """
+ENCODERS = f"""
+import sys, numpy, torch
+from onnxruntime.quantization import quantize_dynamic
+torch.manual_seed(0)
+layer = torch.nn.TransformerEncoderLayer(512, 8, 2048, batch_first=True, norm_first=True)
+network = torch.nn.TransformerEncoder(layer, 6, enable_nested_tensor=False).eval()
+x = torch.randn({WHOLE_BATCH}, 64, 512)
+options = dict(input_names=["x"], dynamo=False, dynamic_axes=dict(x=dict([(0, "batch")])), opset_version=17)
+torch.onnx.export(network, (x,), sys.argv[1], **options)
+quantize_dynamic(sys.argv[1], sys.argv[2])
+numpy.save(sys.argv[3], x.numpy())
+"""
 PROGRAMS = {
     "two plain runs, whole process": (PLAIN, ""),
     "diff, whole process, one batch of 16 with noise floor": (DIFF, "3x, 1.6x"),
@@ -159,6 +171,23 @@ def models(folder: Path) -> tuple[Path, Path, Path]:
     return first, second, faithful
 
 
+def encoders(folder: Path) -> tuple[Path, Path, Path]:
+    """A transformer encoder of six layers, 512 wide, as it is exported; its dynamically quantized copy; and data."""
+    paths = folder / "encoder.onnx", folder / "int8.onnx", folder / "tokens.npy"
+    # A process of its own: what one has used before it starts another one counts as the other's peak.
+    subprocess.run([sys.executable, "-W", "ignore", "-c", ENCODERS, *map(str, paths)], check=True, capture_output=True)
+    return paths
+
+
+def encoder_table(a: Path, b: Path, data: Path, pairs: int) -> Table:
+    """Whole processes: a float transformer against its int8 copy."""
+    title = f"A transformer encoder (6 layers, 512 wide) against its dynamic int8 copy, one batch of {WHOLE_BATCH}"
+    programs = {way: program for way, (program, _) in list(PROGRAMS.items())[:2]}
+    aims = dict(zip(programs, ("", "3x"), strict=True))
+    ways = {way: (partial(whole_process, program, a, b, data), aims[way]) for way, program in programs.items()}
+    return compared(title, ways, pairs)
+
+
 def table(a: Path, b: Path, pairs: int) -> Table:
     """The steady state: medians, and ratios to the two plain sessions, taken in turn."""
     title = f"ResNet50 as deployed against a copy with noise of {NOISE:g} in every weight, batches of {BATCH}"
@@ -202,6 +231,7 @@ def main() -> None:
         images = Path(name, "images.npy")
         np.save(images, np.random.default_rng(0).standard_normal((WHOLE_BATCH, 3, 224, 224), np.float32))
         print(whole_table(faithful, deployed, images, pairs).text())
+        print(encoder_table(*encoders(Path(name)), pairs).text())
 
 
 if __name__ == "__main__":
