@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from onnxscope.analyses.left_out import LeftOut, left_out
+from onnxscope.base.name_patterns import select_names
 from onnxscope.base.results import Record, within
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import format_number, not_finite_text, printable
 from onnxscope.errors import InputError
+from onnxscope.model.graphs import Node
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.parameters import Parameter
-from onnxscope.model.selectors import select_names
+from onnxscope.model.selectors import choose
 from onnxscope.numerics.tensor_summary import Summary, describe_all
 from onnxscope.runtime.stored_values import read_parameter
 
@@ -223,7 +226,9 @@ def run_weights(
     if selectors:
         candidates = [(parameter.name, parameter.layer, parameter.initializer) for parameter in parameters]
         facets = [_facets(parameter) for parameter in parameters]
-        indices = select_names(candidates, selectors, where=model.name, facets=facets)
+        indices = select_names(
+            candidates, selectors, where=model.name, facets=facets, otherwise=partial(_of_layers, model)
+        )
         parameters = [parameters[index] for index in indices]
         absent = ()
     tensors = (_tensor_and_axis(model, parameter, seen) for parameter in parameters)
@@ -231,6 +236,23 @@ def run_weights(
     rows = tuple(WeightRecord(parameter, summary) for parameter, summary in zip(parameters, summaries, strict=True))
     others = () if selectors else left_out(model)
     return WeightStatistics(model=model.to_dict(), rows=rows, absent=tuple(absent), bins=bins, left_out=others)
+
+
+def _of_layers(model: Model, selector: str, excluding: bool) -> set[int]:
+    """Indices of the parameters of the layers and nodes that a selector chooses, by whatever they compute.
+
+    A layer is excluded by what it is observed at, not by what is inside it.
+    """
+    places = choose(model, [selector]).inside
+    values: dict[Node, frozenset[str]] = {
+        part: frozenset((layer.value,)) if excluding else layer.values for layer in model.layers for part in layer.parts
+    }
+    nodes = {place: part.operand.node for place, part in enumerate(model.parameters) if part.operand is not None}
+    return {
+        place
+        for place, node in nodes.items()
+        if any((node.path, value) in places for value in values.get(node, node.outputs))
+    }
 
 
 def _facets(parameter: Parameter) -> dict[str, str]:

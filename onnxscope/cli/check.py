@@ -23,6 +23,7 @@ from onnxscope.cli.options import (
     force_option,
     image_options,
     input_option,
+    select_option,
 )
 from onnxscope.errors import BaselineError, InputError, OnnxscopeError
 
@@ -45,6 +46,7 @@ __all__ = ["check"]
     help="What `snapshot` wrote; else NAME.onnxscope.json beside NAME.onnx.",
 )
 @input_option(required=False)
+@select_option
 @image_options
 @batch_options
 @click.option("--update", is_flag=True, help="Rewrite the baseline, and print what has changed.")
@@ -66,6 +68,7 @@ def check(
     models: tuple[Path, ...],
     baseline: Path | None,
     inputs: tuple[str, ...],
+    select: tuple[str, ...],
     preprocess: str | None,
     layout: Literal["auto", "nchw", "nhwc"],
     batch_axis: BatchAxis,
@@ -88,6 +91,8 @@ def check(
     from onnxscope.gate.ci_formats import Outcome, Outcomes
     from onnxscope.gate.settings import find_settings, read_settings
 
+    if update and select:
+        raise click.UsageError("--update takes all of a baseline; leave --select out")
     if baseline is not None and len(models) > 1:
         raise click.UsageError("--baseline is of one MODEL; several have theirs beside them")
     settings = read_settings(config)
@@ -99,7 +104,7 @@ def check(
         [*_files_read(models, opened, inputs, preprocess), find_settings(config), *(() if update else places)],
     )
     refuse_foreign([(junit_file, JUNIT), (markdown_file, MARKDOWN)], force=force)
-    asked: dict[str, Any] = {"preprocess": preprocess, "layout": layout}
+    asked: dict[str, Any] = {"select": select, "preprocess": preprocess, "layout": layout}
     asked |= {"batch_axis": batch_axis, "batch_size": batch_size, "limit": limit}
     gate = _Gate(inputs=inputs, options={**asked, "settings": settings}, update=update, single=len(models) == 1)
     to_stderr = shown.form == "json"

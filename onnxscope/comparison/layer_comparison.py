@@ -12,6 +12,7 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.align_layers import Align, Alignment, align_layers, layer_keys, pair_by_values
 from onnxscope.comparison.common_feed import CommonFeed
 from onnxscope.comparison.layer_difference import LayerDifference
+from onnxscope.comparison.match_values import paired_values
 from onnxscope.comparison.measure import held_by, near_values
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
@@ -21,13 +22,15 @@ from onnxscope.comparison.unstable_sides import mode_changes, notes_on_unstable
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, folded_change, one_sided
 from onnxscope.comparison.whole_weights import whole_of
 from onnxscope.errors import RunError
+from onnxscope.model.chosen_parts import Selection
+from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import Tap, select_names
+from onnxscope.model.selectors import Tap
 from onnxscope.numerics.distances import Tolerance
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.structure.attributes import attributes_of
-from onnxscope.structure.compare_records import compare_records
+from onnxscope.structure.compare_records import NodeChange, compare_records
 from onnxscope.structure.stored_numbers import changes_numbers
 
 __all__ = ["ComparedLayers", "LayerComparison"]
@@ -89,20 +92,23 @@ class LayerComparison:
         self._options = options
         self._notes: list[str] = [*notes_on_unstable(sides[0].model, sides[1].model)]
         self._alignment = _aligned(sides, feed, align, self._notes, options)
-        self._kept = _selected(sides[0], [select] if isinstance(select, str) else list(select))
-        self._pairs = [
-            (sides[0].layers[left], sides[1].layers[right])
-            for left, right in self._alignment.pairs
-            if self._kept is None or left in self._kept
+        selectors = [select] if isinstance(select, str) else list(select)
+        chosen = Selection(sides[0].model, selectors) if selectors else None
+        self._kept = None if chosen is None else chosen.layers
+        pairs = [(sides[0].layers[left], sides[1].layers[right]) for left, right in self._alignment.pairs]
+        shown = [
+            place for place, (left, _) in enumerate(self._alignment.pairs) if self._kept is None or left in self._kept
         ]
         self._weights = _weight_changes(sides, self._alignment, self._kept)
-        self._structure = tuple(change for pair in self._pairs for change in _structure_changes(sides, *pair))
-        if self._kept is None:
-            self._structure += _node_changes(sides, self._pairs, self._weights)
-        self._structure += mode_changes(sides[0].model, sides[1].model)
+        self._structure = (
+            *(change for place in shown for change in _structure_changes(sides, *pairs[place])),
+            *_node_changes(sides, pairs, self._weights, chosen),
+        )
         for side in sides:
             side.model.storage.release()
-        self._run = PairedRun(sides, self._pairs, options, tolerance=tolerance)
+        self._count = len(shown)
+        others = () if chosen is None else paired_values(sides[1].model, chosen.values)
+        self._run = PairedRun(sides, pairs, shown, options, others=others, tolerance=tolerance)
 
     @property
     def model(self) -> Model:
@@ -135,7 +141,10 @@ class LayerComparison:
             changed = {change.layer for change in weights if change.change not in _THE_SAME} | {
                 change.layer for change in self._structure
             }
-            layers = [replace(row, settled=row.entire is None and row.a.layer not in changed) for row in layers]
+            layers = [
+                replace(row, settled=row.entire is None and place < self._count and row.a.layer not in changed)
+                for place, row in enumerate(layers)
+            ]
         only_a, only_b = _unaligned(self._sides, self._alignment, self._kept)
         comparison = Comparison(
             a=self._sides[0].model.to_dict(),
@@ -229,17 +238,8 @@ def _by_values(
     return pair_by_values(alignment, pairs)
 
 
-def _selected(side: ModelLayers, selectors: list[str]) -> set[int] | None:
-    """Indices of the chosen layers, None for all of them."""
-    if not selectors:
-        return None
-    candidates = [(layer.name, layer.value, layer.node.name) for layer in side.layers]
-    facets = [{"op": layer.node.op_type, "node": layer.node.name} for layer in side.layers]
-    return set(select_names(candidates, selectors, where=side.model.name, facets=facets))
-
-
 def _weight_changes(
-    sides: tuple[ModelLayers, ModelLayers], alignment: Alignment, kept: set[int] | None
+    sides: tuple[ModelLayers, ModelLayers], alignment: Alignment, kept: frozenset[int] | None
 ) -> list[WeightChange]:
     changes: list[WeightChange] = []
     pairs = [(left, right) for left, right in alignment.pairs if kept is None or left in kept]
@@ -263,7 +263,7 @@ def _weight_changes(
 
 
 def _unaligned(
-    sides: tuple[ModelLayers, ModelLayers], alignment: Alignment, kept: set[int] | None
+    sides: tuple[ModelLayers, ModelLayers], alignment: Alignment, kept: frozenset[int] | None
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
     def shown(side: ModelLayers, only: Sequence[int]) -> tuple[tuple[str, str], ...]:
         layers = [side.layers[index] for index in only]
@@ -298,17 +298,33 @@ def _structure_changes(sides: tuple[ModelLayers, ModelLayers], x: Layer, y: Laye
 
 
 def _node_changes(
-    sides: tuple[ModelLayers, ModelLayers], pairs: Sequence[tuple[Layer, Layer]], weights: Sequence[WeightChange]
+    sides: tuple[ModelLayers, ModelLayers],
+    pairs: Sequence[tuple[Layer, Layer]],
+    weights: Sequence[WeightChange],
+    chosen: Selection | None,
 ) -> tuple[StructureChange, ...]:
     """What is not the same about any node, beside what is told of layers and weights."""
     places = ([side.places.get(layer.node) for side, layer in zip(sides, pair, strict=True)] for pair in pairs)
     known = [(left, right) for left, right in places if left is not None and right is not None]
+    modes = mode_changes(sides[0].model, sides[1].model)
     # A Transpose that one model alone has is accounted for where a weight has its inputs in the other layout's order.
     is_moved = any(change.change == "permuted" and not change.counts for change in weights)
-    return tuple(
+    of_nodes = [
         StructureChange(change.layer, change.message, counts=changes_numbers(change))
         for change in compare_records(sides[0].records, sides[1].records, known)
         if not (is_moved and change.what == "node" and "Transpose" in (change.expected, change.found))
+        and not any(_tells_mode(change, node) for _, node in modes)
+        and (chosen is None or chosen.holds(change.node))
+    ]
+    return (*of_nodes, *(change for change, node in modes if chosen is None or chosen.holds(node)))
+
+
+def _tells_mode(change: NodeChange, node: Node) -> bool:
+    """Whether a change is no more than the mode of a node that is told as such: training, or being there at all."""
+    if change.what == "node":
+        return change.node is node
+    return change.what in ("training_mode", f"{node.op_type}.training_mode") and (
+        change.node is None or change.node.op_type == node.op_type or change.what != "training_mode"
     )
 
 

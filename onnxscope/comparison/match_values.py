@@ -16,9 +16,10 @@ from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import spec_text
 from onnxscope.inputs.layouts import find_layout
 from onnxscope.model.loading import Model
+from onnxscope.model.selectors import Place, Tap, tap_values
 from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["Counterpart", "FedInput", "match_inputs", "match_values", "pair_outputs", "with_batch_of"]
+__all__ = ["Counterpart", "FedInput", "match_inputs", "match_values", "pair_outputs", "paired_values", "with_batch_of"]
 
 Array = NDArray[Any]
 
@@ -158,6 +159,27 @@ def pair_outputs(a: Model, b: Model) -> list[tuple[str, str]]:
     others = [name for name in left if name not in right], [name for name in right if name not in left]
     partners = {name: name for name in left if name in right} | dict(zip(*others, strict=False))
     return [(name, partners[name]) for name in left if name in partners]
+
+
+def paired_values(model: Model, values: Sequence[Tap]) -> list[tuple[Tap, Tap | None]]:
+    """Find in a second model what belongs to values of the first, by their names, else by those of their nodes.
+
+    Args:
+        model: The second.
+        values: Of the first.
+    """
+    names = {tap: _places_like(model, tap) for tap in values}
+    taps = tap_values(model, dict.fromkeys(place for places in names.values() for place in places))
+    return [(tap, taps[places[0]] if len(places) == 1 else None) for tap, places in names.items()]
+
+
+def _places_like(model: Model, tap: Tap) -> list[Place]:
+    graph = model.graphs.get(tap.path)
+    if graph is not None and tap.value in graph.producers:
+        return [(tap.path, tap.value)]
+    layers = model.names.layers
+    nodes = [node for node in layers if layers[node] == tap.layer and node.op_type == tap.op_type and node.outputs[0]]
+    return [(node.path, node.outputs[0]) for node in nodes]
 
 
 def with_batch_of(a: InputSpec, b: InputSpec) -> InputSpec:

@@ -66,6 +66,7 @@ class Comparer:
         counterparts: Sequence[Counterpart],
         inputs: Sequence[FedInput],
         *,
+        fed: Sequence[Counterpart] = (),
         tolerance: Tolerance | None,
         samples: int,
         memory_budget_bytes: int,
@@ -78,6 +79,7 @@ class Comparer:
             b: The model to be compared with it.
             counterparts: In execution order.
             inputs: What the inputs of `b` are made of.
+            fed: More values that the second model's layers are fed with, where own errors are measured.
             tolerance: Count the numbers beyond it.
             samples: How many times the pilot run's samples a batch has, rounded up.
             memory_budget_bytes: What values may take that leave onnxruntime.
@@ -86,6 +88,7 @@ class Comparer:
         self._a, self._b = a, b
         self._counterparts = counterparts
         self._inputs = inputs
+        self._fed = [*counterparts, *fed]
         self._tolerance = tolerance
         self._threads = threads
         self._groups = within_budget(
@@ -100,7 +103,7 @@ class Comparer:
         if a is not None and counterparts:
             try:
                 self._merged = merge_models(
-                    a.model, a.tapped.proto, b.model, b.tapped.proto, counterparts, inputs, tolerance=tolerance
+                    a.model, a.tapped.proto, b.model, b.tapped.proto, counterparts, inputs, fed=fed, tolerance=tolerance
                 )
             except RunError as error:
                 self.fallback = str(error)
@@ -191,7 +194,7 @@ class Comparer:
         model = self._b.model
         if number not in self._own:
             wanted = [self._counterparts[place] for place in group]
-            proto, used = own_model(model, self._b.tapped.proto, self._counterparts, wanted)
+            proto, used = own_model(model, self._b.tapped.proto, self._fed, wanted)
             session = open_session(model, proto, threads=self._threads)
             self._own[number] = session, used
         session, used = self._own[number]

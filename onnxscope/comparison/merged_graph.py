@@ -63,6 +63,7 @@ def merge_models(
     counterparts: Sequence[Counterpart],
     inputs: Sequence[FedInput],
     *,
+    fed: Sequence[Counterpart] = (),
     tolerance: Tolerance | None,
 ) -> Merged:
     """Build the graph that compares.
@@ -74,13 +75,14 @@ def merge_models(
         proto_b: Its tapped copy.
         counterparts: In execution order.
         inputs: One for every input of `b`.
+        fed: More values that the copy of `b` reads in place of its own; they are not measured.
         tolerance: Count the numbers beyond it.
 
     Raises:
         RunError: They cannot stand in one graph: their operator sets differ, the files have no folder in common, or
             values are in half precision.
     """
-    if any({pair.dtype_a, pair.dtype_b} & HALF_TYPES for pair in counterparts):
+    if any({pair.dtype_a, pair.dtype_b} & HALF_TYPES for pair in (*counterparts, *fed)):
         # On a CPU they are computed in float32, and a probe behind them would see numbers that were never rounded.
         raise RunError("values in half precision")
     if any(map(_are_long, counterparts)) and opset_of(proto_a) < _WHERE_OPSET:
@@ -96,19 +98,20 @@ def merge_models(
             proto.graph.input[-1].name = f"a:{value.name}"
     first, second, third = (GraphWriter(proto, prefix) for prefix in ("p:", "q:", "r:"))
     _copy_graph(proto, proto_a, lambda name: f"a:{name}", a.folder, folder)
-    fed = {source.b: source for source in inputs}
+    sources = {source.b: source for source in inputs}
 
     def in_b(name: str) -> str:
         return f"a:{shared[name]}" if name in shared else f"b:{name}"
 
-    for name, source in fed.items():
+    for name, source in sources.items():
         value = f"a:{source.a}"
         value = first.node("Transpose", [value], perm=list(source.permutation)) if source.permutation else value
         value = first.cast(value, source.elem_type) if source.elem_type else value
         value = first.rounded(value) if source.elem_type in _HALF else value
         proto.graph.node.append(onnx.helper.make_node("Identity", [value], [f"b:{name}"]))
     _copy_graph(proto, proto_b, in_b, b.folder, folder, left_out=shared.keys())
-    alone = _copy_with_replacements(proto, proto_b, b, counterparts, in_b, fed.keys(), second)
+    read = [*counterparts, *fed]
+    alone = _copy_with_replacements(proto, proto_b, b, read, in_b, sources.keys(), second)
     outputs: list[dict[str, str]] = [{} for _ in counterparts]
     for place in range(len(counterparts) - 1, -1, -1):
         pair = counterparts[place]

@@ -49,8 +49,10 @@ class PairedRun:
         self,
         sides: tuple[ModelLayers, ModelLayers],
         pairs: Sequence[tuple[Layer, Layer]],
+        shown: Sequence[int],
         options: RunOptions,
         *,
+        others: Sequence[tuple[Tap, Tap | None]] = (),
         tolerance: Tolerance | None,
     ) -> None:
         """Prepare.
@@ -58,11 +60,17 @@ class PairedRun:
         Args:
             sides: Both models.
             pairs: Layers of the first and of the second model that belong together, in execution order.
+            shown: Which of the pairs have rows. The others are observed all the same: what a layer adds of its own is
+                seen where everything before it is fed with the first model's values.
             options: Threads, and what values may take that leave onnxruntime.
+            others: Values that belong to no layer, and their counterparts where there are any.
             tolerance: Count the numbers beyond it.
         """
         self._sides = sides
         self._pairs = pairs
+        self._shown = shown
+        self._others = [(a, b) for a, b in others if b is not None]
+        self._alone = [a for a, b in others if b is None]
         self._options = options
         self._tolerance = tolerance
         self._measured: dict[int, tuple[Counterpart, Measured, Discrepancy]] = {}
@@ -73,6 +81,7 @@ class PairedRun:
         self._own_noise: dict[str, Discrepancy] = {}
         self._causes: Mapping[str, str] = {}
         self._taps = self._paired_taps()
+        self._row_count = len(self._taps[0]) - len(self._random)
         self._in_codes = rounds_to_codes(sides[0].model, sides[1].model)
         self.record: dict[str, Any] | None = None
         self.samples = 0
@@ -82,8 +91,10 @@ class PairedRun:
 
     @property
     def taps(self) -> Sequence[Tap]:
-        """Of the first model, at its paired layers and outputs: what its pilot has to observe."""
-        return self._taps[0]
+        """Of the first model: what its pilot has to observe, first the values of the layers that have rows."""
+        taps, shown = self._taps[0], set(self._shown)
+        rest = [tap for place, tap in enumerate(taps) if place not in shown]
+        return [*(taps[place] for place in self._shown), *rest]
 
     def measure(self, feed: CommonFeed, first: Pilot, shown: Sequence[Mapping[str, Array]] = ()) -> None:
         """Run both models over the inputs.
@@ -111,14 +122,15 @@ class PairedRun:
             self.notes += [f"feature maps are not shown side by side: {error}"] if shown else []
             shown = ()
         counterparts = self._counterparts(first, second)
-        axes = {pair.a: pair.channel_axis for pair in counterparts.values()}
+        shown_places = {*self._shown, *range(len(self._pairs), self._row_count)}
+        wanted = {place: pair for place, pair in counterparts.items() if place in shown_places}
+        axes = {pair.a: pair.channel_axis for pair in wanted.values()}
         axes |= {composite.a: None for composite in self._composites.values()}
         noise = own_noise(first, axes)
-        pairs = counterparts.values()
-        shaken = [pair for pair in pairs if floor_of(noise[pair.a], ["float32"]).unstable is not None]
-        self._own_noise = noise_when_fed(first, pairs, shaken) if shaken else {}
+        shaken = [pair for pair in wanted.values() if floor_of(noise[pair.a], ["float32"]).unstable is not None]
+        self._own_noise = noise_when_fed(first, counterparts.values(), shaken) if shaken else {}
         self._causes = unstable_values(first.model)
-        of_layers = {place: pair for place, pair in counterparts.items() if place < len(self._pairs)}
+        of_layers = {row: counterparts[place] for row, place in enumerate(self._shown) if place in counterparts}
         self.side_by_side = [
             _side_by_side(first, second, of_layers, feeds, feed.of_second(feeds) if number else None)
             for number, feeds in enumerate(shown)
@@ -126,8 +138,9 @@ class PairedRun:
         comparer = Comparer(
             first,
             second,
-            list(counterparts.values()),
+            list(wanted.values()),
             feed.inputs,
+            fed=[pair for place, pair in counterparts.items() if place not in wanted],
             tolerance=self._tolerance,
             samples=_times(whole, first.feeds),
             memory_budget_bytes=self._options.memory_budget_bytes,
@@ -145,25 +158,36 @@ class PairedRun:
         self.notes += [f"{count} samples: {remark}" for remark, count in feed.seen.remarks.items()]
         if comparer.fallback is not None:
             self.notes.append(f"compared in two sessions, not in one graph: {comparer.fallback}")
-        for (place, pair), measured in zip(counterparts.items(), totals, strict=True):
+        for (place, pair), measured in zip(wanted.items(), totals, strict=True):
             self._measured[place] = pair, measured, noise[pair.a]
         for composite in self._composites.values():
             composite.noise = noise[composite.a]
 
     def rows(self) -> tuple[list[LayerDifference], list[LayerDifference]]:
-        """One for every pair of layers, and one for every output."""
+        """One for every pair of layers that has one and every other value, and one for every output."""
         types = element_types(
-            [self._own_types(place) for place in range(len(self._pairs) + len(self._outputs))],
+            [self._own_types(place) for place in range(self._row_count)],
             [
                 [(layer, side.before(layer)) for side, layer in zip(self._sides, pair, strict=True)]
                 for pair in self._pairs
             ],
         )
+        pairs = [(place, *self._pairs[place]) for place in self._shown]
         layers = [
             self._row(place, Side(x.name, x.value), Side(y.name, y.value), x.node.op_type, types[place])
-            for place, (x, y) in enumerate(self._pairs)
+            for place, x, y in pairs
         ]
         start = len(self._pairs)
+        first = start + len(self._outputs)
+        layers += [
+            self._row(place, Side(x.layer, x.value), Side(y.layer, y.value), x.op_type, types[place])
+            for place, (x, y) in enumerate(self._others, first)
+        ]
+        missing = None if self.record is None else "the second model has no value that belongs to it"
+        layers += [
+            not_measured(Side(tap.layer, tap.value), Side("", ""), tap.op_type, missing, incomparable=False)
+            for tap in self._alone
+        ]
         outputs = [
             self._row(start + place, Side(x, x), Side(y, y), "Output", types[start + place])
             for place, (x, y) in enumerate(self._outputs)
@@ -237,9 +261,12 @@ class PairedRun:
         for place, names in enumerate(self._outputs, len(self._pairs)):
             for side, name in enumerate(names):
                 taps[side].append(self._sides[side].output_tap(name, f"{place}"))
-        for place, names in enumerate(self._random, len(self._pairs) + len(self._outputs)):
+        for values in self._others:
+            for side, tap in enumerate(values):
+                taps[side].append(replace(tap, name=f"{len(taps[side])}"))
+        for names in self._random:
             for side, name in enumerate(names):
-                taps[side].append(self._sides[side].output_tap(name, f"{place}"))
+                taps[side].append(self._sides[side].output_tap(name, f"{len(taps[side])}"))
         return taps
 
     def _compared_at(self, layers: tuple[Layer, Layer]) -> list[str]:

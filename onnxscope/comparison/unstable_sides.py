@@ -9,6 +9,7 @@ from onnxscope.comparison.floors import discrepancy_of, larger_noise
 from onnxscope.comparison.match_values import Counterpart
 from onnxscope.comparison.merged_graph import own_model
 from onnxscope.comparison.result import StructureChange
+from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Discrepancy
 from onnxscope.runtime.pilot import Pilot
@@ -29,15 +30,19 @@ def notes_on_unstable(first: Model, second: Model) -> tuple[str, ...]:
     return tuple(f"the {side} model: {remark}" for side, of_side in sides for remark in of_side)
 
 
-def mode_changes(first: Model, second: Model) -> tuple[StructureChange, ...]:
-    """Return the random or stateful nodes that one of the models has alone.
+def mode_changes(first: Model, second: Model) -> tuple[tuple[StructureChange, Node], ...]:
+    """Return the random or stateful nodes that one of the models has alone, and what is to be said of each.
 
     A node of one is that of the other where both have the layer's name, else in the order of nodes with one operator.
     """
+    models = {"first": first, "second": second}
     _, alone = _paired(first, second)
     return tuple(
-        StructureChange(node.layer, f"{node.subject} {node.reason}; in the {side} model alone", counts=True)
-        for side, nodes in zip(("first", "second"), alone, strict=True)
+        (
+            StructureChange(node.layer, f"{node.subject} {node.reason}; in the {side} model alone", counts=True),
+            next(other for other in models[side].graphs[node.path].nodes if other.label == node.name),
+        )
+        for side, nodes in zip(models, alone, strict=True)
         for node in nodes
     )
 

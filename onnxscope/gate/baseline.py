@@ -226,17 +226,16 @@ def snapshot(
         limit=limit,
         threads=threads,
     )
-    return run_snapshot(load_model(model, custom_ops=custom_ops), inputs, options)
+    return run_snapshot(standard_model(load_model(model, custom_ops=custom_ops)), inputs, options)
 
 
 def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
-    """Take a baseline of a model; see `snapshot`.
+    """Take a baseline of a model in its one form, that of `standard_model`; see `snapshot`.
 
     Raises:
         InputError: The inputs do not fit.
         RunError: onnxruntime fails.
     """
-    model = standard_model(model)
     layers = model.layers
     digests: dict[str, tuple[str, str | None]] = {}
 

@@ -7,10 +7,12 @@ A node is read by how many lines before it stands, so that a new node changes fe
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from onnxscope.base.json_files import Fields
+from onnxscope.model.graphs import Node
 from onnxscope.model.layer_names import Operand, is_anonymous
 from onnxscope.model.loading import Model
 from onnxscope.runtime.constant_values import digest_of_text
@@ -22,6 +24,7 @@ __all__ = [
     "check_node",
     "is_stored",
     "line_of_layer",
+    "listed_nodes",
     "node_findings",
     "node_rows",
     "records_of",
@@ -62,14 +65,30 @@ def records_with_lines(model: Model, digests: Mapping[str, str]) -> tuple[NodeRe
     return node_records(model, listed)
 
 
+def listed_nodes(model: Model) -> list[Node | None]:
+    """Return the node of each line of `node_rows`, None for an output."""
+    names = (parameter.name for parameter in model.parameters)
+    return [record.node for record in records_with_lines(model, dict.fromkeys(names, ""))]
+
+
 def node_rows(records: Sequence[NodeRecord]) -> tuple[dict[str, Any], ...]:
     """Return the lines of records."""
     return tuple(_row(record, place) for place, record in enumerate(records))
 
 
-def records_of(nodes: Sequence[Mapping[str, Any]] | None) -> list[NodeRecord]:
-    """Return the records behind a baseline's lines; none where it has no lines."""
-    return [_record(place, row) for place, row in enumerate(nodes or ())]
+def records_of(
+    nodes: Sequence[Mapping[str, Any]] | None, listed: Sequence[Node | None] | None = None
+) -> list[NodeRecord]:
+    """Return the records behind a baseline's lines; none where it has no lines.
+
+    Args:
+        nodes: The lines.
+        listed: The node of each line, where it is asked for.
+    """
+    records = [_record(place, row) for place, row in enumerate(nodes or ())]
+    if listed is None:
+        return records
+    return [replace(record, node=node) for record, node in zip(records, listed, strict=True)]
 
 
 def stored_digests(records: Sequence[NodeRecord]) -> set[str]:
@@ -118,7 +137,12 @@ def check_node(row: Fields, place: int) -> None:
 
 
 def node_findings(
-    old: Sequence[NodeRecord], new: Sequence[NodeRecord], known: Sequence[tuple[int, int]], told: Iterable[str]
+    old: Sequence[NodeRecord],
+    new: Sequence[NodeRecord],
+    known: Sequence[tuple[int, int]],
+    told: Iterable[str],
+    *,
+    holds: Callable[[Node | None], bool] = lambda node: True,
 ) -> list[tuple[dict[str, Any], bool]]:
     """Return where the nodes of two baselines differ, as the fields of a `Deviation`.
 
@@ -129,6 +153,7 @@ def node_findings(
         new: Of the second.
         known: Places of those that belong together.
         told: Digests of weights that are findings of their own.
+        holds: Whether what is said of a node of `new` is looked at; one that is gone is None.
     """
     if not old or not new:
         return []
@@ -146,7 +171,7 @@ def node_findings(
             changes_numbers(change),
         )
         for change in compare_records(old, new, known)
-        if not (isinstance(change.expected, str) and {change.expected, change.found} & of_told)
+        if holds(change.node) and not (isinstance(change.expected, str) and {change.expected, change.found} & of_told)
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxscope.analyses.weight_statistics import WeightStatistics
-from onnxscope.comparison.align_layers import layer_keys
+from onnxscope.comparison.align_layers import LayerKey, layer_keys
 from onnxscope.comparison.floors import Floor
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.comparison.whole_weights import sketch, whole_of
@@ -32,6 +32,7 @@ __all__ = [
     "long_outputs",
     "numbers_of",
     "output_row",
+    "row_names",
     "sha256_of",
     "weight_rows",
 ]
@@ -56,7 +57,7 @@ def layer_rows(model: Model, reader: LayerWeights, records: Sequence[NodeRecord]
         if layer.norm is not None:
             of_norm = attributes_of(layer.norm, model.storage)
             attributes |= {f"{layer.norm.op_type}.{name}": value for name, value in of_norm.items()}
-        name = layer.name if key.name is not None else f"{layer.kind}#{key.before[:8]}"
+        name = _row_name(layer, key)
         row = {
             "layer": name,
             "call": 0,
@@ -88,6 +89,15 @@ def _whole(layer: Layer, reader: LayerWeights) -> dict[str, Any]:
     # A hundredth of the millionths that count.
     rounded = [_rounded(number, unit / 100) for number, unit in zip(numbers, units, strict=True)]
     return {"whole": {"weights": dict(whole.names), "sketch": rounded}}
+
+
+def row_names(model: Model) -> list[str]:
+    """What the rows of a model's layers are called, in execution order."""
+    return list(map(_row_name, model.layers, layer_keys(model.layers, lambda layer: None)))
+
+
+def _row_name(layer: Layer, key: LayerKey) -> str:
+    return layer.name if key.name is not None else f"{layer.kind}#{key.before[:8]}"
 
 
 _NOT_RUN: dict[str, Any] = {

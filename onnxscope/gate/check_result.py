@@ -61,6 +61,7 @@ class Check(Record):
         findings: What is not within its tolerance: the model itself first, then layers in execution order, each with
             its weights, then other weights.
         layers: The layers that were checked.
+        weights: How many weights were.
         notes: Remarks for people.
     """
 
@@ -69,6 +70,7 @@ class Check(Record):
     found: Baseline
     findings: tuple[Deviation, ...]
     layers: tuple[str, ...]
+    weights: int
     notes: tuple[str, ...]
 
     frame_keys = ("findings",)
@@ -113,7 +115,7 @@ class Check(Record):
     def verdict(self) -> str:
         """One line."""
         if self.ok:
-            return f"as the baseline says: {len(self.layers)} layers, {len(self.baseline.weights)} weights"
+            return f"as the baseline says: {len(self.layers)} layers, {self.weights} weights"
         count = len(self.findings)
         first = next((finding.layer for finding in self.findings if finding.layer), "")
         start = f", first in {printable(first)}" if first else ""

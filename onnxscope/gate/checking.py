@@ -13,15 +13,25 @@ from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.align_layers import Alignment, align_layers
 from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
-from onnxscope.gate.baseline_nodes import is_stored, line_of_layer, node_findings, records_of, stored_digests
+from onnxscope.gate.baseline_nodes import (
+    is_stored,
+    line_of_layer,
+    listed_nodes,
+    node_findings,
+    records_of,
+    stored_digests,
+)
 from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
 from onnxscope.gate.folded_layers import folded_layers, remarks_on_folds
 from onnxscope.gate.renamed_weights import remarks_on_names, under_new_names
+from onnxscope.gate.selected_rows import SelectedRows
 from onnxscope.gate.settings import Settings
 from onnxscope.gate.unstable_records import notes_on_change
+from onnxscope.model.graphs import Node
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.runtime.half_range import unfit_sentence
 from onnxscope.structure.node_records import NodeRecord
+from onnxscope.structure.standard_model import standard_model
 
 __all__ = ["check"]
 
@@ -36,6 +46,7 @@ def check(
     baseline: Baseline | str | os.PathLike[str],
     inputs: Any = None,
     *,
+    select: str | Sequence[str] = (),
     settings: Settings | None = None,
     preprocess: str | None = None,
     layout: Layout = "auto",
@@ -52,6 +63,7 @@ def check(
         model: A path, a `ModelProto` or a loaded `Model`.
         baseline: Of `snapshot()`, or its file.
         inputs: The same that the baseline was taken with; None compares structure and weights alone.
+        select: Selectors, as for `diff`; none checks everything. Outputs always are checked.
         settings: Tolerances and layers to ignore.
         preprocess: As for `snapshot`.
         layout: As for `snapshot`.
@@ -65,6 +77,7 @@ def check(
     Raises:
         ModelError: The model cannot be read.
         BaselineError: The baseline cannot be read.
+        SelectorError: A selector matches nothing.
         InputError: The inputs do not fit, or are others than the baseline's.
         RunError: onnxruntime fails.
     """
@@ -77,7 +90,9 @@ def check(
         threads=threads,
     )
     expected = baseline if isinstance(baseline, Baseline) else Baseline.load(baseline)
-    loaded = load_model(model, custom_ops=custom_ops)
+    loaded = standard_model(load_model(model, custom_ops=custom_ops))
+    selectors = [select] if isinstance(select, str) else list(select)
+    rows = SelectedRows(loaded, expected.layers, selectors, settings or Settings())
     notes = []
     if inputs is None and expected.input is not None:
         notes.append("nothing was run: structure and weights alone are checked; -i names the baseline's input")
@@ -90,7 +105,8 @@ def check(
     elif actual.input is not None and expected.input is not None and not renew:
         _require_same_input(expected.input, actual.input)
     notes += notes_on_change(expected.unstable, actual.unstable)
-    findings, layers, remarks = _compare(expected, actual, settings or Settings())
+    nodes = listed_nodes(loaded) if selectors or rows.settings.ignore else None
+    findings, layers, remarks = _compare(expected, actual, rows, nodes)
     notes += remarks
     notes += remarks_on_names(expected, actual, [finding.statistic for finding in findings])
     return Check(
@@ -99,6 +115,7 @@ def check(
         found=actual,
         findings=tuple(findings),
         layers=tuple(layers),
+        weights=sum(map(rows.holds_weight, expected.weights)),
         notes=tuple(notes),
     )
 
@@ -127,8 +144,11 @@ def _require_same_input(expected: Mapping[str, Any], actual: Mapping[str, Any]) 
     )
 
 
-def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[list[Deviation], list[str], list[str]]:
+def _compare(
+    expected: Baseline, actual: Baseline, rows: SelectedRows, nodes: Sequence[Node | None] | None
+) -> tuple[list[Deviation], list[str], list[str]]:
     """The findings, the layers that were compared, and remarks."""
+    settings = rows.settings
     findings = [
         Deviation(
             layer="",
@@ -146,29 +166,30 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
     weights: dict[str, list[Deviation]] = {}
     folded = folded_layers(expected, actual, alignment.pairs)
     stored = under_new_names(expected, actual, alignment.pairs)
-    records = records_of(expected.nodes), records_of(actual.nodes)
-    rest = [[row for row in rows if row["name"] not in folded.weights] for rows in (stored, actual.weights)]
+    records = records_of(expected.nodes), records_of(actual.nodes, nodes)
+    rest = [[row for row in side if row["name"] not in folded.weights] for side in (stored, actual.weights)]
     before, after = _without_constants(rest[0], rest[1], records)
-    for finding in _weight_findings(before, after, settings):
+    for finding in _weight_findings(before, after, rows):
         weights.setdefault(finding.layer, []).append(finding)
     ran = expected.input is not None and actual.input is not None
     changed = set(weights)
-    told = _told([*stored, *actual.weights], weights, folded.weights, settings)
-    of_nodes = _node_findings(expected, actual, records, alignment, told, settings)
-    nodes = [finding for finding, _ in of_nodes]
+    told = _told([*stored, *actual.weights], weights, folded.weights, rows)
+    of_nodes = _node_findings(expected, actual, records, alignment, told, rows)
+    others = [finding for finding, _ in of_nodes]
     unexplained = False
     layers: list[str] = []
     first: str | None = None
     for left, right in alignment.pairs:
         old, new = expected.layers[left], actual.layers[right]
-        if settings.ignores(old["layer"]):
+        is_held = rows.holds_layer(new) and not settings.ignores(old["layer"])
+        if not is_held and (new["layer"] not in rows.outputs or settings.ignores(old["layer"])):
             continue
         layers.append(old["layer"])
-        layer_findings = _structure_findings(old, new, folded=left in folded.layers)
+        layer_findings = _structure_findings(old, new, folded=left in folded.layers) if is_held else []
         moved = _moved(old, new, settings)
         if moved and moved[0].statistic != UNDECIDED:
             is_changed = old["layer"] in changed or (old["op_type"] != "Output" and old["content"] != new["content"])
-            cause = _cause(layer_findings, first, nodes, is_changed=is_changed)
+            cause = _cause(layer_findings, first, others, is_changed=is_changed)
             unexplained |= first is None and not is_changed
             moved = [replace(finding, message=f"{finding.message}; {cause}") for finding in moved]
         layer_findings += moved
@@ -176,14 +197,14 @@ def _compare(expected: Baseline, actual: Baseline, settings: Settings) -> tuple[
         if layer_findings:
             first = first or old["layer"]
         findings += layer_findings
-    findings += _unpaired(expected, actual, alignment, settings, outputs=ran)
+    findings += _unpaired(expected, actual, alignment, rows, outputs=ran)
     # What cannot be judged by its values is judged by what its nodes are.
     unjudged = {finding.layer for finding in findings if finding.statistic == UNDECIDED}
     judged = set(layers) - unjudged
     if ran and unexplained:  # what the nodes do was run, and one of them is to blame
-        findings = nodes + findings
+        findings = others + findings
     elif any(finding.statistic != UNDECIDED for finding in findings):
-        findings += nodes
+        findings += others
     else:
         findings += [
             finding
@@ -200,17 +221,18 @@ def _node_findings(
     records: tuple[Sequence[NodeRecord], Sequence[NodeRecord]],
     alignment: Alignment,
     told: Iterable[str],
-    settings: Settings,
+    rows: SelectedRows,
 ) -> list[tuple[Deviation, bool]]:
     """What is not the same about any node, each with whether it is about numbers that are others."""
     lines = line_of_layer(expected.layers, records[0]), line_of_layer(actual.layers, records[1])
     known = [(lines[0][x], lines[1][y]) for x, y in alignment.pairs if x in lines[0] and y in lines[1]]
-    findings = [(Deviation(**fields), is_number) for fields, is_number in node_findings(*records, known, told)]
-    return [(finding, is_number) for finding, is_number in findings if not settings.ignores(finding.layer)]
+    found = node_findings(*records, known, told, holds=rows.holds)
+    findings = [(Deviation(**fields), is_number) for fields, is_number in found]
+    return [(finding, is_number) for finding, is_number in findings if not rows.settings.ignores(finding.layer)]
 
 
 def _unpaired(
-    expected: Baseline, actual: Baseline, alignment: Alignment, settings: Settings, *, outputs: bool
+    expected: Baseline, actual: Baseline, alignment: Alignment, rows: SelectedRows, *, outputs: bool
 ) -> list[Deviation]:
     """Layers, and where it is asked for outputs, that one side alone has."""
     findings = []
@@ -218,7 +240,7 @@ def _unpaired(
         for place in only:
             row = side.layers[place]
             counts = outputs or row["op_type"] != "Output"
-            if not settings.ignores(row["layer"]) and counts and not row.get("unread"):
+            if rows.holds_layer(row) and counts and not row.get("unread"):
                 before, after = (row["op_type"], None) if word == "gone" else (None, row["op_type"])
                 findings.append(
                     Deviation(
@@ -267,17 +289,17 @@ def _without_constants(
 
 
 def _told(
-    rows: Sequence[Mapping[str, Any]],
+    weights: Sequence[Mapping[str, Any]],
     findings: Mapping[str, Sequence[Deviation]],
     folded: Collection[str],
-    settings: Settings,
+    rows: SelectedRows,
 ) -> list[str]:
-    """The digests of weights that are findings, folded, or to be ignored: their nodes say nothing more of them."""
+    """The digests of weights that are findings, folded, or not looked at: their nodes say nothing more of them."""
     statistics = {finding.statistic for of_layer in findings.values() for finding in of_layer}
     return [
         row["sha256"]
-        for row in rows
-        if f"weight {row['name']}" in statistics or row["name"] in folded or settings.ignores(row["layer"])
+        for row in weights
+        if f"weight {row['name']}" in statistics or row["name"] in folded or not rows.holds_weight(row)
     ]
 
 
@@ -382,9 +404,9 @@ def _cause(
 
 
 def _weight_findings(
-    expected: Sequence[Mapping[str, Any]], actual: Sequence[Mapping[str, Any]], settings: Settings
+    expected: Sequence[Mapping[str, Any]], actual: Sequence[Mapping[str, Any]], rows: SelectedRows
 ) -> list[Deviation]:
-    old, new = ({row["name"]: row for row in rows if not settings.ignores(row["layer"])} for rows in (expected, actual))
+    old, new = ({row["name"]: row for row in side if rows.holds_weight(row)} for side in (expected, actual))
     findings = []
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)

@@ -2,7 +2,7 @@
 
 [tool.onnxscope]
 tolerance = 1e-5            # of the mean and the deviation, in units of the layer's deviation
-ignore = ["fc"]             # selectors of layers whose activations and weights may change
+ignore = ["fc", "op:Gemm"]  # selectors of layers and nodes whose activations and weights may change
 
 [tool.onnxscope.tolerances] # by selector; the last that matches holds
 "layer4.*" = 1e-3
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxscope.base.files import open_regular
+from onnxscope.base.name_patterns import kinds_hint, matcher
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
-from onnxscope.model.selectors import matcher
 
 __all__ = ["Settings", "find_settings", "read_settings"]
 
@@ -36,8 +36,8 @@ class Settings:
 
     Attributes:
         tolerance: How far mean and deviation of a layer may move, in units of its deviation.
-        tolerances: The same for layers that match a glob or `re:REGEX`.
-        ignore: Globs of layers that are not checked.
+        tolerances: The same by selector.
+        ignore: Selectors of layers and nodes that are not checked.
     """
 
     tolerance: float = 1e-5
@@ -98,6 +98,9 @@ def _settings(table: Any, where: str) -> Settings:
     for pattern in (*tolerances, *ignore):
         if not isinstance(pattern, str):
             raise InputError(f"not a selector: {pattern!r}: {where}")
+        hint = kinds_hint(pattern)
+        if hint is not None:
+            raise InputError(f"no kind of selector is called {pattern.partition(':')[0]!r}: {where}", hint=hint)
         matcher(pattern)
     numbers = [table.get("tolerance", Settings.tolerance), *tolerances.values()]
     for number in numbers:

@@ -59,6 +59,12 @@ class Layer:
         """The steps that lead to its graph, empty in the main graph."""
         return self.node.path
 
+    @property
+    def values(self) -> frozenset[str]:
+        """Every value of the layer, in its graph, up to what leaves it."""
+        outputs = (output for part in self.parts for output in part.outputs if output)
+        return frozenset((*outputs, self.inner, self.value))
+
 
 def find_layers(names: Names) -> tuple[Layer, ...]:
     """Return the layers of a model, those of its bodies included, in execution order."""

@@ -16,14 +16,11 @@ as they are.
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
-import itertools
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from onnxscope.base.name_patterns import Matcher, matcher, nothing_matches, split_selectors
 from onnxscope.base.text import printable
 from onnxscope.errors import SelectorError
 from onnxscope.model.activation_functions import activation_after, is_activation, own_output
@@ -32,12 +29,11 @@ from onnxscope.model.encodings import codes_scale
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
 
-__all__ = ["At", "Matcher", "Tap", "matcher", "select_layers", "select_names", "select_taps", "tap_values"]
+__all__ = ["At", "Choice", "Place", "Tap", "choose", "select_layers", "select_taps", "tap_values", "weighted_taps"]
 
 At = Literal["post", "pre"]
-Matcher = Callable[[str], bool]
-
-_MAX_COMPARED = 5000  # names looked at for a hint; comparing is slow
+Place = tuple[tuple[Step, ...], str]
+"""The path of a value's graph, and its name there."""
 
 
 @dataclass(frozen=True)
@@ -73,83 +69,26 @@ class Tap:
         return None if self.holds_indices else default_axis(rank, self.channel_axis)
 
 
-def matcher(pattern: str) -> Matcher:
-    """Compile a glob, or `re:` with a regular expression, into a test of whole names.
-
-    Raises:
-        SelectorError: The regular expression cannot be compiled.
-    """
-    if pattern.startswith("re:"):
-        try:
-            compiled = re.compile(pattern[3:])
-        except re.error as error:
-            raise SelectorError(f"not a regular expression ({error}): {printable(pattern)!r}") from error
-        return lambda name: compiled.fullmatch(name) is not None
-    if any(character in pattern for character in "*?["):
-        # A name may itself hold brackets, so the literal text always matches too.
-        return lambda name: name == pattern or fnmatch.fnmatchcase(name, pattern)
-    return lambda name: name == pattern
-
-
-def select_names(
-    candidates: Sequence[Sequence[str]],
-    selectors: Sequence[str],
-    *,
-    where: str,
-    facets: Sequence[Mapping[str, str]] = (),
-) -> list[int]:
-    """Choose among things that have several names, such as weights by parameter, layer and initializer.
-
-    Args:
-        candidates: The names of each thing.
-        selectors: Selectors. A name that is a scope chooses everything below it. None at all, or exclusions alone,
-            start from everything.
-        where: The model's name, for messages.
-        facets: What `op:`, `node:` and `rank:` see of each thing, by prefix; without it these are part of a name.
-
-    Returns:
-        Indices of the chosen ones, ascending.
-
-    Raises:
-        SelectorError: A selector is malformed or matches nothing.
-    """
-    everything = set(range(len(candidates)))
-
-    def resolve(selector: str) -> set[int]:
-        kind, _, pattern = selector.partition(":")
-        if facets and kind in ("op", "node", "rank"):
-            matches = matcher(pattern)
-            hits = {index for index in everything if matches(facets[index].get(kind, ""))}
-        else:
-            matches = matcher(selector.removeprefix("value:"))
-            hits = {index for index in everything if any(map(matches, candidates[index]))}
-        if not hits:
-            scopes = (selector + ".", selector + "/")
-            hits = {index for index in everything if any(name.startswith(scopes) for name in candidates[index])}
-        if not hits:
-            raise _nothing_matches(selector, {name: None for names in candidates for name in names}, where)
-        return hits
-
-    chosen, excluded = _split(selectors)
-    included = set().union(*map(resolve, chosen)) if chosen else everything
-    return sorted(included.difference(*map(resolve, excluded)))
-
-
 def select_taps(model: Model, selectors: Sequence[str], *, at: At = "post") -> list[Tap]:
     """Resolve selectors to taps, each value once, in execution order.
 
     Args:
         model: Its ranks are inferred where `rank:` is used and it does not declare every one.
-        selectors: See the module's description. None at all, or exclusions alone, start from every convolution, in a
-            model without any from every layer that has weights, and where there is none either, from every node output.
+        selectors: See the module's description. None at all choose every convolution, in a model without any every
+            layer that has weights, and where there is none either, every node output. Exclusions alone start from every
+            convolution and every other layer that has weights.
         at: Where layers and nodes are tapped: after (`post`) or before (`pre`) their activation function.
 
     Raises:
         SelectorError: A selector is malformed or matches nothing; the message lists the closest names.
     """
     resolver = _Resolver(model, at)
-    chosen, excluded = _split(selectors)
-    taps = [tap for selector in chosen for tap in resolver.resolve(selector)] if chosen else resolver.default()
+    chosen, excluded = split_selectors(selectors)
+    taps = (
+        [tap for selector in chosen for tap in resolver.resolve(selector)]
+        if chosen
+        else resolver.default(everything=bool(excluded))
+    )
     dropped = {tap.name for selector in excluded for tap in resolver.resolve(selector, inside=True)}
     unique: dict[str, Tap] = {}
     for tap in sorted(taps, key=lambda tap: (tap.order, tap.at is None)):
@@ -189,7 +128,55 @@ def select_layers(
     ]
 
 
-def tap_values(model: Model, values: Iterable[tuple[tuple[Step, ...], str]]) -> dict[tuple[tuple[Step, ...], str], Tap]:
+@dataclass(frozen=True)
+class Choice:
+    """What selectors choose of a whole model; a parameter stands for the layers that use it.
+
+    Attributes:
+        taps: The values that were named, without those that are excluded; None where everything is meant.
+        inside: These, and everything within the modules that were named.
+        excluded: What is left out.
+    """
+
+    taps: tuple[Tap, ...] | None
+    inside: frozenset[Place]
+    excluded: frozenset[Place]
+
+
+def choose(model: Model, selectors: Sequence[str]) -> Choice:
+    """Resolve selectors to whatever they mean, at the ends of layers and modules.
+
+    Args:
+        model: As for `select_taps`.
+        selectors: None at all, or exclusions alone, mean everything.
+
+    Raises:
+        SelectorError: A selector is malformed or matches nothing.
+    """
+    resolver = _Resolver(model, "post")
+    chosen, excluded = split_selectors(selectors)
+
+    def places(chosen: Sequence[str]) -> frozenset[Place]:
+        taps = [tap for selector in chosen for tap in resolver.resolve_weights(selector, inside=True)]
+        return frozenset((tap.path, tap.value) for tap in taps)
+
+    left_out = places(excluded)
+    taps = [tap for selector in chosen for tap in resolver.resolve_weights(selector)]
+    kept = {(tap.path, tap.value): tap for tap in sorted(taps, key=lambda tap: tap.order)}
+    return Choice(
+        taps=tuple(tap for place, tap in kept.items() if place not in left_out) if chosen else None,
+        inside=places(chosen),
+        excluded=left_out,
+    )
+
+
+def weighted_taps(model: Model) -> dict[Node, list[Tap]]:
+    """Return the taps of every node that owns weights, after its activation function, as a selector would."""
+    resolver = _Resolver(model, "post")
+    return {node: resolver.node_taps(node) for node in model.names.weighted}
+
+
+def tap_values(model: Model, values: Iterable[Place]) -> dict[Place, Tap]:
     """Return taps of values that are known exactly, by path and name, in execution order.
 
     Args:
@@ -208,11 +195,33 @@ class _Resolver:
         self._at = at
         self._owners = {(node.path, node.index): node for node in self._nodes()}
 
-    def default(self) -> list[Tap]:
-        nodes = [node for node in self._nodes() if node.operator.is_convolution]
-        nodes = nodes or [node for node in self._nodes() if self._names.owns_weights(node)]
+    def default(self, *, everything: bool) -> list[Tap]:
+        """The taps where nothing is chosen: convolutions alone, unless `everything` that has weights is meant."""
+        layers = [node for node in self._nodes() if node.operator.is_convolution or self._names.owns_weights(node)]
+        nodes = [] if everything else [node for node in layers if node.operator.is_convolution]
+        nodes = nodes or layers
         nodes = nodes or list(self._model.main.nodes)
         return [tap for node in nodes for tap in self.node_taps(node)]
+
+    def resolve_weights(self, selector: str, *, inside: bool = False) -> list[Tap]:
+        """As `resolve`; a parameter, by its own name or that of what stores it, stands for the layers that use it."""
+        matches = matcher(selector.removeprefix("value:"))
+        parameters = [part for part in self._model.parameters if matches(part.name) or matches(part.initializer)]
+        stored = {(part.graph.path, part.initializer) for part in parameters}
+        taps = [
+            tap
+            for node in (self._nodes() if stored else ())
+            for operand in self._names.operands(node)
+            if operand.origin is not None
+            and (self._model.graphs[node.path].scope_of(operand.origin.value).path, operand.origin.value) in stored
+            for tap in self.node_taps(node)
+        ]
+        try:
+            return [*taps, *self.resolve(selector, inside=inside)]
+        except SelectorError:
+            if not taps:
+                raise
+            return taps
 
     def resolve(self, selector: str, *, inside: bool = False) -> list[Tap]:
         """The taps that a selector chooses; `inside` adds everything within the modules that it names."""
@@ -233,7 +242,7 @@ class _Resolver:
                 or self._by_value(matches, initializer=selector)
             )
         if not taps:
-            raise _nothing_matches(selector, self._known_names(kind), self._model.name)
+            raise nothing_matches(selector, self._known_names(kind), self._model.name)
         return taps
 
     def _fed(self) -> list[str]:
@@ -370,26 +379,5 @@ class _Resolver:
             return dict.fromkeys(f"value:{value}" for node in self._nodes() for value in node.outputs if value)
         nodes = (node.name for node in self._nodes())
         values = (value for node in self._nodes() for value in node.outputs)
-        return dict.fromkeys(name for name in (*self._names.modules, *nodes, *values) if name)
-
-
-def _split(selectors: Sequence[str]) -> tuple[list[str], list[str]]:
-    for selector in selectors:
-        if not selector.removeprefix("!"):
-            raise SelectorError(f"an empty selector: {selector!r}", hint="name a layer, or use op:Conv")
-    return (
-        [selector for selector in selectors if not selector.startswith("!")],
-        [selector[1:] for selector in selectors if selector.startswith("!")],
-    )
-
-
-def _nothing_matches(selector: str, known: Iterable[str], where: str) -> SelectorError:
-    names = list(itertools.islice(known, _MAX_COMPARED))
-    lowered = selector.lower()
-    contained = [name for name in names if lowered in name.lower()]
-    closest = list(dict.fromkeys([*difflib.get_close_matches(selector, names, n=4, cutoff=0.5), *contained]))[:4]
-    hint = f"closest names: {', '.join(map(printable, closest))}; " if closest else ""
-    return SelectorError(
-        f"nothing matches the selector {printable(selector)!r}: {where}",
-        hint=f"{hint}`onnxscope inspect {where}` lists the layers",
-    )
+        parameters = (part.name for part in self._model.parameters)
+        return dict.fromkeys(name for name in (*self._names.modules, *parameters, *nodes, *values) if name)

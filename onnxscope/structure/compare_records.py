@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnxscope.base.text import printable
+from onnxscope.model.graphs import Node
 from onnxscope.runtime.constant_values import digest_of_text
 from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, Source, is_weight
 from onnxscope.structure.reshaped_sides import is_one_shape
@@ -36,6 +37,7 @@ class NodeChange:
         expected: In the first model; None where it is not there.
         found: In the second.
         message: In words.
+        node: Which node, of the first model where it is there; None where it is an output, or several.
     """
 
     layer: str
@@ -43,6 +45,7 @@ class NodeChange:
     expected: Any
     found: Any
     message: str
+    node: Node | None = None
 
 
 def compare_records(
@@ -206,7 +209,7 @@ class _Pairing:
         what = printable(x.op_type if x.label in ("", x.layer) or x.is_layer else f"{x.op_type} {x.label}")
         if x.op_type != y.op_type:
             message = f"{what} became {printable(y.op_type)}"
-            return [NodeChange(layer, "op_type", x.op_type, y.op_type, message)]
+            return [NodeChange(layer, "op_type", x.op_type, y.op_type, message, x.node or y.node)]
         changes = []
         both = ((x.attributes, y.attributes, "by default"), (x.constants, y.constants, "nothing"))
         for before, after, missing in both:
@@ -217,7 +220,7 @@ class _Pairing:
                 if x.op_type == "Reshape" and name == "shape" and old and new and is_one_shape(old, new):
                     continue
                 message = f"{what}: {printable(name)} {_text(old, missing)} became {_text(new, missing)}"
-                changes.append(NodeChange(layer, name, old, new, message))
+                changes.append(NodeChange(layer, name, old, new, message, x.node or y.node))
         return changes + self._wiring(x, y, layer, what)
 
     def _wiring(self, x: NodeRecord, y: NodeRecord, layer: str, what: str) -> list[NodeChange]:
@@ -233,7 +236,7 @@ class _Pairing:
                 continue
             texts = _source(self._a, x, slot, old), _source(self._b, y, slot, new)
             message = f"{what}: {printable(slot)} came from {texts[0]}, and comes from {texts[1]}"
-            changes.append(NodeChange(layer, slot, texts[0], texts[1], message))
+            changes.append(NodeChange(layer, slot, texts[0], texts[1], message, x.node or y.node))
         return changes
 
     def _moved(self, x: NodeRecord, y: NodeRecord) -> list[tuple[str, Source | None, Source | None]]:
@@ -277,7 +280,7 @@ def _alone(side: Side, places: Sequence[int], is_first: bool) -> list[NodeChange
             name = "" if record.label in ("", record.layer) else f" {record.label}"
             message = f"{record.op_type}{name} is only in the {'first' if is_first else 'second'} model"
             before, after = (record.op_type, None) if is_first else (None, record.op_type)
-            changes.append(NodeChange(side.layer_of(place), "node", before, after, printable(message)))
+            changes.append(NodeChange(side.layer_of(place), "node", before, after, printable(message), record.node))
     for kind, count in kinds.items():
         if count > _MOST_ROWS:
             more = f"{count - _MOST_ROWS:,} more of {kind}"

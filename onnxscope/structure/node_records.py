@@ -63,7 +63,7 @@ class NodeRecord:
     attributes: Mapping[str, Any]
     constants: Mapping[str, str]
     reads: Mapping[str, Source]
-    node: Node | None = field(default=None, compare=False)
+    node: Node | None = field(default=None, compare=False, repr=False)
 
 
 def is_weight(text: str | None) -> bool:

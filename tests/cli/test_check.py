@@ -44,7 +44,7 @@ def findings(count):
 @pytest.fixture(scope="module")
 def some():
     taken = snapshot(DIGITS)
-    check = Check("bad\x1b<b>&.onnx", taken, taken, findings(50), tuple(f"layer{i}" for i in range(60)), ())
+    check = Check("bad\x1b<b>&.onnx", taken, taken, findings(50), tuple(f"layer{i}" for i in range(60)), 0, ())
     return Outcome(check.name, "a,b:c.json", check)
 
 
@@ -234,7 +234,7 @@ def test_junit_is_what_its_schema_says(junit_schema, some, models, tmp_path):
     assert run(["check", models[0], "--junit", str(tmp_path / "same.xml")]) == 0
     assert run(["check", *models, "--junit", str(tmp_path / "all.xml")]) == 2
     (tmp_path / "bad.xml").write_text(junit([some]), encoding="utf-8")
-    hostile = Check("\x00\ud800\uffff\x85]]>&<\"'\n", *[some.result.found] * 2, findings(1), ("\x0b\x7f", "]]>"), ())
+    hostile = Check("\x00\ud800\uffff\x85]]>&<\"'\n", *[some.result.found] * 2, findings(1), ("\x0b\x7f", "]]>"), 0, ())
     error = BaselineError("\x00]]>", hint="\x1b")
     (tmp_path / "hostile.xml").write_text(
         junit([Outcome(hostile.name, "", hostile), Outcome("\x00", "", error)]), encoding="utf-8"
@@ -263,7 +263,7 @@ def test_a_summary_names_every_model_and_shows_what_was_found(models, tmp_path):
 
 
 def test_a_summary_stays_below_what_github_takes(some):
-    many = Check(some.name, some.result.baseline, some.result.found, findings(30_000), (), ())
+    many = Check(some.name, some.result.baseline, some.result.found, findings(30_000), (), 0, ())
     text = markdown([Outcome(some.name, some.baseline, many)] * 3)
     assert len(text.encode()) <= 900_000
     assert text.rstrip().endswith(" more")

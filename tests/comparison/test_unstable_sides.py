@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from compared_models import parsed
 from unstable_models import X, dropping, noisy, quiet
 
 import onnxscope
@@ -28,7 +30,26 @@ def test_a_mode_of_one_model_alone_is_a_change_of_structure(inputs):
         assert ("drop1", f"{REASON}; in the {word} model alone") in [
             (change.layer, change.message) for change in result.structure
         ]
+        assert [change.layer for change in result.structure].count("drop1") == 1
+        assert not any("Dropout" in change.message and "only in" in change.message for change in result.structure)
         assert inputs is not None or not result.equal
+
+
+def test_a_batchnorm_in_training_mode_is_told_once():
+    text = """
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) {
+            c = Conv(x, w)
+            [norm] y, m1, v1 = BatchNormalization<training_mode = 1>(c, s, b, m, v)
+        }"""
+    ones = np.ones(2, np.float32)
+    stored = {"w": np.ones((2, 2, 1, 1), np.float32), "s": ones, "b": 0 * ones, "m": 0 * ones, "v": ones}
+    trained = parsed(text, **stored)
+    plain = parsed(text.replace("<training_mode = 1>", "").replace("y, m1, v1 =", "y ="), **stored)
+    for sides, word in (((trained, plain), "first"), ((plain, trained), "second")):
+        (change,) = onnxscope.diff(*sides).structure
+        assert change.message.startswith("BatchNormalization norm is in training mode")
+        assert change.message.endswith(f"in the {word} model alone")
 
 
 def test_models_without_any_say_nothing():
@@ -45,7 +66,7 @@ def test_renamed_nodes_are_each_others():
     first, second = load_model(noisy()), load_model(renamed)
     assert mode_changes(first, second) == ()
     assert len(notes_on_unstable(first, second)) == 6
-    (change,) = mode_changes(load_model(dropping()), load_model(quiet()))
+    ((change, _),) = mode_changes(load_model(dropping()), load_model(quiet()))
     assert change.layer == "drop1"
     changes = mode_changes(first, load_model(quiet()))
-    assert [change.layer for change in changes] == ["norm", "noise", "RandomUniformLike_0"]
+    assert [change.layer for change, _ in changes] == ["norm", "noise", "RandomUniformLike_0"]

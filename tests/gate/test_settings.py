@@ -59,3 +59,11 @@ def test_a_wrong_table_is_an_error(tmp_path, text, message):
         read_settings(tmp_path / "s.toml")
     with pytest.raises(OnnxscopeError, match="no such file"):
         read_settings(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize("table", ['ignore = ["typ:Conv"]', '[tool.onnxscope.tolerances]\n"typ:Conv" = 0.1'])
+def test_a_selector_of_a_kind_that_does_not_exist_is_told(tmp_path, table):
+    (tmp_path / "s.toml").write_text(f"[tool.onnxscope]\n{table}\n")
+    with pytest.raises(OnnxscopeError, match="no kind of selector is called 'typ'") as caught:
+        read_settings(tmp_path / "s.toml")
+    assert caught.value.hint == "op:Conv? the kinds are op:, node:, value:, rank:, re:"
