@@ -241,7 +241,7 @@ class PairedRun:
             own=measured.own,
             noise=noise,
             floor=floor.relative,
-            unstable=self._explained(floor.unstable, self._taps[0][place].value),
+            unstable=self._explained(floor.unstable_for(measured.entire), self._taps[0][place].value),
             reason=None,
             incomparable=False,
             own_floor=own_floor,
@@ -346,7 +346,7 @@ class _Composite:
             own=None,
             noise=self.noise,
             floor=floor.relative,
-            unstable=floor.unstable,
+            unstable=floor.unstable_for(self.total),
             reason=self.reason,
             incomparable=self.reason is not None and floor.unstable is None,
         )

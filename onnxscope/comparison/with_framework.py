@@ -178,7 +178,7 @@ def _measure(
                 own=measured[row.name].own,
                 noise=noise[pair.b],
                 floor=floor.relative,
-                unstable=floor.unstable,
+                unstable=floor.unstable_for(measured[row.name].entire),
                 reason=None,
                 incomparable=False,
             )

@@ -36,6 +36,7 @@ from onnxscope.gate.baseline_rows import (
     long_outputs,
     numbers_of,
     output_row,
+    outputs_in_order,
     sha256_of,
     weight_rows,
 )
@@ -90,6 +91,11 @@ _LAYER_FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys((*NUMBERS, "zero_fraction", "noise"), _NUMBER),
     **dict.fromkeys(("dead_channels", "nan_count", "inf_count"), (int, type(None))),
     "reproduces": (bool,),
+}
+_OPTIONAL_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "moved_fraction": (int, float),
+    "place_mean": (int, float),
+    "place_count": (int,),
 }
 _WEIGHT_FIELDS: Mapping[str, tuple[type, ...]] = {
     "name": (str,),
@@ -259,6 +265,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         plan = make_plan(pilot, observed, dataset, options)
         floors, causes = own_floors(pilot, taps), unstable_values(model)
         composites, digests_of_long = composite_outputs(pilot), long_outputs(pilot)
+        places = outputs_in_order(pilot)
         pilot.close()
         selection = {"select": [], "at": "post"}
         profiled = run_stats(model, dataset, options, plan, stored, selection=selection)
@@ -270,18 +277,20 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
             name = taps[layer.path, layer.value].name
             if name in statistics:
                 floor = floors.get(layer.value, EXACT)
-                row |= numbers_of(statistics[name].overall, statistics[name], floor, causes.get(layer.value))
+                of_output = None if layer.path else places.get(layer.value)
+                tap = statistics[name]
+                row |= numbers_of(tap.overall, tap, floor, cause=causes.get(layer.value), places=of_output)
         of_layers = {layer.value for layer in layers}
         for name in outputs:
             floor = floors.get(name, EXACT)
             if name in statistics and name not in of_layers:
                 tap = statistics[name]
-                rows.append(
-                    output_row(name, digests_of_long.get(name), numbers_of(tap.overall, tap, floor, causes.get(name)))
-                )
+                numbers = numbers_of(tap.overall, tap, floor, cause=causes.get(name), places=places.get(name))
+                rows.append(output_row(name, digests_of_long.get(name), numbers))
             elif name in composites:
                 overall, rest = composites[name]
-                rows.append(output_row(name, rest, numbers_of(overall, None, floor, causes.get(name))))
+                numbers = numbers_of(overall, None, floor, cause=causes.get(name), places=places.get(name))
+                rows.append(output_row(name, rest, numbers))
     order = sorted(range(len(rows)), key=lambda place: rows[place].pop("sort"))
     calls: dict[str, int] = {}
     for place in order:
@@ -359,7 +368,8 @@ def _checked(fields: Fields) -> Baseline:
     fields.expect(_FIELDS)
     layers, parameters = fields.rows("layers"), fields.rows("weights")
     for row in layers:
-        row.expect(_LAYER_FIELDS)
+        optional = {key: kinds for key, kinds in _OPTIONAL_FIELDS.items() if key in row.values}
+        row.expect({**_LAYER_FIELDS, **optional})
         _check_whole(row)
     for row in parameters:
         row.expect(_WEIGHT_FIELDS)

@@ -32,11 +32,13 @@ __all__ = [
     "long_outputs",
     "numbers_of",
     "output_row",
+    "outputs_in_order",
     "row_names",
     "sha256_of",
     "weight_rows",
 ]
 
+Array = np.ndarray[Any, Any]
 NUMBERS = ("mean", "std", "min", "max")
 
 
@@ -109,6 +111,37 @@ EXACT = Floor(0.0, None)
 _NO_LINE = 1 << 30
 
 
+def outputs_in_order(pilot: Pilot) -> dict[str, dict[str, Any]]:
+    """Return what tells the numbers of each output from the same numbers in another order, as entries of its row.
+
+    They are of the first samples alone. The weights lie between -1 and 1, so that what moves every number by at most
+    some amount moves their mean by no more.
+    """
+    places = {}
+    names = {pilot.outputs[tap]: tap.value for tap in pilot.shapes if not tap.path}
+    names = {output: name for output, name in names.items() if name in pilot.model.main.outputs}
+    for group in pilot.groups([*names, *pilot.composites.values()]):
+        for output, value in pilot.values(group).items():
+            is_tensor = isinstance(value, np.ndarray) and value.dtype.kind not in "OUSc"
+            numbers = (value if is_tensor else contents_of(value).numbers).astype(np.float64).ravel()
+            total = float(np.dot(np.where(np.isfinite(numbers), numbers, 0.0), _weights_of_places(numbers.size)))
+            mean = total / max(numbers.size, 1)
+            places[names.get(output, output)] = {"place_mean": mean, "place_count": numbers.size}
+    return places
+
+
+def _weights_of_places(count: int) -> Array:
+    """A number between -1 and 1 for every place, the same everywhere.
+
+    References:
+        Vigna's SplitMix64, `https://prng.di.unimi.it/splitmix64.c`: its output function of the place.
+    """
+    mixed = (np.arange(count, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
+
+
 def composite_outputs(pilot: Pilot) -> dict[str, tuple[Statistics, str]]:
     """Of outputs that are no tensors of numbers: statistics of their numbers in the pilot run, a digest of the rest.
 
@@ -154,7 +187,14 @@ def output_row(name: str, content: str | None, numbers: Mapping[str, Any]) -> di
     return {**row, **numbers, "sort": (2 * _NO_LINE, 0, name, "", name, "")}
 
 
-def numbers_of(overall: Statistics, tap: TapProfile | None, floor: Floor, cause: str | None = None) -> dict[str, Any]:
+def numbers_of(
+    overall: Statistics,
+    tap: TapProfile | None,
+    floor: Floor,
+    *,
+    cause: str | None = None,
+    places: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The numbers of a row, rounded to a millionth of the deviation.
 
     Args:
@@ -162,6 +202,7 @@ def numbers_of(overall: Statistics, tap: TapProfile | None, floor: Floor, cause:
         tap: Its profile, None for a value that is no tensor.
         floor: What a difference from it is judged by.
         cause: The random or stateful node that it depends on, in words.
+        places: Of an output, what `outputs_in_order` tells.
     """
     unit = overall.std or abs(overall.mean or 0.0)
     numbers = {key: _rounded(getattr(overall, key), unit) for key in NUMBERS}
@@ -175,6 +216,8 @@ def numbers_of(overall: Statistics, tap: TapProfile | None, floor: Floor, cause:
         "noise": 10.0 ** math.ceil(math.log10(floor.relative)) if floor.relative else 0.0,
         "reproduces": floor.unstable is None,
         **({} if floor.unstable is None or cause is None else {"cause": cause}),
+        **({**places, "place_mean": _rounded(places["place_mean"], unit)} if places else {}),
+        **({"moved_fraction": floor.moved_fraction} if floor.moved_fraction else {}),
     }
 
 

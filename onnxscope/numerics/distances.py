@@ -60,6 +60,8 @@ class Discrepancy:
         count: Numbers compared.
         mismatched: Numbers of which only one side is finite, or that are infinite in two directions.
         beyond: Numbers beyond the tolerance, None where none was given.
+        moved: Of a model against itself, numbers that are finite with onnxruntime's optimizations or without them, not
+            both; they stay out of `mismatched`.
     """
 
     squares: NDArray[np.float64]
@@ -69,6 +71,7 @@ class Discrepancy:
     count: int
     mismatched: int
     beyond: int | None
+    moved: int = 0
 
     def __add__(self, more: Discrepancy) -> Discrepancy:
         """What both have seen together."""
