@@ -99,7 +99,7 @@ class LayerComparison:
         shown = [
             place for place, (left, _) in enumerate(self._alignment.pairs) if self._kept is None or left in self._kept
         ]
-        self._weights = _weight_changes(sides, self._alignment, self._kept)
+        self._weights = _weight_changes(sides, self._alignment, self._kept, tolerance)
         self._structure = (
             *(change for place in shown for change in _structure_changes(sides, *pairs[place])),
             *_node_changes(sides, pairs, self._weights, chosen),
@@ -239,7 +239,10 @@ def _by_values(
 
 
 def _weight_changes(
-    sides: tuple[ModelLayers, ModelLayers], alignment: Alignment, kept: frozenset[int] | None
+    sides: tuple[ModelLayers, ModelLayers],
+    alignment: Alignment,
+    kept: frozenset[int] | None,
+    tolerance: Tolerance | None,
 ) -> list[WeightChange]:
     changes: list[WeightChange] = []
     pairs = [(left, right) for left, right in alignment.pairs if kept is None or left in kept]
@@ -247,7 +250,7 @@ def _weight_changes(
         x, y = sides[0].layers[left], sides[1].layers[right]
         read = [sides[0].layers[index].shape[:1] for index in x.before]
         before = read[0][0] if len(read) == 1 and read[0] else None
-        found = compare_weights(x, y, sides[0].weights.read(x), sides[1].weights.read(y), before)
+        found = compare_weights(x, y, sides[0].weights.read(x), sides[1].weights.read(y), before, tolerance)
         if any(change.counts for change in found):
             folded = folded_change(x.name, whole_of(x, sides[0].weights), whole_of(y, sides[1].weights))
             found = found if folded is None else [folded]

@@ -36,7 +36,8 @@ class StoredWeight:
         name: The parameter's name.
         values: With the output channels along axis 0; read where they lie.
         stored: numpy's name of the stored element type.
-        quantized: Whether `values` are the real numbers behind stored integers.
+        quantized: Whether `values` are the real numbers behind stored integers, or such integers where nobody knows
+            their scale.
         position: Which of its node's operands it is.
         seen: Its shape as the node sees it.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,13 @@ from onnxscope.comparison.layer_weights import NORM, StoredWeight
 from onnxscope.comparison.whole_weights import FOLDING_RTOL, Whole, are_one, epsilon_of
 from onnxscope.model.layers import Layer
 from onnxscope.numerics.blocks import row_blocks
-from onnxscope.numerics.distances import Difference, decibels, difference
+from onnxscope.numerics.distances import Difference, Tolerance, decibels, difference
 from onnxscope.numerics.permutations import describe_permutation, flattened_otherwise, same_numbers
 
 __all__ = ["WeightChange", "compare_weights", "folded_change", "one_sided"]
 
 Array = NDArray[Any]
+_OF_NUMBERS = frozenset({"changed", "rounded", "quantized"})
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,12 @@ class WeightChange:
 
 
 def compare_weights(
-    a: Layer, b: Layer, weights_a: Mapping[str, StoredWeight], weights_b: Mapping[str, StoredWeight], before: int | None
+    a: Layer,
+    b: Layer,
+    weights_a: Mapping[str, StoredWeight],
+    weights_b: Mapping[str, StoredWeight],
+    before: int | None,
+    tolerance: Tolerance | None = None,
 ) -> list[WeightChange]:
     """Compare the weights of two aligned layers.
 
@@ -76,6 +82,7 @@ def compare_weights(
         weights_b: The weights of `b`.
         before: Channels of the layer that `a` reads, where it reads one: a Linear behind a Flatten may hold its inputs
             in the order of another layout.
+        tolerance: What numbers may be off by, quantized ones as the real numbers that they stand for.
 
     Returns:
         What is not the same bits under the same name, by role.
@@ -89,6 +96,8 @@ def compare_weights(
         left, right = weights_a.get(role), weights_b.get(role)
         if left is not None and right is not None:
             change = _compare_one(a, b, role, left, right, before)
+            if change is not None and tolerance is not None:
+                change = _forgiven(change, left, right, tolerance)
             changes += [] if change is None else [change]
         elif role.startswith(NORM) and (a.norm is None or b.norm is None):
             continue  # one line for the whole BatchNorm, below
@@ -206,6 +215,19 @@ def _compare_one(
         if order is not None:
             return change("permuted", order, counts=True, seen=seen)
     return change("changed", seen.text(), counts=True, seen=seen)
+
+
+def _forgiven(change: WeightChange, left: StoredWeight, right: StoredWeight, tolerance: Tolerance) -> WeightChange:
+    """A change that does not count where no number is beyond the tolerance."""
+    sides = left, right
+    if change.change not in _OF_NUMBERS or left.values.shape != right.values.shape:
+        return change
+    if any(side.quantized and side.values.dtype.kind in "iu" for side in sides):
+        return change  # codes, and nobody knows what one of them stands for
+    if not tolerance.forgives(left.values, right.values):
+        return change
+    codes = f", stored as {left.stored} codes" if all(side.quantized for side in sides) else ""
+    return replace(change, counts=False, message=f"{change.message}{codes}; within the tolerance")
 
 
 def _rounds(x: Array, y: Array, stored_x: str, stored_y: str) -> bool:

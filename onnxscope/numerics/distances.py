@@ -47,6 +47,10 @@ class Tolerance:
     rtol: float
     atol: float
 
+    def forgives(self, reference: Array, other: Array) -> bool:
+        """Whether no number is beyond it; both are of one shape."""
+        return measure(reference, other, None, self).beyond == 0
+
 
 @dataclass(frozen=True, eq=False)
 class Discrepancy:
