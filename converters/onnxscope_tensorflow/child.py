@@ -76,7 +76,7 @@ def export(request: ConversionRequest) -> ConversionReport:
         return report
     feeds = random_feeds(load_model(request.output).inputs, request.seed)
     comparison = verify(model, request.output, list(feeds.values()))
-    return replace(report, verification=comparison.verdict(), verified=comparison.equal)
+    return replace(report, verification=comparison.summary(), verified=comparison.equal)
 
 
 def _convert_keras(source: Source, request: ConversionRequest, opset: int, notes: list[str]) -> tuple[Any, Exported]:

@@ -70,7 +70,7 @@ def export(request: ConversionRequest) -> ConversionReport:
     if not request.verify:
         return report
     comparison = verify_calls(module, request.output, example.positional, example.keywords)
-    return replace(report, verification=comparison.verdict(), verified=comparison.equal)
+    return replace(report, verification=comparison.summary(), verified=comparison.equal)
 
 
 def _seed(seed: int) -> None:

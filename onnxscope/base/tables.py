@@ -7,12 +7,12 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from onnxscope.base.json_files import dump_json
 from onnxscope.base.text import format_number, printable, shortened
 
-__all__ = ["Cell", "Format", "Result", "Table", "render", "show_table"]
+__all__ = ["Cell", "Format", "Result", "Summed", "Table", "render", "show_table"]
 
 Format = Literal["table", "json", "csv", "md"]
 _CELL, _HTML_CELL, _SENTENCE = 60, 200, 400  # characters of a name in a terminal and in HTML, of a sentence
@@ -136,16 +136,27 @@ class Result(Protocol):
         ...
 
 
+@runtime_checkable
+class Summed(Result, Protocol):
+    """A result that is more than one table."""
+
+    def tables(self) -> Sequence[Table]:
+        """All that people see, in order."""
+        ...
+
+    def flat_table(self) -> Table:
+        """The same in one table, for programs: more rows, or one more column."""
+        ...
+
+
 def render(result: Result, form: Format) -> str:
     """Return a result as text, ending with a newline."""
     if form == "json":
         return dump_json(result.to_dict())
-    table = result.table()
     if form == "csv":
-        return table.csv()
-    if form == "md":
-        return table.markdown()
-    return table.text()
+        return (result.flat_table() if isinstance(result, Summed) else result.table()).csv()
+    tables = result.tables() if isinstance(result, Summed) else [result.table()]
+    return "\n".join(table.markdown() if form == "md" else table.text() for table in tables)
 
 
 def show_table(table: Table) -> None:

@@ -119,10 +119,10 @@ def check(
     if github:
         _annotate(outcomes, summary, to_stderr=to_stderr)
     failed = any(isinstance(outcome.result, OnnxscopeError) for outcome in outcomes)
-    decisions = {outcome.result.decision for outcome in outcomes if not isinstance(outcome.result, OnnxscopeError)}
-    if "differs" in decisions and not update:
+    verdicts = {outcome.result.verdict for outcome in outcomes if not isinstance(outcome.result, OnnxscopeError)}
+    if "differs" in verdicts and not update:
         shown.note("if this is intended, the same command with `--update` accepts it")
-    context.exit(2 if failed else int(decisions != {"equal"} and not update))
+    context.exit(2 if failed else int(verdicts != {"equal"} and not update))
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class _Gate:
         for remark in result.notes:
             shown.note(remark if self.single else f"{name}: {remark}")
         if shown.form == "table" and result.ok:
-            click.echo(f"{printable(name)}: {result.verdict()}")
+            click.echo(f"{printable(name)}: {result.summary()}")
         elif shown.form == "table" or self.single:
             shown.show(result)
         if self.update:

@@ -96,7 +96,7 @@ def diff(
         if changes.rows:
             shown.show_table(changes)
             click.echo()
-        click.echo(result.verdict())
+        click.echo(result.summary())
     else:
         shown.show(result)
     context.exit(0 if result.equal else 1)

@@ -137,7 +137,7 @@ def report(
     shown.show(result)
     comparison = result.content.comparison
     if comparison is not None:
-        shown.note(f"against {comparison.b['name']}: {comparison.verdict()}")
+        shown.note(f"against {comparison.b['name']}: {comparison.summary()}")
     for remark in (*result.content.notes, *result.page.left_out):
         shown.note(remark)
     if node_data is not None:

@@ -103,7 +103,7 @@ class LayerDifference(Record):
         return self.unstable if self.unstable is not None or self.entire is not None else self.reason
 
     @property
-    def decision(self) -> Verdict:
+    def verdict(self) -> Verdict:
         """What became of the row."""
         return "differs" if self.differs else "undecided" if self.undecided is not None else "equal"
 
@@ -128,7 +128,7 @@ class LayerDifference(Record):
             "worst_channel": worst[0] if worst else None,
             "worst_channel_relative_l2": worst[1] if worst else None,
             "differs": self.differs,
-            "verdict": self.decision,
+            "verdict": self.verdict,
             "reason": self.reason or self.undecided or self.unstable,
         }
 

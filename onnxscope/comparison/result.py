@@ -111,7 +111,7 @@ class Comparison(Record, Sequence[LayerDifference]):
         return bool(self.layers or self.outputs)
 
     @property
-    def decision(self) -> Verdict:
+    def verdict(self) -> Verdict:
         """`equal`: everything was compared, and nothing is beyond its tolerance. `undecided`: something was not.
 
         Without a run, all of the structure counts. Where a value does not fit its type, what was compared is not what
@@ -130,8 +130,8 @@ class Comparison(Record, Sequence[LayerDifference]):
 
     @property
     def equal(self) -> bool:
-        """Whether the decision is `equal`."""
-        return self.decision == "equal"
+        """Whether the verdict is `equal`."""
+        return self.verdict == "equal"
 
     @property
     def undecided(self) -> tuple[Undecided, ...]:
@@ -188,7 +188,7 @@ class Comparison(Record, Sequence[LayerDifference]):
             "input": self.input,
             "samples": self.samples,
             "equal": self.equal,
-            "verdict": self.decision,
+            "verdict": self.verdict,
             "undecided": [undecided.to_dict() for undecided in self.undecided],
             "first_divergence": None if first is None else {"a": first.a.to_dict(), "b": first.b.to_dict()},
             "guilty": [{"a": row.a.to_dict(), "b": row.b.to_dict()} for row in self.guilty],
@@ -223,7 +223,23 @@ class Comparison(Record, Sequence[LayerDifference]):
             rows.append((values[0].layer, "does not fit", sentence))
         return Table("weights and structure", ("layer", "change", "what"), tuple(rows))
 
-    def verdict(self) -> str:
+    def tables(self) -> list[Table]:
+        """The verdict and what is undecided, the layers and outputs, and what is not the same about the rest."""
+        rows: list[tuple[Cell, ...]] = [("", self.verdict, self.summary())]
+        rows += [(undecided.layer, "undecided", undecided.reason) for undecided in self.undecided]
+        changes = self.changes_table()
+        verdict = Table("verdict", ("layer", "verdict", "why"), tuple(rows))
+        return [verdict, self.table(), *([changes] if changes.rows else [])]
+
+    def flat_table(self) -> Table:
+        """The rows of `table()`, then those of `changes_table()`, then the verdict, under the columns of the first."""
+        table = self.table()
+        empty: tuple[Cell, ...] = (None,) * (len(COLUMNS) - 5)
+        rows = [(layer, None, "change", change, *empty, what) for layer, change, what in self.changes_table().rows]
+        verdict = (None, None, "verdict", self.verdict, *empty, self.summary())
+        return Table(table.title, COLUMNS, (*table.rows, *rows, verdict))
+
+    def summary(self) -> str:
         """One line: the verdict; where the models differ, where that starts and who is to blame; what is undecided."""
         compared = f"{_counted(len(self.layers), 'layer')} and {_counted(len(self.outputs), 'output')}"
         if not self.aligned:
@@ -254,7 +270,7 @@ class Comparison(Record, Sequence[LayerDifference]):
             total = len(self.layers) + len(self.outputs)
             parts.append(f"{len(self.undecided):,} of {total:,} layers and outputs cannot be judged, {where}")
         parts += self.unfit_sentences
-        return f"{self.decision}: " + "; ".join(parts or ["the structure"])
+        return f"{self.verdict}: " + "; ".join(parts or ["the structure"])
 
     def _shown(self, row: LayerDifference) -> str:
         """The layer in both models, and its value where several layers have that name."""
@@ -264,11 +280,11 @@ class Comparison(Record, Sequence[LayerDifference]):
         return name if row.a.layer == row.b.layer else f"{name} ({printable(row.b.layer)} in the second)"
 
     def __repr__(self) -> str:
-        return f"{self.table().text()}{self.verdict()}\n"
+        return f"{self.table().text()}{self.summary()}\n"
 
     def html_parts(self) -> list[str]:
         """The verdict, the layers to blame, all layers, changes of weights and structure, and remarks."""
-        parts = [paragraph(self.verdict(), "good" if self.equal else "bad")]
+        parts = [paragraph(self.summary(), "good" if self.equal else "bad")]
         blamed = [row for row in self.guilty if row.entire is not None]
         if blamed and not self.equal:
             title = f"where the difference comes from: {_counted(len(blamed), 'layer')}"

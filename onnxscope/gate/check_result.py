@@ -81,7 +81,7 @@ class Check(Record):
         return not self.findings
 
     @property
-    def decision(self) -> Verdict:
+    def verdict(self) -> Verdict:
         """`undecided` where nothing differs, but something could not be compared or does not reproduce."""
         if self.ok:
             return "equal"
@@ -92,7 +92,7 @@ class Check(Record):
         return {
             "schema": "onnxscope.check/1",
             "ok": self.ok,
-            "verdict": self.decision,
+            "verdict": self.verdict,
             "model": self.name,
             "findings": [finding.to_dict() for finding in self.findings],
         }
@@ -110,16 +110,26 @@ class Check(Record):
             )
             for finding in self.findings
         )
-        return Table(f"{self.name}: {self.verdict()}", FINDING_COLUMNS, rows)
+        return Table(f"{self.name}: {self.summary()}", FINDING_COLUMNS, rows)
 
-    def verdict(self) -> str:
+    def tables(self) -> list[Table]:
+        """The findings below the verdict."""
+        return [self.table()]
+
+    def flat_table(self) -> Table:
+        """The findings, then the verdict."""
+        table = self.table()
+        verdict = (None, "verdict", None, self.verdict, None, self.summary())
+        return replace(table, rows=(*table.rows, verdict))
+
+    def summary(self) -> str:
         """One line."""
         if self.ok:
             return f"as the baseline says: {len(self.layers)} layers, {self.weights} weights"
         count = len(self.findings)
         first = next((finding.layer for finding in self.findings if finding.layer), "")
         start = f", first in {printable(first)}" if first else ""
-        lead = "undecided: " if self.decision == "undecided" else ""
+        lead = "undecided: " if self.verdict == "undecided" else ""
         return f"{lead}{count:,} finding{'' if count == 1 else 's'}{start}"
 
     def merged(self) -> Baseline:
@@ -140,11 +150,11 @@ class Check(Record):
         )
 
     def __repr__(self) -> str:
-        return self.table().text() if self.findings else f"{self.name}: {self.verdict()}\n"
+        return self.table().text() if self.findings else f"{self.name}: {self.summary()}\n"
 
     def html_parts(self) -> list[str]:
         """The verdict, findings and remarks."""
-        verdict = paragraph(f"{self.name}: {self.verdict()}", "good" if self.ok else "bad")
+        verdict = paragraph(f"{self.name}: {self.summary()}", "good" if self.ok else "bad")
         tables = [replace(self.table(), title="").html()] if self.findings else []
         return [verdict, *tables, *remarks(self.notes)]
 

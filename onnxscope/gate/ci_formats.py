@@ -39,9 +39,9 @@ class Outcome:
         """Whether the model is what its baseline says."""
         return isinstance(self.result, Check) and self.result.ok
 
-    def verdict(self) -> str:
+    def summary(self) -> str:
         """One line."""
-        return self.result.verdict() if isinstance(self.result, Check) else f"error: {self.result}"
+        return self.result.summary() if isinstance(self.result, Check) else f"error: {self.result}"
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,26 @@ class Outcomes:
 
     def table(self) -> Table:
         """One row per finding, with its model; one per error."""
+        return self._table(flat=False)
+
+    def tables(self) -> list[Table]:
+        """A verdict for each model, then all findings."""
+        verdicts = tuple((outcome.name, outcome.summary()) for outcome in self.models)
+        return [Table("", ("model", "what was found"), verdicts), self.table()]
+
+    def flat_table(self) -> Table:
+        """The findings of each model, then its verdict."""
+        return self._table(flat=True)
+
+    def _table(self, *, flat: bool) -> Table:
         columns = ("model", *FINDING_COLUMNS)
         rows: list[tuple[Cell, ...]] = []
         for outcome in self.models:
             if isinstance(outcome.result, Check):
-                rows += [(outcome.name, *row) for row in outcome.result.table().rows]
+                table = outcome.result.flat_table() if flat else outcome.result.table()
+                rows += [(outcome.name, *row) for row in table.rows]
             else:
-                rows.append((outcome.name, *(None for _ in FINDING_COLUMNS[1:]), outcome.verdict()))
+                rows.append((outcome.name, *(None for _ in FINDING_COLUMNS[1:]), outcome.summary()))
         same = sum(outcome.ok for outcome in self.models)
         return Table(f"{same} of {len(self.models)} models are as their baselines say", columns, tuple(rows))
 
@@ -116,7 +129,7 @@ def _suite(outcome: Outcome) -> ElementTree.Element:
 def markdown(outcomes: Sequence[Outcome]) -> str:
     """Return a summary of less than 900 kB: a verdict for each model, then findings as tables, cut where too long."""
     mark = "✅" if all(outcome.ok for outcome in outcomes) else "❌"
-    tables = [Table("", ("model", "what was found"), tuple((outcome.name, outcome.verdict()) for outcome in outcomes))]
+    tables = [Table("", ("model", "what was found"), tuple((outcome.name, outcome.summary()) for outcome in outcomes))]
     tables += [
         outcome.result.table() for outcome in outcomes if isinstance(outcome.result, Check) and not outcome.result.ok
     ]

@@ -112,6 +112,14 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         title = f"{self.profile.model['name']} over {self._counted()}{skipped}: {len(rows)} taps"
         return Table(title, (*COLUMNS, "remarks"), rows)
 
+    def tables(self) -> list[Table]:
+        """The taps, and the findings where there are any."""
+        return [self.table(), *([self.findings_table()] if self.findings else [])]
+
+    def flat_table(self) -> Table:
+        """The taps; their remarks name the findings."""
+        return self.table()
+
     def findings_table(self) -> Table:
         """One row for each kind of finding in each layer, however many channels it is about."""
         rows = []

@@ -158,7 +158,7 @@ def test_the_summary_says_what_the_model_is(shown, records):
 def test_a_comparison_says_its_verdict_and_which_layer_is_to_blame(shown, records):
     comparison = records["comparison"]
     read = checked(shown["comparison"]["text/html"])
-    assert comparison.verdict() in read.text
+    assert comparison.summary() in read.text
     assert ("class", "bad") in read.attributes
     assert "where the difference comes from" in read.text
     equal = checked(shown["equal"]["text/html"])
@@ -169,7 +169,7 @@ def test_a_comparison_says_its_verdict_and_which_layer_is_to_blame(shown, record
 def test_a_check_says_its_verdict_once(shown, records):
     assert checked(shown["passed"]["text/html"]).text.count("as the baseline says") == 1
     failed = checked(shown["failed"]["text/html"])
-    assert failed.text.count(records["failed"].verdict()) == 1
+    assert failed.text.count(records["failed"].summary()) == 1
     assert ("class", "bad") in failed.attributes
 
 

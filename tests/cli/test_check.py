@@ -167,8 +167,10 @@ def test_several_models_are_one_document(models, capsys):
     assert run(["check", *models, "--format", "csv"]) == 2
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "model,layer,statistic,expected,found,tolerance,what it means"
-    assert lines[1].startswith("b/changed.onnx,down.0,weight down.0.weight,")
-    assert lines[2:] == ["b/new.onnx,,,,,,error: no such baseline: b/new.onnxscope.json"]
+    assert lines[1].startswith("a/same.onnx,,verdict,,equal,,")
+    assert lines[2].startswith("b/changed.onnx,down.0,weight down.0.weight,")
+    assert lines[3].startswith("b/changed.onnx,,verdict,,differs,,")
+    assert lines[4:] == ["b/new.onnx,,,,,,error: no such baseline: b/new.onnxscope.json"]
 
 
 def test_a_named_baseline_is_of_one_model(models, capsys):

@@ -144,7 +144,7 @@ def test_an_unknown_selector_lists_the_closest(call):
     assert_refused(
         call("features", DIGITS, "-i", "random", "-o", "f", "--select", "stem.9"),
         "nothing matches the selector 'stem.9': digits.onnx",
-        "closest names: stem.1, stem.0, stem; `onnxscope inspect digits.onnx` lists the layers",
+        "closest names: stem.1, stem.0, stem, stem.0.bias; `onnxscope inspect digits.onnx` lists the layers",
     )
     assert not Path("f").exists()
 

@@ -45,7 +45,7 @@ def test_a_model_is_equal_to_itself():
     assert result.first_divergence is None
     assert result.guilty == ()
     assert result.weights == ()
-    assert result.verdict() == "equal: 4 layers and 1 output"
+    assert result.summary() == "equal: 4 layers and 1 output"
 
 
 def test_a_deployed_export_is_equal_and_its_folding_is_seen():
@@ -168,7 +168,7 @@ def test_what_is_not_finite_differs_even_where_sums_could_not_tell():
     assert row.differs
     assert row.to_dict()["mismatched_count"] == 3
     assert row.to_dict()["relative_l2"] is None
-    assert "(not finite)" in result.verdict()
+    assert "(not finite)" in result.summary()
     both = parsed(TWO, **WEIGHTS | {"b2": bias})
     assert diff(both, both, X).equal
 
@@ -287,12 +287,12 @@ def test_nothing_aligned_is_a_failure_and_every_unaligned_layer_is_listed():
     assert [op_type for _, op_type in result.only_a] == ["Conv", "Gemm"]
     assert [op_type for _, op_type in result.only_b] == ["MatMul"]
     assert sorted(change.change for change in result.weights) == ["added", "removed", "removed", "removed"]
-    assert "3 layers without a counterpart" in result.verdict()
+    assert "3 layers without a counterpart" in result.summary()
     run = diff(a, b, X)
     assert run.outputs[0].reason == "shape [3, 5] against [3, 7]"
     assert not run.equal
     nothing = parsed('<ir_version: 9, opset_import: ["": 18]> g (float[2] x) => () { }')
-    assert diff(nothing, nothing).verdict() == "differs: nothing of one model was found in the other"
+    assert diff(nothing, nothing).summary() == "differs: nothing of one model was found in the other"
 
 
 def test_a_selector_narrows_the_rows():

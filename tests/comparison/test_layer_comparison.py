@@ -101,7 +101,7 @@ _ORDERS = [(5, 4, 3, 2, 1, 0), (3, 1, 5, 0, 2, 4)]
 @pytest.mark.parametrize("order", _ORDERS)
 def test_a_layer_shared_by_time_steps_is_paired_with_that_of_its_own_step(order, names, inputs):
     compared = diff(unrolled(names=names), unrolled(order, names=names), inputs)
-    assert compared.equal, compared.verdict()
+    assert compared.equal, compared.summary()
     assert [(row.a.name, row.b.name) for row in compared.layers] == [(f"r{step}", f"r{step}") for step in range(6)]
 
 
@@ -110,7 +110,7 @@ def test_a_layer_shared_by_time_steps_is_paired_with_that_of_its_own_step(order,
 def test_the_one_step_that_is_not_as_it_was_is_named(order, changed):
     compared = diff(unrolled(), unrolled(order, changed=changed), STEP_INPUT)
     assert [row.a.name for row in compared.guilty] == [row.b.name for row in compared.guilty] == [f"r{changed}"]
-    assert f"dense at r{changed}" in compared.verdict()
+    assert f"dense at r{changed}" in compared.summary()
     without_data = diff(unrolled(), unrolled(order, changed=changed))
     assert [row.a.name for row in without_data.guilty] == [f"r{changed}"]
     moved = diff(unrolled(), unrolled(order, reads=(3, -1)), STEP_INPUT)
@@ -126,7 +126,7 @@ def test_the_one_step_that_is_not_as_it_was_is_named(order, changed):
 def test_branches_are_paired_by_name_whatever_their_order(inside, named, way):
     a, b = branching(named=named, inside=inside), other_order(branching(named=named, inside=inside))
     compared = diff(a, b, None if way is None else branch_input(*way))
-    assert compared.equal, compared.verdict()
+    assert compared.equal, compared.summary()
     assert [(row.a, row.b) for row in compared.layers] == [(row.a, row.a) for row in compared.layers]
     assert not compared.weights
 
@@ -157,4 +157,4 @@ def test_parallel_layers_that_are_added_may_stand_in_any_order(inputs):
             y = Add(r, t) }"""
     stored = {name: np.random.default_rng(seed).standard_normal((4, 3), np.float32) for seed, name in enumerate("vw")}
     compared = diff(parsed(text % ("v", "w"), **stored), parsed(text % ("w", "v"), **stored), inputs)
-    assert compared.equal, compared.verdict()
+    assert compared.equal, compared.summary()

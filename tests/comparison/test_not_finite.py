@@ -51,10 +51,10 @@ def test_a_number_for_nan_and_another_place_differ(weight, inputs):
     for other in others:
         for sides in ((model, other), (other, model)):
             result = onnxscope.diff(*sides, inputs)
-            assert result.decision == "differs"
+            assert result.verdict == "differs"
             assert layer in [row.a.layer for row in result.guilty]
             check = onnxscope.check(sides[1], onnxscope.snapshot(sides[0], inputs), inputs)
-            assert check.decision == "differs"
+            assert check.verdict == "differs"
             assert layer in [finding.layer for finding in check.findings]
 
 
@@ -65,6 +65,6 @@ def test_numbers_beside_a_nan_are_compared():
     moved = {**stored, "w3": stored["w3"] * np.float32(1.1)}
     text = TEXT.replace("POOL", "GlobalAveragePool").replace("(c2)", "(x2)").replace("[relu2]", "x2 = Abs(c2) [relu2]")
     result = onnxscope.diff(parsed(text, **stored), parsed(text, **moved), X)
-    assert result.decision == "differs"
-    rows = {row.a.layer: row.decision for row in result.layers}
+    assert result.verdict == "differs"
+    rows = {row.a.layer: row.verdict for row in result.layers}
     assert rows["conv1"] == "equal"

@@ -94,7 +94,7 @@ def test_an_output_of_any_kind_is_compared(kind, opset, options):
     (same,) = diff(a, a, KIND_INPUT, **options).outputs
     (row,) = diff(a, b, KIND_INPUT, **options).outputs
     assert not same.differs
-    assert (same.decision, row.decision) == ("equal", "equal" if kind in WITHOUT_NUMBERS else "differs")
+    assert (same.verdict, row.verdict) == ("equal", "equal" if kind in WITHOUT_NUMBERS else "differs")
     if kind.startswith("string"):
         assert row.reason.startswith("1 of 1 strings differ, the first: ")
         return
@@ -411,7 +411,7 @@ def test_a_quantized_value_is_compared_at_one_place_however_it_is_read(how, acti
     for first, second in (("one", how), (how, "one")):
         models = rounded(first, activation), rounded(second, activation)
         compared = diff(*models, _ROUNDED_INPUT)
-        assert compared.equal, compared.verdict()
+        assert compared.equal, compared.summary()
         assert [row.entire.max_abs for row in compared.layers] == [0.0, 0.0, 0.0]
         if "codes" not in how:
             assert diff(*models).equal

@@ -42,7 +42,7 @@ def test_a_number_that_nothing_reads_is_guarded(name, given):
     stored = {"v": np.ones((3, 3), np.float32)} if "v" in UNREAD[name] else {}
     first, second = (network(UNREAD[name], k=row, **stored) for row in (ROW, OTHER_ROW))
     result = diff(first, second, given)
-    assert result.decision == "differs"
+    assert result.verdict == "differs"
     (message,) = [change.message for change in result.weights if change.counts]
     assert message == "largest difference 1, relative 0.267, 1 of 3 numbers, in channel 2, on which no output depends"
     (finding,) = check(second, snapshot(first, given), given).findings
@@ -51,7 +51,7 @@ def test_a_number_that_nothing_reads_is_guarded(name, given):
 
 def test_a_row_of_numbers_that_nothing_reads_is_guarded():
     first, second = (network(f"k = Constant<value = float[3] {{1, 2, {last}}}>()") for last in (3, 4))
-    assert diff(first, second).decision == "differs"
+    assert diff(first, second).verdict == "differs"
     assert not check(second, snapshot(first)).ok
     assert diff(first, network()).equal
 

@@ -65,16 +65,16 @@ def normalized(norm, end="y = Relu(n)"):
 @pytest.mark.parametrize("kind", UNSTABLE)
 def test_noise_is_no_licence(kind):
     result = diff(unstable(kind), unstable(kind), DATA)
-    assert result.decision == "undecided"
+    assert result.verdict == "undecided"
     assert not result.equal
-    assert result[0].decision == "equal"  # what no random node reaches is still compared
+    assert result[0].verdict == "equal"  # what no random node reaches is still compared
     assert [found.name for found in result.undecided][-1] == "y"
     for found in result.undecided:
         assert found.reason.startswith("does not reproduce: relative ")
     record = result.to_dict()
     assert (record["equal"], record["verdict"]) == (False, "undecided")
     assert record["undecided"] == [found.to_dict() for found in result.undecided]
-    assert result.verdict().startswith("undecided: ")
+    assert result.summary().startswith("undecided: ")
     assert "undecided" in result.table().text()
 
 
@@ -82,7 +82,7 @@ def test_noise_is_no_licence(kind):
 def test_noise_hides_no_change_behind_it(kind):
     for models in ((unstable(kind), unstable(kind, "Neg")), (unstable(kind, "Neg"), unstable(kind))):
         result = diff(*models, DATA)
-        assert result.decision == "differs"
+        assert result.verdict == "differs"
         (output,) = result.outputs
         assert (output.differs, output.is_guilty, output.undecided) == (True, True, None)
         assert output.own.relative_l2 == pytest.approx(2)  # y against -y, of the same draw
@@ -121,13 +121,13 @@ def behind(text, **stored):
 @pytest.mark.parametrize("end", ["y = MatMul(n, w)", "y = Tanh(n)"])
 def test_what_stands_right_behind_a_random_node_is_compared_on_the_same_draw(draws, before, after, end):
     first, second = (behind(f"h = MatMul(x, w) {draws} {step} {end}") for step in (before, after))
-    assert diff(first, first, DATA).decision == "undecided"
+    assert diff(first, first, DATA).verdict == "undecided"
     result = diff(first, second, DATA)
-    assert result.decision == "differs"
+    assert result.verdict == "differs"
     assert result.first_divergence.a.name == "y"
     baseline = snapshot(first, DATA)
-    assert check(first, baseline, DATA).decision == "undecided"
-    assert check(second, baseline, DATA).decision == "differs"
+    assert check(first, baseline, DATA).verdict == "undecided"
+    assert check(second, baseline, DATA).verdict == "differs"
 
 
 def test_a_random_node_that_differs_itself_stays_undecided():
@@ -135,7 +135,7 @@ def test_a_random_node_that_differs_itself_stays_undecided():
     stored = {"low": np.array(0.3, np.float32)}
     sides = [behind(text.replace("RATIO", name), **stored) for name in ("ratio", "low")]
     result = diff(*sides, DATA)
-    assert result.decision == "undecided"  # nobody can say how far a share of 0.3 is from one of 0.5
+    assert result.verdict == "undecided"  # nobody can say how far a share of 0.3 is from one of 0.5
     assert "ratio" in " ".join(change.message for change in result.structure)
 
 
@@ -146,11 +146,11 @@ def test_behind_a_normalization_in_training_mode_a_change_is_found():
     ]
     x = np.random.default_rng(5).normal(size=(8, 4, 6, 6)).astype(np.float32)
     result = diff(*sides, x)
-    assert result.decision == "differs"
+    assert result.verdict == "differs"
     assert [row.a.name for row in result.outputs if row.is_guilty] == ["y"]
     baseline = snapshot(sides[0], x)
-    assert check(sides[0], baseline, x).decision in ("equal", "undecided")
-    assert check(sides[1], baseline, x).decision == "differs"
+    assert check(sides[0], baseline, x).verdict in ("equal", "undecided")
+    assert check(sides[1], baseline, x).verdict == "differs"
 
 
 @pytest.mark.parametrize("kind", UNSTABLE)
@@ -160,14 +160,14 @@ def test_a_change_before_what_is_random_is_found(kind):
     weight[3, 4] += 0.5
     changed.graph.initializer[-1].CopyFrom(numpy_helper.from_array(weight, "w"))
     result = diff(unstable(kind), changed, DATA)
-    assert result.decision == "differs"
+    assert result.verdict == "differs"
     assert result.first_divergence.a.name == "h"
 
 
 @pytest.mark.parametrize("kind", UNSTABLE)
 def test_a_change_behind_what_is_random_fails_a_check(kind):
     result = check(unstable(kind, "Neg"), snapshot(unstable(kind), DATA), DATA)
-    assert (result.ok, result.decision) == (False, "differs")
+    assert (result.ok, result.verdict) == (False, "differs")
     (finding,) = [finding for finding in result.findings if finding.statistic != "undecided"]
     assert (finding.statistic, finding.expected, finding.found) == ("node", None, "Neg")
 
@@ -177,10 +177,10 @@ def test_a_baseline_of_what_is_random_is_no_licence(kind):
     baseline = snapshot(unstable(kind), DATA)
     assert {row["layer"]: row["reproduces"] for row in baseline.layers}["y"] is False
     result = check(unstable(kind), baseline, DATA)
-    assert (result.ok, result.decision) == (False, "undecided")
+    assert (result.ok, result.verdict) == (False, "undecided")
     assert {finding.statistic for finding in result.findings} == {"undecided"}
     assert "does not reproduce from run to run in the baseline" in result.findings[-1].message
-    assert result.verdict().startswith("undecided: ")
+    assert result.summary().startswith("undecided: ")
 
 
 def test_batch_normalization_in_training_mode_is_not_the_one_in_evaluation_mode():
@@ -191,9 +191,9 @@ def test_batch_normalization_in_training_mode_is_not_the_one_in_evaluation_mode(
         for model in (training, evaluation)
     ]
     assert np.linalg.norm(values[0] - values[1]) > 0.1 * np.linalg.norm(values[1])
-    assert diff(evaluation, evaluation, x).decision == "equal"
-    assert diff(evaluation, training, x).decision == "differs"
-    assert diff(training, evaluation, x).decision in ("differs", "undecided")
+    assert diff(evaluation, evaluation, x).verdict == "equal"
+    assert diff(evaluation, training, x).verdict == "differs"
+    assert diff(training, evaluation, x).verdict in ("differs", "undecided")
 
 
 @pytest.mark.parametrize(("dtype", "fine", "beyond"), [("float32", 5e-4, 2e-3), ("float16", 2e-2, 0.1)])
@@ -231,14 +231,14 @@ def test_classifiers_whose_probabilities_leave_through_maps_are_compared():
     sessions = [onnxruntime.InferenceSession(classifier(scale).SerializeToString()) for scale in (1.0, 4.0)]
     (_, left), (_, right) = (session.run(None, {"x": DATA}) for session in sessions)
     expected = max(abs(a[key] - b[key]) for a, b in zip(left, right, strict=True) for key in a)
-    assert diff(classifier(), classifier(), DATA, batch_size=3).decision == "equal"
+    assert diff(classifier(), classifier(), DATA, batch_size=3).verdict == "equal"
     result = diff(classifier(), classifier(4.0), DATA, batch_size=3)
-    assert result.decision == "differs"
+    assert result.verdict == "differs"
     row = result.outputs[1]
     assert row.entire.max_abs == pytest.approx(expected, rel=1e-5)
     baseline = snapshot(classifier(), DATA)
-    assert check(classifier(), baseline, DATA).decision == "equal"
-    assert check(classifier(4.0), baseline, DATA).decision == "differs"
+    assert check(classifier(), baseline, DATA).verdict == "equal"
+    assert check(classifier(4.0), baseline, DATA).verdict == "differs"
 
 
 def test_strings_are_compared_one_by_one():
@@ -249,12 +249,12 @@ def test_strings_are_compared_one_by_one():
         }"""
     a, b = (onnx.parser.parse_model(text.replace("OTHER", word)) for word in ("owl", "fox"))
     x = np.array([0, 1, 0, 2, 1, 2])
-    assert diff(a, a, x).decision == "equal"
+    assert diff(a, a, x).verdict == "equal"
     result = diff(a, b, x)
-    assert result.decision == "differs"
+    assert result.verdict == "differs"
     assert result.outputs[0].reason == "2 of 6 strings differ, the first: 'owl' became 'fox'"
     assert check(b, snapshot(a, x), x).findings[0].statistic == "content"
-    assert diff(a, b, x[[0, 1, 0]]).decision == "equal"
+    assert diff(a, b, x[[0, 1, 0]]).verdict == "equal"
 
 
 def test_an_output_that_one_model_alone_has_differs():
@@ -263,7 +263,7 @@ def test_an_output_that_one_model_alone_has_differs():
     b.graph.output.add().name = "r"
     for pair in ((a, b), (b, a)):
         result = diff(*pair, X)
-        assert result.decision == "differs"
+        assert result.verdict == "differs"
         assert [row.reason for row in result.outputs if row.differs] == ["only one of the models has this output"]
 
 
@@ -276,14 +276,14 @@ def test_a_branch_that_is_not_taken_is_decided_by_its_weights():
         }"""
     arrays = {"x": DATA, "c": np.array(True)}
     a, b = parsed(text, w=W, z=W.T.copy()), parsed(text, w=W, z=2 * W.T)
-    assert diff(a, a, arrays).decision == "equal"
-    assert diff(a, b, arrays).decision == "differs"
+    assert diff(a, a, arrays).verdict == "equal"
+    assert diff(a, b, arrays).verdict == "differs"
 
 
 def test_real_models_are_equal_to_themselves():
     result = diff(DIGITS, DIGITS, INPUT)
-    assert (result.decision, result.undecided) == ("equal", ())
-    assert {row.decision for row in (*result.layers, *result.outputs)} == {"equal"}
+    assert (result.verdict, result.undecided) == ("equal", ())
+    assert {row.verdict for row in (*result.layers, *result.outputs)} == {"equal"}
 
 
 def long_integers(dtype, base, opset=17, sequence=False):
@@ -309,18 +309,18 @@ def test_long_integers_are_compared_exactly(dtype, base, opset):
     ]
     assert np.abs((values[1] - values[0]).astype(np.int64)).max() == 1
     result = diff(first, second, x)
-    assert result.decision == "differs"
+    assert result.verdict == "differs"
     assert result.outputs[0].entire.max_abs == 1
-    assert diff(first, first, x).decision == "equal"
+    assert diff(first, first, x).verdict == "equal"
     baseline = snapshot(first, x)
     assert check(first, baseline, x).ok
-    assert check(second, baseline, x).decision == "differs"
+    assert check(second, baseline, x).verdict == "differs"
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint64"])
 def test_long_integers_in_a_sequence_are_compared_exactly(dtype):
     x = np.array([[1, 2]], np.float32)
     first, second = long_integers(dtype, 2**60, sequence=True), long_integers(dtype, 2**60 + 1, sequence=True)
-    assert diff(first, second, x).decision == "differs"
-    assert diff(first, first, x).decision == "equal"
-    assert check(second, snapshot(first, x), x).decision == "differs"
+    assert diff(first, second, x).verdict == "differs"
+    assert diff(first, first, x).verdict == "equal"
+    assert check(second, snapshot(first, x), x).verdict == "differs"

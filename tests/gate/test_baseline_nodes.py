@@ -127,7 +127,7 @@ def test_with_data_the_node_itself_is_blamed(old, new, numbers, op_type):
     assert finding.message.startswith(op_type)
     assert any(finding.message in other.message for other in others)
     result = diff(first, second, fed)
-    assert result.verdict().startswith(f"differs: {op_type} ")
+    assert result.summary().startswith(f"differs: {op_type} ")
     assert result.structure[0].message.startswith(op_type)
 
 

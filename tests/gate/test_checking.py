@@ -98,7 +98,7 @@ def test_another_order_of_nodes_and_other_anonymous_names_change_nothing(baselin
 def test_a_re_export_is_accepted(baseline):
     result = check(renamed_and_reordered(DIGITS), baseline, INPUT, threads=1)
     assert result.ok
-    assert result.verdict() == "as the baseline says: 4 layers, 14 weights"
+    assert result.summary() == "as the baseline says: 4 layers, 14 weights"
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

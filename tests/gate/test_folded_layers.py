@@ -67,7 +67,7 @@ def test_arithmetic_behind_a_layer_may_be_folded(nodes, weight, bias):
     for first, second in ((model, folded), (folded, model)):
         assert diff(first, second).equal
         assert check(second, snapshot(first)).findings == ()
-    assert diff(model, other).decision == "differs"
+    assert diff(model, other).verdict == "differs"
     assert not check(other, snapshot(model)).ok
 
 
@@ -81,7 +81,7 @@ def test_every_constant_behind_a_layer_is_compared():
     model = parsed(text, **stored)
     for name, values in stored.items():
         changed = parsed(text, **stored | {name: values + np.float32(1e-3)})
-        assert diff(model, changed).decision == "differs", name
+        assert diff(model, changed).verdict == "differs", name
         assert not check(changed, snapshot(model)).ok, name
 
 

@@ -57,13 +57,13 @@ def test_every_function_runs_the_operators_of_a_library():
     assert statistics[0].overall.mean == pytest.approx(expected().mean(), rel=1e-5)
     assert onnxscope.diff(model, model, X, custom_ops=[str(LIBRARY)]).equal
     result = onnxscope.diff(model, other, X, custom_ops=LIBRARY)
-    assert result.decision == "differs"
+    assert result.verdict == "differs"
     assert not any("two sessions" in note for note in result.notes)
     baseline = onnxscope.snapshot(model, X, custom_ops=LIBRARY)
     assert [row["max"] for row in baseline.layers][-1] == pytest.approx(float(expected().max()), rel=1e-5)
     assert onnxscope.check(model, baseline, X, custom_ops=LIBRARY).ok
     assert not onnxscope.check(other, baseline, X, custom_ops=LIBRARY).ok
-    assert onnxscope.report(model, X, against=other, custom_ops=LIBRARY).content.comparison.decision == "differs"
+    assert onnxscope.report(model, X, against=other, custom_ops=LIBRARY).content.comparison.verdict == "differs"
 
 
 def test_the_library_is_recorded():

@@ -109,7 +109,7 @@ def test_a_comparison_of_what_does_not_fit_is_not_equal():
         compared = onnxscope.diff(first, second, X)
         assert not any(row.differs for row in (*compared.layers, *compared.outputs))
         assert not compared.equal
-        assert sentence_of(compared.verdict())
+        assert sentence_of(compared.summary())
         assert sentence_of(compared.changes_table().text())
         assert sentence_of(compared._repr_html_())
         record = compared.to_dict()["unfit"]
@@ -250,7 +250,7 @@ def test_every_batch_of_a_comparison_and_of_a_check_is_watched(late):
     expected = [name for name, size in expected_magnitudes(late, 1000).items() if size >= 65520]
     compared = onnxscope.diff(network(1000), network(1000), late, batch_size=4)
     assert [[value.value for value in side] for side in compared.unfit] == [expected, expected]
-    assert compared.decision == "undecided"
+    assert compared.verdict == "undecided"
     assert onnxscope.diff(network(1000), network(1000), late[:-1], batch_size=4).equal
     baseline = onnxscope.snapshot(network(1000), late, batch_size=4)
     assert [value.value for value in baseline.unfit] == expected

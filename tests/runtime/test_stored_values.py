@@ -125,6 +125,6 @@ def test_a_changed_number_behind_a_constant_of_a_body_is_found(changed, layer, t
     feeds = None if taken is None else {"x": np.ones((2, 3, 5), np.float32), "c": np.array(taken)}
     compared = onnxscope.diff(in_bodies(), in_bodies(**changed), feeds)
     assert [change.layer for change in compared.weights if change.counts] == ([layer] if layer else [])
-    assert compared.decision == ("differs" if layer else "equal")
+    assert compared.verdict == ("differs" if layer else "equal")
     checked = onnxscope.check(in_bodies(**changed), onnxscope.snapshot(in_bodies(), feeds), feeds)
     assert checked.ok is not bool(layer)

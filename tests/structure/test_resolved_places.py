@@ -345,13 +345,13 @@ def test_two_spellings_are_one_and_another_thing_is_told(name):
         assert are_alike(answers(standard_model(load_model(model)).proto), expected)
     for left, right in ((first, second), (second, first)):
         result = diff(left, right)
-        assert (result.decision, result.structure) == ("equal", ())
+        assert (result.verdict, result.structure) == ("equal", ())
         assert check(right, snapshot(left)).findings == ()
     if other is not None:
         changed = written(name, one[0], other)
         assert not are_alike(answers(changed), expected) or name == "Cast and back"
         for model in (first, second):
-            assert diff(model, changed).decision == "differs"
+            assert diff(model, changed).verdict == "differs"
             assert not check(changed, snapshot(model)).ok
 
 

@@ -140,8 +140,8 @@ def test_a_model_and_its_optimized_copy_are_one_model(name, level, tmp_path):
     assert check(copy, snapshot(model)).findings == ()
     assert check(model, snapshot(copy, fed), fed).findings == ()
     changed = with_other(model, FUSED[name][-1])
-    assert diff(changed, copy).decision == "differs"
-    assert diff(copy, changed, fed).decision == "differs"
+    assert diff(changed, copy).verdict == "differs"
+    assert diff(copy, changed, fed).verdict == "differs"
     assert not check(changed, snapshot(copy)).ok
     assert not check(copy, snapshot(changed, fed), fed).ok
 
@@ -217,7 +217,7 @@ def test_what_is_spelled_out_and_the_operator_are_one(name):
     fed = data_for(one)
     for first, second in ((one, other), (other, one)):
         result = diff(first, second)
-        assert (result.decision, result.structure, result.only_a, result.only_b) == ("equal", (), (), ())
+        assert (result.verdict, result.structure, result.only_a, result.only_b) == ("equal", (), (), ())
         assert check(second, snapshot(first)).findings == ()
     result = diff(one, other, fed)
     assert result.equal
@@ -225,12 +225,12 @@ def test_what_is_spelled_out_and_the_operator_are_one(name):
     numbers = [key for key in ("small", "half", "epsilon", "six", "three") if key in re.findall(r"\w+", nodes)]
     for key in numbers[:1]:
         changed = spelled(opset, nodes, **{key: np.float32(NUMBERS[key] * 1.25)})
-        assert diff(one, changed).decision == "differs"
+        assert diff(one, changed).verdict == "differs"
         assert not check(changed, snapshot(one)).ok
     if "gamma" in nodes:
         changed = spelled(opset, nodes, gamma=LAYER_NORM["gamma"] + np.float32(1e-3))
-        assert diff(one, changed).decision == "differs"
-        assert diff(one, changed, fed).decision == "differs"
+        assert diff(one, changed).verdict == "differs"
+        assert diff(one, changed, fed).verdict == "differs"
 
 
 def operators_of(model):

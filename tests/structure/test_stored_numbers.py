@@ -27,7 +27,7 @@ def test_a_number_without_effect_on_the_inputs_makes_models_differ():
     x = np.ones((2, 3), np.float32)
     for other in (-0.25, np.nextafter(np.float32(-0.5), np.float32(-1))):
         result = diff(idle(), idle(other), x)
-        assert result.decision == "differs"
+        assert result.verdict == "differs"
         assert not any(row.differs for row in result.outputs)
         assert not check(idle(other), snapshot(idle(), x), x).ok
     assert diff(idle(), idle(), x).equal
@@ -41,7 +41,7 @@ def test_another_way_to_the_same_values_is_no_difference_where_they_were_compare
     result = diff(idle(), other, x)
     assert result.structure
     assert result.equal
-    assert diff(idle(), other).decision == "differs"
+    assert diff(idle(), other).verdict == "differs"
 
 
 def test_where_the_inputs_show_a_difference_check_names_what_a_node_does_otherwise():
@@ -56,8 +56,8 @@ def test_where_the_inputs_show_a_difference_check_names_what_a_node_does_otherwi
 
 def test_a_random_node_of_one_model_makes_it_differ_though_it_is_dropped():
     result = diff(quiet(), dropping(), X)
-    assert result.decision == "differs"
-    assert "in training mode" in result.verdict()
+    assert result.verdict == "differs"
+    assert "in training mode" in result.summary()
     assert diff(quiet(), quiet(), X).equal
 
 

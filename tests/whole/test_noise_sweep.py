@@ -164,7 +164,7 @@ def answer(way: str, network: Network, other: ModelProto, baselines: tuple[Basel
             compared = check(other, baselines[feeds is None], feeds)
     except OnnxscopeError as error:
         return "refused", str(error)
-    return compared.decision, compared.verdict()
+    return compared.verdict, compared.summary()
 
 
 def test_a_sample_of_the_pairs_is_told_apart():

@@ -39,7 +39,7 @@ def found(source, kind, seed, inputs):
 def assert_named(name, result, label):
     assert not result.equal, label
     assert result.guilty, label
-    assert result.guilty[0].a.layer == name, f"{label}: {result.verdict()}"
+    assert result.guilty[0].a.layer == name, f"{label}: {result.summary()}"
     innocent = [row for row in result if row.a.layer != name]
     assert not any(row.is_guilty for row in innocent), f"{label}: {result!r}"
     largest = max((row.own.relative_l2 / row.floor for row in innocent if row.own is not None), default=0.0)
@@ -105,7 +105,7 @@ def test_the_gate_refuses_a_plant_of_every_kind(networks):
             if plot is not None:
                 result = check(plot[1].model, baseline, PHOTO)
                 first = next((finding.layer for finding in result.findings if finding.layer), None)
-                assert first == plot[0], f"{name}, {kind.__name__}: {result.verdict()}"
+                assert first == plot[0], f"{name}, {kind.__name__}: {result.summary()}"
                 refused += 1
     print(f"{refused} of {refused} plants refused, each in its layer")
     assert refused == 24
@@ -119,6 +119,6 @@ def test_of_two_plants_both_are_named_the_larger_first(networks):
         one_weight(plot, first, np.random.default_rng(1))
         quantized_badly(plot, second, np.random.default_rng(2))
         result = diff(path, plot.model, PHOTO)
-        assert [row.a.layer for row in result.guilty] == [second.name, first.name], f"{name}: {result.verdict()}"
+        assert [row.a.layer for row in result.guilty] == [second.name, first.name], f"{name}: {result.summary()}"
         innocent = [row for row in result if row.a.layer not in (first.name, second.name)]
         assert all(row.own.relative_l2 <= 10 * row.floor for row in innocent), name
