@@ -10,6 +10,7 @@ __all__ = [
     "MAX_NAME",
     "bytes_text",
     "count_text",
+    "counted",
     "first_line",
     "format_number",
     "is_safe_stem",
@@ -113,9 +114,14 @@ def bytes_text(count: int) -> str:
     return f"{count} B"
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """How many of something, in words: `1 layer`, `1,000 layers`; `plural` is for nouns that do not end with an s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def samples_text(count: int) -> str:
     """How many samples, in words."""
-    return "1 sample" if count == 1 else f"{count:,} samples"
+    return counted(count, "sample")
 
 
 def ranges_text(numbers: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ import click
 
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.json_files import dump_json
+from onnxscope.base.text import counted
 from onnxscope.cli.options import (
     Presentation,
     batch_axis_option,
@@ -96,4 +97,4 @@ def features(
     if maps.tapping is not None:
         moved = f"largest difference {maps.tapping['max_abs']:.3g}, relative {maps.tapping['relative']:.3g}"
         shown.note(f"outputs of the tapped and the untapped model: {moved}")
-    shown.note(f"{len(pictures)} pictures and features.json are in {output}")
+    shown.note(f"{counted(len(pictures), 'picture')} and features.json are in {output}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from onnxscope.base.text import counted
 from onnxscope.cli.options import (
     Presentation,
     StatusLine,
@@ -141,15 +142,15 @@ def _say(result: DatasetStatistics, output: Path, shown: Presentation) -> None:
     for position, name, fault in profile.skipped[:3]:
         shown.note(f"skipped sample {position}, {name}: {fault}")
     if len(profile.skipped) > 3:
-        shown.note(f"skipped {len(profile.skipped) - 3:,} more samples; all of them are in {output}")
+        shown.note(f"skipped {counted(len(profile.skipped) - 3, 'more sample')}; all of them are in {output}")
     for remark, count in profile.remarks.items():
-        shown.note(f"{count:,} {'sample' if count == 1 else 'samples'}: {remark}")
+        shown.note(f"{counted(count, 'sample')}: {remark}")
     for name, reason in profile.unreachable:
         shown.note(f"not reached: {name}: {reason}")
     sampled = [tap.sampled for tap in result if tap.sampled is not None]
     if sampled:
         shown.note(
-            f"zeros and quantiles of {len(sampled)} taps rest on a sample of their elements, at least "
+            f"zeros and quantiles of {counted(len(sampled), 'tap')} rest on a sample of their elements, at least "
             f"{min(sampled):.2g} of them; --exact counts all",
         )
     shown.note(f"the profile is in {output}; peak memory {_peak_mib():,.0f} MiB")

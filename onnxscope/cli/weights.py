@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from onnxscope.base.files import refuse_inputs
-from onnxscope.base.text import printable
+from onnxscope.base.text import counted, printable
 from onnxscope.cli.options import Presentation, common, custom_ops_option, force_option, model_argument, select_option
 
 __all__ = ["weights"]
@@ -51,15 +51,17 @@ def weights(
     statistics = compute(loaded, select=select, bins=bins)
     if output is not None:
         pictures = save_weights(statistics, loaded, output, picture=picture, force=force)
-        shown.note(f"{len(pictures)} histograms and weights.json are in {output}")
+        shown.note(f"{counted(len(pictures), 'histogram')} and weights.json are in {output}")
     shown.show(statistics)
     if statistics.left_out and shown.form == "table":
-        count = sum(other.size for other in statistics.left_out)
+        total = sum(other.size for other in statistics.left_out)
+        count = counted(total, "number is no parameter", "numbers are no parameters")
         first = statistics.left_out[0]
         where = f"first {printable(first.name)}: {printable(first.reason)}; `--format json` lists them"
-        shown.note(f"{count:,} numbers are no parameters ({where})")
+        shown.note(f"{count} ({where})")
     if statistics.absent and shown.form == "table":
-        shown.note(f"{len(statistics.absent)} parameters are not in the file, {_first(statistics.absent)}")
+        count = counted(len(statistics.absent), "parameter is", "parameters are")
+        shown.note(f"{count} not in the file, {_first(statistics.absent)}")
 
 
 def _first(absent: Sequence[tuple[str, str]]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxscope.base.text import printable
+from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import spec_text
 from onnxscope.inputs.layouts import find_layout
@@ -127,7 +127,7 @@ def match_inputs(a: Sequence[InputSpec], b: Sequence[InputSpec]) -> tuple[list[F
     """
     if len(a) != len(b):
         shown = [", ".join(f"{printable(spec.name)} {spec_text(spec)}" for spec in specs) or "none" for specs in (a, b)]
-        raise InputError(f"{len(a)} inputs against {len(b)}: {shown[0]}; {shown[1]}")
+        raise InputError(f"{counted(len(a), 'input')} against {len(b)}: {shown[0]}; {shown[1]}")
     by_name = {spec.name: spec for spec in a}
     named = by_name.keys() == {spec.name for spec in b}
     fed, notes = [], []

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
+from onnxscope.base.text import samples_text
 from onnxscope.comparison.common_feed import CommonFeed
 from onnxscope.comparison.floors import discrepancy_of, element_types, floor_of, own_noise, rounds_to_codes
 from onnxscope.comparison.layer_difference import LayerDifference, Side, not_measured
@@ -155,7 +156,7 @@ class PairedRun:
                 totals = [x + y for x, y in zip(totals, more, strict=True)] if totals else more
                 self._compare_composites(first, second, batch.feeds, feed.of_second(batch.feeds))
         self.unfit = first.unfit, second.unfit
-        self.notes += [f"{count} samples: {remark}" for remark, count in feed.seen.remarks.items()]
+        self.notes += [f"{samples_text(count)}: {remark}" for remark, count in feed.seen.remarks.items()]
         if comparer.fallback is not None:
             self.notes.append(f"compared in two sessions, not in one graph: {comparer.fallback}")
         for (place, pair), measured in zip(wanted.items(), totals, strict=True):

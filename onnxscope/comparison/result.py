@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Cell, Table
-from onnxscope.base.text import printable
+from onnxscope.base.text import counted, printable
 from onnxscope.comparison.layer_difference import COLUMNS, LayerDifference, Verdict, size_of
 from onnxscope.comparison.weight_changes import WeightChange
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
@@ -208,7 +208,7 @@ class Comparison(Record, Sequence[LayerDifference]):
     def table(self) -> Table:
         """One row per aligned layer and output."""
         rows = tuple(row.cells(judged=self.was_run) for row in (*self.layers, *self.outputs))
-        title = f"{self.a['name']} against {self.b['name']}: {len(self.layers)} layers aligned"
+        title = f"{self.a['name']} against {self.b['name']}: {counted(len(self.layers), 'layer')} aligned"
         return Table(title, COLUMNS, rows)
 
     def changes_table(self) -> Table:
@@ -241,7 +241,7 @@ class Comparison(Record, Sequence[LayerDifference]):
 
     def summary(self) -> str:
         """One line: the verdict; where the models differ, where that starts and who is to blame; what is undecided."""
-        compared = f"{_counted(len(self.layers), 'layer')} and {_counted(len(self.outputs), 'output')}"
+        compared = f"{counted(len(self.layers), 'layer')} and {counted(len(self.outputs), 'output')}"
         if not self.aligned:
             return "differs: nothing of one model was found in the other"
         if self.equal:
@@ -258,17 +258,18 @@ class Comparison(Record, Sequence[LayerDifference]):
             parts.append(f"the difference comes from {', '.join(named)}{more}")
         count = len(self.only_a) + len(self.only_b)
         if count:
-            parts.append(f"{_counted(count, 'layer')} without a counterpart")
+            parts.append(f"{counted(count, 'layer')} without a counterpart")
         changed = sum(change.counts for change in self.weights)
         if changed:
-            parts.append(f"{_counted(changed, 'weight')} changed")
+            parts.append(f"{counted(changed, 'weight')} changed")
         if self.was_run and self.counted_structure:
             parts.append(printable(self.counted_structure[0].message))
         if self.undecided:
             first_undecided = self.undecided[0]
             where = f"first {printable(first_undecided.layer)} ({first_undecided.reason})"
             total = len(self.layers) + len(self.outputs)
-            parts.append(f"{len(self.undecided):,} of {total:,} layers and outputs cannot be judged, {where}")
+            of = counted(total, "layer or output", "layers and outputs")
+            parts.append(f"{len(self.undecided):,} of {of} cannot be judged, {where}")
         parts += self.unfit_sentences
         return f"{self.verdict}: " + "; ".join(parts or ["the structure"])
 
@@ -287,7 +288,7 @@ class Comparison(Record, Sequence[LayerDifference]):
         parts = [paragraph(self.summary(), "good" if self.equal else "bad")]
         blamed = [row for row in self.guilty if row.entire is not None]
         if blamed and not self.equal:
-            title = f"where the difference comes from: {_counted(len(blamed), 'layer')}"
+            title = f"where the difference comes from: {counted(len(blamed), 'layer')}"
             parts.append(Table(title, COLUMNS, tuple(row.cells() for row in blamed)).html(max_rows=5))
         parts.append(self.table().html())
         changes = self.changes_table()
@@ -303,7 +304,3 @@ def _much(row: LayerDifference) -> str:
         return " (its weights)" if row.own is not None else ""
     size = size_of(row.own)
     return f" (relative {size:.3g})" if math.isfinite(size) else " (not finite)"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

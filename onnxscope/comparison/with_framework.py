@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
+from onnxscope.base.text import counted
 from onnxscope.comparison.floors import floor_of, own_noise, rounds_to_codes
 from onnxscope.comparison.layer_difference import LayerDifference, Side, not_measured
 from onnxscope.comparison.match_values import Counterpart, FedInput, match_values
@@ -80,7 +81,7 @@ def name_inputs(model: Model, arrays: Sequence[Array]) -> dict[str, Array]:
     """
     names = [spec.name for spec in model.inputs]
     if len(arrays) != len(names):
-        raise InputError(f"{len(arrays)} inputs for the {len(names)} of the model: {model.name}")
+        raise InputError(f"{counted(len(arrays), 'input')} for the {len(names)} of the model: {model.name}")
     return dict(zip(names, arrays, strict=True))
 
 

@@ -22,6 +22,7 @@ from onnxscope.base.json_files import Fields, JsonFormat, dump_json
 from onnxscope.base.results import Record
 from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
 from onnxscope.base.tables import Table
+from onnxscope.base.text import counted, samples_text
 from onnxscope.comparison.align_layers import LayerKey
 from onnxscope.comparison.floors import own_floors
 from onnxscope.comparison.layer_weights import LayerWeights
@@ -186,9 +187,13 @@ class Baseline(Record):
             )
             for row in self.layers
         )
-        what = "structure and weights" if self.input is None else f"{self.input['samples']} samples"
+        what = "structure and weights" if self.input is None else samples_text(self.input["samples"])
         beyond = f"; {unfit_sentence(self.unfit)}" if self.unfit else ""
-        return Table(f"{len(self.layers)} layers, {len(self.weights)} weights: {what}{beyond}", columns, rows)
+        return Table(
+            f"{counted(len(self.layers), 'layer')}, {counted(len(self.weights), 'weight')}: {what}{beyond}",
+            columns,
+            rows,
+        )
 
     def __repr__(self) -> str:
         return self.table().text()

@@ -7,13 +7,14 @@ from typing import Any
 
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Table
-from onnxscope.base.text import format_number, printable
+from onnxscope.base.text import counted, format_number, printable
 from onnxscope.comparison.layer_difference import Verdict
 from onnxscope.gate.baseline import Baseline
 
 __all__ = ["FINDING_COLUMNS", "UNDECIDED", "Check", "Deviation", "shown_value"]
 
 FINDING_COLUMNS = ("layer", "statistic", "expected", "found", "tolerance", "what it means")
+_SHAPES = ("shape", "weight_shape")
 UNDECIDED = "undecided"
 """The statistic of a finding that nobody can judge."""
 
@@ -103,8 +104,8 @@ class Check(Record):
             (
                 finding.layer,
                 finding.statistic,
-                _cell(finding.expected),
-                _cell(finding.found),
+                _cell(finding.expected, finding.statistic),
+                _cell(finding.found, finding.statistic),
                 finding.tolerance,
                 finding.message,
             )
@@ -125,12 +126,11 @@ class Check(Record):
     def summary(self) -> str:
         """One line."""
         if self.ok:
-            return f"as the baseline says: {len(self.layers)} layers, {self.weights} weights"
-        count = len(self.findings)
+            return f"as the baseline says: {counted(len(self.layers), 'layer')}, {counted(self.weights, 'weight')}"
         first = next((finding.layer for finding in self.findings if finding.layer), "")
         start = f", first in {printable(first)}" if first else ""
         lead = "undecided: " if self.verdict == "undecided" else ""
-        return f"{lead}{count:,} finding{'' if count == 1 else 's'}{start}"
+        return f"{lead}{counted(len(self.findings), 'finding')}{start}"
 
     def merged(self) -> Baseline:
         """The baseline to write: new lines for what has changed, the old ones for what is within its tolerance."""
@@ -159,17 +159,38 @@ class Check(Record):
         return [verdict, *tables, *remarks(self.notes)]
 
 
-def _cell(value: Any) -> float | str:
+def _cell(value: Any, statistic: str) -> float | int | str | None:
     """An entry of a row for a table, which keeps all digits of a number where it is asked to."""
-    return value if isinstance(value, float) else shown_value(value)
+    if value is None or (isinstance(value, (float, int)) and not isinstance(value, bool)):
+        return value
+    is_shape = statistic in _SHAPES or statistic.startswith("weight ")
+    return shown_value(value, is_shape=is_shape)
 
 
-def shown_value(value: Any) -> str:
-    """An entry of a row, as messages and tables have it."""
+def shown_value(value: Any, *, is_shape: bool = False) -> str:
+    """An entry of a row, as messages and tables have it: no notation of Python's."""
     if isinstance(value, float):
         return format_number(value)
-    if isinstance(value, list) and value and all(isinstance(dim, (int, type(None))) for dim in value):
-        return "x".join("?" if dim is None else f"{dim}" for dim in value)
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        return printable(value[0])
-    return "none" if value is None else printable(str(value))[:200]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)) and is_shape:
+        return "x".join("?" if dim is None else printable(f"{dim}") for dim in value) or "scalar"
+    if isinstance(value, (list, tuple)):
+        return _cut((", " if all(map(_is_plain, value)) else "; ").join(map(shown_value, value)) or "nothing")
+    if isinstance(value, dict) and value.keys() == {"name", "dtype", "shape"}:  # an input or an output
+        shape = "of any shape" if value["shape"] is None else shown_value(value["shape"], is_shape=True)
+        return f"{printable(value['name'])} {shown_value(value['dtype'])} {shape}"
+    if isinstance(value, dict):
+        entries = (
+            f"{printable(key)} {shown_value(entry, is_shape=key in _SHAPES)}" for key, entry in sorted(value.items())
+        )
+        return _cut("; ".join(entries) or "nothing")
+    return "none" if value is None else _cut(printable(f"{value}"))
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, (list, tuple, dict))
+
+
+def _cut(text: str) -> str:
+    return text[:200]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
-from onnxscope.base.text import format_number, printable
+from onnxscope.base.text import counted, format_number, printable
 from onnxscope.comparison.align_layers import Alignment, align_layers
 from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
@@ -327,7 +327,8 @@ def _structure_findings(old: Mapping[str, Any], new: Mapping[str, Any], *, folde
         old, new = ({**row, "norm": None, "attributes": found} for row, found in zip((old, new), own, strict=True))
     for key in _PLAIN:
         if old[key] != new[key] and not (key == "shape" and None in (old[key], new[key])):
-            message = f"{key.replace('_', ' ')} {shown_value(old[key])} became {shown_value(new[key])}"
+            before, after = (shown_value(row[key], is_shape=key.endswith("shape")) for row in (old, new))
+            message = f"{key.replace('_', ' ')} {before} became {after}"
             findings.append(_changed(old, new, key, message))
     contents = old["content"], new["content"]
     is_judged = old["op_type"] == new["op_type"] == "Output" and old["reproduces"] and new["reproduces"]
@@ -381,7 +382,7 @@ def _moved(old: Mapping[str, Any], new: Mapping[str, Any], settings: Settings) -
         if old[key] != new[key]:
             findings.append(_changed(old, new, key, f"{new[key]:,} {word}, not {old[key]:,}"))
     if new["dead_channels"] > old["dead_channels"]:
-        message = f"{new['dead_channels'] - old['dead_channels']} channels more are zero everywhere"
+        message = f"zero everywhere: {counted(new['dead_channels'] - old['dead_channels'], 'more channel')}"
         findings.append(_changed(old, new, "dead_channels", message))
     return findings
 
@@ -441,7 +442,7 @@ def _weight_findings(
             )
             continue
         changes = [
-            f"{key} {shown_value(before[key])} became {shown_value(after[key])}"
+            f"{key} {' became '.join(shown_value(row[key], is_shape=key == 'shape') for row in (before, after))}"
             for key in ("shape", "dtype", "mean", "std", "min", "max", "zero_fraction")
             if before[key] != after[key]
         ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxscope.base.tables import Cell, Table
-from onnxscope.base.text import printable
+from onnxscope.base.text import counted, printable
 from onnxscope.errors import OnnxscopeError
 from onnxscope.gate.check_result import FINDING_COLUMNS, Check, Deviation
 
@@ -164,7 +164,8 @@ def github_annotations(outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield f"::error file={_property(file)},title={_property(title)}::{_data(text)}"
     rest = ranked[_MAX_ANNOTATIONS:]
     if rest:
-        yield f"::error file={_property(rest[0][1])},title={len(rest)} more findings::the job summary lists all of them"
+        title = counted(len(rest), "more finding")
+        yield f"::error file={_property(rest[0][1])},title={title}::the job summary lists all of them"
 
 
 def _error_lines(error: OnnxscopeError) -> list[str]:

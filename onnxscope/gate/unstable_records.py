@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from onnxscope.base.json_files import Fields
+from onnxscope.base.text import counted
 from onnxscope.model.loading import Model
 from onnxscope.runtime.unstable_nodes import find_unstable
 
@@ -32,4 +33,5 @@ def notes_on_change(before: Sequence[Mapping[str, str]], after: Sequence[Mapping
     notes = [message if message in old else f"not so in the baseline: {message}" for message in new]
     notes += [f"in the baseline alone: {message}" for message in old if message not in new]
     more = len(notes) - _LISTED
-    return notes if more <= 0 else [*notes[:_LISTED], f"{more:,} more nodes are random or stateful, or were"]
+    told = f"{counted(more, 'more node is', 'more nodes are')} random or stateful, or were"
+    return notes if more <= 0 else [*notes[:_LISTED], told]

@@ -24,7 +24,7 @@ from onnxscope.inputs.layouts import ImageLayout
 from onnxscope.inputs.presets import Preset, load_preset, preset_of_model, recipe_file
 from onnxscope.inputs.random_samples import RandomSamples
 from onnxscope.inputs.samples import Samples, run_length
-from onnxscope.inputs.sources import Kind, files_behind, gather
+from onnxscope.inputs.sources import Kind, files_behind, gather, open_input
 
 if TYPE_CHECKING:
     from onnxscope.model.loading import Model
@@ -176,9 +176,9 @@ class Dataset:
         """The same arrays with no axis of samples, and a remark that says why."""
         return Dataset(self._samples.as_one_sample(), (*self._opening_notes, note), _Kept(0))
 
-    def noting(self, note: str) -> Dataset:
-        """The same samples with one more remark."""
-        return Dataset(self._samples, (*self._opening_notes, note), self._kept)
+    def noting(self, *notes: str) -> Dataset:
+        """The same samples with more remarks."""
+        return Dataset(self._samples, (*self._opening_notes, *notes), self._kept) if notes else self
 
     def fed_to(self, specs: Sequence[InputSpec]) -> Dataset:
         """The same samples for inputs that differ in nothing but a fixed batch.
@@ -288,6 +288,10 @@ def open_inputs(
     kind, entries, notes = gather(sources)
     samples: Samples
     if kind == "images":
+        if chosen is None and recorded_preset is None:
+            missing = [path for path in files_behind(entries) if not os.path.exists(path)]
+            if missing:  # a name misspelt is no matter of presets
+                open_input(missing[0]).close()
         preset = chosen or preset_of_model(recorded_preset)
         samples = ImageSamples.open(entries[: options.limit], specs, preset, options.layout)
         return Dataset(samples, notes, _Kept(keep_bytes))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal
 
 from onnxscope.base.files import open_regular
-from onnxscope.base.text import printable
+from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
 
 __all__ = ["Kind", "files_behind", "gather", "open_input", "suffix_of"]
@@ -102,7 +102,7 @@ def _pick(paths: Iterable[str], suffixes: frozenset[str], fault: str, place: str
         hint = "name the .npy or .npz file itself" if arrays else f"images end in {', '.join(sorted(_IMAGE_SUFFIXES))}"
         raise InputError(fault, hint=hint)
     ignored = len(files) - len(picked)
-    notes = [f"{ignored} other {'file' if ignored == 1 else 'files'} ignored {place}"] if ignored else []
+    notes = [f"{counted(ignored, 'other file')} ignored {place}"] if ignored else []
     return sorted(picked, key=_natural), notes
 
 

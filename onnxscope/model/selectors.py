@@ -29,7 +29,17 @@ from onnxscope.model.encodings import codes_scale
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
 
-__all__ = ["At", "Choice", "Place", "Tap", "choose", "select_layers", "select_taps", "tap_values", "weighted_taps"]
+__all__ = [
+    "At",
+    "Choice",
+    "Place",
+    "Tap",
+    "choose",
+    "select_layers",
+    "select_taps",
+    "tap_values",
+    "weighted_taps",
+]
 
 At = Literal["post", "pre"]
 Place = tuple[tuple[Step, ...], str]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from onnxscope.base.results import Record, remarks
 from onnxscope.base.tables import Table
-from onnxscope.base.text import not_finite_text
+from onnxscope.base.text import counted, not_finite_text, samples_text
 from onnxscope.findings.kinds import Finding
 from onnxscope.profiling.findings import find, saturated_fraction
 from onnxscope.profiling.profile import Profile
@@ -109,7 +109,7 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         """One row per tap."""
         rows = tuple((*tap.cells(), ", ".join(self._remarks(tap))) for tap in self)
         skipped = f", {len(self.profile.skipped):,} skipped" if self.profile.skipped else ""
-        title = f"{self.profile.model['name']} over {self._counted()}{skipped}: {len(rows)} taps"
+        title = f"{self.profile.model['name']} over {self._counted()}{skipped}: {counted(len(rows), 'tap')}"
         return Table(title, (*COLUMNS, "remarks"), rows)
 
     def tables(self) -> list[Table]:
@@ -128,7 +128,7 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
             channels = [str(finding.channel) for finding in members if finding.channel is not None]
             more = f" and {len(channels) - _LISTED} more" if len(channels) > _LISTED else ""
             rows.append((kind, layer, ", ".join(channels[:_LISTED]) + more, members[0].message))
-        title = "1 finding" if len(self.findings) == 1 else f"{len(self.findings):,} findings"
+        title = counted(len(self.findings), "finding")
         return Table(title, ("finding", "layer", "channels", "the first"), tuple(rows))
 
     def plot(self) -> Figure:
@@ -147,17 +147,14 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         return quantile_figure(rows[:_MAX_DRAWN], title)
 
     def __repr__(self) -> str:
-        return "\n".join(table.text() for table in self._tables())
+        return "\n".join(table.text() for table in self.tables())
 
     def html_parts(self) -> list[str]:
         """Statistics, findings and remarks."""
-        return [*(table.html() for table in self._tables()), *remarks(self.notes)]
-
-    def _tables(self) -> list[Table]:
-        return [self.table(), self.findings_table()] if self.findings else [self.table()]
+        return [*(table.html() for table in self.tables()), *remarks(self.notes)]
 
     def _counted(self) -> str:
-        return f"{self.profile.samples:,} sample{'' if self.profile.samples == 1 else 's'}"
+        return samples_text(self.profile.samples)
 
     def _remarks(self, tap: TapProfile) -> list[str]:
         moments = tap.state.moments

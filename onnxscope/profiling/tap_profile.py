@@ -96,7 +96,7 @@ class ChannelState:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TapProfile(Record):
     """What is known of one tap, over all samples seen so far.
 
@@ -252,6 +252,9 @@ class TapProfile(Record):
     def table(self) -> Table:
         """One row."""
         return Table("", COLUMNS, (self.cells(),))
+
+    def __repr__(self) -> str:
+        return self.table().text()
 
 
 def _fingerprints(observation: Observation, samples: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -113,7 +113,7 @@ def _blamed(comparison: Comparison) -> Iterator[Attention]:
         if row.reason is not None:
             kind, message = "incomparable", f"cannot be compared with {other}: {row.reason}"
         elif row.is_guilty:
-            size = "not finite" if relative is None else f"relative {relative:.3g}, its noise {row.floor:.2g}"
+            size = "not finite" if relative is None else f"relative {relative:.3g}, the floor {row.floor:.2g}"
             kind, message = "own_error", f"has an error of its own against {other}: {size}"
         elif row.differs:
             kind, message = "divergence", f"is the first that differs from {other}"

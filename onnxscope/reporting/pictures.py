@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.text import label, number_text, ranges_text
+from onnxscope.base.text import counted, label, number_text, ranges_text
 from onnxscope.drawing.mosaics import coarsened, encode_png, mosaic, reduced, strips
 from onnxscope.reporting.content import Content, LayerView, Sight
 
@@ -60,7 +60,12 @@ def strip_of_channels(channels: Any, zeros: int) -> dict[str, Any] | None:
     description = "; ".join(f"{word} from {low} to {high}" for word, low, high in ranges)
     count = len(channels.mean)
     image = strips(rows)
-    return {**_picture(image, f"{count:,} channels: {description}"), "ranges": ranges, "count": count, "zeros": zeros}
+    return {
+        **_picture(image, f"{counted(count, 'channel')}: {description}"),
+        "ranges": ranges,
+        "count": count,
+        "zeros": zeros,
+    }
 
 
 def fitting_sights(sights: Sequence[Sight], free: int) -> tuple[list[dict[str, Any]], int]:

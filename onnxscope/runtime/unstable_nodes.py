@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from onnx import TensorProto
 
-from onnxscope.base.text import printable
+from onnxscope.base.text import counted, printable
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
 from onnxscope.operators.operator import Training
@@ -103,7 +103,7 @@ class UnstableNode:
         reached = []
         if self.layers_all:
             some = f"{self.layers_reached:,}" if self.layers_reached else "none"
-            reached.append(f"{some} of {self.layers_all:,} layer{'' if self.layers_all == 1 else 's'}")
+            reached.append(f"{some} of {counted(self.layers_all, 'layer')}")
         names = ", ".join(map(printable, self.outputs[:_LISTED]))
         more = f" and {len(self.outputs) - _LISTED:,} more" if len(self.outputs) > _LISTED else ""
         noun = "output" if len(self.outputs) == 1 else "outputs"
@@ -194,7 +194,8 @@ def remarks_on_unstable(model: Model) -> tuple[str, ...]:
     unstable = find_unstable(model)
     remarks = [node.message for node in unstable[:_LISTED]]
     if len(unstable) > _LISTED:
-        remarks.append(f"{len(unstable) - _LISTED:,} more nodes are random or stateful; `onnxscope inspect` lists them")
+        more = counted(len(unstable) - _LISTED, "more node is", "more nodes are")
+        remarks.append(f"{more} random or stateful; `onnxscope inspect` lists them")
     return tuple(remarks)
 
 

@@ -10,6 +10,7 @@ from onnxscope.base.text import (
     MAX_NAME,
     bytes_text,
     count_text,
+    counted,
     first_line,
     format_number,
     is_safe_stem,
@@ -131,3 +132,8 @@ def test_a_number_in_a_table_has_five_digits_and_is_0_only_where_it_is():
 def test_a_long_text_loses_its_middle():
     assert shortened("x" * 9, 9) == "x" * 9
     assert shortened("first.second", 7) == "fir…ond"
+
+
+def test_one_of_something_is_singular():
+    assert [counted(count, "layer") for count in (0, 1, 2, 1234)] == ["0 layers", "1 layer", "2 layers", "1,234 layers"]
+    assert [counted(count, "node is", "nodes are") for count in (1, 2)] == ["1 node is", "2 nodes are"]

@@ -293,7 +293,7 @@ def test_models_that_take_different_things_cannot_be_run():
     ):
         diff(a, b, X)
     two = parsed('<ir_version: 9, opset_import: ["": 18]> g (float[2] x, float[2] y) => (float[2] z) { z = Add(x, y) }')
-    with pytest.raises(InputError, match="1 inputs against 2: "):
+    with pytest.raises(InputError, match="1 input against 2: "):
         diff(a, two, X)
 
 

@@ -203,3 +203,17 @@ def test_it_is_opened_with_what_a_model_takes_and_records(folder):
     )
     helper.set_model_props(model, write_provenance(Provenance("torch", "2", "faithful", "net", "unit")))
     assert open_dataset(str(folder), load_model(model), RunOptions()).record["preset"] == "unit"
+
+
+@pytest.mark.parametrize("paths", [["missing.jpg"], ["there.png", "missing.png"]])
+def test_an_image_that_is_not_there_is_no_matter_of_presets(tmp_path, paths):
+    Image.new("RGB", (4, 4)).save(tmp_path / "there.png")
+    with pytest.raises(InputError, match=r"^no such file: .*missing"):
+        opened_paths([str(tmp_path / path) for path in paths])
+    with pytest.raises(InputError, match="which preset"):
+        opened_paths([str(tmp_path / "there.png")])
+
+
+def opened_paths(paths):
+    text = '<ir_version: 9, opset_import: ["": 17]> g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { y = Relu(x) }'
+    return open_dataset(paths, load_model(parse_model(text)), RunOptions())

@@ -190,3 +190,12 @@ def test_dead_channels():
 def test_different_taps_do_not_merge():
     with pytest.raises(MergeError, match=r"^cannot merge name 'h' with 'other': tap h$"):
         unseen().merge(unseen(name="other"))
+
+
+def test_a_profile_shows_as_a_table():
+    shown = repr(profile_of(np.array([[[1.0, 2.0], [3.0, 4.0]]], np.float32)))
+    lines = shown.splitlines()
+    assert len(lines) == 3
+    assert lines[0].split()[:2] == ["layer", "operator"]
+    assert "array(" not in shown
+    assert "2.5" in lines[2]

@@ -133,7 +133,7 @@ def test_another_model_stands_beside_it_and_the_guilty_layer_is_named(tmp_path):
     assert text.count("difference, at most") >= 3
     first = made.content.attention[0]
     assert (first.kind, first.weight, first.layer) == ("own_error", "bad", layer)
-    assert re.fullmatch(r"has an error of its own against other\.onnx: relative 0\.\d+, its noise .+", first.message)
+    assert re.fullmatch(r"has an error of its own against other\.onnx: relative 0\.\d+, the floor .+", first.message)
     stored = report(DIGITS, against=tmp_path / "other.onnx").content.attention[0]
     assert (stored.kind, stored.layer) == ("changed_weights", layer)
     assert stored.message == "holds other weights than other.onnx"
