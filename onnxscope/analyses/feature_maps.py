@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
+from onnxscope.analyses.default_layers import remarks_on_default
 from onnxscope.base.results import Record, paragraph, picture, remarks, within
 from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
 from onnxscope.base.tables import Cell, Table
@@ -272,8 +273,9 @@ def features(
     """
     options = RunOptions(preprocess=preprocess, layout=layout, batch_axis=batch_axis, threads=threads)
     loaded = load_model(model, custom_ops=custom_ops)
-    taps = select_taps(loaded, [select] if isinstance(select, str) else list(select), at=at)
-    prepared = open_dataset(inputs, loaded, options).whole()
+    chosen = [select] if isinstance(select, str) else list(select)
+    taps = select_taps(loaded, chosen, at=at)
+    prepared = open_dataset(inputs, loaded, options).noting(*remarks_on_default(loaded, chosen)).whole()
     return run_features(
         loaded, taps, prepared, channels=channels, rank=rank, sample=sample, verify=verify, threads=options.threads
     )

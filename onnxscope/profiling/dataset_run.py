@@ -14,11 +14,12 @@ import numpy as np
 import onnx
 
 from onnxscope._version import __version__
+from onnxscope.analyses.default_layers import remarks_on_default
 from onnxscope.analyses.weight_statistics import WeightStatistics, weights
 from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, writing_whole
 from onnxscope.base.plugins import load_engine
 from onnxscope.base.run_options import BatchAxis, Layout, OnError, RunOptions
-from onnxscope.base.text import printable
+from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError, MergeError, OutputError
 from onnxscope.inputs.batches import Fed, few_samples, read_batches
 from onnxscope.inputs.dataset import Dataset, open_dataset
@@ -115,7 +116,7 @@ def stats(
     run = load_engine(engine)(workers, address)
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)
-    dataset = open_dataset(inputs, loaded, options)
+    dataset = open_dataset(inputs, loaded, options).noting(*remarks_on_default(loaded, chosen))
     kept = None
     if output is not None:
         read = (*loaded.storage.files, *dataset.files, recipe_file(preprocess))
@@ -221,7 +222,7 @@ def start_pilot(model: Model, taps: Sequence[Tap], dataset: Dataset, options: Ru
         batch = next(batches, None)
     if batch is None:
         raise InputError(
-            f"none of the {dataset.count} samples can be read; the first: {fed.skipped[0][2]}",
+            f"none of the {counted(dataset.count, 'sample')} can be read; the first: {fed.skipped[0][2]}",
             hint="are they images? `--on-error fail` stops at the first",
         )
     pilot = Pilot(model, taps, options)
