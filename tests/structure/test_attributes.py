@@ -231,7 +231,7 @@ def test_an_lstm_is_held_to_its_activations(tmp_path):
     changed = lstm("Sigmoid", "Tanh", "Relu")
     first, *moved = check(changed, tmp_path / "b.json", "random").findings
     assert first.statistic == "attributes"
-    assert "'activations': ['Sigmoid', 'Tanh', 'Relu']" in first.message
+    assert "became activations Sigmoid, Tanh, Relu" in first.message
     assert moved[0].message.endswith("its structure has changed")
     result = diff(model, changed, "random")
     message = "LSTM: activations ['Sigmoid', 'Tanh', 'Tanh'] became ['Sigmoid', 'Tanh', 'Relu']"
