@@ -16,6 +16,7 @@ from onnxscope.errors import OnnxscopeError
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import evaluate_constants
+from onnxscope.runtime.small_constants import LARGEST, OPERATORS, fold
 
 __all__ = ["ConstantValues", "array_text", "digest_of_text"]
 
@@ -24,6 +25,7 @@ _Key = tuple[tuple[Step, ...], str]  # the path of the graph that stores or comp
 _MOST_SHOWN = 8  # numbers that stand in a text as they are
 _LARGEST = 1 << 24  # elements of what is made out of nothing
 _BLOCK_BYTES = 1 << 24
+_DEEPEST = 32  # nodes between a small constant and what is stored, for numpy
 _TEXT = re.compile(r"(b?float\d+|double)(?:\[([\d, ]*)\])? (.*)")
 _GROWING = frozenset({"Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot", "Loop", "Scan", "If"})
 """Operators whose result may be far larger than what they read."""
@@ -38,6 +40,7 @@ class ConstantValues:
         self._small: dict[_Key, Array] = {}
         self._texts: dict[_Key, str] = {}
         self._cheap: dict[_Key, bool] = {}
+        self._by_numpy: dict[_Key, TensorProto | None] = {}
 
     def is_constant(self, path: tuple[Step, ...], value: str) -> bool:
         """Whether a value of a graph is stored, or computed from stored ones in a way that can be followed."""
@@ -102,7 +105,7 @@ class ConstantValues:
             return self.sides(path, node.inputs[0])
         return None
 
-    def _stored(self, graph: Graph, value: str) -> TensorProto | None:
+    def _stored(self, graph: Graph, value: str, depth: int = 0) -> TensorProto | None:
         """The tensor behind a constant that is stored as its readers see it."""
         while True:
             tensor = graph.stored(value)
@@ -114,26 +117,23 @@ class ConstantValues:
                 return _literal(node)
             if tensor is not None or node is None or scope is None or not node.is_standard:
                 return tensor
-            if node.op_type == "Reshape":  # exporters put one around many a constant shape
-                return self._reshaped(scope, node)
+            if node.op_type in OPERATORS and value == node.outputs[0]:
+                return self._folded(scope, node, value, depth) if depth < _DEEPEST else None
             if node.op_type != "Identity":
                 return None
             graph, value = scope, node.inputs[0]
 
-    def _reshaped(self, graph: Graph, node: Node) -> TensorProto | None:
-        """A small stored tensor in another shape, None where it takes more than numpy to tell."""
-        parts = [self._stored(graph, name) for name in node.inputs]
-        stored = [part for part in parts if part is not None and math.prod(part.dims) <= _MOST_SHOWN]
-        if len(stored) != 2:
-            return None
-        values, shape = map(self._model.array, stored)
-        sides = shape.tolist()
-        if 0 in sides or shape.ndim != 1:
-            return None
-        try:
-            return numpy_helper.from_array(values.reshape(sides))
-        except ValueError:
-            return None
+    def _folded(self, graph: Graph, node: Node, value: str, depth: int) -> TensorProto | None:
+        """What a node makes of small stored tensors, None where it takes more than numpy to tell."""
+        key = graph.path, value
+        if key not in self._by_numpy:
+            self._by_numpy[key] = None
+            parts = [self._stored(graph, name, depth + 1) if name else None for name in node.inputs]
+            known = all(part is not None or not name for part, name in zip(parts, node.inputs, strict=True))
+            if known and all(part is None or math.prod(part.dims) <= LARGEST for part in parts):
+                folded = fold(node, [None if part is None else self._model.array(part) for part in parts])
+                self._by_numpy[key] = None if folded is None else numpy_helper.from_array(folded)
+        return self._by_numpy[key]
 
     def _once(self, graph: Graph, value: str) -> str | None:
         scope = graph.scope_of(value)
