@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from onnxscope.analyses.channel_importance import Activation, weigh_by_ablation, weigh_by_score
+from onnxscope.analyses.channel_importance import Activation, WeighingSessions, weigh_by_ablation, weigh_by_score
 from onnxscope.analyses.class_scores import Subject, cut_sample, find_class
 from onnxscope.analyses.input_pictures import lay_over, prepared_pictures
 from onnxscope.base.results import Record, picture
@@ -239,6 +239,7 @@ def run_class_activations(
         values = [seen[tap][sample : sample + 1] for sample in samples]
     else:
         answers, values = _run_subjects(model, tap, subjects, options.threads)
+    sessions = WeighingSessions(model, options.threads)
     maps = []
     for sample, subject, answer, value in zip(samples, subjects, answers, values, strict=True):
         activation = Activation(tap, value, model)
@@ -248,9 +249,9 @@ def run_class_activations(
         else:
             scored = find_class(model, answer, model.main.outputs, target)
             if method == "ablation":
-                weights = weigh_by_ablation(model, subject, activation, scored, options.threads)
+                weights = weigh_by_ablation(sessions, subject, activation, scored)
             else:
-                weights = weigh_by_score(model, subject, prepared, activation, scored, options.threads)
+                weights = weigh_by_score(sessions, subject, prepared, activation, scored)
             heights = np.maximum(activation.rows @ weights, 0)
         pictures = prepared_pictures(prepared, only=sample)
         maps.append(

@@ -22,11 +22,11 @@ from onnxscope.inputs.layouts import shape_text
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
-from onnxscope.runtime.session import open_session
+from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import unused_prefix
 from onnxscope.runtime.tapped_runs import reason_without_statistics
 
-__all__ = ["Activation", "weigh_by_ablation", "weigh_by_score"]
+__all__ = ["Activation", "WeighingSessions", "weigh_by_ablation", "weigh_by_score"]
 
 Array = np.ndarray[Any, Any]
 _CHOOSE = "choose the layer of a convolution; `onnxscope inspect` lists them"
@@ -76,19 +76,48 @@ class Activation:
         return copies
 
 
+class WeighingSessions:
+    """The sessions that weigh channels: each is opened once, however many samples there are."""
+
+    def __init__(self, model: Model, threads: int) -> None:
+        """Open none yet.
+
+        Args:
+            model: Where the layer is.
+            threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        """
+        self.model = model
+        self._threads = threads
+        self._whole: Session | None = None
+        self._rests: dict[tuple[str, str], tuple[Session, list[str], str]] = {}
+
+    def whole(self) -> Session:
+        """One of the whole model."""
+        if self._whole is None:
+            self._whole = open_session(self.model, threads=self._threads)
+        return self._whole
+
+    def rest(self, activation: Activation, output: str) -> tuple[Session, list[str], str]:
+        """One of what follows a layer up to an output, the model's inputs that it still reads, and where it is fed."""
+        key = activation.tap.value, output
+        if key not in self._rests:
+            proto, others, fed = _rest_of(self.model, activation, output)
+            self._rests[key] = open_session(self.model, proto, threads=self._threads), others, fed
+        return self._rests[key]
+
+
 def weigh_by_ablation(
-    model: Model, subject: Subject, activation: Activation, scored: ScoredClass, threads: int
+    sessions: WeighingSessions, subject: Subject, activation: Activation, scored: ScoredClass
 ) -> Array:
     """Return how far the class's score drops without each channel, over the score's magnitude.
 
     Only what follows the layer is computed.
 
     Args:
-        model: Where the layer is.
+        sessions: Of the model where the layer is.
         subject: What the rest of the model is fed.
         activation: What the layer holds for it.
         scored: The class.
-        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
 
     Returns:
         float64 of shape (channels,).
@@ -100,8 +129,7 @@ def weigh_by_ablation(
     References:
         Desai and Ramaswamy, "Ablation-CAM", 2020.
     """
-    proto, others, fed = _rest_of(model, activation, scored.output)
-    session = open_session(model, proto, threads=threads)
+    session, others, fed = sessions.rest(activation, scored.output)
     channels = activation.rows.shape[1]
     scores = subject.score(session, fed, others, channels, activation.without, scored)
     drops: Array = (scored.score - scores[:, scored.place]) / (abs(scored.score) or 1.0)
@@ -109,17 +137,20 @@ def weigh_by_ablation(
 
 
 def weigh_by_score(
-    model: Model, subject: Subject, prepared: PreparedInput, activation: Activation, scored: ScoredClass, threads: int
+    sessions: WeighingSessions,
+    subject: Subject,
+    prepared: PreparedInput,
+    activation: Activation,
+    scored: ScoredClass,
 ) -> Array:
     """Return how probable the class is where a channel lets the input through, less that for an input of zeros.
 
     Args:
-        model: Is run as a whole.
+        sessions: Of the model, which is run as a whole.
         subject: The sample that is masked.
         prepared: What it was cut out of, with the layouts of the inputs.
         activation: What the layer holds for it: each channel, enlarged and scaled to 0..1, is a mask.
         scored: The class.
-        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
 
     Returns:
         float64 of shape (channels,).
@@ -131,7 +162,7 @@ def weigh_by_score(
     References:
         Wang et al., "Score-CAM", 2020.
     """
-    name = _only_picture(model, prepared)
+    name = _only_picture(sessions.model, prepared)
     layout = prepared.layouts[name]
     has_batch = layout.batch_axis is not None
     picture = subject.arrays[name][0] if has_batch else subject.arrays[name]
@@ -149,7 +180,7 @@ def weigh_by_score(
         masked = (np.rint(masked) if picture.dtype.kind in "iu" else masked).astype(picture.dtype)
         return masked if has_batch else masked[0]
 
-    session = open_session(model, threads=threads)
+    session = sessions.whole()
     probabilities = _probabilities(subject.score(session, name, (), channels + 1, variants, scored))[:, scored.place]
     increases: Array = probabilities[:channels] - probabilities[channels]
     return increases

@@ -7,9 +7,13 @@ import onnx
 import pytest
 from class_models import CLASSES, KERNELS, X, channels_first, evaluated, refusal, residual, scaled, with_weights
 from onnx.reference import ReferenceEvaluator
+from opened_sessions import watch_sessions
 from PIL import Image
 
-from onnxscope.analyses.activation_maps import class_activation
+from onnxscope.analyses.activation_maps import class_activation, run_class_activations
+from onnxscope.base.run_options import RunOptions
+from onnxscope.inputs.dataset import open_dataset
+from onnxscope.model.loading import load_model
 
 
 @pytest.mark.parametrize("batch", ["batch", "1", "2"])
@@ -107,3 +111,21 @@ def test_score_cam_masks_one_image_only():
     np.testing.assert_allclose(
         found.map, class_activation(plain, X, method="ablation", target=0, sample=1).map, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("method", ["ablation", "score"])
+def test_sessions_do_not_grow_with_the_samples(monkeypatch, method):
+    model = load_model(channels_first())
+    prepared = open_dataset(X, model, RunOptions()).whole()
+    sessions = watch_sessions(monkeypatch)
+    counts = []
+    for samples in ([0], range(len(X))):
+        sessions.clear()
+        maps = run_class_activations(model, prepared, RunOptions(), list(samples), method=method, target=1)
+        assert len(maps) == len(samples)
+        counts.append(len(sessions))
+    assert len(X) > 1
+    assert counts[0] == counts[1]
+    for sample, found in enumerate(maps):
+        alone = class_activation(channels_first(), X, method=method, target=1, sample=sample)
+        np.testing.assert_allclose(found.map, alone.map, atol=1e-6)
