@@ -23,7 +23,7 @@ from onnxscope.gate.baseline_nodes import (
 )
 from onnxscope.gate.check_result import UNDECIDED, Check, Deviation, shown_value
 from onnxscope.gate.folded_layers import folded_layers, remarks_on_folds
-from onnxscope.gate.renamed_weights import remarks_on_names, under_new_names
+from onnxscope.gate.renamed_weights import beside_names, remarks_on_names, under_new_names
 from onnxscope.gate.selected_rows import SelectedRows
 from onnxscope.gate.settings import Settings
 from onnxscope.gate.unstable_records import notes_on_change
@@ -169,7 +169,7 @@ def _compare(
     records = records_of(expected.nodes), records_of(actual.nodes, nodes)
     rest = [[row for row in side if row["name"] not in folded.weights] for side in (stored, actual.weights)]
     before, after = _without_constants(rest[0], rest[1], records)
-    for finding in _weight_findings(before, after, rows):
+    for finding in beside_names(_weight_findings(before, after, rows), expected, actual, records):
         weights.setdefault(finding.layer, []).append(finding)
     ran = expected.input is not None and actual.input is not None
     changed = set(weights)

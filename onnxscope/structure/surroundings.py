@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from onnxscope.runtime.constant_values import digest_of_text
 from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, is_weight
 
-__all__ = ["Side", "place_of", "surroundings"]
+__all__ = ["Side", "meaning", "place_of", "surroundings"]
 
 
 def surroundings(records: Sequence[NodeRecord]) -> list[tuple[str, str]]:
@@ -20,6 +22,22 @@ def surroundings(records: Sequence[NodeRecord]) -> list[tuple[str, str]]:
     side = Side(records, outputs_by_name=False)
     before = side.before(str if len(side.inputs) > 1 else lambda _: "input")
     return list(zip(before, side.behind, strict=True))
+
+
+def meaning(records: Sequence[NodeRecord]) -> list[str] | None:
+    """Return digests of all that the outputs depend on, every number included, whoever computed it; None if unknown."""
+    told = []
+    for record in records:
+        if WEIGHT in record.constants.values():
+            return None
+        constants = {slot: _numbers_in(text) for slot, text in record.constants.items()}
+        told.append(replace(record, constants=constants))
+    before = [digest for digest, _ in surroundings(told)]
+    return [digest for digest, record in zip(before, records, strict=True) if record.op_type == OUTPUT]
+
+
+def _numbers_in(text: str) -> str:
+    return text.partition(" ")[2] if is_weight(text) else digest_of_text(text) or text
 
 
 class Side:

@@ -44,7 +44,7 @@ class Models:
 
     def decision(self, way: str, other: ModelProto) -> str:
         try:
-            return self.ask(way, other).decision
+            return self.ask(way, other).verdict
         except OnnxscopeError as error:
             return f"refused, {error}"
 
