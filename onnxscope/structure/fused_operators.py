@@ -5,87 +5,20 @@ A layout of onnxruntime's own (`NhwcFusedConv`, the domain `com.microsoft.nchwc`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto
 
-from onnxscope.model.graphs import attribute_value
+from onnxscope.model.graphs import Graph, Node
+from onnxscope.structure.fused_attention import attention, biased_attention, packed_attention, quantized_attention
+from onnxscope.structure.fused_embeddings import embeddings, quantized_embeddings
+from onnxscope.structure.node_writer import FUSED_DOMAIN, NodeWriter
 
-__all__ = ["FUSED_DOMAIN", "NodeWriter", "expansion_of"]
-
-FUSED_DOMAIN = "com.microsoft"
-"""Of the operators that onnxruntime's optimizer makes up."""
+__all__ = ["expansion_of", "factor_behind", "without_factor"]
 
 _PARAMETERS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Clip": ("min", "max")}
 """What `activation_params` of a FusedConv holds, in order."""
-
-
-class NodeWriter:
-    """Writes nodes in the place of a fused one, which keeps its name and its outputs for the last of them.
-
-    Attributes:
-        fused: The node in whose place the others stand.
-        nodes: What was written.
-    """
-
-    def __init__(self, fused: NodeProto, opset: int, used: set[str], rank: Callable[[str], int | None]) -> None:
-        """Begin.
-
-        Args:
-            fused: Not to be changed.
-            opset: Of ONNX's own operators.
-            used: Names of values that are taken; those that are made up are added.
-            rank: Of a value, where it is known.
-        """
-        self.rank = rank
-        self.fused = fused
-        self.nodes: list[NodeProto] = []
-        self._opset = opset
-        self._used = used
-
-    def input(self, place: int) -> str:
-        """The name of one of the fused node's operands, empty where it is left out."""
-        return self.fused.input[place] if place < len(self.fused.input) else ""
-
-    def output(self, place: int) -> str:
-        """The name of one of the fused node's outputs, empty where it is left out."""
-        return self.fused.output[place] if place < len(self.fused.output) else ""
-
-    def attributes(self, *left_out: str) -> dict[str, Any]:
-        """The fused node's attributes, but for some."""
-        return {stored.name: attribute_value(stored) for stored in self.fused.attribute if stored.name not in left_out}
-
-    def add(self, op_type: str, inputs: Iterable[str], *outputs: str, domain: str = "", **attributes: Any) -> str:
-        """Write a node and return its first output, which has a new name where none is given."""
-        named = list(outputs) if outputs and outputs[0] else [self._value(op_type), *outputs[1:]]
-        node = helper.make_node(op_type, list(inputs), named, domain=domain, **attributes)
-        ends = named[0] == self.fused.output[0]
-        node.name = self.fused.name if ends or not self.fused.name else f"{self.fused.name}/{op_type}"
-        node.metadata_props.extend(self.fused.metadata_props)
-        self.nodes.append(node)
-        return named[0]
-
-    def number(self, value: float) -> str:
-        """Write a Constant of one number."""
-        return self.add("Constant", [], value=numpy_helper.from_array(np.array(value, np.float32)))
-
-    def function(self, op_type: str, value: str, parameters: Mapping[str, float]) -> None:
-        """Write the activation function that gives the fused node's output."""
-        if op_type == "Clip" and self._opset >= 11:
-            limits = [self.number(parameters[side]) if side in parameters else "" for side in ("min", "max")]
-            self.add(op_type, [value, *limits], self.output(0))
-        else:
-            self.add(op_type, [value], self.output(0), **dict[str, Any](parameters))
-
-    def _value(self, word: str) -> str:
-        base = f"{next(filter(None, self.fused.output))}/{word}"
-        name, number = base, 2
-        while name in self._used:
-            name, number = f"{base}_{number}", number + 1
-        self._used.add(name)
-        return name
 
 
 def expansion_of(write: NodeWriter) -> Callable[[NodeWriter], None] | None:
@@ -100,6 +33,27 @@ def expansion_of(write: NodeWriter) -> Callable[[NodeWriter], None] | None:
         by_batch = attributes.get("transBatchA") or attributes.get("transBatchB")
         return None if by_batch or any(write.rank(name) is None for name in turned) else expand
     return expand
+
+
+def factor_behind(graph: Graph, value: str) -> tuple[Node, float] | None:
+    """Return the FusedMatMul that alone reads a value, and the constant that it multiplies its product with."""
+    readers = graph.readers_of(value)
+    if len(readers) != 1 or readers[0].op_type != "FusedMatMul" or readers[0].proto.domain != FUSED_DOMAIN:
+        return None
+    alpha = readers[0].attribute("alpha")
+    is_first = readers[0].inputs[0] == value and readers[0].inputs[1] != value
+    return (readers[0], float(alpha)) if alpha is not None and is_first else None
+
+
+def without_factor(product: Node, fed: str) -> NodeProto:
+    """Return a FusedMatMul that reads another value, in which its constant factor is."""
+    node = NodeProto()
+    node.CopyFrom(product.proto)
+    node.input[0] = fed
+    kept = [attribute for attribute in product.proto.attribute if attribute.name != "alpha"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    return node
 
 
 def _convolution(write: NodeWriter) -> None:
@@ -204,6 +158,12 @@ _EXPANSIONS: Mapping[tuple[str, str], Callable[[NodeWriter], None]] = {
     (FUSED_DOMAIN, "QuickGelu"): _gated,
     ("", "Swish"): _gated,
     ("", "RMSNormalization"): _rms_norm,
+    (FUSED_DOMAIN, "Attention"): attention,
+    (FUSED_DOMAIN, "QAttention"): quantized_attention,
+    (FUSED_DOMAIN, "PackedAttention"): packed_attention,
+    (FUSED_DOMAIN, "MultiHeadAttention"): biased_attention,
+    (FUSED_DOMAIN, "EmbedLayerNormalization"): embeddings,
+    (FUSED_DOMAIN, "QEmbedLayerNormalization"): quantized_embeddings,
     (FUSED_DOMAIN, "SkipLayerNormalization"): _skipping_norm,
     (FUSED_DOMAIN, "SkipSimplifiedLayerNormalization"): _skipping_norm,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from onnxscope.model.activation_functions import activation_group
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 
-__all__ = ["MAY_BEND", "function_from"]
+__all__ = ["MAY_BEND", "FoundFunction", "function_from"]
 
 Array = NDArray[Any]
 _POINTS = np.concatenate([np.linspace(-8, 8, 41), [-30.0, 30.0]])
@@ -67,10 +68,31 @@ _OPERATORS: Mapping[str, Callable[..., Array]] = {
 }
 
 
-def function_from(model: Model, graph: Graph, value: str) -> tuple[str, list[Node]] | None:
-    """Return the function of a value that is spelled out behind it, and the nodes that it is made of, the last last.
+@dataclass(frozen=True)
+class FoundFunction:
+    """A function that is spelled out.
 
-    None where there is none, or where it is one operator already.
+    Attributes:
+        name: Which one.
+        nodes: What it is made of, the last last.
+        product: A node behind it that holds its constant factor too, None where the function is whole.
+    """
+
+    name: str
+    nodes: list[Node]
+    product: Node | None
+
+
+def function_from(
+    model: Model, graph: Graph, value: str, factor_behind: Callable[[Graph, str], tuple[Node, float] | None]
+) -> FoundFunction | None:
+    """Return the function of a value that is spelled out behind it; None where there is none, or it is one operator.
+
+    Args:
+        model: Whose graph it is.
+        graph: Where it is looked for.
+        value: What the function reads.
+        factor_behind: Returns the node behind a value that multiplies it, among other things, and by how much.
     """
     nodes = activation_group(graph, value)
     if nodes is None or len(nodes) < 2:
@@ -83,10 +105,20 @@ def function_from(model: Model, graph: Graph, value: str) -> tuple[str, list[Nod
             if result is None:
                 return None
             values[node.outputs[0]] = result
-        found = values[nodes[-1].outputs[0]]
-        for name, function in _FUNCTIONS.items():
-            if np.allclose(found, function(_POINTS), rtol=_ROUNDING, atol=_ROUNDING):
-                return name, nodes
+        end = nodes[-1].outputs[0]
+        name = _named(values[end])
+        if name is not None:
+            return FoundFunction(name, nodes, None)
+        behind = factor_behind(graph, end)
+        name = None if behind is None else _named(values[end] * behind[1])
+    return None if name is None or behind is None else FoundFunction(name, nodes, behind[0])
+
+
+def _named(found: Array) -> str | None:
+    """The function that gives some numbers at the points."""
+    for name, function in _FUNCTIONS.items():
+        if np.allclose(found, function(_POINTS), rtol=_ROUNDING, atol=_ROUNDING):
+            return name
     return None
 
 

@@ -6,23 +6,30 @@ forms have keep their names.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, helper, numpy_helper
 
 from onnxscope.model.graphs import Graph, Node, walk_graphs
 from onnxscope.model.loading import Model
 from onnxscope.runtime.nodes import opset_of
-from onnxscope.structure.fused_operators import FUSED_DOMAIN, NodeWriter, expansion_of
+from onnxscope.structure.fused_operators import expansion_of, factor_behind, without_factor
 from onnxscope.structure.idle_nodes import idle_dropout, merged_pad, source_behind
+from onnxscope.structure.node_writer import FUSED_DOMAIN, NodeWriter, Site
 from onnxscope.structure.resolved_places import resolved
 from onnxscope.structure.spelled_functions import MAY_BEND, function_from
 from onnxscope.structure.written_out import find_norms, is_root
 
 __all__ = ["standard_model"]
 
+Array = NDArray[Any]
 _WIDE = frozenset({"float32", "float64"})
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
@@ -36,17 +43,20 @@ class _Plan:
     stored: list[TensorProto] = field(default_factory=list)
 
 
-def standard_model(model: Model) -> Model:
+def standard_model(model: Model, other: Model | None = None) -> Model:
     """Return a model with one form for what can be fused or written out; itself where it has nothing of the kind.
 
     Args:
         model: Not changed. The answer reads its weights from where this one does.
+        other: What it is compared with, which tells whether weights that are packed were one layer's; None takes each
+            part for a layer.
     """
     for step in (
         _drop_idle,
         _put_norms_together,
         _put_functions_together,
-        _take_apart,
+        partial(_take_apart, other=other),
+        partial(_take_apart, other=other),  # what the first time has left for want of a shape
         _resolve_places,
         _merge_pads,
     ):
@@ -75,9 +85,22 @@ def _rewritten(model: Model, plans: Mapping[Graph, _Plan]) -> Model:
         proto.initializer.extend(plan.stored)
         if plan.values:
             _rename(proto, plan.values)
+        _forget_shapeless(proto, plan)
     if not any(entry.domain == FUSED_DOMAIN for entry in copy.opset_import):
         copy.opset_import.append(OperatorSetIdProto(domain=FUSED_DOMAIN, version=1))
     return model.rewritten(copy)
+
+
+def _forget_shapeless(graph: GraphProto, plan: _Plan) -> None:
+    """Leave out declarations without a shape, which keep it from being inferred now that ONNX's own operators tell."""
+    written = {name for new in plan.nodes.values() for node in new if not node.domain for name in node.output}
+    kept = [
+        entry for entry in graph.value_info if entry.name not in written or entry.type.tensor_type.HasField("shape")
+    ]
+    if len(kept) < len(graph.value_info):
+        copies = GraphProto(value_info=kept)
+        del graph.value_info[:]
+        graph.value_info.extend(copies.value_info)
 
 
 def _rename(graph: GraphProto, values: Mapping[str, str]) -> None:
@@ -123,38 +146,86 @@ def _put_functions_together(model: Model) -> Mapping[Graph, _Plan]:
             continue
         plan = plans[graph] = _Plan()
         for value in graph.readers:
-            found = None if value in graph.constants else function_from(model, graph, value)
+            found = None if value in graph.constants else function_from(model, graph, value, factor_behind)
             if found is None or not _is_wide(model, graph, value):
                 continue
-            name, nodes = found
-            if plan.nodes.keys().isdisjoint(node.index for node in nodes):
-                plan.nodes |= {node.index: [] for node in nodes}
-                plan.nodes[nodes[-1].index] = [_function(name, value, nodes[-1])]
+            if plan.nodes.keys().isdisjoint(node.index for node in found.nodes):
+                plan.nodes |= {node.index: [] for node in found.nodes}
+                last = found.nodes[-1]
+                end = last.outputs[0] if found.product is None else f"{last.outputs[0]}/{found.name}"
+                plan.nodes[last.index] = [_function(found.name, value, last, end)]
+                if found.product is not None:
+                    plan.nodes[found.product.index] = [without_factor(found.product, end)]
     return plans
 
 
-def _function(name: str, value: str, last: Node) -> NodeProto:
+def _function(name: str, value: str, last: Node, end: str) -> NodeProto:
     is_fast = name == "FastGelu"
     options = {"approximate": "tanh"} if is_fast else {}
-    node = helper.make_node("Gelu" if is_fast else name, [value], [last.outputs[0]], name=last.name, **options)
+    node = helper.make_node("Gelu" if is_fast else name, [value], [end], name=last.name, **options)
     node.metadata_props.extend(last.proto.metadata_props)
     return node
 
 
-def _take_apart(model: Model) -> Mapping[Graph, _Plan]:
+def _take_apart(model: Model, other: Model | None) -> Mapping[Graph, _Plan]:
     """Write the operators that fused ones stand for in their places."""
     graphs = model.graphs.values()
     used = {value for graph in graphs for node in graph.nodes for value in (*node.inputs, *node.outputs)}
     used |= {value for graph in graphs for value in (*graph.inputs, *graph.initializers)}
+    is_one_layer = _held_as_one(model, other)
     plans: dict[Graph, _Plan] = {}
     for graph in graphs:
         for node in graph.nodes:
-            writer = NodeWriter(node.proto, opset_of(model.proto), used, _ranks_of(model, graph))
+            site = Site(
+                opset=opset_of(model.proto),
+                used=used,
+                layer=partial(_layer_of, model, node),
+                shape=_shapes_of(model, graph),
+                dtype=partial(_dtype_of, model, graph),
+                numbers=partial(_numbers_of, model, graph),
+                is_one_layer=is_one_layer,
+            )
+            writer = NodeWriter(node.proto, site)
             expand = expansion_of(writer)
             if expand is not None:
                 expand(writer)
-                plans.setdefault(graph, _Plan()).nodes[node.index] = writer.nodes
+            if writer.nodes:
+                plan = plans.setdefault(graph, _Plan())
+                plan.nodes[node.index] = writer.nodes
+                plan.stored += writer.stored
     return plans
+
+
+def _layer_of(model: Model, node: Node) -> str:
+    return model.names.layers[node]
+
+
+def _dtype_of(model: Model, graph: Graph, value: str) -> str:
+    """The element type of a value; where it is unknown, the one that most of the stored numbers have."""
+    known = _dtypes_of(model, graph)(value)
+    if known is not None:
+        return known
+    sizes: Counter[int] = Counter()
+    for tensor in model.main.initializers.values():
+        sizes[tensor.data_type] += math.prod(tensor.dims)
+    kind = next((kind for kind, _ in sizes.most_common() if kind in _FLOATS), TensorProto.FLOAT)
+    return np.dtype(helper.tensor_dtype_to_np_dtype(kind)).name
+
+
+def _numbers_of(model: Model, graph: Graph, value: str) -> Array | None:
+    tensor = graph.stored(value)
+    return None if tensor is None else model.array(tensor)
+
+
+def _held_as_one(model: Model, other: Model | None) -> Callable[[tuple[int, ...]], bool]:
+    """Tell which weights that one model packs are one layer's in the other: those of GPT-2 are, those of BERT not."""
+
+    @cache
+    def counts() -> Counter[tuple[int, ...]]:
+        theirs = [] if other is None else [layer.shape for layer in other.layers if layer.kind == "Linear"]
+        return Counter(theirs) - Counter(layer.shape for layer in model.layers if layer.kind == "Linear")
+
+    return lambda shape: counts()[shape[::-1]] > 0
 
 
 def _resolve_places(model: Model) -> Mapping[Graph, _Plan]:

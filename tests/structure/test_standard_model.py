@@ -146,6 +146,32 @@ def test_a_model_and_its_optimized_copy_are_one_model(name, level, tmp_path):
     assert not check(copy, snapshot(changed, fed), fed).ok
 
 
+TANGENT = "c = Pow(u, three) d = Mul(c, small) s = Add(u, d) k = Mul(s, wide) t = Tanh(k) f = Add(t, one) g = Mul(u, f)"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_factor_that_the_optimizer_moves_into_the_next_product_stays_with_its_function(level, tmp_path):
+    nodes = f"u = MatMul(x, m) {TANGENT} h = Mul(g, half) y = MatMul(h, m)"
+    numbers = {key: np.float32(value) for key, value in NUMBERS.items() if f"{key})" in nodes}
+    model = parsed(
+        f'<ir_version: 8, opset_import: ["": 17]> g ({ROWS}) => (float[n, 5, 6] y) {{ {nodes} }}',
+        m=DENSE["m"],
+        **numbers,
+    )
+    copy, fed = optimized(model, level, tmp_path), data_for(model)
+    if level != "basic":
+        (product,) = (node for node in copy.graph.node if node.op_type == "FusedMatMul")
+        assert any(stored.name == "alpha" and stored.f == 0.5 for stored in product.attribute)
+    for a, b in ((model, copy), (copy, model)):
+        result = diff(a, b, fed)
+        assert result.equal
+        assert result.guilty == ()
+        (expected,) = onnxruntime.InferenceSession(a.SerializeToString()).run(None, fed)
+        changed = standard_model(load_model(a)).proto.SerializeToString()
+        np.testing.assert_allclose(onnxruntime.InferenceSession(changed).run(None, fed)[0], expected, atol=1e-4)
+    assert diff(model, with_other(copy, "m"), fed).decision == "differs"
+
+
 # Functions and normalizations that are spelled out, and what they are as one operator: operator set, nodes each.
 SPELLED = {
     "Gelu": (20, "y = Gelu(x)", "v = Mul(x, inverse) e = Erf(v) f = Add(one, e) g = Mul(half, x) y = Mul(g, f)"),
