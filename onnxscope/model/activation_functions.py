@@ -9,6 +9,11 @@ layer's value and constants counts as one.
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Set as AbstractSet
+
+import numpy as np
+from onnx import numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from onnxscope.model.graphs import Graph, Node
 
@@ -86,11 +91,15 @@ def activation_after(graph: Graph, value: str) -> str | None:
 
 
 def activation_group(graph: Graph, value: str) -> list[Node] | None:
-    """Return the shortest closed elementwise group with a nonlinearity that reads a value, in execution order."""
+    """Return the shortest closed elementwise group with a nonlinearity that reads a value, in execution order.
+
+    Numbers may be cast on the way, or quantized and dequantized.
+    """
     unread: dict[str, set[Node]] = {value: set(graph.readers_of(value))}
     bends: set[str] = set()
     done: set[Node] = set()
-    for _ in range(_LONGEST_ACTIVATION):
+    same = {value}  # and what the same numbers are called behind casts and quantization
+    while len([node for node in done if not _carries(node)]) < _LONGEST_ACTIVATION:
         pending = {node for nodes in unread.values() for node in nodes}
         if not pending:
             return None
@@ -98,42 +107,80 @@ def activation_group(graph: Graph, value: str) -> list[Node] | None:
         if not _is_elementwise(graph, node, unread.keys(), bent=bool(bends)):
             return None
         done.add(node)
-        if is_activation(node):
-            bends.add(node.op_type)
+        if is_activation(node) or _clips(graph, node, same):
+            bends.add(node.operator.kind)
         for name in set(graph.inputs_of(node)) & unread.keys():
             unread[name].discard(node)
         output = node.outputs[0]
+        if _carries(node) and graph.inputs_of(node)[0] in same:
+            same.add(output)
         unread[output] = set(graph.readers_of(output)) - done
         # What nothing in the group reads is where it ends: two functions of one value are two ends, not one.
         read = {name for member in done for name in graph.inputs_of(member)}
         still_open = [name for name, readers in unread.items() if readers or name not in read]
-        if bends and still_open == [output]:
+        if bends and still_open == [output] and not _carries(node):
             # Relu(x) + x is a connection that skips the Relu; only Snake, x + sin(x)**2, is made in this way.
-            if node.op_type in ("Add", "Sum") and value in node.inputs and not bends & {"Sin", "Cos"}:
+            is_sum = node.operator.kind in ("Add", "Sum")
+            if is_sum and not same.isdisjoint(graph.inputs_of(node)) and not bends & {"Sin", "Cos"}:
                 return None
-            factor = _scaled(graph, node, value)
-            return sorted(done, key=graph.position) + ([] if factor is None else [factor])
+            return sorted(done, key=graph.position) + _scaled(graph, node, same)
     return None
 
 
-def _scaled(graph: Graph, node: Node, value: str) -> Node | None:
-    """The constant factor that completes `value * gate`, or None where the gate needs none.
+def _carries(node: Node) -> bool:
+    """Whether a node only casts numbers, or makes codes of them or numbers of codes."""
+    operator = node.operator
+    return node.is_standard and (
+        operator.passes_on in ("same", "cast", "dequantized") or node.op_type == "QuantizeLinear"
+    )
+
+
+def _clips(graph: Graph, node: Node, same: AbstractSet[str]) -> bool:
+    """Whether codes of `x + constant` have none below 0: quantizers leave out the Relu or Clip that was there."""
+    shifted = graph.producers.get(graph.inputs_of(node)[0])
+    if node.op_type != "QuantizeLinear" or shifted is None or shifted.operator.kind != "Add":
+        return False
+    lowest = graph.stored(node.inputs[2]) if len(node.inputs) > 2 else None
+    if same.isdisjoint(graph.inputs_of(shifted)) or lowest is None or uses_external_data(lowest):
+        return False
+    zero = numpy_helper.to_array(lowest)
+    return zero.dtype.kind in "iu" and bool(np.all(zero == np.iinfo(zero.dtype).min))
+
+
+def _carried_from(graph: Graph, value: str) -> str:
+    """Where a value comes from that is cast, or quantized and dequantized."""
+    producer = graph.producers.get(value)
+    while producer is not None and _carries(producer):
+        value = graph.inputs_of(producer)[0]
+        producer = graph.producers.get(value)
+    return value
+
+
+def _scaled(graph: Graph, node: Node, same: AbstractSet[str]) -> list[Node]:
+    """The constant factor that completes `value * gate`, with what leads to it; nothing where the gate needs none.
 
     `x * (1 + erf(..)) * 0.5` is Gelu, and `x * clip(x + 3, 0, 6) / 6` HardSwish, only with the factor behind them.
     """
-    gates = [graph.producers[name].op_type for name in node.inputs if name != value and name in graph.producers]
-    factor = _only_reader(graph, node.outputs[0])
-    if node.op_type != "Mul" or value not in node.inputs or not set(gates) & {"Add", "Clip", "Min", "Max"}:
-        return None
-    if factor is None or factor.op_type not in ("Mul", "Div") or not factor.is_standard:
-        return None
-    others = [name for name in factor.inputs if name != node.outputs[0]]
-    scales = [name in graph.constants and _is_scalar(graph, name) for name in others]
-    return factor if scales == [True] else None
+    factors = [name for place, name in enumerate(graph.inputs_of(node)) if place not in node.operator.control]
+    gates = [graph.producers.get(_carried_from(graph, name)) for name in factors if name not in same]
+    if node.operator.kind != "Mul" or len(gates) == len(factors):
+        return []
+    if not {gate.operator.kind for gate in gates if gate is not None} & {"Add", "Clip", "Min", "Max"}:
+        return []
+    reader, value, between = _only_reader(graph, node.outputs[0]), node.outputs[0], list[Node]()
+    while reader is not None and _carries(reader):
+        between.append(reader)
+        value = reader.outputs[0]
+        reader = _only_reader(graph, value)
+    if reader is None or reader.operator.kind not in ("Mul", "Div") or not _is_known(reader):
+        return []
+    operands = [name for place, name in enumerate(graph.inputs_of(reader)) if place not in reader.operator.control]
+    scales = [name in graph.constants and _is_scalar(graph, name) for name in operands if name != value]
+    return [*between, reader] if scales == [True] else []
 
 
 def _is_elementwise(graph: Graph, node: Node, group: Collection[str], *, bent: bool) -> bool:
-    if node.operator.function is None:
+    if node.operator.function is None and not _carries(node):
         return False
     if node.captured or len([name for name in node.outputs if name]) != 1:
         return False
@@ -143,7 +190,8 @@ def _is_elementwise(graph: Graph, node: Node, group: Collection[str], *, bent: b
         if name not in graph.constants:
             return False
         # PRelu has a weight; Keras writes its own as relu(x) - slope * relu(-x), with a slope per channel.
-        if not node.operator.roles and not (bent and node.op_type == "Mul") and not _is_scalar(graph, name):
+        may_be_row = bool(node.operator.roles) or _carries(node) or (bent and node.op_type == "Mul")
+        if not may_be_row and not _is_scalar(graph, name):
             return False
     return True
 

@@ -200,7 +200,8 @@ CONTRIBUTED = (
     Operator("QLinearConcat", alike="Concat", gives_codes=(0, 1)),
     Operator("QLinearWhere", alike="Where", control=frozenset({2, 3, 5, 6, 7, 8}), gives_codes=(7, 8)),
     Operator("QLinearReduceMean", alike="ReduceMean", control=_ONE_SCALED, gives_codes=(3, 4), keeps_axes=False),
-    *(Operator(name, function="bends") for name in ("FastGelu", "QuickGelu", "BiasGelu")),
+    *(Operator(name, roles={1: "bias"}, function="bends") for name in ("FastGelu", "BiasGelu")),
+    Operator("QuickGelu", function="bends"),
     # ---- places and channels
     Operator("NhwcMaxPool", alike="MaxPool", channel_axis=-1),
     Operator("QLinearAveragePool", alike="AveragePool", control=_ONE_SCALED, gives_codes=(3, 4), channel_axis=1),

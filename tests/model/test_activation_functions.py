@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -13,6 +15,7 @@ from onnxscope.model.loading import load_model
 
 SCALARS = {"half": 0.5, "one": 1.0, "three": 3.0, "six": 6.0, "zero": 0.0, "root2": 1.4142, "cubic": 0.044715}
 VECTORS = {"bias": [1, 2, 3], "slope": [0.1, 0.2, 0.3], "mean": [0, 0, 0], "scale": [1, 1, 1], "lone": [0.25]}
+CODES = {"qs": np.float32(0.05), "qz": np.uint8(128)}
 
 
 def graph_of(nodes, *, layer="a = MatMul(x, w)", outputs="float[N, 3] y", opset=20):
@@ -26,6 +29,9 @@ def graph_of(nodes, *, layer="a = MatMul(x, w)", outputs="float[N, 3] y", opset=
         if name in used:
             array = np.asarray([0]) if values is None else np.asarray(values, np.float32)
             model.graph.initializer.append(numpy_helper.from_array(array, name))
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in CODES.items() if name in used
+    )
     return load_model(model).main
 
 
@@ -44,41 +50,84 @@ def test_an_activation_of_one_operator_follows_its_layer(activation):
     assert not is_activation(graph.producers["a"])
 
 
-@pytest.mark.parametrize(
-    ("name", "nodes"),  # the name is for the reader
-    [
-        ("silu", "s = Sigmoid(a) h = Mul(a, s)"),
-        ("silu, the other way round", "s = Sigmoid(a) h = Mul(s, a)"),
-        ("hard swish", "p = Add(a, three) c = Clip(p, zero, six) m = Mul(a, c) h = Div(m, six)"),
-        ("hard swish by HardSigmoid", "s = HardSigmoid(a) h = Mul(a, s)"),
-        (
-            "relu6 as Max and Min in hard swish",
-            "p = Add(a, three) z = Max(p, zero) c = Min(z, six) m = Mul(c, a) h = Div(m, six)",
-        ),
-        (
-            "gelu with its half in the gate",
-            "d = Div(a, root2) e = Erf(d) p = Add(e, one) g = Mul(p, half) h = Mul(a, g)",
-        ),
-        ("Keras's PReLU", "p = Relu(a) n = Neg(a) r = Relu(n) m = Mul(slope, r) h = Sub(p, m)"),
-        ("tanhshrink", "t = Tanh(a) h = Sub(a, t)"),
-        ("snake", "t = Sin(a) q = Mul(t, t) h = Add(a, q)"),
-        ("mish", "p = Softplus(a) t = Tanh(p) h = Mul(a, t)"),
-        ("gelu by Erf", "d = Div(a, root2) e = Erf(d) p = Add(e, one) m = Mul(a, p) h = Mul(m, half)"),
-        ("gelu by Erf, half first", "d = Div(a, root2) e = Erf(d) p = Add(e, one) f = Mul(a, half) h = Mul(f, p)"),
-        (
-            "gelu by Tanh",
-            """q = Pow(a, three) c = Mul(q, cubic) s = Add(a, c) r = Mul(s, half) t = Tanh(r) p = Add(t, one)
-               m = Mul(a, p) h = Mul(m, half)""",
-        ),
-        (
-            "gelu by Tanh, cube by two products",
-            """q = Mul(a, a) k = Mul(q, a) c = Mul(k, cubic) s = Add(a, c) r = Mul(s, half) t = Tanh(r)
-               p = Add(t, one) f = Mul(a, half) h = Mul(f, p)""",
-        ),
-    ],
-)
+WRITTEN = [
+    ("silu", "s = Sigmoid(a) h = Mul(a, s)"),
+    ("silu, the other way round", "s = Sigmoid(a) h = Mul(s, a)"),
+    ("hard swish", "p = Add(a, three) c = Clip(p, zero, six) m = Mul(a, c) h = Div(m, six)"),
+    ("hard swish by HardSigmoid", "s = HardSigmoid(a) h = Mul(a, s)"),
+    (
+        "relu6 as Max and Min in hard swish",
+        "p = Add(a, three) z = Max(p, zero) c = Min(z, six) m = Mul(c, a) h = Div(m, six)",
+    ),
+    (
+        "gelu with its half in the gate",
+        "d = Div(a, root2) e = Erf(d) p = Add(e, one) g = Mul(p, half) h = Mul(a, g)",
+    ),
+    ("Keras's PReLU", "p = Relu(a) n = Neg(a) r = Relu(n) m = Mul(slope, r) h = Sub(p, m)"),
+    ("tanhshrink", "t = Tanh(a) h = Sub(a, t)"),
+    ("snake", "t = Sin(a) q = Mul(t, t) h = Add(a, q)"),
+    ("mish", "p = Softplus(a) t = Tanh(p) h = Mul(a, t)"),
+    ("gelu by Erf", "d = Div(a, root2) e = Erf(d) p = Add(e, one) m = Mul(a, p) h = Mul(m, half)"),
+    ("gelu by Erf, half first", "d = Div(a, root2) e = Erf(d) p = Add(e, one) f = Mul(a, half) h = Mul(f, p)"),
+    (
+        "gelu by Tanh",
+        """q = Pow(a, three) c = Mul(q, cubic) s = Add(a, c) r = Mul(s, half) t = Tanh(r) p = Add(t, one)
+           m = Mul(a, p) h = Mul(m, half)""",
+    ),
+    (
+        "gelu by Tanh, cube by two products",
+        """q = Mul(a, a) k = Mul(q, a) c = Mul(k, cubic) s = Add(a, c) r = Mul(s, half) t = Tanh(r)
+           p = Add(t, one) f = Mul(a, half) h = Mul(f, p)""",
+    ),
+]
+"""Activation functions in several operators, with a name for the reader."""
+
+
+@pytest.mark.parametrize(("name", "nodes"), WRITTEN)
 def test_an_activation_written_out_counts_as_one(name, nodes):
     assert activation_after(graph_of(f"{nodes} y = MatMul(h, w)"), "a") == "h"
+
+
+def with_pairs(text, first, second):
+    """A pair of operators behind every node but the last, or one alone where the other is there already."""
+    scaled = ", qs, qz" if first == "QuantizeLinear" else ""
+    given, back = ("", "") if scaled else ("<to = 10>", "<to = 1>")
+    nodes = re.findall(r"(\w+) = (\w+\([^)]*\))", text)
+    lines = [f"a_q = {first}{given}(a{scaled}) a_d = {second}{back}(a_q{scaled})"]
+    for output, call in nodes[:-1]:
+        read = re.sub(
+            r"[\w]+(?=[,)])", lambda found: f"{found[0]}_d" if f" {found[0]} =" in f" a = {text}" else found[0], call
+        )
+        lines += [f"{output} = {read}", f"{output}_q = {first}{given}({output}{scaled})"]
+        lines += [f"{output}_d = {second}{back}({output}_q{scaled})"]
+    output, call = nodes[-1]
+    read = re.sub(
+        r"[\w]+(?=[,)])", lambda found: f"{found[0]}_d" if f" {found[0]} =" in f" a = {text}" else found[0], call
+    )
+    return " ".join([*lines, f"{output} = {read}"])
+
+
+@pytest.mark.parametrize("pair", [("QuantizeLinear", "DequantizeLinear"), ("Cast", "Cast")])
+@pytest.mark.parametrize(("name", "nodes"), WRITTEN)
+def test_an_activation_written_out_counts_as_one_with_rounding_in_between(name, nodes, pair):
+    spelled = with_pairs(nodes, *pair)
+    assert spelled.count(pair[0]) >= 2
+    assert activation_after(graph_of(f"{spelled} y = MatMul(h, w)"), "a") == "h"
+
+
+def test_rounding_in_between_does_not_make_a_skipped_connection_an_activation():
+    nodes = with_pairs("r = Relu(a) h = Add(r, a)", "QuantizeLinear", "DequantizeLinear")
+    assert activation_after(graph_of(f"{nodes} y = MatMul(h, w)"), "a") is None
+
+
+def test_a_scale_that_is_computed_when_the_model_runs_is_no_part_of_an_activation():
+    nodes = "s = Sigmoid(a) q, by, off = DynamicQuantizeLinear(s) d = DequantizeLinear(q, by, off) h = Mul(a, d)"
+    assert activation_after(graph_of(f"{nodes} y = MatMul(h, w)"), "a") is None
+
+
+@pytest.mark.parametrize("name", ["BiasGelu", "FastGelu"])
+def test_a_fused_gelu_with_its_bias_follows_its_layer(name):
+    assert activation_after(graph_of(f"h = com.microsoft.{name}(a, bias) y = MatMul(h, w)"), "a") == "h"
 
 
 def test_a_sigmoid_that_is_read_alone_is_the_activation():
