@@ -16,8 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onnxscope.model.layer_names import is_anonymous
 from onnxscope.model.layers import Layer, signatures
+from onnxscope.numerics.sketches import are_near
 
 __all__ = ["Align", "Alignment", "LayerKey", "align_layers", "layer_keys", "pair_by_values"]
 
@@ -37,6 +41,7 @@ class LayerKey:
         content: Returns a digest of the numbers in its weight, whatever their order; None where it has none.
         body: The attributes that lead to its graph, outermost first.
         place: Returns digests of everything before it and behind it, node by node; None where they are not known.
+        sketch: Returns what tells whether its weight is nearly that of another, None where it has none.
     """
 
     name: str | None
@@ -47,6 +52,7 @@ class LayerKey:
     content: Callable[[], str | None]
     body: tuple[str, ...] = ()
     place: Callable[[], tuple[str, str] | None] = lambda: None
+    sketch: Callable[[], NDArray[np.float64] | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ def layer_keys(
     layers: Sequence[Layer],
     content: Callable[[Layer], str | None],
     place: Callable[[Layer], tuple[str, str] | None] = lambda layer: None,
+    sketch: Callable[[Layer], NDArray[np.float64] | None] = lambda layer: None,
 ) -> list[LayerKey]:
     """Return what the layers of a model are recognized by; no weight is read before it is needed."""
     return [
@@ -80,6 +87,7 @@ def layer_keys(
             partial(content, layer),
             tuple(step.attribute for step in layer.path),
             partial(place, layer),
+            partial(sketch, layer),
         )
         for layer, (before, behind) in zip(layers, signatures(layers), strict=True)
     ]
@@ -102,6 +110,8 @@ def align_layers(a: Sequence[LayerKey], b: Sequence[LayerKey], by: Align = "auto
         pairing.by_content()
     if by == "auto":
         pairing.by_name(agreeing=False)
+    if by in ("auto", "content"):
+        pairing.by_near_content()
     if by in ("auto", "structure"):
         pairing.by_structure()
         pairing.in_order()
@@ -163,6 +173,24 @@ class _Pairing:
         """Pair layers whose weights are the same numbers; one that crosses most others is left to other evidence."""
         for left, right in _mostly_in_order(self._of_a.items(), self._told_apart(_content_key)):
             self._pair(left, right)
+
+    def by_near_content(self) -> None:
+        """Pair layers that look alike, several of them, whose weights are the same but for rounding."""
+        groups = self._places(_kind_key, self._a, self._of_a), self._places(_kind_key, self._b, self._of_b)
+        candidates: list[tuple[int, int]] = []
+        for evidence, places in groups[0].items():
+            others = groups[1].get(evidence, [])
+            if len(places) == len(others) == 1:
+                continue  # nothing else is there to take one for
+            left, right = (
+                [(place, key[place].sketch()) for place in group]
+                for key, group in ((self._a, places), (self._b, others))
+            )
+            near = [(x, y) for x, a in left for y, b in right if a is not None and b is not None and are_near(a, b)]
+            counts = [Counter(pair[side] for pair in near) for side in (0, 1)]
+            candidates += [(x, y) for x, y in near if counts[0][x] == counts[1][y] == 1]
+        for x, y in _mostly_in_order(self._of_a.items(), sorted(candidates)):
+            self._pair(x, y)
 
     def by_structure(self) -> None:
         """Pair layers with the same surroundings: on both sides, then before them, then behind them."""

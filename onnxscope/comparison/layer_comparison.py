@@ -176,7 +176,7 @@ def _aligned(
     options: RunOptions,
 ) -> Alignment:
     """Pair the layers by all evidence that was asked for; by their values where there is anything to run on."""
-    keys = [layer_keys(side.layers, side.weights.content, side.surroundings) for side in sides]
+    keys = [layer_keys(side.layers, side.weights.content, side.surroundings, side.weights.sketch) for side in sides]
     alignment = align_layers(keys[0], keys[1], align)
     left_over = max(len(alignment.only_a), len(alignment.only_b))
     if feed is None or align not in ("auto", "content") or not (alignment.only_a and alignment.only_b):

@@ -18,6 +18,7 @@ from onnxscope.model.layer_names import Operand, Origin
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.numerics.hashes import content_hash
+from onnxscope.numerics.sketches import sketch
 from onnxscope.runtime.stored_values import read_operand
 
 __all__ = ["NORM", "LayerWeights", "StoredWeight"]
@@ -95,6 +96,14 @@ class LayerWeights:
         if layer not in self._keys:
             self._keys[layer] = self._content(layer)
         return self._keys[layer]
+
+    def sketch(self, layer: Layer) -> NDArray[np.float64] | None:
+        """What tells whether a layer's main weight is nearly that of another; None where it has none."""
+        for role, operand in self._operands(layer):
+            weight = self._stored(layer, operand, role) if role == "weight" else None
+            if weight is not None:
+                return sketch(weight.values)
+        return None
 
     def _content(self, layer: Layer) -> str | None:
         for role, operand in self._operands(layer):

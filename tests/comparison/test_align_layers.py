@@ -121,3 +121,32 @@ def test_values_pair_what_is_left_over_where_they_are_unambiguous_and_mostly_in_
     assert found == Alignment(((0, 0), (1, 1), (2, 2), (3, 4)), (4, 5), (3, 5))
     assert pair_by_values(left, [(0, 5), (5, 5)]) == left  # one value of the second, two of the first
     assert pair_by_values(left, [(5, 0)]) == left  # it would cross both pairs
+
+
+@pytest.mark.parametrize("rounding", ["float16", "int8"])
+def test_layers_that_look_alike_are_paired_by_weights_that_are_the_same_but_for_rounding(rounding):
+    rng = np.random.default_rng(31)
+    weights = [rng.standard_normal((8, 8)).astype(np.float32) for _ in range(3)]
+
+    def rounded(values):
+        if rounding == "float16":
+            return values.astype(np.float16).astype(np.float32)
+        scale = np.abs(values).max() / 127
+        return (np.round(values / scale) * scale).astype(np.float32)
+
+    def branches(values, order):
+        nodes = " ".join(f"m{k} = MatMul(x, w{k}) r{k} = Relu(m{k})" for k in range(3)) + " y = Max(r0, r1, r2)"
+        model = onnx.parser.parse_model(
+            f'<ir_version: 9, opset_import: ["": 17]> g (float[n, 8] x) => (float[n, 8] y) {{ {nodes} }}'
+        )
+        for place, k in enumerate(order):
+            model.graph.initializer.append(numpy_helper.from_array(values[k], f"w{place}"))
+        return load_model(model)
+
+    order = [2, 0, 1]
+    models = branches(weights, range(3)), branches([rounded(values) for values in weights], order)
+    keys = []
+    for model in models:
+        reader = LayerWeights(model)
+        keys.append(layer_keys(model.layers, reader.content, sketch=reader.sketch))
+    assert set(align_layers(*keys).pairs) == {(k, order.index(k)) for k in range(3)}
