@@ -1,6 +1,6 @@
 """Operators that onnxruntime's optimizer fuses, and the operators that each stands for: one function a fused operator.
 
-A layout of onnxruntime's own (`NhwcFusedConv`, the domain `com.microsoft.nchwc`) is none of these.
+A layout of onnxruntime's own (`NhwcFusedConv`, the domain `com.microsoft.nchwc`: `blocked_layout`) is none of these.
 """
 
 from __future__ import annotations

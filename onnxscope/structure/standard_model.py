@@ -20,6 +20,7 @@ from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorPr
 from onnxscope.model.graphs import Graph, Node, walk_graphs
 from onnxscope.model.loading import Model
 from onnxscope.runtime.nodes import opset_of
+from onnxscope.structure.blocked_layout import laid_out_plainly
 from onnxscope.structure.fused_operators import expansion_of, factor_behind, without_factor
 from onnxscope.structure.idle_nodes import idle_dropout, merged_pad, source_behind
 from onnxscope.structure.node_writer import FUSED_DOMAIN, NodeWriter, Site
@@ -52,6 +53,7 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
             part for a layer.
     """
     for step in (
+        _leave_blocks,
         _drop_idle,
         _put_norms_together,
         _put_functions_together,
@@ -114,6 +116,15 @@ def _end_of(values: Mapping[str, str], name: str) -> str:
     while name in values:
         name = values[name]
     return name
+
+
+def _leave_blocks(model: Model) -> Mapping[Graph, _Plan]:
+    plans: dict[Graph, _Plan] = {}
+    for graph in model.graphs.values():
+        plain = laid_out_plainly(model, graph)
+        if plain is not None:
+            plans[graph] = _Plan(nodes=plain[0], stored=plain[1])
+    return plans
 
 
 def _drop_idle(model: Model) -> Mapping[Graph, _Plan]:
