@@ -138,10 +138,15 @@ class Names:
         return self._operands[node]
 
     def owns_weights(self, node: Node) -> bool:
-        """Whether a node is a layer: an operator with a weight of its own, stored or computed from stored ones."""
-        return bool(node.operator.roles) and any(
-            operand.role.startswith(("weight", "running")) for operand in self.operands(node)
-        )
+        """Whether a node is a layer: an operator with a weight of its own, stored or computed from stored ones.
+
+        What computes a shape from a shape, as a Gather of a stored tensor's sides does, is none.
+        """
+        owned = [operand for operand in self.operands(node) if operand.role.startswith(("weight", "running"))]
+        if not node.operator.roles or not owned:
+            return False
+        is_stored = any(operand.origin is not None for operand in owned)
+        return is_stored or any(value not in self.graphs[node.path].constants for value in node.inputs if value)
 
     def value(self, graph: Graph, value: str) -> str:
         """What tells a value of a graph from every other: its name, led by its body's where graphs share that name."""

@@ -19,7 +19,7 @@ from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
 from onnxscope.model.channel_axes import activation_axes
 from onnxscope.model.graph_checks import require_text
-from onnxscope.model.graphs import Step, ValueType
+from onnxscope.model.graphs import Graph, Step, ValueType
 from onnxscope.model.layer_names import Names
 from onnxscope.model.layers import Layer, find_layers
 from onnxscope.model.parameters import Parameter, find_parameters
@@ -98,6 +98,18 @@ class Model(StoredModel):
             if self._types is None:
                 self._types = infer_types(self)
             return self._types
+
+    def type_of(self, graph: Graph, value: str) -> ValueType | None:
+        """The type of a value that a graph sees: as it is declared with a shape, else as it can be inferred."""
+        scope = graph
+        while scope.parent is not None and not any(
+            value in own for own in (scope.inputs, scope.initializers, scope.producers)
+        ):
+            scope = scope.parent
+        declared: ValueType | None = scope.types.get(value)
+        if declared is not None and declared.shape is not None:
+            return declared
+        return self.types.get(scope.path, {}).get(value) or declared
 
     @cached_property
     def ranks(self) -> Mapping[str, int]:

@@ -51,13 +51,13 @@ class ConstantValues:
             return True
         return self._is_cheap(graph, value) and self._once(graph, value) is not None
 
-    def prepare(self, values: Iterable[str]) -> None:
-        """Compute in one go those of these values of the main graph that are constants and not stored."""
-        main = self._model.main
-        constants = (value for value in dict.fromkeys(values) if value in main.constants)
-        missing = (value for value in constants if (main.path, value) not in self._computed)
-        wanted = (value for value in missing if self._stored(main, value) is None)
-        self._compute(main, [value for value in wanted if self._is_cheap(main, value)])
+    def prepare(self, values: Iterable[str], path: tuple[Step, ...] = ()) -> None:
+        """Compute in one go those of these values of a graph that are constants of its own and not stored."""
+        graph = self._model.graphs[path]
+        constants = (value for value in dict.fromkeys(values) if value in graph.constants and value in graph.producers)
+        missing = (value for value in constants if (path, value) not in self._computed)
+        wanted = (value for value in missing if self._stored(graph, value) is None)
+        self._compute(graph, [value for value in wanted if self._is_cheap(graph, value)])
 
     def text(self, path: tuple[Step, ...], value: str) -> str | None:
         """The numbers of a constant, or type, shape and a digest of many; None for what is no constant."""
@@ -170,8 +170,9 @@ class ConstantValues:
         if not node.is_standard or node.operator.is_random:
             return False
         if node.op_type == "ConstantOfShape":
-            shape = graph.stored(node.inputs[0])
-            return shape is not None and math.prod(self._model.array(shape).tolist()) <= _LARGEST
+            is_known = self.is_constant(graph.path, node.inputs[0])
+            shape = self.values(graph.path, node.inputs[0]) if is_known else None
+            return shape is not None and math.prod(shape.tolist()) <= _LARGEST
         return node.op_type not in _GROWING
 
     def _compute(self, graph: Graph, values: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,10 @@ from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 
 __all__ = ["idle_dropout", "merged_pad", "source_behind"]
+
+Sides = Sequence["int | str | None"]
+
+_FAR = (1 << 31) - 1  # what exporters write for the end, whatever its length
 
 _HELD_BY = {
     "float16": ("float32", "float64"),
@@ -26,25 +30,61 @@ _HELD_BY = {
 """Types that hold every number of another."""
 
 
-def source_behind(graph: Graph, node: Node, dtype: Callable[[str], str | None]) -> str | None:
+def source_behind(
+    model: Model, graph: Graph, node: Node, dtype: Callable[[str], str | None], shape: Callable[[str], Sides | None]
+) -> str | None:
     """Return the value that a node gives out as it is; None where it does something.
 
     Args:
+        model: Whose node it is.
         graph: Where it stands.
         node: Of any operator.
         dtype: Of a value, as numpy calls it, where it is known.
+        shape: Of a value, as far as it is known.
     """
     if not node.is_standard or not node.inputs or node.outputs[0] in graph.outputs:
         return None
     if node.op_type == "Transpose":
         order = node.attribute("perm")
         return node.inputs[0] if order is not None and order == sorted(order) else None
+    if node.op_type == "Slice":
+        return node.inputs[0] if _keeps_all(model, graph, node, shape(node.inputs[0])) else None
+    if node.op_type == "Cast" and dtype(node.inputs[0]) in {dtype(node.outputs[0])} - {None}:
+        return node.inputs[0]
     wider = graph.producers.get(node.inputs[0]) if node.op_type == "Cast" else None
     if wider is None or wider.op_type != "Cast" or not wider.is_standard:
         return None
     held, kind = dtype(wider.inputs[0]), dtype(node.inputs[0])
     is_back = held is not None and held == dtype(node.outputs[0])
     return wider.inputs[0] if is_back and kind in _HELD_BY.get(held or "", ()) else None
+
+
+def _keeps_all(model: Model, graph: Graph, node: Node, sides: Sides | None) -> bool:
+    """Whether a Slice starts at the beginning of each of its axes, and ends behind the last number in steps of one."""
+    starts, ends, axes, steps = (
+        _whole_numbers(model, graph, node, name, place)
+        for place, name in enumerate(("starts", "ends", "axes", "steps"), 1)
+    )
+    if not starts or ends is None or any(starts) or any(step != 1 for step in steps or [1]):
+        return False
+    if axes is None and (node.attribute("axes") is not None or (len(node.inputs) > 3 and node.inputs[3])):
+        return False
+    if steps is None and len(node.inputs) > 4 and node.inputs[4]:
+        return False
+    for end, axis in zip(ends, range(len(ends)) if axes is None else axes, strict=True):
+        side = sides[axis] if sides is not None and -len(sides) <= axis < len(sides) else None
+        if end < (side if isinstance(side, int) else _FAR):
+            return False
+    return True
+
+
+def _whole_numbers(model: Model, graph: Graph, node: Node, name: str, place: int) -> list[int] | None:
+    """What an attribute or a stored operand says; None where there is none, or where it is computed."""
+    written = node.attribute(name)
+    if written is not None:
+        return [int(number) for number in written]
+    stored = graph.stored(node.inputs[place]) if len(node.inputs) > place and node.inputs[place] else None
+    return None if stored is None else [int(number) for number in model.array(stored).ravel()]
 
 
 def idle_dropout(model: Model, graph: Graph, node: Node) -> bool:
@@ -103,8 +143,5 @@ def _pads(model: Model, graph: Graph, node: Node) -> list[int] | None:
         filled = graph.stored(value) if value else None
         if value and (filled is None or math.prod(filled.dims) != 1 or np.any(model.array(filled))):
             return None
-    written = node.attribute("pads") or node.attribute("paddings")
-    if written is not None:
-        return [int(side) for side in written]
-    stored = graph.stored(node.inputs[1]) if len(node.inputs) > 1 else None
-    return None if stored is None else [int(side) for side in model.array(stored).ravel()]
+    name = "paddings" if node.attribute("pads") is None else "pads"
+    return _whole_numbers(model, graph, node, name, 1)

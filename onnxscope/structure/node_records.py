@@ -175,9 +175,7 @@ class _Records:
 
     def _shape(self, node: Node) -> Sequence[int | str | None] | None:
         """The shape of what a node reads first, as far as it is known."""
-        declared = self._model.graphs[node.path].types.get(node.inputs[0])
-        if declared is None or declared.shape is None:
-            declared = self._model.types.get(node.path, {}).get(node.inputs[0])
+        declared = self._model.type_of(self._model.graphs[node.path], node.inputs[0])
         return None if declared is None else declared.shape
 
     def _parts(self, unit: Node) -> tuple[Node, ...]:
@@ -214,7 +212,7 @@ class _Records:
         if node.op_type == "Identity":
             return True
         if node.op_type == "Cast":
-            declared = graph.types.get(node.inputs[0])
+            declared = self._model.type_of(graph, node.inputs[0])
             return declared is not None and declared.elem_type == node.attribute("to")
         return idle_dropout(self._model, graph, node)
 

@@ -19,6 +19,7 @@ from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorPr
 
 from onnxscope.model.graphs import Graph, Node, walk_graphs
 from onnxscope.model.loading import Model
+from onnxscope.runtime.constant_values import ConstantValues
 from onnxscope.runtime.nodes import opset_of
 from onnxscope.structure.blocked_layout import laid_out_plainly
 from onnxscope.structure.fused_operators import expansion_of, factor_behind, without_factor
@@ -32,6 +33,7 @@ __all__ = ["standard_model"]
 
 Array = NDArray[Any]
 _WIDE = frozenset({"float32", "float64"})
+_WHOLE = frozenset({"int32", "int64", "bool"})
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
@@ -54,6 +56,7 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
     """
     for step in (
         _leave_blocks,
+        _fold_places,
         _drop_idle,
         _put_norms_together,
         _put_functions_together,
@@ -127,12 +130,37 @@ def _leave_blocks(model: Model) -> Mapping[Graph, _Plan]:
     return plans
 
 
+def _fold_places(model: Model) -> Mapping[Graph, _Plan]:
+    """Store the axes, ranges, pads and shapes that are computed from constants, as an optimizer does."""
+    plans: dict[Graph, _Plan] = {}
+    constants = ConstantValues(model)
+    for path, graph in model.graphs.items():
+        dtypes = _dtypes_of(model, graph)
+        computing = (node for node in graph.nodes if any(name not in graph.constants for name in node.outputs))
+        read = dict.fromkeys(name for node in computing for name in node.inputs if name in graph.constants)
+        places = [
+            (name, node)
+            for name in read
+            if (node := graph.producers.get(name)) is not None
+            and node.op_type != "Constant"
+            and len(node.outputs) == 1
+            and dtypes(name) in _WHOLE
+        ]
+        constants.prepare([name for name, _ in places], path)
+        for name, node in places:
+            values = constants.values(path, name) if constants.is_constant(path, name) else None
+            if values is not None:
+                folded = helper.make_node("Constant", [], [name], name=node.name, value=numpy_helper.from_array(values))
+                plans.setdefault(graph, _Plan()).nodes[node.index] = [folded]
+    return plans
+
+
 def _drop_idle(model: Model) -> Mapping[Graph, _Plan]:
-    """Leave out what does nothing: Dropouts, Transposes into the same order, casts to a wider type and back."""
+    """Leave out what does nothing: Dropouts, Transposes into the same order, Slices of everything, idle casts."""
     plans: dict[Graph, _Plan] = {}
     for graph in model.graphs.values():
         for node in graph.nodes:
-            source = source_behind(graph, node, _dtypes_of(model, graph))
+            source = source_behind(model, graph, node, _dtypes_of(model, graph), _shapes_of(model, graph))
             if idle_dropout(model, graph, node) and node.outputs[0] not in graph.outputs:
                 source = node.inputs[0]
             if source is not None:
@@ -300,9 +328,7 @@ def _shapes_of(model: Model, graph: Graph) -> Callable[[str], Sequence[int | str
         tensor = graph.stored(value)
         if tensor is not None:
             return list(tensor.dims)
-        declared = graph.types.get(value)
-        if declared is None or declared.shape is None:
-            declared = model.types.get(graph.path, {}).get(value)
+        declared = model.type_of(graph, value)
         return None if declared is None else declared.shape
 
     return shape
@@ -315,7 +341,7 @@ def _is_wide(model: Model, graph: Graph, value: str) -> bool:
 
 def _dtypes_of(model: Model, graph: Graph) -> Callable[[str], str | None]:
     def dtype(value: str) -> str | None:
-        declared = graph.types.get(value) or model.types.get(graph.path, {}).get(value)
+        declared = model.type_of(graph, value)
         return None if declared is None else declared.dtype
 
     return dtype

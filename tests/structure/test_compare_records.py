@@ -155,6 +155,15 @@ MEANS_THE_SAME = {
         "k = Constant<value_ints = [-1]>() r = Reshape(s, k) y = Reshape(x, r)",
     ),
     "Cast to the same type": (18, "y = Neg(x)", "a = Cast<to = 1>(x) y = Neg(a)"),
+    "Cast to the same type in a body": (
+        18,
+        "k = Size(x) t = Cast<to = 9>(k) e = Abs(x) y = If(t) <"
+        "then_branch = g () => (float[1, 1, 4, 4] p) { p = Neg(e) }, "
+        "else_branch = h () => (float[1, 1, 4, 4] q) { q = Exp(e) }>",
+        "k = Size(x) t = Cast<to = 9>(k) e = Abs(x) y = If(t) <"
+        "then_branch = g () => (float[1, 1, 4, 4] p) { r = Cast<to = 1>(e) p = Neg(r) }, "
+        "else_branch = h () => (float[1, 1, 4, 4] q) { s = Exp(e) q = Cast<to = 1>(s) }>",
+    ),
 }
 
 

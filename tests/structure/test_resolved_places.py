@@ -304,6 +304,39 @@ SPELLINGS = {
         (11, "y = CumSum(x, sm1)"),
         "y = CumSum(x, s0)",
     ),
+    "Slice of everything": (
+        "float[2, 3] x",
+        "float[n, k] y",
+        (13, "y = Neg(x)"),
+        (13, "a = Slice(x, p0, far, p1) b = Slice(a, p0, p2, p0) y = Neg(b)"),
+        "a = Slice(x, p0, p2, p1) y = Neg(a)",
+    ),
+    "Slice of everything but the order": (
+        "float[2, 3] x",
+        "float[n, k] y",
+        (9, "a = Slice<axes = [0, 1], starts = [0, 0], ends = [2, 3]>(x) y = Neg(a)"),
+        (13, "y = Neg(x)"),
+        "a = Slice<axes = [0, 1], starts = [0, 0], ends = [2, 2]>(x) y = Neg(a)",
+    ),
+    "a range that is computed": (
+        "float[4, 5] x",
+        "float[n, 5] y",
+        (13, "y = Slice(x, p1, p3, p0)"),
+        (13, "a = Add(s1, s1) b = Add(a, s1) e = Unsqueeze(b, p0) y = Slice(x, p1, e, p0)"),
+        "a = Add(s1, s1) e = Unsqueeze(a, p0) y = Slice(x, p1, e, p0)",
+    ),
+    "pads out of the shape of a Constant": (
+        "float[4, 5] x",
+        "float[n, k] y",
+        (13, 'y = Pad<mode = "reflect">(x, pads)'),
+        (
+            13,
+            "s = Shape(p01) g = Gather(s, s0) n = Sub(g, s1) u = Reshape(n, m1) "
+            "z = ConstantOfShape<value = int64[1] {0}>(u) "
+            'c = Concat<axis = 0>(z, u) d = Concat<axis = 0>(c, c) y = Pad<mode = "reflect">(x, d)',
+        ),
+        's = Shape(p01) k = Sub(s, p1) c = Concat<axis = 0>(k, k, k, k) y = Pad<mode = "reflect">(x, c)',
+    ),
     "Cast and back": (
         "float[2] x",
         "float[2] y",
