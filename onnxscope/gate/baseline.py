@@ -308,7 +308,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         model={"inputs": [_spec(spec) for spec in model.inputs], "outputs": [_spec(spec) for spec in model.outputs]},
         input=record,
         layers=tuple(rows[place] for place in order),
-        weights=tuple(weight_rows(stored, digests)),
+        weights=tuple(weight_rows(model, stored, digests)),
         versions={**versions, "producer": model.producer},
         unfit=unfit,
         unstable=unstable_records(model),
@@ -379,8 +379,9 @@ def _checked(fields: Fields) -> Baseline:
     for row in parameters:
         row.expect(_WEIGHT_FIELDS)
     for row in (*layers, *parameters):
-        if row.values.get("unread", True) is not True:
-            row.fault("an unread that is not true")
+        for key in ("unread", "folds"):
+            if row.values.get(key, True) is not True:
+                row.fault(f"an {key} that is not true")
         for key in ("weight_shape", "shape"):
             if not all(isinstance(side, (int, type(None))) for side in row.values.get(key) or ()):
                 row.fault(f"a {key} that is no shape")

@@ -22,6 +22,7 @@ from onnxscope.structure.stored_numbers import changes_numbers
 
 __all__ = [
     "check_node",
+    "digests_of",
     "is_stored",
     "line_of_layer",
     "listed_nodes",
@@ -97,8 +98,13 @@ def stored_digests(records: Sequence[NodeRecord]) -> set[str]:
     return {digest for text in texts if (digest := digest_of_text(text)) is not None}
 
 
+def digests_of(weights: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the starts of the digests of weights."""
+    return {row["sha256"][:_DIGITS] for row in weights}
+
+
 def is_stored(sha256: str, digests: Collection[str]) -> bool:
-    """Whether a weight's numbers are among those that nodes hold."""
+    """Whether a weight's numbers are among these."""
     return sha256[:_DIGITS] in digests
 
 

@@ -16,6 +16,7 @@ from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.comparison.whole_weights import sketch, whole_of
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
+from onnxscope.model.parameters import Parameter
 from onnxscope.numerics.blocks import exceeds_float64
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.moments import Moments, Statistics
@@ -228,7 +229,9 @@ def _rounded(number: float | None, unit: float) -> float | None:
     return round(number, 6 - math.floor(math.log10(unit))) + 0.0
 
 
-def weight_rows(stored: WeightStatistics, digests: Mapping[str, tuple[str, str | None]]) -> list[dict[str, Any]]:
+def weight_rows(
+    model: Model, stored: WeightStatistics, digests: Mapping[str, tuple[str, str | None]]
+) -> list[dict[str, Any]]:
     """A row for every parameter, by name; `digests` holds its SHA-256 first."""
     rows = []
     for weight in stored:
@@ -241,10 +244,21 @@ def weight_rows(stored: WeightStatistics, digests: Mapping[str, tuple[str, str |
                 "dtype": parameter.dtype,
                 "sha256": digests[parameter.name][0],
                 **({} if parameter.initializer in parameter.graph.needed else {"unread": True}),
+                **({"folds": True} if _folds(model, parameter) else {}),
                 **{key: _significant(getattr(overall, key)) for key in (*NUMBERS, "zero_fraction")},
             }
         )
     return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def _folds(model: Model, parameter: Parameter) -> bool:
+    """Whether constants are computed from a parameter, and nothing else is: nodes hold what comes out."""
+    name = parameter.initializer
+    seen_by = [graph for graph in model.graphs.values() if graph.scope_of(name) is parameter.graph]
+    readers = [(graph, node) for graph in seen_by for node in graph.readers.get(name, ()) if name in node.inputs]
+    is_output = any(name in graph.outputs for graph in seen_by)
+    folded = all(output in graph.constants for graph, node in readers for output in node.outputs if output)
+    return bool(readers) and folded and not is_output
 
 
 def sha256_of(values: np.ndarray[Any, Any]) -> str:

@@ -14,6 +14,7 @@ from onnxscope.comparison.align_layers import Alignment, align_layers
 from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, keys_of, run_snapshot
 from onnxscope.gate.baseline_nodes import (
+    digests_of,
     is_stored,
     line_of_layer,
     listed_nodes,
@@ -276,12 +277,15 @@ def _without_constants(
     new: Sequence[Mapping[str, Any]],
     records: tuple[Sequence[NodeRecord], Sequence[NodeRecord]],
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """The weights of both sides but for those that the other side has in Constant nodes, which are compared as nodes.
+    """The weights of both sides but for those that the other side has elsewhere, which are compared as nodes.
 
-    A small vector in a Constant is a number of its node, where it is a weight as an initializer.
+    A small vector in a Constant is a number of its node, where it is a weight as an initializer. Equal weights may be
+    stored once.
     """
     names = [{row["name"] for row in rows} for rows in (old, new)]
     held = [stored_digests(side) for side in records]
+    if all(records):
+        held = [digests | digests_of(rows) for digests, rows in zip(held, (old, new), strict=True)]
     return (
         [row for row in old if row["name"] in names[1] or not is_stored(row["sha256"], held[1])],
         [row for row in new if row["name"] in names[0] or not is_stored(row["sha256"], held[0])],
@@ -426,8 +430,8 @@ def _weight_findings(
         layer = present["layer"]
         statistic = f"weight {name}"
         if before is None or after is None:
-            if present["min"] == present["max"] == 0 or present.get("unread"):
-                continue  # exporters leave out a bias of zeros, and what nothing reads
+            if present["min"] == present["max"] == 0 or present.get("unread") or present.get("folds"):
+                continue  # exporters leave out a bias of zeros, what nothing reads, and what can be folded
             word = "new" if before is None else "gone"
             shapes = [None if row is None else row["shape"] for row in (before, after)]
             findings.append(

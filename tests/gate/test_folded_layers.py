@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from compared_models import DEPLOYED, DIGITS, INPUT, one_weight, parsed, planted
 
@@ -118,3 +119,50 @@ def test_the_shape_of_an_output_may_be_told_in_part(declared, ok):
     text = '<ir_version: 9, opset_import: ["": 18]> g (float[n, 3] x) => (float{} y) {{ y = Gemm(x, w, b) }}'
     baseline = snapshot(parsed(text.format("[n, 4]"), w=W, b=B))
     assert check(parsed(text.format(declared), w=W, b=B), baseline).ok is ok
+
+
+RECURRENT = """<ir_version: 8, opset_import: ["": 17]>
+    net (float[n, 2, 3] x) => (float[n, 1, 2, 4] y) {
+        a = Slice(w, zero, gate, zero)  b = Slice(w, gate, twelve, zero)  c = Concat<axis = 0>(b, a)
+        i = Unsqueeze(c, zero)  j = Unsqueeze(r, zero)  y, h = GRU<hidden_size = 4>(x, i, j)
+    }"""
+PLACES = {"zero": [0], "gate": [4], "twelve": [12]}
+W_IH, W_HH = (RNG.standard_normal((12, side)).astype(np.float32) for side in (3, 4))
+
+
+def recurrent(w=W_IH, r=W_HH):
+    return parsed(RECURRENT, w=w, r=r, **{name: np.array(places) for name, places in PLACES.items()})
+
+
+def in_a_branch(model):
+    """The same, with what it computes in both branches of an If, and its weights outside of them."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    inner = [onnx.helper.make_graph(model.graph.node, name, [], model.graph.output) for name in ("p", "q")]
+    del copy.graph.node[:]
+    size = onnx.helper.make_node("Size", ["x"], ["size"])
+    given = onnx.helper.make_node("Cast", ["size"], ["yes"], to=onnx.TensorProto.BOOL)
+    branches = {"then_branch": inner[0], "else_branch": inner[1]}
+    copy.graph.node.extend([size, given, onnx.helper.make_node("If", ["yes"], ["y"], **branches)])
+    return copy
+
+
+@pytest.mark.parametrize("place", [lambda model: model, in_a_branch])
+@pytest.mark.parametrize("inputs", [None, np.ones((5, 2, 3), np.float32)])
+def test_weights_that_are_put_together_before_they_are_read_are_those_that_an_optimizer_stores(place, inputs, tmp_path):
+    model = place(recurrent())
+    path = tmp_path / "basic.onnx"
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    onnxruntime.InferenceSession(model.SerializeToString(), options)
+    assert not {"w", "r"} & {tensor.name for tensor in onnx.load(path).graph.initializer}
+    assert check(path, snapshot(model, inputs), inputs).findings == ()
+    assert check(model, snapshot(path, inputs), inputs).findings == ()
+    for name, weight in (("w", W_IH), ("r", W_HH)):
+        changed = weight.copy()
+        changed[5, 1] += 0.5
+        other = place(recurrent(**{name: changed}))
+        assert not check(path, snapshot(other)).ok
+        assert not check(other, snapshot(path)).ok
+        assert not check(other, snapshot(model)).ok
