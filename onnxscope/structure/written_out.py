@@ -16,6 +16,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
+from onnxscope.structure.grouped_norms import find_group_norm
 
 __all__ = ["find_norms", "is_root"]
 
@@ -51,9 +52,10 @@ def find_norms(model: Model, graph: Graph, rank: Callable[[str], int | None]) ->
     written: dict[int, Sequence[NodeProto]] = {}
     for root in filter(is_root, graph.nodes):
         found = matcher.match(root)
-        if found is not None and written.keys().isdisjoint(node.index for node in found.nodes):
-            written |= {node.index: [] for node in found.nodes}
-            written[found.nodes[-1].index] = [_operator(found)]
+        whole = find_group_norm(model, graph, root) if found is None else (found.nodes, _operator(found))
+        if whole is not None and written.keys().isdisjoint(node.index for node in whole[0]):
+            written |= {node.index: [] for node in whole[0]}
+            written[whole[0][-1].index] = [whole[1]]
     return written
 
 

@@ -307,3 +307,43 @@ def test_the_values_of_a_model_and_of_its_standard_form_are_the_same(tmp_path):
         answers.append(session.run(None, fed)[0])
     np.testing.assert_allclose(*answers, atol=1e-4)
     assert diff(DIGITS, standard, INPUT).equal
+
+
+def grouped(opset, groups=2, epsilon=0.01, **other):
+    stored = {name: np.linspace(-1, 2, 6 if opset > 20 else groups).astype(np.float32) for name in ("s", "b", "t", "c")}
+    text = f"""<ir_version: 10, opset_import: ["": {opset}]>
+        g (float[n, 6, h, 4] x) => (float[n, 6, h, 4] y) {{
+            a = GroupNormalization<num_groups = {groups}, epsilon = {epsilon}>(x, s, b)  r = Relu(a)
+            d = GroupNormalization<num_groups = {groups}>(r, t, c)  y = Add(d, r)
+        }}"""
+    return parsed(text, **(stored | other))
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+@pytest.mark.parametrize("inputs", [None, np.random.default_rng(2).standard_normal((2, 6, 5, 4)).astype(np.float32)])
+def test_a_norm_over_groups_is_the_function_that_onnxruntime_saves_in_its_place(opset, inputs, tmp_path):
+    model = grouped(opset)
+    copy = optimized(model, "basic", tmp_path)
+    assert "GroupNormalization" not in {node.op_type for node in copy.graph.node}
+    kinds = {node.op_type for node in standard_model(load_model(copy)).proto.graph.node}
+    assert kinds - {"Constant"} == {"GroupNormalization", "Relu", "Add"}
+    baselines = snapshot(model, inputs), snapshot(copy, inputs)
+    assert (diff(model, copy, inputs).decision, diff(copy, model, inputs).decision) == ("equal", "equal")
+    assert check(copy, baselines[0], inputs).findings == check(model, baselines[1], inputs).findings == ()
+    weights = {name: np.linspace(-1, 2.1, 6 if opset > 20 else 2).astype(np.float32) for name in ("s", "b", "t", "c")}
+    changes = [{"epsilon": 0.03}, {"groups": 3} if opset > 20 else {"epsilon": 0.02}]
+    for change in (*changes, *({name: weight} for name, weight in weights.items())):
+        other = grouped(opset, **change)
+        assert diff(copy, other, inputs).decision == "differs"
+        assert not check(copy, snapshot(other, inputs), inputs).ok
+
+
+def test_what_only_looks_like_a_norm_over_groups_stays_as_it_is(tmp_path):
+    copy = optimized(grouped(21), "basic", tmp_path)
+    for op_type, place in (("Sub", 1), ("ReduceMean", 0), ("Div", 1)):
+        other = onnx.ModelProto()
+        other.CopyFrom(copy)
+        node = [node for node in other.graph.node if node.op_type == op_type][place]
+        other.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None))
+        norms = [node for node in standard_model(load_model(other)).proto.graph.node if "Norm" in node.op_type]
+        assert len(norms) == 1
