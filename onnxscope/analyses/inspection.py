@@ -11,11 +11,13 @@ from typing import Any
 from onnx import TensorProto
 
 from onnxscope.analyses.costs import multiply_accumulates
+from onnxscope.analyses.known_shapes import known_shapes
 from onnxscope.analyses.odd_numbers import Odd, find_odd_numbers
 from onnxscope.base.results import Record, facts
 from onnxscope.base.tables import Table
 from onnxscope.base.text import not_finite_text
 from onnxscope.model.channel_axes import weight_axis
+from onnxscope.model.encodings import encoding_of
 from onnxscope.model.graphs import Graph, Node, Step, ValueType
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.selectors import At, select_layers
@@ -27,6 +29,7 @@ __all__ = ["LayerRecord", "ModelSummary", "inspect", "run_inspect"]
 _LISTED = 5  # nodes that the lines above the table name
 
 _Types = Mapping[tuple[Step, ...], Mapping[str, ValueType]]
+_Shapes = Mapping[tuple[Step, ...], Mapping[str, tuple[int | str | None, ...]]]
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,13 @@ class LayerRecord:
         op_type: Its operator.
         value: The value that it produces.
         shape: As declared, else as inferred; None where neither tells.
-        parameters: Numbers in the tensors that its node uses.
+        parameters: Numbers in the tensors that its node uses: real ones, however many of them share a byte.
         size_bytes: What they take in the file.
         multiply_accumulates: For one sample; None for operators that are no convolution or matrix product, and where
             a shape is not known.
         nan_count: NaN among these numbers; None where they were not looked at.
         inf_count: Infinities of either sign, likewise.
+        bits: Of a code of its weight, the fewest of several; None where no weight of it is quantized.
     """
 
     layer: str
@@ -55,6 +59,7 @@ class LayerRecord:
     multiply_accumulates: int | None = None
     nan_count: int | None = None
     inf_count: int | None = None
+    bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,9 @@ class ModelSummary(Record):
             for layer in self.layers
         )
         marks = [not_finite_text(layer.nan_count, layer.inf_count) for layer in self.layers]
-        return Table(f"{len(rows)} layers", columns, rows).with_marks("not finite", marks)
+        bits = ["" if layer.bits is None else f"{layer.bits}" for layer in self.layers]
+        table = Table(f"{len(rows)} layers", columns, rows).with_marks("bits", bits)
+        return table.with_marks("not finite", marks)
 
     def facts(self) -> list[tuple[str, str]]:
         """What there is to say above the table, as pairs of a word and a line."""
@@ -194,7 +201,12 @@ def run_inspect(loaded: Model, *, select: str | Sequence[str] = (), at: At = "po
     types: _Types = {graph.path: graph.types for graph in loaded.graphs.values()}
     if any(layer.shape is None for _, layer in declared):
         types = loaded.types
-    layers = [_completed(loaded, node, layer, types) for node, layer in declared]
+    shapes = {
+        graph.path: known_shapes(loaded, graph, types[graph.path])
+        for graph in loaded.graphs.values()
+        if graph.path in types
+    }
+    layers = [_completed(loaded, node, layer, shapes) for node, layer in declared]
     if read:
         layers = _with_odd_numbers(loaded, [node for node, _ in declared], layers)
     nodes = [node for graph in loaded.graphs.values() for node in graph.nodes]
@@ -213,22 +225,21 @@ def run_inspect(loaded: Model, *, select: str | Sequence[str] = (), at: At = "po
     )
 
 
-def _completed(model: Model, node: Node | None, layer: LayerRecord, types: _Types) -> LayerRecord:
+def _completed(model: Model, node: Node | None, layer: LayerRecord, shapes: _Shapes) -> LayerRecord:
     """The record with the shape that was inferred and the cost that follows from it."""
-    value_types = types.get(node.path, {}) if node is not None else {}
-
-    def shape_of(value: str) -> tuple[int | str | None, ...] | None:
-        return value_types[value].shape if value in value_types else None
-
-    shape = layer.shape or shape_of(layer.value)
+    known = shapes.get(node.path, {}) if node is not None else {}
+    shape = layer.shape or known.get(layer.value)
     cost = None
     for operand in model.names.operands(node) if node is not None else ():
         if node is not None and operand.role == "weight" and operand.origin is not None and node.outputs:
-            tensor = model.graphs[node.path].stored(operand.origin.value)
+            graph = model.graphs[node.path]
+            tensor = graph.stored(operand.origin.value)
             if tensor is not None:
-                axis, _ = weight_axis(operand, len(tensor.dims))
-                shapes = shape_of(node.inputs[0]), shape_of(node.outputs[0]) or shape
-                cost = multiply_accumulates(operand, tuple(tensor.dims), axis, *shapes)
+                encoding = encoding_of(graph, operand)
+                dims = tuple(tensor.dims) if encoding is None else encoding.shape
+                axis, _ = weight_axis(operand, len(dims))
+                made = known.get(node.outputs[0]) or shape
+                cost = multiply_accumulates(operand, dims, axis, known.get(node.inputs[0]), made)
     return replace(layer, shape=shape, multiply_accumulates=cost)
 
 
@@ -258,13 +269,21 @@ def _stored(model: Model, node: Node) -> dict[str, TensorProto]:
 def _layer(model: Model, layer: str, op_type: str, value: str, graph: Graph, node: Node | None) -> LayerRecord:
     declared = graph.types.get(value)
     stored = {} if node is None else _stored(model, node)
+    sizes = {name: math.prod(tensor.dims) for name, tensor in stored.items()}
+    bits = []
+    for operand in model.names.operands(node) if node is not None else ():
+        encoding = encoding_of(graph, operand)
+        if encoding is not None and operand.origin is not None:
+            sizes[operand.origin.value] = math.prod(encoding.shape)
+            bits += [encoding.bits] if operand.role.startswith("weight") else []
     return LayerRecord(
         layer=layer,
         op_type=op_type,
         value=value,
         shape=declared.shape if declared else None,
-        parameters=sum(math.prod(tensor.dims) for tensor in stored.values()),
+        parameters=sum(sizes.values()),
         size_bytes=sum(model.storage.stored_bytes(tensor) for tensor in stored.values()),
+        bits=min(bits, default=None),
     )
 
 

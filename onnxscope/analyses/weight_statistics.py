@@ -19,8 +19,9 @@ from onnxscope.model.graphs import Node
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.parameters import Parameter
 from onnxscope.model.selectors import choose
+from onnxscope.numerics.quantization import Quantization
 from onnxscope.numerics.tensor_summary import Summary, describe_all
-from onnxscope.runtime.stored_values import read_parameter
+from onnxscope.runtime.stored_values import read_quantized
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +30,7 @@ __all__ = ["WeightRecord", "WeightStatistics", "run_weights", "weights"]
 
 Array = np.ndarray[Any, Any]
 _COLUMNS = ("parameter", "shape", "dtype", "mean", "std", "min", "max", "zeros", "folded", "initializer")
+_QUANTIZED = ("quantized", "scale", "zero point", "saturated", "unused codes")
 _MAX_DRAWN_BINS = 2000  # in a notebook
 _MAX_TITLE = 200
 
@@ -40,10 +42,12 @@ class WeightRecord(Record):
     Attributes:
         parameter: What it is.
         summary: Its statistics, overall and per channel, and its histogram.
+        quantization: What its codes tell, None where it is stored as it is.
     """
 
     parameter: Parameter
     summary: Summary
+    quantization: Quantization | None
 
     def to_dict(self) -> dict[str, Any]:
         """The row of `onnxscope.weights/1`."""
@@ -60,6 +64,7 @@ class WeightRecord(Record):
             "histogram": summary.histogram.to_dict() if summary.histogram else None,
             "channel_axis": parameter.channel_axis,
             "channels": summary.channels.to_dict() if summary.channels else None,
+            "quantization": self.quantization.to_dict() if self.quantization else None,
         }
 
     def plot(self) -> Figure:
@@ -86,7 +91,7 @@ class WeightRecord(Record):
 
     def table(self) -> Table:
         """One row."""
-        return Table("", _COLUMNS, (self._cells(),)).with_marks("not finite", [self._mark()])
+        return _table("", [self])
 
     def _cells(self) -> tuple[Cell, ...]:
         overall, parameter = self.summary.overall, self.parameter
@@ -156,8 +161,15 @@ class WeightStatistics(Record, Sequence[WeightRecord]):
         """One row per parameter."""
         count = sum(row.summary.overall.count for row in self.rows)
         title = f"{self.model['name']}: {len(self.rows)} parameters, {count:,} numbers"
-        table = Table(title, _COLUMNS, tuple(row._cells() for row in self.rows))
-        return table.with_marks("not finite", [row._mark() for row in self.rows])
+        return _table(title, self.rows)
+
+    def quantized_table(self) -> Table:
+        """What there is to say of quantization alone: one row per quantized parameter."""
+        rows = [row for row in self.rows if row.quantization is not None]
+        count, total = (sum(row.summary.overall.count for row in some) for some in (rows, self.rows))
+        title = f"{len(rows)} of {len(self.rows)} parameters are quantized, {count:,} of {total:,} numbers"
+        cells = tuple((row.parameter.name, row.parameter.shape, *_quantized_cells(row.quantization)) for row in rows)
+        return Table(title, ("parameter", "shape", *_QUANTIZED), cells)
 
     def __repr__(self) -> str:
         return self.table().text()
@@ -231,9 +243,10 @@ def run_weights(
         )
         parameters = [parameters[index] for index in indices]
         absent = ()
-    tensors = (_tensor_and_axis(model, parameter, seen) for parameter in parameters)
-    summaries = describe_all(tensors, bins=bins, threads=threads)
-    rows = tuple(WeightRecord(parameter, summary) for parameter, summary in zip(parameters, summaries, strict=True))
+    told: list[Quantization | None] = []
+    tensors = (_tensor_and_axis(model, parameter, seen, told) for parameter in parameters)
+    summaries = list(describe_all(tensors, bins=bins, threads=threads))
+    rows = tuple(map(WeightRecord, parameters, summaries, told))
     others = () if selectors else left_out(model)
     return WeightStatistics(model=model.to_dict(), rows=rows, absent=tuple(absent), bins=bins, left_out=others)
 
@@ -255,6 +268,22 @@ def _of_layers(model: Model, selector: str, excluding: bool) -> set[int]:
     }
 
 
+def _table(title: str, rows: Sequence[WeightRecord]) -> Table:
+    """One row per parameter; what is told of quantization has columns where any is quantized."""
+    table = Table(title, _COLUMNS, tuple(row._cells() for row in rows))
+    if any(row.quantization is not None for row in rows):
+        more = tuple(_quantized_cells(row.quantization) for row in rows)
+        cells = tuple((*left, *right) for left, right in zip(table.rows, more, strict=True))
+        table = Table(title, (*_COLUMNS, *_QUANTIZED), cells)
+    return table.with_marks("not finite", [row._mark() for row in rows])
+
+
+def _quantized_cells(told: Quantization | None) -> tuple[Cell, ...]:
+    if told is None:
+        return ("",) * len(_QUANTIZED)
+    return (told.text, told.scale_text, told.zero_point_text, told.saturated_fraction, told.unused_codes)
+
+
 def _facets(parameter: Parameter) -> dict[str, str]:
     """What selectors with a prefix see of a parameter: its operator, its node, and how many axes it has."""
     facets = {"rank": str(len(parameter.shape))}
@@ -264,9 +293,13 @@ def _facets(parameter: Parameter) -> dict[str, str]:
 
 
 def _tensor_and_axis(
-    model: Model, parameter: Parameter, seen: Callable[[Parameter, Array], None] | None
+    model: Model,
+    parameter: Parameter,
+    seen: Callable[[Parameter, Array], None] | None,
+    told: list[Quantization | None],
 ) -> tuple[Array, int | None]:
-    values = read_parameter(model, parameter)
+    values, quantization = read_quantized(model, parameter)
+    told.append(quantization)
     if seen is not None:
         seen(parameter, values)
     if parameter.groups > 1 and parameter.channel_axis is not None and values.shape[0] % parameter.groups == 0:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["dequantized", "of_levels", "unpacked"]
+__all__ = ["LEVELS", "dequantized", "of_levels", "unpacked"]
 
 Array = NDArray[Any]
 
@@ -21,6 +21,8 @@ _NORMAL = (
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
 _FLOATS = (0.0, 1 / 192, 2 / 3, 1.0, 1 / 3, 1 / 2, 1 / 6, 1 / 4)
+LEVELS = {"fp4": (*_FLOATS, *(-level for level in _FLOATS)), "nf4": _NORMAL}
+"""The numbers behind the 4-bit types of bitsandbytes, by code."""
 
 
 def unpacked(stored: Array, bits: int, length: int) -> Array:
@@ -77,7 +79,7 @@ def of_levels(codes: Array, scale: Array, block: int, *, normal: bool) -> NDArra
         block: How many codes are one.
         normal: Whether the levels are those of NF4, else of FP4.
     """
-    table = np.array(_NORMAL if normal else (*_FLOATS, *(-level for level in _FLOATS)), np.float32)
+    table = np.array(LEVELS["nf4" if normal else "fp4"], np.float32)
     scales = np.repeat(scale.reshape(-1).astype(np.float32), block)[: codes.size]
     return table[codes] * scales
 

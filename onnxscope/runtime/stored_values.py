@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,51 @@ from onnxscope.model.layer_names import Operand
 from onnxscope.model.loading import Model
 from onnxscope.model.parameters import Parameter
 from onnxscope.numerics.dequantization import dequantized, of_levels, unpacked
+from onnxscope.numerics.quantization import Quantization, describe_codes
 from onnxscope.runtime.session import evaluate_constants
 
-__all__ = ["read_operand", "read_parameter"]
+__all__ = ["read_operand", "read_parameter", "read_quantized"]
 
 Array = np.ndarray[Any, Any]
 _KEPT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class _Codes:
+    """Codes taken out of their bytes, with what makes real numbers of them.
+
+    Attributes:
+        values: In the shape of the real numbers.
+        scale: As `dequantized` takes it.
+        zero_point: Likewise.
+        encoding: Where they come from.
+    """
+
+    values: Array
+    scale: Array
+    zero_point: Array | None
+    encoding: Encoding
+
+    def real(self) -> Array:
+        """The real numbers that they stand for."""
+        encoding = self.encoding
+        if encoding.packing == "levels":
+            flat = of_levels(self.values.reshape(-1), self.scale, encoding.block, normal=encoding.levels == 1)
+            return flat.reshape(encoding.shape)
+        return dequantized(self.values, self.scale, self.zero_point, encoding.axis, encoding.block)
+
+    def describe(self) -> Quantization | None:
+        """What they tell of the quantization."""
+        encoding = self.encoding
+        return describe_codes(
+            self.values,
+            encoding.bits,
+            self.scale,
+            self.zero_point,
+            axis=encoding.axis,
+            block=encoding.block,
+            levels=("nf4" if encoding.levels == 1 else "fp4") if encoding.packing == "levels" else "",
+        )
 
 
 def read_parameter(model: Model, parameter: Parameter) -> Array:
@@ -40,9 +80,32 @@ def read_parameter(model: Model, parameter: Parameter) -> Array:
         stored = model.array(tensor)
     else:
         stored = _real(model, model.graphs[operand.node.path], tensor, operand, encoding)
-    if parameter.permutation:
-        stored = stored.transpose(np.argsort(parameter.permutation))
-    return stored
+    return _in_own_shape(parameter, stored)
+
+
+def read_quantized(model: Model, parameter: Parameter) -> tuple[Array, Quantization | None]:
+    """Return what `read_parameter` does, and how it is quantized: None where it is stored as it is.
+
+    The codes are taken out of their bytes once for both.
+
+    Raises:
+        RunError: As `read_parameter`.
+    """
+    operand, encoding = parameter.operand, parameter.encoding
+    if encoding is None or operand is None:
+        return read_parameter(model, parameter), None
+    tensor = parameter.graph.stored(parameter.initializer)
+    assert tensor is not None
+    seen: list[_Codes] = []
+    values = _real(model, model.graphs[operand.node.path], tensor, operand, encoding, seen)
+    quantization = seen[0].describe()
+    if quantization is not None and quantization.axis is not None and parameter.permutation:
+        quantization = replace(quantization, axis=parameter.permutation[quantization.axis])
+    return _in_own_shape(parameter, values), quantization
+
+
+def _in_own_shape(parameter: Parameter, stored: Array) -> Array:
+    return stored.transpose(np.argsort(parameter.permutation)) if parameter.permutation else stored
 
 
 def read_operand(model: Model, operand: Operand) -> Array:
@@ -65,7 +128,14 @@ def read_operand(model: Model, operand: Operand) -> Array:
     return values.transpose(origin.permutation) if origin.permutation else values
 
 
-def _real(model: Model, graph: Graph, tensor: TensorProto, operand: Operand, encoding: Encoding) -> Array:
+def _real(
+    model: Model,
+    graph: Graph,
+    tensor: TensorProto,
+    operand: Operand,
+    encoding: Encoding,
+    seen: list[_Codes] | None = None,
+) -> Array:
     """The real numbers behind a stored tensor, computed once: they are kept as far as there is room.
 
     Args:
@@ -74,44 +144,52 @@ def _real(model: Model, graph: Graph, tensor: TensorProto, operand: Operand, enc
         tensor: The codes.
         operand: How they are used.
         encoding: How they stand for real numbers.
+        seen: Takes the codes too, where it is given.
     """
     assert operand.origin is not None
     key = (graph.path, operand.origin.value, *encoding.values)
     values = model.computed.get(key)
-    if values is None:
-        try:
-            values = _decoded(model, graph, model.array(tensor), encoding)
-        except ValueError as error:
-            name = printable(operand.origin.value)
-            raise RunError(f"{name!r} cannot be dequantized ({error}): {model.name}") from error
-        _keep(model, key, values)
+    if values is not None and seen is None:
+        return values
+    try:
+        codes = _codes(model, graph, model.array(tensor), encoding)
+        if values is None:
+            values = codes.real()
+            _keep(model, key, values)
+    except ValueError as error:
+        name = printable(operand.origin.value)
+        raise RunError(f"{name!r} cannot be dequantized ({error}): {model.name}") from error
+    if seen is not None:
+        seen.append(codes)
     return values
 
 
-def _decoded(model: Model, graph: Graph, codes: Array, encoding: Encoding) -> Array:
+def _codes(model: Model, graph: Graph, stored: Array, encoding: Encoding) -> _Codes:
+    """The codes behind stored bytes, with their scale and zero point."""
     parts = [_constant(model, graph, name) for name in encoding.scales]
     scale = math.prod(parts[1:], start=parts[0].astype(np.float32))
     for name in encoding.divisors:
         scale = scale / _constant(model, graph, name).astype(np.float32)
     zero_point = None if encoding.zero_point is None else _constant(model, graph, encoding.zero_point)
     axis, block, bits, shape = encoding.axis, encoding.block, encoding.bits, encoding.shape
+    codes = stored
     if encoding.packing == "levels":
-        high_first = unpacked(codes.reshape(-1), bits, 2 * codes.size).reshape(-1, 2)[:, ::-1].reshape(-1)
-        return of_levels(high_first[: math.prod(shape)], scale, block, normal=encoding.levels == 1).reshape(shape)
+        high_first = unpacked(stored.reshape(-1), bits, 2 * stored.size).reshape(-1, 2)[:, ::-1].reshape(-1)
+        return _Codes(high_first[: math.prod(shape)].reshape(shape), scale, None, encoding)
     if encoding.packing == "rows":
         blocks = -(-shape[1] // block) if block else 0
-        codes = unpacked(codes.reshape(shape[0], -1), bits, shape[1])
+        codes = unpacked(stored.reshape(shape[0], -1), bits, shape[1])
         if zero_point is not None and zero_point.dtype == np.uint8:
             zero_point = unpacked(zero_point.reshape(shape[0], -1), bits, blocks)
     elif encoding.packing == "last_axis":
-        codes = unpacked(codes, bits, shape[-1])
+        codes = unpacked(stored, bits, shape[-1])
         if zero_point is not None:
             zero_point = unpacked(
                 zero_point, bits, -(-shape[-1] // block) if axis % len(shape) == len(shape) - 1 else shape[-1]
             )
     if zero_point is None and encoding.packing:
         zero_point = np.array(1 << bits - 1)
-    return dequantized(codes, scale, zero_point, axis, block)
+    return _Codes(codes, scale, zero_point, encoding)
 
 
 def _constant(model: Model, graph: Graph, name: str) -> Array:
