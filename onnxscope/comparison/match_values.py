@@ -237,11 +237,10 @@ def match_values(
         if tuple(shape_b[axis] for axis in order) == shape_a:
             permutation = tuple(order)
     if not permutation and shape_a != shape_b:
-        squeezed = [[side for side in shape if side != 1] for shape in shapes]
         moved = _moved(shape_a, shape_b)
         if moved is not None:
             permutation = moved
-        elif squeezed[0] == squeezed[1]:
+        elif _merged(*map(_long_sides, shapes)) is not None:
             reshaped = True
         else:
             return None
@@ -259,13 +258,48 @@ def match_values(
     )
 
 
-def _reshaped(shape: tuple[int, ...], pilot: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that becomes of `shape`, where `target` has become of `pilot`: both are the same but for sides of 1.
+def _long_sides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(side for side in shape if side != 1)
 
-    A side that the pilot run had at another length, such as the batch, keeps the length that it has now.
+
+def _merged(a: tuple[int, ...], b: tuple[int, ...]) -> list[tuple[int, int]] | None:
+    """How two shapes without sides of 1 hold the same numbers in order, some axes of one being merged in the other.
+
+    Returns:
+        How many axes of either belong together, one of which is 1, in order; None where they would be cut otherwise.
     """
-    sides = iter([side for side, before in zip(shape, pilot, strict=True) if before != 1])
-    filled = [1 if side == 1 else next(sides) for side in target]
+    groups = []
+    x = y = 0
+    while x < len(a) and y < len(b):
+        ends = x + 1, y + 1
+        products = a[x], b[y]
+        while products[0] != products[1]:
+            short = int(products[0] > products[1])
+            rest = (a[ends[0] :], b[ends[1] :])[short]
+            if not rest or 0 in rest[:1]:
+                return None
+            ends = (ends[0] + 1 - short, ends[1] + short)
+            products = (products[0] * (1 if short else rest[0]), products[1] * (rest[0] if short else 1))
+        groups.append((ends[0] - x, ends[1] - y))
+        x, y = ends
+    return groups if (x, y) == (len(a), len(b)) and all(1 in group for group in groups) else None
+
+
+def _reshaped(shape: tuple[int, ...], pilot: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that becomes of `shape`, where `target` has become of `pilot`: both hold the same numbers in order.
+
+    A side that the pilot run had at another length, such as the batch, keeps the length that it has now: of axes that
+    are merged in `pilot`, the first.
+    """
+    now = [side for side, before in zip(shape, pilot, strict=True) if before != 1]
+    wanted = _long_sides(target)
+    sides: list[int] = []
+    for few, many in _merged(_long_sides(pilot), wanted) or ():
+        size, rest = math.prod(now[:few]), wanted[len(sides) + 1 : len(sides) + many]
+        sides += [size // max(math.prod(rest), 1), *rest]
+        del now[:few]
+    long = iter(sides)
+    filled = [1 if side == 1 else next(long) for side in target]
     if filled and math.prod(filled) != math.prod(shape):
         filled[0] = -1  # the pilot run had a batch of one
     return tuple(filled)

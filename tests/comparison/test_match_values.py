@@ -44,3 +44,25 @@ def test_channels_that_have_moved_are_moved_back():
 def test_shapes_of_other_numbers_do_not_match():
     assert matched((2, 5), (2, 6)) is None
     assert matched((2, 5, 1), (2, 6)) is None
+
+
+@pytest.mark.parametrize(
+    ("pilot_a", "pilot_b", "shape_a", "shape_b"),
+    [
+        ((20, 192), (4, 5, 192), (35, 192), (7, 5, 192)),
+        ((4, 5, 192), (20, 192), (7, 5, 192), (35, 192)),
+        ((4, 5, 192), (4, 5, 12, 16), (7, 5, 192), (7, 5, 12, 16)),
+        ((2, 3, 4, 5), (6, 20), (8, 3, 4, 5), (24, 20)),
+        ((1, 20, 6), (1, 4, 5, 2, 3), (1, 20, 6), (1, 4, 5, 2, 3)),
+    ],
+)
+def test_axes_that_are_merged_hold_the_same_numbers(pilot_a, pilot_b, shape_a, shape_b):
+    pair = matched(pilot_a, pilot_b)
+    values = RNG.standard_normal(shape_a, np.float32)
+    np.testing.assert_array_equal(pair.to_b(values), values.reshape(shape_b))
+    np.testing.assert_array_equal(pair.to_a(values.reshape(shape_b)), values)
+
+
+@pytest.mark.parametrize(("a", "b"), [((4, 6), (3, 8)), ((4, 5), (5, 2, 2, 2)), ((6, 4), (2, 12)), ((0, 3), (2, 0))])
+def test_axes_that_are_cut_otherwise_are_not_compared(a, b):
+    assert matched(a, b) is None

@@ -111,7 +111,7 @@ def test_the_record_is_strict_json_with_the_fields_of_the_contract():
     assert record["schema"] == "onnxscope.weights/1"
     assert list(record["weights"][0]) == [
         *("name", "layer", "role", "initializer", "folded", "shape", "dtype", "count", "mean", "std", "min", "max"),
-        *("zero_fraction", "nan_count", "inf_count", "histogram", "channel_axis", "channels"),
+        *("zero_fraction", "nan_count", "inf_count", "histogram", "channel_axis", "channels", "quantization"),
     ]
     assert len(record["weights"][0]["histogram"]["counts"]) == 7
 
