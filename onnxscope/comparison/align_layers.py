@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.model.layer_names import is_anonymous
+from onnxscope.model.layer_names import is_anonymous, own_name
 from onnxscope.model.layers import Layer, signatures
 from onnxscope.numerics.sketches import are_near
 
@@ -307,7 +307,7 @@ def _mostly_in_order(paired: Iterable[tuple[int, int]], candidates: Sequence[tup
 
 def _name_of(layer: Layer) -> str | None:
     is_counted = is_anonymous(layer.name) or layer.name.rpartition("_")[0] == layer.node.op_type
-    return None if is_counted else layer.name.replace("/", ".")
+    return None if is_counted else own_name(layer.name).replace("/", ".")
 
 
 def _name_key(key: LayerKey) -> Hashable | None:

@@ -31,6 +31,7 @@ from onnxscope.numerics.distances import Tolerance
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.structure.attributes import attributes_of
 from onnxscope.structure.compare_records import NodeChange, compare_records
+from onnxscope.structure.quantized_form import Partner, partner_of
 from onnxscope.structure.stored_numbers import changes_numbers
 
 __all__ = ["ComparedLayers", "LayerComparison"]
@@ -38,6 +39,7 @@ __all__ = ["ComparedLayers", "LayerComparison"]
 Array = NDArray[Any]
 _THE_SAME = frozenset({"renamed", "reshaped"})
 _HARMLESS = frozenset({"permuted", "rounded"})  # unless a layer's own error says otherwise
+_OF_RANDOM = "the inputs are random numbers: which layers cost most by them is not which do by real data"
 _MOST_LEFT_OVER = 1_000  # of layers whose values are compared each with each
 
 
@@ -100,9 +102,10 @@ class LayerComparison:
             place for place, (left, _) in enumerate(self._alignment.pairs) if self._kept is None or left in self._kept
         ]
         self._weights = _weight_changes(sides, self._alignment, self._kept, tolerance)
+        self._partner = partner_of(sides[0].model, sides[1].model)
         self._structure = (
             *(change for place in shown for change in _structure_changes(sides, *pairs[place])),
-            *_node_changes(sides, pairs, self._weights, chosen),
+            *_node_changes(sides, pairs, self._weights, chosen, self._partner),
         )
         for side in sides:
             side.model.storage.release()
@@ -146,6 +149,8 @@ class LayerComparison:
                 for place, row in enumerate(layers)
             ]
         only_a, only_b = _unaligned(self._sides, self._alignment, self._kept)
+        is_random = run.record is not None and run.record.get("kind") == "random"
+        notes = [_OF_RANDOM] if self._partner is not None and is_random else []
         comparison = Comparison(
             a=self._sides[0].model.to_dict(),
             b=self._sides[1].model.to_dict(),
@@ -157,8 +162,9 @@ class LayerComparison:
             only_b=only_b,
             weights=tuple(weights),
             structure=self._structure,
-            notes=(*self._notes, *run.notes),
+            notes=(*self._notes, *run.notes, *notes),
             unfit=run.unfit,
+            partner=self._partner.text if self._partner is not None else None,
         )
         return ComparedLayers(comparison, tuple(run.side_by_side))
 
@@ -305,6 +311,7 @@ def _node_changes(
     pairs: Sequence[tuple[Layer, Layer]],
     weights: Sequence[WeightChange],
     chosen: Selection | None,
+    partner: Partner | None,
 ) -> tuple[StructureChange, ...]:
     """What is not the same about any node, beside what is told of layers and weights."""
     places = ([side.places.get(layer.node) for side, layer in zip(sides, pair, strict=True)] for pair in pairs)
@@ -313,7 +320,12 @@ def _node_changes(
     # A Transpose that one model alone has is accounted for where a weight has its inputs in the other layout's order.
     is_moved = any(change.change == "permuted" and not change.counts for change in weights)
     of_nodes = [
-        StructureChange(change.layer, change.message, counts=changes_numbers(change))
+        StructureChange(
+            change.layer,
+            change.message,
+            counts=changes_numbers(change),
+            folded=partner is not None and not changes_numbers(change) and partner.explains(change),
+        )
         for change in compare_records(sides[0].records, sides[1].records, known)
         if not (is_moved and change.what == "node" and "Transpose" in (change.expected, change.found))
         and not any(_tells_mode(change, node) for _, node in modes)

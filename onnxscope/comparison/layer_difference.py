@@ -10,9 +10,11 @@ from typing import Any, Literal
 from onnxscope.base.results import Record
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import format_number
+from onnxscope.model.layer_names import own_name
 from onnxscope.numerics.distances import Discrepancy
+from onnxscope.numerics.score_agreement import ScoreAgreement
 
-__all__ = ["COLUMNS", "NOISE_FACTOR", "LayerDifference", "Side", "Verdict", "not_measured", "size_of"]
+__all__ = ["COLUMNS", "NOISE_FACTOR", "RANKED", "LayerDifference", "Side", "Verdict", "not_measured", "size_of"]
 
 Verdict = Literal["equal", "differs", "undecided"]
 NOISE_FACTOR = 10.0
@@ -27,7 +29,12 @@ _NUMBERS: Mapping[str, str] = {  # the columns of numbers, and which field of th
     "cosine": "cosine",
     "beyond": "beyond_fraction",
 }
-COLUMNS = ("layer", "in the second", "operator", "differs", *_NUMBERS, "worst channel", "reason")
+COLUMNS = ("layer", "in the second", "operator", "differs", *_NUMBERS, "worst channel", "scores", "reason")
+RANKED = (
+    *("layer", "in the second", "operator", "SNR dB", "own SNR", "weights SNR", "cosine", "beyond", "worst channel"),
+    *("scores", "reason"),
+)
+"""Of a partner in few bits, whose layers all differ: what each costs, in decibels."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class LayerDifference(Record):
         settled: Whether equal weights and attributes stand for values that could not be compared.
         own_floor: Where the value does not reproduce, what its own error is judged by: what is before it is random, and
             the layer, fed with the first model's values, is not. None where it is, or where that is unknown.
+        scores: Of an output that scores classes, how far the models agree on them.
     """
 
     a: Side
@@ -80,6 +88,7 @@ class LayerDifference(Record):
     incomparable: bool
     settled: bool = False
     own_floor: float | None = None
+    scores: ScoreAgreement | None = None
 
     @property
     def differs(self) -> bool:
@@ -107,6 +116,11 @@ class LayerDifference(Record):
         """What became of the row."""
         return "differs" if self.differs else "undecided" if self.undecided is not None else "equal"
 
+    @property
+    def ratio(self) -> float | str | None:
+        """The signal-to-noise ratio in decibels, or a word where it is infinite; None where nothing was measured."""
+        return _ratio(self.entire)
+
     def to_dict(self) -> dict[str, Any]:
         """The row in `onnxscope.diff/1`."""
         entire, own = self.entire, self.own
@@ -121,6 +135,7 @@ class LayerDifference(Record):
             "sqnr_db": entire.sqnr_db if entire else None,
             "own_max_abs": own.max_abs if own else None,
             "own_relative_l2": own.relative_l2 if own else None,
+            "own_sqnr_db": own.sqnr_db if own else None,
             "noise_relative_l2": self.noise.relative_l2 if self.noise else None,
             "floor_relative_l2": self.floor,
             "beyond_fraction": entire.beyond_fraction if entire else None,
@@ -130,6 +145,7 @@ class LayerDifference(Record):
             "differs": self.differs,
             "verdict": self.verdict,
             "reason": self.reason or self.undecided or self.unstable,
+            "scores": self.scores.to_dict() if self.scores else None,
         }
 
     def table(self) -> Table:
@@ -148,7 +164,27 @@ class LayerDifference(Record):
         verdict = "undecided" if self.undecided is not None else ""
         if judged and self.differs:
             verdict = "own" if self.is_guilty else "inherited"
-        return (self.a.layer, other, self.op_type, verdict, *numbers, shown, reason)
+        scores = self.scores.text if self.scores else ""
+        return (self.a.layer, other, self.op_type, verdict, *numbers, shown, scores, reason)
+
+    def ranked_cells(self, weights_db: float | None) -> tuple[Cell, ...]:
+        """A row of a table with `RANKED`; `weights_db` is the ratio of the layer's weights."""
+        record = self.to_dict()
+        name, other = self.a.layer, self.b.layer
+        worst = self.entire.worst_channel if self.entire else None
+        return (
+            name,
+            "" if own_name(other) == own_name(name) else other,
+            self.op_type,
+            self.ratio,
+            None if self.op_type == "Output" else _ratio(self.own),
+            weights_db,
+            record["cosine"],
+            record["beyond_fraction"],
+            f"{worst[0]}: {format_number(worst[1])}" if worst else "",
+            self.scores.text if self.scores else "",
+            record["reason"],
+        )
 
     def __repr__(self) -> str:
         return self.table().text()
@@ -176,6 +212,12 @@ def not_measured(a: Side, b: Side, op_type: str, reason: str | None, *, incompar
         reason=reason,
         incomparable=incomparable,
     )
+
+
+def _ratio(discrepancy: Discrepancy | None) -> float | str | None:
+    if discrepancy is None or discrepancy.sqnr_db is not None:
+        return None if discrepancy is None else discrepancy.sqnr_db
+    return "exact" if discrepancy.relative_l2 == 0 else "not finite"
 
 
 def _is_beyond(discrepancy: Discrepancy | None, floor: float) -> bool:

@@ -68,6 +68,7 @@ class Counterpart:
         channel_axis: Of `a`, None where there is none.
         replaced: Whether the copy of the second model reads `a` in place of `b`.
         codes: Where `b` holds the real numbers behind codes: the value of the codes, of their scale and zero point.
+        scores: Whether both are outputs that score classes, which are compared as that too.
     """
 
     a: str
@@ -81,6 +82,7 @@ class Counterpart:
     channel_axis: int | None
     replaced: bool
     codes: tuple[str, str, str] | None = None
+    scores: bool = False
 
     @property
     def read_b(self) -> str:

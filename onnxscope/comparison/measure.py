@@ -22,6 +22,7 @@ from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.selectors import Tap
 from onnxscope.numerics.distances import Discrepancy, Tolerance, from_sums, measure
+from onnxscope.numerics.score_agreement import ScoreAgreement, compare_scores
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tapped_runs import within_budget
@@ -42,14 +43,17 @@ class Measured:
     Attributes:
         entire: The second model against the first.
         own: The same where every layer of the second is fed with the first one's values; None where that is unknown.
+        scores: How far both agree as scores of classes; None where they are none.
     """
 
     entire: Discrepancy
     own: Discrepancy | None
+    scores: ScoreAgreement | None = None
 
     def __add__(self, more: Measured) -> Measured:
         own = None if self.own is None or more.own is None else self.own + more.own
-        return Measured(self.entire + more.entire, own)
+        scores = None if self.scores is None or more.scores is None else self.scores + more.scores
+        return Measured(self.entire + more.entire, own, scores)
 
 
 class Comparer:
@@ -110,6 +114,11 @@ class Comparer:
             else:
                 a.close()
                 b.close()
+                made = {name for node in self._merged.proto.graph.node for name in node.output}
+                for pair in counterparts:
+                    names = [f"a:{pair.a}", f"b:{pair.b}"] if pair.scores else []
+                    for name in names if made.issuperset(names) else []:
+                        self._merged.proto.graph.output.add().name = name
 
     def run(self, feeds: Mapping[str, Array], fetch: Fetch | None = None) -> list[Measured]:
         """Measure one batch.
@@ -157,7 +166,11 @@ class Comparer:
             numbers = {key: answers[output] for key, output in outputs.items()}
             entire, own = from_sums(numbers, ""), from_sums(numbers, "own_")
             if entire is not None and own is not None:
-                measured[place] = Measured(entire, own)
+                pair = self._counterparts[place]
+                scores = None
+                if pair.scores:
+                    scores = _agreement(answers.get(f"a:{pair.a}"), answers.get(f"b:{pair.b}"), pair)
+                measured[place] = Measured(entire, own, scores)
         return measured
 
     def _run_apart(
@@ -183,7 +196,9 @@ class Comparer:
                 left = first[pair.a]
                 own = alone.get(pair.b)
                 measured[place] = Measured(
-                    self._measure(left, second[pair.b], pair), None if own is None else self._measure(left, own, pair)
+                    self._measure(left, second[pair.b], pair),
+                    None if own is None else self._measure(left, own, pair),
+                    _agreement(left, second[pair.b], pair) if pair.scores else None,
                 )
         return measured
 
@@ -281,6 +296,14 @@ def near_values(a: Held, b: Held, memory_budget_bytes: int) -> list[tuple[Tap, T
                     if x.at == y.at and _is_near(value, other, norm, (x, y)):
                         near.append((x, y))
     return near
+
+
+def _agreement(left: Any, right: Any, pair: Counterpart) -> ScoreAgreement | None:
+    """How far two outputs agree as scores of classes; None where they are not at hand, or not in rows any more."""
+    if left is None or right is None:
+        return None
+    right = pair.to_a(np.asarray(right))
+    return compare_scores(left, right) if left.ndim == 2 and left.shape == right.shape else None
 
 
 def _bytes(shape: tuple[int, ...]) -> int:

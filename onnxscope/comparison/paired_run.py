@@ -25,6 +25,7 @@ from onnxscope.model.layers import Layer
 from onnxscope.model.selectors import Tap
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, Tolerance
+from onnxscope.numerics.score_agreement import are_scores
 from onnxscope.runtime.half_range import Unfit
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.unstable_nodes import unstable_values
@@ -246,6 +247,7 @@ class PairedRun:
             reason=None,
             incomparable=False,
             own_floor=own_floor,
+            scores=measured.scores,
         )
 
     def _explained(self, unstable: str | None, value: str) -> str | None:
@@ -302,6 +304,9 @@ class PairedRun:
             )
             if pair is not None and right.scale is not None:
                 pair = replace(pair, codes=(right.value, *right.scale))
+            if pair is not None and is_output:
+                is_scored = all(are_scores(shapes[side], (pair.dtype_a, pair.dtype_b)[side]) for side in (0, 1))
+                pair = replace(pair, scores=is_scored)
             if pair is None:
                 self._reasons[place] = f"shape {list(shapes[0])} against {list(shapes[1])}", None
             else:

@@ -10,11 +10,15 @@ from typing import Any, overload
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, printable
-from onnxscope.comparison.layer_difference import COLUMNS, LayerDifference, Verdict, size_of
+from onnxscope.comparison.layer_difference import COLUMNS, RANKED, LayerDifference, Verdict, size_of
 from onnxscope.comparison.weight_changes import WeightChange
+from onnxscope.numerics.distances import decibels
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
 
 __all__ = ["Comparison", "StructureChange", "Undecided"]
+
+_ROUNDED = ("quantized", "rounded")  # changes of weights that a partner in few bits has everywhere
+_NAMED = 3  # layers, or outputs, that the verdict names
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,17 @@ class StructureChange:
         message: In words.
         counts: Whether it makes the models differ where their values were compared too: a stored number that is another
             one, or a random node that the inputs at hand may not show.
+        folded: Whether it is nothing but the form of a partner in few bits, and told in one line with others.
     """
 
     layer: str
     message: str
     counts: bool = False
+    folded: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"layer": self.layer, "message": self.message, "counts": self.counts}
+        return {"layer": self.layer, "message": self.message, "counts": self.counts, "folded": self.folded}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +79,8 @@ class Comparison(Record, Sequence[LayerDifference]):
         structure: What is not the same about the structure.
         notes: Remarks for people.
         unfit: Of either model, values of half precision that held numbers beyond their type: a CPU hides it.
+        partner: In words, the form of few bits that one of the models is in and the other is not; None where there is
+            none.
     """
 
     a: dict[str, Any]
@@ -87,6 +95,7 @@ class Comparison(Record, Sequence[LayerDifference]):
     structure: tuple[StructureChange, ...]
     notes: tuple[str, ...]
     unfit: tuple[tuple[Unfit, ...], tuple[Unfit, ...]] = ((), ())
+    partner: str | None = None
 
     frame_keys = ("layers", "outputs")
 
@@ -185,6 +194,7 @@ class Comparison(Record, Sequence[LayerDifference]):
             "schema": "onnxscope.diff/1",
             "a": self.a,
             "b": self.b,
+            "partner": self.partner,
             "input": self.input,
             "samples": self.samples,
             "equal": self.equal,
@@ -206,19 +216,49 @@ class Comparison(Record, Sequence[LayerDifference]):
         }
 
     def table(self) -> Table:
-        """One row per aligned layer and output."""
-        rows = tuple(row.cells(judged=self.was_run) for row in (*self.layers, *self.outputs))
+        """One row per output, then one per aligned layer; for a partner in few bits what costs most comes first."""
         title = f"{self.a['name']} against {self.b['name']}: {counted(len(self.layers), 'layer')} aligned"
-        return Table(title, COLUMNS, rows)
+        if not self.is_ranked:
+            rows = tuple(row.cells(judged=self.was_run) for row in (*self.outputs, *self.layers))
+            return Table(title, COLUMNS, rows)
+        cells = [row.ranked_cells(None) for row in self.outputs]
+        cells += [row.ranked_cells(self._weights_db(place)) for place, row in self._ranking]
+        return Table(title, RANKED, tuple(cells))
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether layers are ranked by what they cost: of a partner in few bits, all of them differ."""
+        return self.was_run and self.partner is not None
+
+    @property
+    def _ranking(self) -> list[tuple[int, LayerDifference]]:
+        """The layers with their places, those with the lowest signal-to-noise ratio of their own first."""
+        return sorted(enumerate(self.layers), key=lambda item: -size_of(item[1].own) if item[1].own else 1.0)
+
+    @property
+    def costly(self) -> tuple[LayerDifference, ...]:
+        """The layers in the order of what each adds by itself, the lowest signal-to-noise ratio first."""
+        return tuple(row for _, row in self._ranking)
+
+    def _weights_db(self, place: int) -> float | None:
+        """The lowest signal-to-noise ratio of a layer's weights; None where none was rounded."""
+        changes = [change for change in self.weights if change.place == place and change.change in _ROUNDED]
+        ratios = [decibels(change.relative_l2) for change in changes]
+        return min((ratio for ratio in ratios if ratio is not None), default=None)
 
     def changes_table(self) -> Table:
         """One row for whatever is not the same about weights, structure and alignment."""
         rows: list[tuple[Cell, ...]] = []
         for side, only in (("first", self.only_a), ("second", self.only_b)):
             rows += [(layer, "unaligned", f"{op_type}, only in the {side} model") for layer, op_type in only]
-        rows += [(change.layer, "structure", change.message) for change in self.structure]
-        rows += [(change.layer, change.change, change.message) for change in self.weights if change.counts]
-        rows += [(change.layer, change.change, change.message) for change in self.weights if not change.counts]
+        folded = sum(change.folded for change in self.structure)
+        if self.partner is not None and folded:
+            what = "nodes and operands that come with that are not listed (JSON has them)"
+            rows.append(("", "form", f"{self.partner}; {folded:,} {what}"))
+        rows += [(change.layer, "structure", change.message) for change in self.structure if not change.folded]
+        changes = [change for change in self.weights if not (self.is_ranked and change.change in _ROUNDED)]
+        rows += [(change.layer, change.change, change.message) for change in changes if change.counts]
+        rows += [(change.layer, change.change, change.message) for change in changes if not change.counts]
         for values, sentence in zip(filter(None, self.unfit), self.unfit_sentences, strict=True):
             rows.append((values[0].layer, "does not fit", sentence))
         return Table("weights and structure", ("layer", "change", "what"), tuple(rows))
@@ -246,20 +286,11 @@ class Comparison(Record, Sequence[LayerDifference]):
             return "differs: nothing of one model was found in the other"
         if self.equal:
             return f"equal: {compared}" + ("" if self.was_run else ", weights and structure only; nothing was run")
-        parts = []
-        first = self.first_divergence
-        if self._changed_node is not None:
-            parts.append(f"{printable(self._changed_node.message)}")
-        if first is not None:
-            parts.append(f"the first layer that diverges is {self._shown(first)}")
-        named = [f"{self._shown(row)}{_much(row)}" for row in self.guilty[:3]]
-        if named:
-            more = f" and {len(self.guilty) - 3} more" if len(self.guilty) > 3 else ""
-            parts.append(f"the difference comes from {', '.join(named)}{more}")
+        parts = self._in_few_bits() if self.is_ranked else self._where()
         count = len(self.only_a) + len(self.only_b)
         if count:
             parts.append(f"{counted(count, 'layer')} without a counterpart")
-        changed = sum(change.counts for change in self.weights)
+        changed = sum(change.counts for change in self.weights if not (self.is_ranked and change.change in _ROUNDED))
         if changed:
             parts.append(f"{counted(changed, 'weight')} changed")
         if self.was_run and self.counted_structure:
@@ -272,6 +303,39 @@ class Comparison(Record, Sequence[LayerDifference]):
             parts.append(f"{len(self.undecided):,} of {of} cannot be judged, {where}")
         parts += self.unfit_sentences
         return f"{self.verdict}: " + "; ".join(parts or ["the structure"])
+
+    def _where(self) -> list[str]:
+        """Where a difference starts, and what it comes from."""
+        parts = []
+        first = self.first_divergence
+        if self._changed_node is not None:
+            parts.append(f"{printable(self._changed_node.message)}")
+        if first is not None:
+            parts.append(f"the first layer that diverges is {self._shown(first)}")
+        named = [f"{self._shown(row)}{_much(row)}" for row in self.guilty[:3]]
+        if named:
+            more = f" and {len(self.guilty) - 3} more" if len(self.guilty) > 3 else ""
+            parts.append(f"the difference comes from {', '.join(named)}{more}")
+        return parts
+
+    def _in_few_bits(self) -> list[str]:
+        """The partner's form, what the outputs say, and the layers that cost most."""
+        parts = [f"{self.partner}"]
+        for row in self.outputs[:_NAMED]:
+            ratio, cosine = row.ratio, row.entire.cosine if row.entire else None
+            words = [f"{ratio:.1f} dB" if isinstance(ratio, float) else ratio or ""]
+            words += [f"cosine {cosine:.6g}"] if cosine is not None and ratio != "exact" else []
+            words += [row.scores.text] if row.scores else []
+            words += [row.reason or row.undecided or row.unstable or ""]
+            parts.append(f"output {printable(row.a.name)}: {', '.join(filter(None, words))}")
+        if len(self.outputs) > _NAMED:
+            parts.append(f"{len(self.outputs) - _NAMED} more outputs")
+        costly = [
+            f"{printable(row.a.layer)} ({row.own.sqnr_db:.1f} dB of its own)"
+            for row in self.costly[:_NAMED]
+            if row.own is not None and row.own.sqnr_db is not None
+        ]
+        return parts + ([f"most is lost in {', '.join(costly)}"] if costly else [])
 
     def _shown(self, row: LayerDifference) -> str:
         """The layer in both models, and its value where several layers have that name."""
@@ -287,7 +351,7 @@ class Comparison(Record, Sequence[LayerDifference]):
         """The verdict, the layers to blame, all layers, changes of weights and structure, and remarks."""
         parts = [paragraph(self.summary(), "good" if self.equal else "bad")]
         blamed = [row for row in self.guilty if row.entire is not None]
-        if blamed and not self.equal:
+        if blamed and not self.equal and not self.is_ranked:
             title = f"where the difference comes from: {counted(len(blamed), 'layer')}"
             parts.append(Table(title, COLUMNS, tuple(row.cells() for row in blamed)).html(max_rows=5))
         parts.append(self.table().html())

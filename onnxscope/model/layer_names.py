@@ -18,12 +18,16 @@ from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.provenance import LAYER_KEY, ParameterRecord
 from onnxscope.model.stored_model import StoredModel
 
-__all__ = ["Names", "Operand", "Origin", "is_anonymous", "operand_roles"]
+__all__ = ["Names", "Operand", "Origin", "is_anonymous", "operand_roles", "own_name"]
 
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _ANONYMOUS = re.compile(r"onnx::.*|\d+|_?val_\d+|_?t?const[_a-z]*_?_\d+.*|.*:\d+|", re.IGNORECASE)
 _SEPARATOR = re.compile(r"[./]")
+# What quantizers and converters to half precision append to the names of nodes and tensors.
+_ADDED = re.compile(
+    r"((_MatMul)?_quant(ized)?|_QuantizeLinear(_Input|_Output)?|_(DQ_)?Q\d+(G\d+)?|_b?fp?16)+\Z", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ class Operand:
 def is_anonymous(name: str) -> bool:
     """Whether an exporter made the name up: `onnx::Conv_345`, `val_3`, `conv2d/ReadVariableOp:0`."""
     return _ANONYMOUS.fullmatch(name) is not None
+
+
+def own_name(name: str) -> str:
+    """The name without what a quantizer, or a converter to half precision, has appended to it."""
+    return _ADDED.sub("", name) or name
 
 
 def operand_roles(node: Node) -> Iterator[tuple[int, str]]:
@@ -234,9 +243,9 @@ class Names:
                 record = self.record(operand.origin)
                 if record is not None:
                     return record.layer
-                alias = operand.origin.alias
-                if alias.endswith(".weight") and not is_anonymous(alias):
-                    return alias.removesuffix(".weight")
+                name = own_name(operand.origin.alias)
+                if name.endswith(".weight") and not is_anonymous(name):
+                    return name.removesuffix(".weight")
         return None
 
     def _tensorflow_scopes(self, nodes: Sequence[Node]) -> dict[Node, str]:

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.encodings import Encoding, encoding_of
 from onnxscope.model.graphs import Graph, Step
-from onnxscope.model.layer_names import Names, Operand, is_anonymous
+from onnxscope.model.layer_names import Names, Operand, is_anonymous, own_name
 from onnxscope.model.provenance import ParameterRecord
 from onnxscope.model.stored_model import StoredModel
 
@@ -21,7 +21,6 @@ __all__ = ["Parameter", "find_parameters"]
 
 _Place = tuple[tuple[Step, ...], str, str]  # the path of the graph that stores a tensor, its name there, and its alias
 
-_QUANTIZED = "_quantized"  # what onnxruntime's quantizer appends to a weight's name
 _LEGACY_FOLDED = re.compile(r"onnx::Conv(Transpose)?_\d+")
 _TENSORFLOW_FOLDED = re.compile(r"batch_?norm", re.IGNORECASE)
 
@@ -129,10 +128,12 @@ class _Finder:
             by_value.setdefault(value, []).extend(operands)
             by_alias.setdefault(alias, []).extend(operands)
         main = self._model.main
+        renamed = {own_name(name): name for name in main.initializers if name != own_name(name)}
         for record in self._names.records:
             self._taken.add(record.name)
-            candidates = (record.initializer or "", (record.initializer or "") + _QUANTIZED)
-            initializer = next((name for name in candidates if name in main.initializers), None)
+            initializer = record.initializer if record.initializer in main.initializers else None
+            if record.initializer and initializer is None:
+                initializer = renamed.get(own_name(record.initializer))
             if record.initializer is None or initializer is None:
                 self._absent[record.name] = record.reason or "not in the file"
                 continue
@@ -146,7 +147,7 @@ class _Finder:
         layer = self._names.layers[operand.node]
         producer = graph.producers.get(origin.alias)
         anonymous = is_anonymous(origin.alias) or (producer is not None and producer.op_type == "Constant")
-        alias = origin.alias.removesuffix(_QUANTIZED) if operand in self._encodings else origin.alias
+        alias = own_name(origin.alias) if operand in self._encodings else origin.alias
         if not anonymous and "." in alias and "/" not in alias:
             layer = alias.rpartition(".")[0]
         # dynamo calls the bias of a convolution with a folded BatchNorm `conv1.weight_bias`.
@@ -233,7 +234,7 @@ class _Finder:
             return False
         origins = [used.origin for used in self._names.operands(operand.node) if used.origin is not None]
         folded = {record.name for record in self._names.records if record.folded}
-        if any(origin.alias.removesuffix(_QUANTIZED) in folded for origin in origins):
+        if any(own_name(origin.alias) in folded for origin in origins):
             return True  # a convolution's bias carries what its weight does
         producer = self._model.producer
         if producer.startswith("pytorch"):

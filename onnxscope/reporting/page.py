@@ -336,6 +336,7 @@ def _difference(row: LayerDifference | None) -> dict[str, Any] | None:
         "noise": record["noise_relative_l2"],
         "max_abs": record["max_abs"],
         "sqnr_db": record["sqnr_db"],
+        "own_sqnr_db": record["own_sqnr_db"],
         "reason": record["reason"] or "",
     }
 

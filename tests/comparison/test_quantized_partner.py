@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from quantized_copies import decibels, model, quantized, values
 
 import onnxscope
 from onnxscope.analyses.feature_maps import features
@@ -22,17 +19,6 @@ TOKENS = {"fc1": ("m", "h"), "fc2": ("y", "y")}
 
 def array(*shape, scale=1.0):
     return (RNG.standard_normal(shape) * scale).astype(np.float32)
-
-
-def model(nodes, inputs, outputs, tensors):
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info(name, 1, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(name, 1, shape) for name, shape in outputs.items()],
-        [numpy_helper.from_array(values, name) for name, values in tensors.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 @pytest.fixture(scope="module")
@@ -70,46 +56,6 @@ def tokens():
     return model(nodes, {"x": ["N", 32]}, {"y": ["N", 4]}, tensors), array(20, 32)
 
 
-class Reader(CalibrationDataReader):
-    def __init__(self, x):
-        self._batches = iter([{"x": x}])
-
-    def get_next(self):
-        return next(self._batches, None)
-
-
-def quantized(proto, x, folder, form, *, per_channel):
-    source, target = folder / "float.onnx", folder / f"{form}.onnx"
-    onnx.save(proto, source)
-    logging.disable(logging.WARNING)
-    try:
-        if form == "dynamic":
-            quantize_dynamic(source, target, per_channel=per_channel)
-        else:
-            quantize_static(
-                str(source),
-                str(target),
-                Reader(x),
-                quant_format=QuantFormat[form],
-                per_channel=per_channel,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
-    finally:
-        logging.disable(logging.NOTSET)
-    return source, target
-
-
-def values(path, names, x):
-    """Values by plain onnxruntime, without optimization, so that none is fused away."""
-    proto = onnx.load(path)
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return dict(zip(names, session.run(list(names), {"x": x}), strict=True))
-
-
 def real(path, tensor, x):
     """The real numbers behind the codes that the quantized model has for a tensor, or the tensor itself; else None."""
     proto = onnx.load(path)
@@ -120,11 +66,6 @@ def real(path, tensor, x):
             codes = values(path, [name], x)[name].astype(np.float64)
             return (codes - stored[f"{tensor}_zero_point"]) * stored[f"{tensor}_scale"]
     return values(path, [tensor], x)[tensor] if tensor in produced else None
-
-
-def decibels(reference, other):
-    gap = reference.astype(np.float64) - other
-    return -10 * np.log10(np.square(gap).sum() / np.square(reference.astype(np.float64)).sum())
 
 
 @pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
