@@ -70,7 +70,8 @@ class LayerWeights:
         for parameter in model.parameters:
             operand = parameter.operand
             alias = operand.origin.alias if operand is not None and operand.origin is not None else ""
-            self._named[parameter.graph, parameter.initializer, alias] = parameter.name
+            if parameter.part is None:
+                self._named[parameter.graph, parameter.initializer, alias] = parameter.name
 
     def read(self, layer: Layer) -> dict[str, StoredWeight]:
         """Return a layer's weights by role; those of an absorbed BatchNorm have roles that start with `norm.`."""

@@ -116,7 +116,7 @@ class Names:
         layers = {}
         for node in nodes:
             index = counts[node.op_type] = counts.get(node.op_type, -1) + 1
-            layer = self._recorded_layer(node) or _dynamo_scope(node) or scopes.get(node) or _legacy_scope(node)
+            layer = self._recorded_layer(node) or _dynamo_scope(node) or scopes.get(node) or _scope_of(node)
             layers[node] = layer or node.name or f"{node.op_type}_{index}"
         return layers
 
@@ -274,12 +274,18 @@ def _dynamo_scope(node: Node) -> str | None:
     return None
 
 
-def _legacy_scope(node: Node) -> str | None:
+def _scope_of(node: Node) -> str | None:
+    """The scope in a node's name; where an optimizer has fused several, that in what their output is still called."""
+    scope = _legacy_scope(node.name)
+    return _legacy_scope(node.outputs[0]) if scope is None and node.operator.packs else scope
+
+
+def _legacy_scope(name: str) -> str | None:
     """`/layer1/layer1.0/conv1/Conv` → `layer1.0.conv1`: a child of a container repeats the container's name."""
-    if not node.name.startswith("/"):
+    if not name.startswith("/"):
         return None
     layer: list[str] = []
-    for part in node.name.split("/")[1:-1]:
+    for part in name.split("/")[1:-1]:
         if layer and part.startswith(layer[-1] + "."):
             layer[-1] = part
         else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -43,6 +44,7 @@ class Parameter:
         graph: The graph that stores it.
         operand: How it is used; None where nothing uses it.
         encoding: How the stored integers stand for real numbers, None where the parameter is stored as it is.
+        part: Which places of the stored tensor's last axis it is, from and to, None where it is all of it.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Parameter:
     graph: Graph
     operand: Operand | None
     encoding: Encoding | None
+    part: tuple[int, int] | None = None
 
 
 def find_parameters(model: StoredModel, names: Names) -> tuple[list[Parameter], list[tuple[str, str]]]:
@@ -89,7 +92,7 @@ class _Finder:
         for (path, value, _), operands in uses.items():
             graph = self._model.graphs[path]
             if (path, value) not in claimed and self._is_parameter(operands, graph):
-                parameters.append(self._unrecorded(operands[0], graph))
+                parameters += self._unrecorded(operands[0], graph)
         parameters += self._unused({(path, value) for path, value, _ in uses} | claimed)
         return parameters, list(self._absent.items())
 
@@ -141,7 +144,7 @@ class _Finder:
             operand = used[0] if used else None
             yield self._parameter(record.name, record.layer, initializer, main, operand, record)
 
-    def _unrecorded(self, operand: Operand, graph: Graph) -> Parameter:
+    def _unrecorded(self, operand: Operand, graph: Graph) -> list[Parameter]:
         origin = operand.origin
         assert origin is not None
         layer = self._names.layers[operand.node]
@@ -152,8 +155,32 @@ class _Finder:
             layer = alias.rpartition(".")[0]
         # dynamo calls the bias of a convolution with a folded BatchNorm `conv1.weight_bias`.
         anonymous = anonymous or (operand.role == "bias" and alias.endswith(".weight_bias"))
+        if operand.position in operand.node.operator.packs and (anonymous or "." not in alias or "/" in alias):
+            parts = self._parts(operand, graph)
+            if parts:
+                return parts
         name = self._unique(f"{layer}.{operand.role}" if anonymous else alias)
-        return self._parameter(name, layer, origin.value, graph, operand, None)
+        return [self._parameter(name, layer, origin.value, graph, operand, None)]
+
+    def _parts(self, operand: Operand, graph: Graph) -> list[Parameter]:
+        """Query, key and value of a tensor that an optimizer has packed; none where it is not known where they lie."""
+        layer, origin = self._names.layers[operand.node], operand.origin
+        assert origin is not None
+        whole = self._parameter("", layer, origin.value, graph, operand, None)
+        total = whole.shape[-1] if whole.shape and origin.permutation == () else 0
+        sizes = [int(size) for size in operand.node.attribute("qkv_hidden_sizes") or (total // 3,) * 3]
+        if not total or len(sizes) != 3 or sum(sizes) != total:
+            return []
+        return [
+            replace(
+                whole,
+                name=self._unique(f"{layer}.{part}.{operand.role}"),
+                layer=f"{layer}.{part}",
+                shape=(*whole.shape[:-1], size),
+                part=(end - size, end),
+            )
+            for part, size, end in zip(("query", "key", "value"), sizes, itertools.accumulate(sizes), strict=True)
+        ]
 
     def _parameter(
         self,

@@ -8,6 +8,7 @@ __all__ = ["CONTRIBUTED"]
 
 _CONV = {1: "weight", 2: "bias"}
 _GEMM = {0: "weight", 1: "weight", 2: "bias"}
+_BOTH = frozenset({1, 2})
 _PRODUCT = {0: "weight", 1: "weight"}
 _TABLES = {2: "weight", 3: "weight_position", 4: "weight_segment", 5: "norm_weight", 6: "norm_bias"}
 _RECURRENT = {1: "weight_ih", 2: "weight_hh", 3: "bias", 7: "peephole"}
@@ -24,8 +25,8 @@ CONTRIBUTED = (
     Operator("GemmFastGelu", alike="Linear", roles=_CONV, weight="matmul", cost="product", channel_axis=-1),
     Operator("FusedMatMul", alike="Linear", roles=_PRODUCT, weight="gemm", cost="product", channel_axis=-1),
     Operator("TransposeMatMul", alike="Linear", roles=_PRODUCT, weight="gemm", cost="product", channel_axis=-1),
-    Operator("Attention", roles=_CONV, weight="outputs_last", channel_axis=-1),
-    Operator("PackedAttention", alike="Attention", roles=_CONV, weight="outputs_last", channel_axis=-1),
+    Operator("Attention", roles=_CONV, weight="outputs_last", packs=_BOTH, channel_axis=-1),
+    Operator("PackedAttention", alike="Attention", roles=_CONV, weight="outputs_last", packs=_BOTH, channel_axis=-1),
     Operator("EmbedLayerNormalization", roles=_TABLES, weight="outputs_last", separate_bias=False, channel_axis=-1),
     # ---- layers of integers, with what makes real numbers of them
     Operator(
@@ -102,6 +103,7 @@ CONTRIBUTED = (
         weight="outputs_last",
         integers=True,
         codes={1: Codes((4,), 7)},
+        packs=_BOTH,
         channel_axis=-1,
     ),
     Operator(
@@ -213,6 +215,6 @@ CONTRIBUTED = (
     Operator("BitmaskDropout", control=frozenset({1, 2}), training=Training("random", operand=2, ratio=1)),
     Operator("BiasDropout", control=frozenset({3, 4}), training=Training("random", operand=4, ratio=3)),
     Operator("BitmaskBiasDropout", control=frozenset({3, 4}), training=Training("random", operand=4, ratio=3)),
-    Operator("MultiHeadAttention", channel_axis=-1),
+    Operator("MultiHeadAttention", roles={3: "bias"}, packs=frozenset({3}), channel_axis=-1),
     Operator("Sampling", is_random=True, keeps_axes=False),
 )

@@ -105,6 +105,8 @@ def read_quantized(model: Model, parameter: Parameter) -> tuple[Array, Quantizat
 
 
 def _in_own_shape(parameter: Parameter, stored: Array) -> Array:
+    if parameter.part is not None:
+        stored = stored[..., slice(*parameter.part)]
     return stored.transpose(np.argsort(parameter.permutation)) if parameter.permutation else stored
 
 
