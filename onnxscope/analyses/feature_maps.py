@@ -59,9 +59,8 @@ class FeatureMap(Record):
 
     def maps(self) -> Array | None:
         """The shown channels of the shown sample, (channels, height, width); None without two spatial axes."""
-        if not _is_spatial(self.data, self.channel_axis):
+        if self.data.ndim != 4 or not self.channel_axis or not self.data.size:
             return None
-        assert self.channel_axis is not None
         sample = np.moveaxis(self.data[self.sample], self.channel_axis - 1, 0)
         shown: Array = sample[list(self.channels)]
         return shown
@@ -396,7 +395,3 @@ def _ranked(data: Array, axis: int, channels: int, rank: Rank, sample: int) -> t
     score: Array = getattr(maps, rank)(axis=1)
     # A stable sort on the negated score: equal channels keep their order.
     return tuple(int(index) for index in np.argsort(-score, kind="stable")[:channels])
-
-
-def _is_spatial(data: Array, axis: int | None) -> bool:
-    return data.ndim == 4 and axis is not None and axis > 0 and data.size > 0

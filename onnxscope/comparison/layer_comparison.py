@@ -30,9 +30,8 @@ from onnxscope.model.selectors import Tap
 from onnxscope.numerics.distances import Tolerance
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.structure.attributes import attributes_of
-from onnxscope.structure.compare_records import NodeChange, compare_records
+from onnxscope.structure.compare_records import NodeChange, changes_numbers, compare_records
 from onnxscope.structure.quantized_form import Partner, partner_of
-from onnxscope.structure.stored_numbers import changes_numbers
 
 __all__ = ["ComparedLayers", "LayerComparison"]
 

@@ -26,6 +26,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnxscope.comparison.match_values import Counterpart, FedInput
 from onnxscope.comparison.shared_constants import shared_constants
 from onnxscope.errors import RunError
+from onnxscope.model.graphs import walk_graphs
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Tolerance
 from onnxscope.runtime.nodes import HALF_TYPES, INTEGER_TYPES, MIN_ROW, GraphWriter, opset_of
@@ -227,8 +228,9 @@ def _copy_graph(
         if node.op_type == "Constant" and len(node.output) == 1 and node.output[0] in left_out:
             continue
         copy = _renamed(node, lambda name, reading: rename(name))
-        for body in _bodies(copy):
-            _rebase_body(body, old, new)
+        for graph in (graph for body in _bodies(copy) for graph in walk_graphs(body)):
+            for tensor in graph.initializer:
+                _rebase(tensor, old, new)
         proto.graph.node.append(copy)
 
 
@@ -394,11 +396,3 @@ def _rebase(tensor: TensorProto, old: Path | None, new: Path | None) -> None:
     for entry in tensor.external_data:
         if entry.key == "location":
             entry.value = os.path.relpath(old / entry.value, new)
-
-
-def _rebase_body(body: GraphProto, old: Path | None, new: Path | None) -> None:
-    for tensor in body.initializer:
-        _rebase(tensor, old, new)
-    for node in body.node:
-        for inner in _bodies(node):
-            _rebase_body(inner, old, new)

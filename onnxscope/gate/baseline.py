@@ -24,36 +24,25 @@ from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import counted, samples_text
 from onnxscope.comparison.align_layers import LayerKey
-from onnxscope.comparison.floors import own_floors
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.comparison.whole_weights import SKETCH_SIZE
 from onnxscope.errors import BaselineError
 from onnxscope.gate.baseline_nodes import check_node, line_of_layer, node_rows, records_of, records_with_lines
 from onnxscope.gate.baseline_rows import (
-    EXACT,
     NUMBERS,
-    composite_outputs,
     layer_rows,
-    long_outputs,
-    numbers_of,
-    output_row,
-    outputs_in_order,
     sha256_of,
     weight_rows,
 )
+from onnxscope.gate.observed_rows import Observed, observe
 from onnxscope.gate.unstable_records import read_unstable, unstable_records
-from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.parameters import Parameter
-from onnxscope.model.selectors import tap_values
 from onnxscope.model.stored_model import InputSpec
 from onnxscope.numerics.hashes import content_hash
-from onnxscope.profiling.dataset_run import run_stats, start_pilot
-from onnxscope.profiling.plan import make_plan
 from onnxscope.profiling.profile_file import unfit_values
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
 from onnxscope.runtime.session import runtime_version
-from onnxscope.runtime.unstable_nodes import unstable_values
 from onnxscope.structure.standard_model import standard_model
 from onnxscope.structure.surroundings import surroundings
 
@@ -247,7 +236,6 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         InputError: The inputs do not fit.
         RunError: onnxruntime fails.
     """
-    layers = model.layers
     digests: dict[str, tuple[str, str | None]] = {}
 
     def digest(parameter: Parameter, values: np.ndarray[Any, Any]) -> None:
@@ -257,45 +245,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
     records = records_with_lines(model, {name: digest for name, (digest, _) in digests.items()})
     reader = LayerWeights(model, {name: content for name, (_, content) in digests.items()})
     rows = layer_rows(model, reader, records)
-    record = None
-    unfit: tuple[Unfit, ...] = ()
-    notes: tuple[str, ...] = ()
-    if inputs is not None:
-        opened = open_dataset(inputs, model, options)
-        outputs = model.main.outputs
-        taps = tap_values(model, [*((layer.path, layer.value) for layer in layers), *(((), name) for name in outputs)])
-        observed = list(taps.values())
-        pilot, dataset = start_pilot(model, observed, opened, options)
-        notes = tuple(note for note in dataset.notes if note not in opened.notes)
-        plan = make_plan(pilot, observed, dataset, options)
-        floors, causes = own_floors(pilot, taps), unstable_values(model)
-        composites, digests_of_long = composite_outputs(pilot), long_outputs(pilot)
-        places = outputs_in_order(pilot)
-        pilot.close()
-        selection = {"select": [], "at": "post"}
-        profiled = run_stats(model, dataset, options, plan, stored, selection=selection)
-        profile = profiled.profile
-        unfit = profile.unfit
-        record = {**profile.input, "samples": profile.samples, "content": f"{profile.content:064x}"}
-        statistics = {tap.name: tap for tap in profiled}
-        for layer, row in zip(layers, rows, strict=True):
-            name = taps[layer.path, layer.value].name
-            if name in statistics:
-                floor = floors.get(layer.value, EXACT)
-                of_output = None if layer.path else places.get(layer.value)
-                tap = statistics[name]
-                row |= numbers_of(tap.overall, tap, floor, cause=causes.get(layer.value), places=of_output)
-        of_layers = {layer.value for layer in layers}
-        for name in outputs:
-            floor = floors.get(name, EXACT)
-            if name in statistics and name not in of_layers:
-                tap = statistics[name]
-                numbers = numbers_of(tap.overall, tap, floor, cause=causes.get(name), places=places.get(name))
-                rows.append(output_row(name, digests_of_long.get(name), numbers))
-            elif name in composites:
-                overall, rest = composites[name]
-                numbers = numbers_of(overall, None, floor, cause=causes.get(name), places=places.get(name))
-                rows.append(output_row(name, rest, numbers))
+    observed = Observed() if inputs is None else observe(model, inputs, options, stored, rows)
     order = sorted(range(len(rows)), key=lambda place: rows[place].pop("sort"))
     calls: dict[str, int] = {}
     for place in order:
@@ -306,14 +256,14 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
     versions |= {f"custom operators {library['name']}": library["sha256"] for library in libraries}
     return Baseline(
         model={"inputs": [_spec(spec) for spec in model.inputs], "outputs": [_spec(spec) for spec in model.outputs]},
-        input=record,
+        input=observed.record,
         layers=tuple(rows[place] for place in order),
         weights=tuple(weight_rows(model, stored, digests)),
         versions={**versions, "producer": model.producer},
-        unfit=unfit,
+        unfit=observed.unfit,
         unstable=unstable_records(model),
         nodes=node_rows(records),
-        notes=notes,
+        notes=observed.notes,
     )
 
 

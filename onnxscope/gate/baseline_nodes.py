@@ -16,9 +16,8 @@ from onnxscope.model.graphs import Node
 from onnxscope.model.layer_names import Operand, is_anonymous
 from onnxscope.model.loading import Model
 from onnxscope.runtime.constant_values import digest_of_text
-from onnxscope.structure.compare_records import compare_records
+from onnxscope.structure.compare_records import changes_numbers, compare_records
 from onnxscope.structure.node_records import WEIGHT, NodeRecord, Source, node_records
-from onnxscope.structure.stored_numbers import changes_numbers
 
 __all__ = [
     "check_node",

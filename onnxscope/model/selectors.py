@@ -17,7 +17,7 @@ as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from onnxscope.base.name_patterns import Matcher, matcher, nothing_matches, split_selectors
@@ -189,12 +189,18 @@ def weighted_taps(model: Model) -> dict[Node, list[Tap]]:
 def tap_values(model: Model, values: Iterable[Place]) -> dict[Place, Tap]:
     """Return taps of values that are known exactly, by path and name, in execution order.
 
+    Codes are observed as the real numbers that they stand for, but for outputs of the model.
+
     Args:
         model: Whose values they are.
         values: The path of each value's graph, and its name there.
     """
     resolver = _Resolver(model, "post")
-    taps = {(path, value): resolver.value_tap(model.graphs[path], value) for path, value in values}
+    taps = {}
+    for path, value in values:
+        graph = model.graphs[path]
+        scale = None if value in graph.outputs else codes_scale(graph, value)
+        taps[path, value] = replace(resolver.value_tap(graph, value), scale=scale)
     return dict(sorted(taps.items(), key=lambda item: item[1].order))
 
 

@@ -10,8 +10,7 @@ from compared_models import parsed
 from unstable_models import X, dropping, quiet
 
 from onnxscope import check, diff, snapshot
-from onnxscope.structure.compare_records import NodeChange
-from onnxscope.structure.stored_numbers import changes_numbers
+from onnxscope.structure.compare_records import NodeChange, changes_numbers
 
 IDLE = """
     <ir_version: 9, opset_import: ["": 18]>
