@@ -4,132 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any, Literal, overload
+from typing import IO, TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from onnxscope.analyses.default_layers import remarks_on_default
-from onnxscope.base.results import Record, paragraph, picture, remarks, within
+from onnxscope.analyses.map_views import view_of
+from onnxscope.analyses.tap_maps import FeatureMap, Rank, describe_tap, taps_table
+from onnxscope.base.results import Record, paragraph, remarks, within
 from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
-from onnxscope.base.tables import Cell, Table
-from onnxscope.base.text import not_finite_text, printable
-from onnxscope.errors import InputError, OutputError
+from onnxscope.base.tables import Table
+from onnxscope.base.text import printable
+from onnxscope.errors import InputError, OutputError, RunError
 from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.inputs.npy import write_npz
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.selectors import At, Tap, select_taps
-from onnxscope.numerics.moments import Moments
+from onnxscope.model.value_axes import Growth, grown_axis
+from onnxscope.runtime.sample_growth import sample_shapes
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable
-from onnxscope.runtime.tapped_runs import reason_without_statistics, run_tapped
+from onnxscope.runtime.tapped_runs import TapShapes, reason_without_statistics, run_tapped
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL.Image import Image
+    pass
 
 __all__ = ["FeatureMap", "FeatureMaps", "Rank", "describe_features", "features", "run_features"]
 
 Array = np.ndarray[Any, Any]
 _MAX_MEMBER_BYTES = 65_000
-_CELL_PX = 40  # of maps in a notebook's table
-_MAX_THUMBNAILS = 12
-_COLUMNS = ("layer", "operator", "at", "shape", "mean", "std", "min", "max", "zeros", "zero channels", "value")
-Rank = Literal["index", "std", "max", "mean"]
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureMap(Record):
-    """What one tap held.
-
-    Attributes:
-        tap: What was observed.
-        data: The values for the whole batch, in the model's own layout; the caller's to keep.
-        channel_axis: The axis of `data` with the channels, None below two axes.
-        channels: Numbers of the channels that a picture shows, in its order.
-        sample: Which sample of the batch a picture shows.
-        statistics: Over the whole batch, with `zero_channels` (channels that are all zeros on these inputs).
-    """
-
-    tap: Tap
-    data: Array
-    channel_axis: int | None
-    channels: tuple[int, ...]
-    sample: int
-    statistics: Mapping[str, Any]
-
-    def maps(self) -> Array | None:
-        """The shown channels of the shown sample, (channels, height, width); None without two spatial axes."""
-        if self.data.ndim != 4 or not self.channel_axis or not self.data.size:
-            return None
-        sample = np.moveaxis(self.data[self.sample], self.channel_axis - 1, 0)
-        shown: Array = sample[list(self.channels)]
-        return shown
-
-    def image(self, *, cmap: str = "viridis") -> Image | None:
-        """The shown channels as one picture, each scaled to its own range; None without two spatial axes."""
-        from onnxscope.drawing.mosaics import mosaic
-
-        maps = self.maps()
-        return None if maps is None else mosaic(maps, cmap=cmap)
-
-    def plot(self) -> Figure:
-        """Draw the shown channels as a matplotlib Figure; it belongs to the caller and to no pyplot state.
-
-        Raises:
-            InputError: The value has no two spatial axes.
-        """
-        from onnxscope.drawing.figures import feature_figure
-
-        maps = self.maps()
-        if maps is None:
-            raise InputError(f"no picture for a value of shape {list(self.data.shape)}: {printable(self.tap.name)}")
-        return feature_figure(maps, self.channels, self.tap.layer)
-
-    def to_dict(self, *, picture: str | None = None) -> dict[str, Any]:
-        """The tap's record in `onnxscope.features/1`, with the name of its picture file."""
-        return {
-            "name": self.tap.name,
-            "layer": self.tap.layer,
-            "op_type": self.tap.op_type,
-            "at": self.tap.at,
-            "shape": list(self.data.shape),
-            "dtype": self.data.dtype.name,
-            "channel_axis": self.channel_axis,
-            "channels": list(self.channels),
-            "picture": picture,
-            **self.statistics,
-        }
-
-    def table(self) -> Table:
-        """One row."""
-        return Table("", _COLUMNS, (self._cells(),)).with_marks("not finite", [self._mark()])
-
-    def _cells(self) -> tuple[Cell, ...]:
-        numbers = [self.statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")]
-        zero_channels = None if self.channel_axis is None else len(self.statistics["zero_channels"])
-        tap = self.tap
-        return (tap.layer, tap.op_type, tap.at or "", self.data.shape, *numbers, zero_channels, tap.name)
-
-    def _mark(self) -> str:
-        return not_finite_text(self.statistics["nan_count"], self.statistics["inf_count"])
-
-    def _thumbnail(self) -> str:
-        from onnxscope.drawing.mosaics import encode_png, mosaic, reduced
-
-        maps = self.maps()
-        if maps is None:
-            return ""
-        shown = maps[:_MAX_THUMBNAILS]
-        return picture(
-            encode_png(mosaic(reduced(shown, _CELL_PX), cell_px=_CELL_PX)), f"{len(shown)} channels of {self.tap.layer}"
-        )
-
-    def __repr__(self) -> str:
-        return self.table().text()
-
-    def html_parts(self) -> list[str]:
-        """The picture and the row."""
-        return [*within([self._thumbnail()]), self.table().html()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,8 +118,7 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
         """One row per tap."""
         shown = "random numbers" if self.input["kind"] == "random" else ", ".join(self.input["files"]) or "arrays"
         title = f"{self.model['name']} on {shown}: {len(self.taps)} taps"
-        table = Table(title, _COLUMNS, tuple(tap._cells() for tap in self.taps))
-        return table.with_marks("not finite", [tap._mark() for tap in self.taps])
+        return taps_table(title, self.taps)
 
     def __repr__(self) -> str:
         return self.table().text()
@@ -297,12 +199,20 @@ def run_features(
         InputError: There is no such sample.
         RunError: onnxruntime fails.
     """
-    if prepared.samples is not None and not 0 <= sample < prepared.samples:
-        raise InputError(f"no sample {sample} among {prepared.samples}: {model.name}", hint="samples count from 0")
+    if prepared.count is not None and not 0 <= sample < prepared.count:
+        raise InputError(f"no sample {sample} among {prepared.count}: {model.name}", hint="samples count from 0")
     answers, tapped = run_tapped(model, taps, lambda session: _run_cut(session, prepared), threads=threads)
     values = {name: answers[output] for name, output in tapped.outputs.items()}
     maps = describe_features(
-        model, taps, prepared, values, tapped.unreachable, channels=channels, rank=rank, sample=sample
+        model,
+        taps,
+        prepared,
+        values,
+        tapped.unreachable,
+        channels=channels,
+        rank=rank,
+        sample=sample,
+        growth=_growth(model, taps, prepared, values),
     )
     return replace(maps, tapping=_tapping(model, prepared, answers, threads)) if verify else maps
 
@@ -317,6 +227,7 @@ def describe_features(
     channels: int = 12,
     rank: Rank = "index",
     sample: int = 0,
+    growth: Mapping[Tap, Growth] | None = None,
 ) -> FeatureMaps:
     """Describe what taps held in a run that is made already; see `features`.
 
@@ -329,6 +240,7 @@ def describe_features(
         channels: How many channels a picture shows.
         rank: Which ones.
         sample: Which sample of the batch pictures show.
+        growth: Where one sample more makes a value longer, as far as that is known.
     """
     reached: list[FeatureMap] = []
     missed = list(unreachable)
@@ -338,7 +250,8 @@ def describe_features(
         data = values[tap.name]
         reason = reason_without_statistics(tap, data)
         if reason is None:
-            reached.append(_describe(tap, data, channels, rank, sample))
+            view = view_of(tap, data.shape, prepared.count, (growth or {}).get(tap))
+            reached.append(describe_tap(tap, data, view, channels, rank, sample))
         else:
             missed.append(Unreachable(tap.name, reason))
     return FeatureMaps(
@@ -371,27 +284,25 @@ def _tapping(model: Model, prepared: PreparedInput, answers: Mapping[str, Any], 
     return {"max_abs": largest, "relative": relative}
 
 
-def _describe(tap: Tap, data: Array, channels: int, rank: Rank, sample: int) -> FeatureMap:
-    axis = tap.axis_of(data.ndim)
-    moments = Moments.empty(1 if axis is None else data.shape[axis])
-    moments.update(data, axis)
-    statistics = moments.overall.to_dict()
-    statistics.pop("count")
-    record = {
-        **{key: statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")},
-        "zero_channels": list(moments.zero_channels) if axis is not None else [],
-        **{key: statistics[key] for key in ("nan_count", "inf_count")},
-    }
-    shown = _ranked(data, axis, channels, rank, sample) if axis is not None else ()
-    return FeatureMap(tap, data, axis, shown, min(sample, max(len(data) - 1, 0)) if data.ndim else 0, record)
+def _growth(model: Model, taps: Sequence[Tap], prepared: PreparedInput, values: Mapping[str, Any]) -> dict[Tap, Growth]:
+    """Where samples lie in the values of which operators do not tell; the model is run on one and on two of them."""
+    doubtful = [tap for tap in taps if not tap.path and _is_doubtful(tap, values.get(tap.name), prepared)]
+    if not doubtful:
+        return {}
+    try:
+        shapes = TapShapes(model, doubtful)
+        one, two = sample_shapes(shapes.of, next(iter(prepared.runs())), prepared.batch_axes)
+    except RunError:
+        return {}  # it takes no other number of samples
+    found = {tap: grown_axis(one.get(tap), two.get(tap)) for tap in doubtful}
+    return {tap: growth for tap, growth in found.items() if growth is not None}
 
 
-def _ranked(data: Array, axis: int, channels: int, rank: Rank, sample: int) -> tuple[int, ...]:
-    count = data.shape[axis]
-    if rank == "index" or axis == 0 or not data.size or sample >= len(data):
-        return tuple(range(min(channels, count)))
-    maps = np.moveaxis(data[sample].astype(np.float64), axis - 1, 0).reshape(count, -1)
-    maps = np.where(np.isfinite(maps), maps, 0.0)
-    score: Array = getattr(maps, rank)(axis=1)
-    # A stable sort on the negated score: equal channels keep their order.
-    return tuple(int(index) for index in np.argsort(-score, kind="stable")[:channels])
+def _is_doubtful(tap: Tap, value: Any, prepared: PreparedInput) -> bool:
+    if not isinstance(value, np.ndarray) or value.ndim < 2 or tap.holds_indices:
+        return False
+    if tap.axes is not None:
+        return "batch" not in tap.axes.names[-value.ndim :]
+    if value.ndim == 2 and not any(prepared.batch_axes.values()):
+        return prepared.count != len(value)
+    return tap.channel_axis != 1 and (value.ndim == 3 or tap.channel_axis is None)

@@ -38,7 +38,7 @@ _MAX_MANIFEST_BYTES = 256 << 20
 def save_features(
     maps: FeatureMaps, folder: str | Path, *, cmap: str = "viridis", arrays: bool = False, force: bool = False
 ) -> dict[str, str]:
-    """Write `features.json`, a picture for every tap with two spatial axes, and with `arrays` `features.npz`.
+    """Write `features.json`, a picture for every tap that has one, and with `arrays` `features.npz`.
 
     Files that an earlier call wrote into the folder are replaced, pictures that it drew and this one does not are
     removed; nothing else in the folder is touched. `force` also replaces other files of these names.

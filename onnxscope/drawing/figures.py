@@ -59,7 +59,15 @@ def histogram_png(title: str, edges: Sequence[float], counts: Sequence[int], *, 
 
 
 def feature_figure(
-    maps: npt.NDArray[Any], channel_numbers: Sequence[int], title: str, *, cmap: str = "viridis"
+    maps: npt.NDArray[Any],
+    channel_numbers: Sequence[int],
+    title: str,
+    *,
+    cmap: str = "viridis",
+    each: str = "channel",
+    sides: tuple[str, str] | None = None,
+    square: bool = True,
+    numbered: bool = True,
 ) -> Figure:
     """Draw feature maps as a matplotlib Figure of its own, four to a row, each under its channel's number.
 
@@ -68,6 +76,10 @@ def feature_figure(
         channel_numbers: One for each map.
         title: Usually the layer's name.
         cmap: A colour map of matplotlib.
+        each: What the maps are of; empty for one that needs no name.
+        sides: What runs down and what runs to the right, with numbers at the axes; None for images.
+        square: Whether a pixel is as long to either side.
+        numbered: Whether places to the right have numbers; the slices of a volume lie side by side there.
 
     Raises:
         InputError: `maps` has another shape, or `cmap` is unknown.
@@ -78,18 +90,37 @@ def feature_figure(
     colours = ListedColormap(colour_table(cmap) / 255.0)
     if maps.ndim != 3 or not maps.size:
         raise InputError(f"not (channels, height, width) with at least one element: an array of shape {maps.shape}")
-    columns = min(4, len(maps))
+    columns = min(4 if maps.shape[2] < 3 * maps.shape[1] or sides is None else 1, len(maps))
     rows = -(-len(maps) // columns)
-    figure = Figure(figsize=(2.0 * columns, 2.2 * rows + 0.4), layout="constrained")
+    width = 2.0 if sides is None else max(2.0, 6.4 / columns)
+    figure = Figure(figsize=(width * columns, (width + 0.2) * min(1.0, 2.4 / width) * rows + 0.4), layout="constrained")
     figure.suptitle(_label(title), parse_math=False)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, values, number in zip(grid.flat, scale_maps(thinned(maps)), channel_numbers, strict=False):
+    shown = scale_maps(thinned(maps, square=square))
+    for axes, values, number in zip(grid.flat, shown, channel_numbers, strict=False):
         # In a PDF or an SVG "none" keeps the map as it is; "nearest" would draw it again at the figure's resolution.
-        axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, interpolation="none")
-        axes.set_title(f"channel {number}", fontsize="small")
+        axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, interpolation="none", **_extent(maps, sides, square))
+        if each:
+            axes.set_title(f"{each} {number}", fontsize="small")
+        if sides is not None:
+            axes.set_axis_on()
+            axes.set_ylabel(sides[0], fontsize="small")
+            axes.set_xlabel(sides[1], fontsize="small")
+            axes.tick_params(labelsize="x-small")
+            axes.locator_params(nbins=5, integer=True)
+            if not numbered:
+                axes.set_xticks([])
     return figure
+
+
+def _extent(maps: npt.NDArray[Any], sides: tuple[str, str] | None, square: bool) -> dict[str, Any]:
+    """Where the numbers at the axes lie, whatever was thinned out."""
+    if sides is None:
+        return {}
+    _, height, width = maps.shape
+    return {"extent": (-0.5, width - 0.5, height - 0.5, -0.5), "aspect": "equal" if square else "auto"}
 
 
 def picture_figure(picture: Image.Image, title: str) -> Figure:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from onnxscope.errors import InputError
 
@@ -25,6 +25,7 @@ __all__ = [
     "colour_table",
     "encode_png",
     "kernels",
+    "labelled",
     "mosaic",
     "reduced",
     "scale_maps",
@@ -34,6 +35,8 @@ __all__ = [
 
 _CLEAR = 255  # the palette index of gaps and NaN
 _TOP = 254  # the highest level that is left; matplotlib's colours 254 and 255 become one
+_LETTERS = 128  # the palette index of what is written
+_LETTER_PX = 13
 _GAP_PX = 4
 _MAX_CELL_PX = 1024
 _MIN_SIDE_PX = 8  # maps of one row or column would otherwise be lines
@@ -73,6 +76,7 @@ def mosaic(
     cmap: str = "viridis",
     cell_px: int = 112,
     gap_px: int = _GAP_PX,
+    square: bool = True,
 ) -> Image.Image:
     """Lay feature maps out in a grid, each scaled to its own finite range as `imshow` does.
 
@@ -85,6 +89,7 @@ def mosaic(
         cell_px: Maps are enlarged by the largest integer that keeps their longer side within this, and thinned to
             every n-th row and column beyond 1024 pixels.
         gap_px: Between two maps.
+        square: Whether both sides are enlarged, or thinned, alike; of a table of tokens by channels they need not be.
 
     Returns:
         An image of mode `P`, whose palette is the colour map and whose index 255 is transparent.
@@ -96,29 +101,58 @@ def mosaic(
     if maps.ndim != 3 or not maps.size:
         raise InputError(f"not (channels, height, width) with at least one element: an array of shape {maps.shape}")
     columns = columns or (4 if len(maps) <= 16 else _columns(len(maps)))
-    scaled = scale_maps(thinned(maps))
+    scaled = scale_maps(thinned(maps, square=square))
     levels = np.where(np.isnan(scaled), _CLEAR, np.minimum(scaled * 256, _TOP)).astype(np.uint8)
-    image = Image.fromarray(_tiled(levels, columns, cell_px, _CLEAR, gap_px))
+    image = Image.fromarray(_tiled(levels, columns, cell_px, _CLEAR, gap_px, square))
     image.putpalette(table.tobytes())
     image.info["transparency"] = _CLEAR
     return image
 
 
-def reduced(maps: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+def labelled(image: Image.Image, down: str, right: str, each: str) -> Image.Image:
+    """Write beside a mosaic what runs down, below it what runs to the right and of what the maps are.
+
+    The letters have the middle colour of its palette, which is seen on light and on dark ground.
+    """
+    font = ImageFont.load_default(_LETTER_PX)
+    lines = [line for line in (f"{right}, to the right", each) if line]
+    widest = max(math.ceil(font.getlength(line)) for line in lines)
+    side, foot = _LETTER_PX + 6, (_LETTER_PX + 4) * len(lines) + 2
+    text = f"{down}, downwards"
+    beside = Image.new("P", (max(image.height, math.ceil(font.getlength(text)) + side), side), _CLEAR)
+    ImageDraw.Draw(beside).text((beside.width, 0), text, fill=_LETTERS, font=font, anchor="rt")
+    size = max(image.width, widest) + side, max(image.height, beside.width) + foot
+    canvas = Image.new("P", size, _CLEAR)
+    canvas.paste(beside.transpose(Image.Transpose.ROTATE_90), (0, 0))
+    canvas.paste(image, (side, 0))
+    pen = ImageDraw.Draw(canvas)
+    for place, line in enumerate(lines):
+        pen.text((side, size[1] - foot + 2 + place * (_LETTER_PX + 4)), line, fill=_LETTERS, font=font)
+    palette = image.getpalette()
+    assert palette is not None
+    canvas.putpalette(palette)
+    canvas.info["transparency"] = _CLEAR
+    return canvas
+
+
+def reduced(maps: npt.NDArray[Any], side: int, *, square: bool = True) -> npt.NDArray[Any]:
     """Shrink maps by averaging squares of whole pixels, until neither side is longer than `side`.
 
     Args:
         maps: Shape (channels, height, width). Rows and columns that fill no square are left out.
         side: At least 1.
+        square: Whether both sides are shrunk alike; else each by itself, by averaging rectangles.
 
     Returns:
         The maps themselves where they are small enough, else float64; a square with NaN in it is NaN.
     """
     count, height, width = maps.shape
-    step = -(-max(height, width) // side)
-    if step == 1:
+    steps = -(-height // side), -(-width // side)
+    if max(steps) == 1:
         return maps
-    down, across = min(step, height), min(step, width)
+    if square:
+        steps = max(steps), max(steps)
+    down, across = min(steps[0], height), min(steps[1], width)
     rows, columns = height // down, width // across
     squares = maps[:, : rows * down, : columns * across].reshape(count, rows, down, columns, across)
     with np.errstate(invalid="ignore"):  # infinities of both signs in one square
@@ -196,22 +230,29 @@ def scale_maps(maps: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.clip((values - low) / span, 0, 1)
 
 
-def thinned(maps: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def thinned(maps: npt.NDArray[Any], *, square: bool = True) -> npt.NDArray[Any]:
     """Take every n-th row and column of maps that would make a picture too large to open."""
     height, width = maps.shape[-2:]
-    step = max(
-        -(-max(height, width) // _MAX_CELL_PX), math.ceil(math.sqrt(len(maps) * height * width / _MAX_PICTURE_PX))
-    )
-    return maps[..., ::step, ::step]
+    area = math.ceil(math.sqrt(len(maps) * height * width / _MAX_PICTURE_PX))
+    rows, columns = (max(-(-side // _MAX_CELL_PX), area) for side in (height, width))
+    if square:
+        rows = columns = max(rows, columns)
+    return maps[..., ::rows, ::columns]
 
 
-def _tiled(cells: npt.NDArray[np.uint8], columns: int, cell_px: int, blank: int, gap_px: int) -> npt.NDArray[np.uint8]:
+def _tiled(
+    cells: npt.NDArray[np.uint8], columns: int, cell_px: int, blank: int, gap_px: int, square: bool = True
+) -> npt.NDArray[np.uint8]:
     """Enlarge cells of shape (count, height, width, ...) and lay them out in rows, with gaps of the value `blank`."""
     count, height, width, *rest = cells.shape
     columns = min(columns, count)
     rows = -(-count // columns)
-    scale = max(1, min(cell_px, math.isqrt(_MAX_PICTURE_PX // (rows * columns))) // max(height, width))
-    down, across = max(scale, -(-_MIN_SIDE_PX // height)), max(scale, -(-_MIN_SIDE_PX // width))
+    room = min(cell_px, math.isqrt(_MAX_PICTURE_PX // (rows * columns)))
+    if square:
+        scale = max(1, room // max(height, width))
+        down, across = max(scale, -(-_MIN_SIDE_PX // height)), max(scale, -(-_MIN_SIDE_PX // width))
+    else:  # no thicker than a quarter of the picture: three tokens need not fill it
+        down, across = (max(1, min(room // side, room // 16)) for side in (height, width))
     cells = cells.repeat(down, axis=1).repeat(across, axis=2)
     height, width = height * down, width * across
     canvas = np.full((rows * columns, height + gap_px, width + gap_px, *rest), blank, np.uint8)

@@ -9,7 +9,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +54,7 @@ class PreparedInput:
         notes: Remarks for people.
         layouts: Where the axes of an input are, by its name, for those that are images by their shape.
         preset: The recipe that made images into numbers, None for arrays and random numbers.
+        batch_axes: By input, the axis along which samples lie, None where there is none.
     """
 
     specs: tuple[InputSpec, ...]
@@ -63,6 +64,13 @@ class PreparedInput:
     notes: tuple[str, ...]
     layouts: Mapping[str, ImageLayout]
     preset: Preset | None
+    batch_axes: Mapping[str, int | None] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int | None:
+        """How many samples are real, along whatever axis they lie; None where no input has one."""
+        lengths = [self.arrays[name].shape[axis] for name, axis in self.batch_axes.items() if axis]
+        return lengths[0] if lengths else self.samples
 
     def runs(self) -> Iterator[dict[str, Array]]:
         """Yield what each run is fed: everything, or runs of the model's fixed batch along axis 0, as views."""
@@ -235,6 +243,7 @@ class Dataset:
             notes=(*self._opening_notes, *notes),
             layouts=samples.layouts,
             preset=samples.preset if isinstance(samples, ImageSamples) else None,
+            batch_axes=axes,
         )
 
 

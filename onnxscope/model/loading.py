@@ -27,6 +27,7 @@ from onnxscope.model.skeleton import MappedFile, contained_path, skeleton_of, st
 from onnxscope.model.stored_model import StoredModel
 from onnxscope.model.tensors import every_tensor
 from onnxscope.model.type_inference import infer_ranks, infer_types
+from onnxscope.model.value_axes import ValueAxes, known_axes
 
 __all__ = ["CustomOps", "Model", "load_model"]
 
@@ -51,6 +52,7 @@ class Model(StoredModel):
         super().__init__(proto, name=name, folder=folder, file=file)
         self.custom_ops: tuple[Path, ...] = ()
         self._axes: dict[tuple[Step, ...], Mapping[str, int]] = {}
+        self._known_axes: dict[tuple[Step, ...], Mapping[str, ValueAxes]] = {}
         self.computed: dict[Hashable, np.ndarray[Any, Any]] = {}
         self._inferring = threading.Lock()
         self._types: Mapping[tuple[Step, ...], Mapping[str, ValueType]] | None = None
@@ -141,6 +143,12 @@ class Model(StoredModel):
         if path not in self._axes:
             self._axes[path] = activation_axes(self.graphs[path])
         return self._axes[path]
+
+    def value_axes(self, path: tuple[Step, ...]) -> Mapping[str, ValueAxes]:
+        """What the operators in the graph at `path` tell of all axes of a value, for those where they do."""
+        if path not in self._known_axes:
+            self._known_axes[path] = known_axes(self.graphs[path])
+        return self._known_axes[path]
 
     @cached_property
     def _parameters(self) -> tuple[Sequence[Parameter], Sequence[tuple[str, str]]]:

@@ -24,10 +24,10 @@ from onnxscope.base.name_patterns import Matcher, matcher, nothing_matches, spli
 from onnxscope.base.text import printable
 from onnxscope.errors import SelectorError
 from onnxscope.model.activation_functions import activation_after, is_activation, own_output
-from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.encodings import codes_scale
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
+from onnxscope.model.value_axes import ValueAxes, channel_axis_of
 
 __all__ = [
     "At",
@@ -61,6 +61,7 @@ class Tap:
         order: Where the value is produced: sorts taps in execution order.
         holds_indices: Whether its numbers say places, so that there are no channels.
         scale: The values of scale and zero point, where its codes are observed as the real numbers that they stand for.
+        axes: What operators tell of all its axes, None where they do not.
     """
 
     name: str
@@ -73,10 +74,11 @@ class Tap:
     order: tuple[int, ...]
     holds_indices: bool = False
     scale: tuple[str, str] | None = None
+    axes: ValueAxes | None = None
 
     def axis_of(self, rank: int) -> int | None:
-        """The channel axis of a value of `rank` axes, None where there is nothing to keep apart."""
-        return None if self.holds_indices else default_axis(rank, self.channel_axis)
+        """The channel axis of a value of `rank` axes (heads of scores), None where there is nothing to keep apart."""
+        return None if self.holds_indices else channel_axis_of(rank, self.channel_axis, self.axes)
 
 
 def select_taps(model: Model, selectors: Sequence[str], *, at: At = "post") -> list[Tap]:
@@ -384,6 +386,7 @@ class _Resolver:
             order=order,
             holds_indices=value in graph.index_values,
             scale=None if at is None else codes_scale(graph, value),
+            axes=self._model.value_axes(graph.path).get(value),
         )
 
     def _known_names(self, kind: str) -> dict[str, None]:

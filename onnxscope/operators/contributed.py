@@ -14,6 +14,8 @@ _TABLES = {2: "weight", 3: "weight_position", 4: "weight_segment", 5: "norm_weig
 _RECURRENT = {1: "weight_ih", 2: "weight_hh", 3: "bias", 7: "peephole"}
 _TWO_SCALED = frozenset({1, 2, 4, 5, 6, 7})
 _ONE_SCALED = frozenset({1, 2, 3, 4})
+_CACHE = ("batch", "head", "token", "channel")
+_STATE = ("direction", "batch", "channel")
 _OPERANDS = {0: Codes((1,), 2), 3: Codes((4,), 5)}
 
 CONTRIBUTED = (
@@ -23,8 +25,24 @@ CONTRIBUTED = (
     Operator("NhwcFusedConv", alike="Conv", roles=_CONV, cost="convolution", is_convolution=True, channel_axis=-1),
     Operator("FusedGemm", alike="Linear", roles=_GEMM, weight="gemm", cost="product", channel_axis=-1),
     Operator("GemmFastGelu", alike="Linear", roles=_CONV, weight="matmul", cost="product", channel_axis=-1),
-    Operator("FusedMatMul", alike="Linear", roles=_PRODUCT, weight="gemm", cost="product", channel_axis=-1),
-    Operator("TransposeMatMul", alike="Linear", roles=_PRODUCT, weight="gemm", cost="product", channel_axis=-1),
+    Operator(
+        "FusedMatMul",
+        alike="Linear",
+        roles=_PRODUCT,
+        weight="gemm",
+        cost="product",
+        channel_axis=-1,
+        contracts=True,
+    ),
+    Operator(
+        "TransposeMatMul",
+        alike="Linear",
+        roles=_PRODUCT,
+        weight="gemm",
+        cost="product",
+        channel_axis=-1,
+        contracts=True,
+    ),
     Operator("Attention", roles=_CONV, weight="outputs_last", packs=_BOTH, channel_axis=-1),
     Operator("PackedAttention", alike="Attention", roles=_CONV, weight="outputs_last", packs=_BOTH, channel_axis=-1),
     Operator("EmbedLayerNormalization", roles=_TABLES, weight="outputs_last", separate_bias=False, channel_axis=-1),
@@ -126,6 +144,7 @@ CONTRIBUTED = (
         integers=True,
         codes={1: Codes((8,), 9), 2: Codes((10,), 11)},
         channel_axis=-1,
+        output_axes={0: ("time", *_STATE), 1: _STATE, 2: _STATE},
         quantizes=True,
     ),
     Operator("QMoE", roles={2: "weight", 5: "weight_2", 8: "weight_3"}, is_packed=True, channel_axis=-1),
@@ -198,7 +217,9 @@ CONTRIBUTED = (
         codes={0: Codes((1,), 2)},
         gives_codes=(3, 4),
         function="bends",
+        gives_shares=True,
     ),
+    Operator("BiasSoftmax", function="bends", gives_shares=True),
     Operator("QLinearConcat", alike="Concat", gives_codes=(0, 1)),
     Operator("QLinearWhere", alike="Where", control=frozenset({2, 3, 5, 6, 7, 8}), gives_codes=(7, 8)),
     Operator("QLinearReduceMean", alike="ReduceMean", control=_ONE_SCALED, gives_codes=(3, 4), keeps_axes=False),
@@ -215,6 +236,12 @@ CONTRIBUTED = (
     Operator("BitmaskDropout", control=frozenset({1, 2}), training=Training("random", operand=2, ratio=1)),
     Operator("BiasDropout", control=frozenset({3, 4}), training=Training("random", operand=4, ratio=3)),
     Operator("BitmaskBiasDropout", control=frozenset({3, 4}), training=Training("random", operand=4, ratio=3)),
-    Operator("MultiHeadAttention", roles={3: "bias"}, packs=frozenset({3}), channel_axis=-1),
+    Operator(
+        "MultiHeadAttention",
+        roles={3: "bias"},
+        packs=frozenset({3}),
+        channel_axis=-1,
+        output_axes={1: _CACHE, 2: _CACHE, 3: ("batch", "head", "query", "key")},
+    ),
     Operator("Sampling", is_random=True, keeps_axes=False),
 )

@@ -86,6 +86,9 @@ class Operator:
         passes_on: How it hands on a stored weight, or numbers that index one: as they are, as another type, as the real
             numbers behind integers, with other axes, or in another shape.
         channel_axis: Where it puts channels; -1 stands for the last axis.
+        output_axes: What the axes of its outputs stand for, by position, where it fixes all of them.
+        gives_shares: Whether what it gives are shares of one along an axis.
+        contracts: Whether it sums products of two operands, of which none needs to be a weight.
         keeps_axes: Whether the axes of its output are those of its first input.
         function: Whether it works on each element, and whether it bends (an activation function) or is straight.
         limits: Between which numbers a bounded activation function stays.
@@ -120,6 +123,9 @@ class Operator:
     fuses: tuple[str, ...] = ()
     passes_on: Literal["same", "cast", "dequantized", "permuted", "reshaped"] | None = None
     channel_axis: Literal[1, -1] | None = None
+    output_axes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    gives_shares: bool = False
+    contracts: bool = False
     keeps_axes: bool = True
     function: Literal["bends", "straight"] | None = None
     limits: tuple[float, float] | None = None

@@ -12,6 +12,9 @@ _PRODUCT = {0: "weight", 1: "weight"}
 _NORM = {1: "weight", 2: "bias"}
 _FIRST = frozenset({0})
 _RECURRENT = {1: "weight_ih", 2: "weight_hh", 3: "bias"}
+_CACHE = ("batch", "head", "token", "channel")
+_STATE = ("direction", "batch", "channel")
+_SEQUENCE = {0: ("time", *_STATE), 1: _STATE, 2: _STATE}
 _SCALES = frozenset({1, 2, 4, 5, 6, 7})
 _SECOND = frozenset({1})
 _BOXES = frozenset({2, 3, 4})
@@ -19,7 +22,7 @@ _SCALED = frozenset({1, 2})
 _OF_GEMM = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Selu", "Softplus", "Softsign")
 _BENDING = """
     Relu LeakyRelu ThresholdedRelu Elu Selu Celu HardSwish Gelu Swish Mish Softplus
-    Erf Exp Log Pow Sqrt Max Min Abs Where Shrink Softmax LogSoftmax Hardmax Greater GreaterOrEqual Less
+    Erf Exp Log Pow Sqrt Max Min Abs Where Shrink LogSoftmax Hardmax Greater GreaterOrEqual Less
     LessOrEqual Sin Cos
 """  # activation functions of which nothing else is known
 
@@ -79,7 +82,15 @@ STANDARD = (
         fuses=(*_OF_GEMM, "ThresholdedRelu"),
         channel_axis=-1,
     ),
-    Operator("MatMul", alike="Linear", roles=_PRODUCT, weight="matmul", cost="product", channel_axis=-1),
+    Operator(
+        "MatMul",
+        alike="Linear",
+        roles=_PRODUCT,
+        weight="matmul",
+        cost="product",
+        channel_axis=-1,
+        contracts=True,
+    ),
     Operator(
         "MatMulInteger",
         alike="Linear",
@@ -90,6 +101,7 @@ STANDARD = (
         integers=True,
         codes={0: Codes(zero_point=2), 1: Codes(zero_point=3)},
         channel_axis=-1,
+        contracts=True,
     ),
     Operator(
         "QLinearMatMul",
@@ -102,6 +114,7 @@ STANDARD = (
         codes={0: Codes((1,), 2), 3: Codes((4,), 5)},
         gives_codes=(6, 7),
         channel_axis=-1,
+        contracts=True,
     ),
     Operator(
         "Gather",
@@ -111,9 +124,22 @@ STANDARD = (
         keeps_axes=False,
         looks_up=True,
     ),
-    Operator("LSTM", roles={**_RECURRENT, 7: "peephole"}, weight="directions_first", channel_axis=-1),
-    Operator("GRU", roles=_RECURRENT, weight="directions_first", channel_axis=-1),
-    Operator("RNN", roles=_RECURRENT, weight="directions_first", channel_axis=-1),
+    Operator(
+        "LSTM",
+        roles={**_RECURRENT, 7: "peephole"},
+        weight="directions_first",
+        channel_axis=-1,
+        output_axes=_SEQUENCE,
+    ),
+    *(
+        Operator(name, roles=_RECURRENT, weight="directions_first", channel_axis=-1, output_axes=_SEQUENCE)
+        for name in ("GRU", "RNN")
+    ),
+    Operator(
+        "Attention",
+        channel_axis=-1,
+        output_axes={1: _CACHE, 2: _CACHE, 3: ("batch", "head", "query", "key")},
+    ),
     Operator("PRelu", roles={1: "weight"}, function="bends"),
     # ---- normalization
     Operator(
@@ -143,6 +169,7 @@ STANDARD = (
     Operator("Tanh", function="bends", limits=(-1.0, 1.0)),
     Operator("Softsign", function="bends", limits=(-1.0, 1.0)),
     Operator("Clip", control=frozenset({1, 2}), function="bends"),  # its operands say its limits
+    Operator("Softmax", function="bends", gives_shares=True),
     *(Operator(name, function="bends") for name in _BENDING.split()),
     # ---- what hands numbers on
     Operator("Identity", passes_on="same", function="straight", behind_layer="between", ends_block=True),
@@ -196,7 +223,7 @@ STANDARD = (
     Operator("Tile", keeps_axes=False, shaped_by=_SECOND),
     Operator("Constant", keeps_axes=False),
     Operator("ConstantOfShape", keeps_axes=False, shaped_by=frozenset({0})),
-    Operator("Einsum", keeps_axes=False),
+    Operator("Einsum", keeps_axes=False, contracts=True),
     Operator("NonZero", keeps_axes=False, shaped_by=_FIRST, index_outputs=_FIRST),
     Operator("TopK", keeps_axes=False, shaped_by=_SECOND, index_outputs=_SECOND),
     Operator("Unique", keeps_axes=False, shaped_by=_FIRST, index_outputs=frozenset({1, 2, 3})),

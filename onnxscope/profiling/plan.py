@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +16,14 @@ from onnxscope.inputs.dataset import Dataset
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
+from onnxscope.model.value_axes import grown_axis
 from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.sample_moments import sample_steps
 from onnxscope.profiling.observer import Observer, Plan
 from onnxscope.profiling.probes import MIN_OPSET, PlannedTap
 from onnxscope.runtime.masks import find_masks
 from onnxscope.runtime.pilot import Pilot
+from onnxscope.runtime.sample_growth import SampleShapes
 from onnxscope.runtime.tap_outputs import Unreachable
 
 __all__ = ["make_plan", "open_observer"]
@@ -127,28 +129,11 @@ def _is_little(planned: Sequence[PlannedTap], samples: int, budget_bytes: int) -
     return numbers <= _LITTLE and numbers * _WIDEST_BYTES <= budget_bytes
 
 
-def _shapes(pilot: Pilot, dataset: Dataset) -> tuple[Mapping[Tap, Shape], Mapping[Tap, Shape]]:
+def _shapes(pilot: Pilot, dataset: Dataset) -> SampleShapes:
     """The taps' shapes for one sample, and for two samples where the model takes them."""
     if dataset.fixed_batch is not None:
         return pilot.shapes_of(pilot.feeds), {}
-    axes = dataset.batch_axes
-    one, two = (
-        {name: _repeated(array, axes.get(name), times) for name, array in pilot.feeds.items()} for times in (1, 2)
-    )
-    shapes = pilot.shapes_of(one)
-    batched = [(pilot.feeds[name], axis) for name, axis in axes.items() if axis is not None]
-    if not batched:
-        return shapes, {}
-    if all(array.shape[axis] == 2 for array, axis in batched):
-        return shapes, pilot.shapes
-    try:
-        return shapes, pilot.shapes_of(two)
-    except RunError:
-        return shapes, {}
-
-
-def _repeated(array: Array, axis: int | None, times: int) -> Array:
-    return array if axis is None else np.repeat(array.take([0], axis), times, axis)
+    return pilot.sample_shapes(dataset.batch_axes)
 
 
 def _batch_axis(one: Shape | None, two: Shape | None, fixed_batch: int | None) -> int | None:
@@ -157,8 +142,8 @@ def _batch_axis(one: Shape | None, two: Shape | None, fixed_batch: int | None) -
         return None
     if two is None or len(two) != len(one):
         return 0 if one and one[0] == (fixed_batch or 1) else None
-    grown = [axis for axis, (before, after) in enumerate(zip(one, two, strict=True)) if before != after]
-    return grown[0] if len(grown) == 1 and one[grown[0]] == 1 and two[grown[0]] == 2 else None
+    growth = grown_axis(one, two)
+    return growth.axis if growth is not None and growth.size == 1 else None
 
 
 def _limits(model: Model, tap: Tap) -> tuple[float, float] | None:

@@ -32,7 +32,7 @@ from onnxscope.reporting.content import Attention, Content, LayerView, layer_vie
 from onnxscope.reporting.pictures import add_pictures, fitting_sights, strip_of_channels
 
 if TYPE_CHECKING:
-    from onnxscope.analyses.feature_maps import FeatureMap
+    from onnxscope.analyses.tap_maps import FeatureMap
     from onnxscope.analyses.weight_statistics import WeightRecord
     from onnxscope.comparison.layer_difference import LayerDifference
     from onnxscope.profiling.dataset_statistics import DatasetStatistics
@@ -263,6 +263,7 @@ def _card(place: int, layer: LayerView, content: Content, messages: Sequence[Att
         "difference": _difference(layer.difference),
         "messages": messages,
         "columns": [],
+        "no_picture": None if tap is None else tap.view.reason,
         "sheet": None,
     }
 

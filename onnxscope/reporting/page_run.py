@@ -26,6 +26,7 @@ from onnxscope.errors import InputError, RunError
 from onnxscope.inputs.dataset import Dataset, open_dataset
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import At, Tap, select_taps
+from onnxscope.model.value_axes import Growth, grown_axis
 from onnxscope.profiling.dataset_run import run_stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.plan import make_plan
@@ -231,7 +232,19 @@ class _PagePlan:
             [Unreachable(tap.name, self._pilot.reasons[tap]) for tap in self._taps if tap not in values],
             channels=self._wanted.channels,
             rank=self._wanted.rank,
+            growth=self._growth(),
         )
+
+    def _growth(self) -> dict[Tap, Growth]:
+        """Where one sample more makes a value longer; the plan for statistics asks for the same shapes."""
+        if self._dataset.fixed_batch is not None:
+            return {}
+        try:
+            one, two = self._pilot.sample_shapes(self._dataset.batch_axes)
+        except RunError:
+            return {}  # it takes no other number of samples
+        found = {tap: grown_axis(one.get(tap), two.get(tap)) for tap in self._taps}
+        return {tap: growth for tap, growth in found.items() if growth is not None}
 
     def _statistics(self, stored: WeightStatistics, say: Callable[[str], None]) -> DatasetStatistics:
         plan = make_plan(self._pilot, self._taps, self._dataset, self._options)
@@ -278,6 +291,7 @@ class _PagePlan:
     def _others(self, compared: ComparedLayers) -> dict[str, tuple[FeatureMap, FeatureMap]]:
         """What both models hold at aligned layers, with the first one's axes, by the name of the first one's value."""
         pairs = {}
+        growth = {tap.name: grown for tap, grown in self._growth().items()}
         for place, row in enumerate(compared.comparison.layers):
             batches = [batch[place] for batch in compared.side_by_side if place in batch]
             if not batches or self._comparison is None:
@@ -288,7 +302,15 @@ class _PagePlan:
                 self._prepared.joined([{tap.name: batch[side]} for batch in batches]) for side, tap in enumerate(taps)
             ]
             maps = [
-                describe_features(self._model, [tap], self._prepared, value, (), channels=self._wanted.channels)
+                describe_features(
+                    self._model,
+                    [tap],
+                    self._prepared,
+                    value,
+                    (),
+                    channels=self._wanted.channels,
+                    growth={tap: growth[row.a.name]} if row.a.name in growth else None,
+                )
                 for tap, value in zip(taps, values, strict=True)
             ]
             if all(maps):

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.text import counted, label, number_text, ranges_text
+from onnxscope.base.text import counted, label, number_text
 from onnxscope.drawing.mosaics import coarsened, encode_png, mosaic, reduced, strips
 from onnxscope.reporting.content import Content, LayerView, Sight
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from onnxscope.analyses.feature_maps import FeatureMap
+    from onnxscope.analyses.tap_maps import FeatureMap
 
 __all__ = ["add_pictures", "fitting_sights", "strip_of_channels"]
 
 _CELL_PX = 56  # small maps are enlarged by a whole number, up to this
+_ROW_PX = 236  # of maps that are no images, side by side: as wide as four mosaics' maps
 _MAP_PX = 112  # larger maps are averaged down to this
 _SHEET_PX = (56, 40, 28, 20, 14, 10, 7)  # sides of the maps on a sheet of all channels; the first that fits is taken
 _SHEETS_BYTES = 2_000_000
@@ -160,7 +161,7 @@ def _add_sheets(drawn: Sequence[tuple[LayerView, dict[str, Any]]], free: int) ->
 def _fitting_sheet(layer: LayerView, count: int, share: int, free: int) -> dict[str, Any] | None:
     """The sheet with the largest maps whose size is within the share, or at least the smallest, where there is room."""
     assert layer.tap is not None
-    longest = max(side for axis, side in enumerate(layer.tap.data.shape) if axis not in (0, layer.tap.channel_axis))
+    longest = max(layer.tap.data.shape[axis] for axis in layer.tap.view.sides or ())
     for side in dict.fromkeys(min(side, longest) for side in _SHEET_PX):
         is_last = side <= _SHEET_PX[-1]
         if count * (side + 1) ** 2 * _SHEET_BYTES_A_PIXEL > share and not is_last:
@@ -172,12 +173,11 @@ def _fitting_sheet(layer: LayerView, count: int, share: int, free: int) -> dict[
 
 
 def _channels(layer: LayerView) -> int | None:
-    """How many channels a sheet would show, None where the mosaic shows all."""
+    """How many channels or heads a sheet would show, None where the mosaic shows all, and for slices of volumes."""
     tap = layer.tap
     assert tap is not None
-    assert tap.channel_axis is not None
-    count = tap.data.shape[tap.channel_axis]
-    return count if len(tap.channels) < count else None
+    count = tap.view.count(tap.data.shape)
+    return count if len(tap.numbers) < count and tap.view.through is None else None
 
 
 def _columns(layer: LayerView, content: Content) -> list[dict[str, Any]]:
@@ -186,14 +186,14 @@ def _columns(layer: LayerView, content: Content) -> list[dict[str, Any]]:
     assert tap is not None
     names = [sight.name for sight in content.sights] or [""]
     columns = []
-    for sample, name in enumerate(names[: len(tap.data)]):
+    for sample, name in enumerate(names[: tap.view.samples(tap.data.shape)]):
         suffix = f", on {label(name)}" if name else ""
         compared = None if pair is None else _compared(layer, pair, sample, suffix)
         if compared is None:
             maps = replace(tap, sample=sample).maps()
             assert maps is not None
-            channels_text = f"channels {ranges_text(tap.channels)}"
-            compared = [{**_mosaic(maps, f"{label(layer.name)}, {channels_text}{suffix}"), "caption": channels_text}]
+            caption = tap.caption()
+            compared = [{**_mosaic(maps, f"{label(layer.name)}, {caption}{suffix}", tap), "caption": caption}]
         columns.append({"name": name, "pictures": compared})
     return columns
 
@@ -202,43 +202,53 @@ def _compared(
     layer: LayerView, pair: tuple[FeatureMap, FeatureMap], sample: int, suffix: str
 ) -> list[dict[str, Any]] | None:
     """Both models' maps and their difference, for the channels that differ most; None where they have no maps."""
-    count = pair[0].data.shape[pair[0].channel_axis or 0]
-    maps = [replace(tap, sample=sample, channels=tuple(range(count))).maps() for tap in pair]
+    counts = [tap.view.count(tap.data.shape) for tap in pair]
+    maps = [replace(tap, sample=sample).showing(range(count)).maps() for tap, count in zip(pair, counts, strict=True)]
     if maps[0] is None or maps[1] is None or maps[0].shape != maps[1].shape:
         return None
     with np.errstate(invalid="ignore"):
         gap = np.abs(maps[1].astype(np.float64) - maps[0].astype(np.float64))
     largest = np.max(gap, axis=(1, 2), where=np.isfinite(gap), initial=0.0)
-    channels = layer.tap.channels if layer.tap is not None else ()
+    numbers = layer.tap.numbers if layer.tap is not None else ()
     if layer.difference is not None and layer.difference.differs:
-        channels = tuple(np.argsort(-largest, kind="stable")[: len(channels)].tolist())
-    chosen = list(channels)
-    channels_text = f"channels {ranges_text(channels)}"
-    alt = f"{label(layer.name)}, {channels_text}{suffix}"
+        numbers = tuple(np.argsort(-largest, kind="stable")[: len(numbers)].tolist())
+    chosen = list(numbers)
+    first = pair[0].showing(numbers)
+    caption = first.caption()
+    alt = f"{label(layer.name)}, {caption}{suffix}"
     same = "" if largest.any() else ": no difference"
     pictures = [
-        {**_mosaic(maps[0][chosen], alt), "caption": f"this model, {channels_text}"},
-        {**_mosaic(maps[1][chosen], f"{alt}, in the second model"), "caption": f"the second model{same}"},
+        {**_mosaic(maps[0][chosen], alt, first), "caption": f"this model, {caption}"},
+        {**_mosaic(maps[1][chosen], f"{alt}, in the second model", first), "caption": f"the second model{same}"},
     ]
     if largest.any():
         caption = f"difference, at most {number_text(float(largest.max()))}"
-        pictures.append({**_mosaic(gap[chosen], f"{alt}, {caption}"), "caption": caption})
+        pictures.append({**_mosaic(gap[chosen], f"{alt}, {caption}", first), "caption": caption})
     return pictures
 
 
-def _mosaic(maps: NDArray[Any], alt: str) -> dict[str, Any]:
-    return _picture(mosaic(reduced(maps, _MAP_PX), cell_px=_CELL_PX), alt)
+def _mosaic(maps: NDArray[Any], alt: str, tap: FeatureMap) -> dict[str, Any]:
+    """Maps side by side, each as wide as four of them have room for; one that is alone has all of it."""
+    if tap.view.is_image:
+        return _picture(mosaic(reduced(maps, _MAP_PX), cell_px=_CELL_PX), alt)
+    columns = 1 if tap.view.through is not None else min(len(maps), 4)
+    side = _ROW_PX // columns
+    square = tap.view.square
+    return _picture(mosaic(reduced(maps, side, square=square), columns=columns, cell_px=side, square=square), alt)
 
 
 def _sheet(layer: LayerView, count: int, side: int) -> dict[str, Any]:
     assert layer.tap is not None
-    maps = replace(layer.tap, channels=tuple(range(count)), sample=0).maps()
+    tap = replace(layer.tap, sample=0).showing(range(count))
+    maps = tap.maps()
     assert maps is not None
-    small = reduced(maps, side)
+    small = reduced(maps, side, square=tap.view.square)
     across = min(count, math.ceil(math.sqrt(count * 1.5)))
-    image = coarsened(mosaic(small, columns=across, cell_px=side, gap_px=1))
-    alt = f"{label(layer.name)}, all {count:,} channels"
-    return {**_picture(image, alt), "count": count, "across": across, "reduced": small.shape != maps.shape}
+    image = coarsened(mosaic(small, columns=across, cell_px=side, gap_px=1, square=tap.view.square))
+    word = f"{tap.view.each_word}s"
+    alt = f"{label(layer.name)}, all {count:,} {word}"
+    drawn = {"count": count, "word": word, "across": across, "reduced": small.shape != maps.shape}
+    return {**_picture(image, alt), **drawn}
 
 
 def _size_bytes(pictures: Iterable[dict[str, Any]]) -> int:

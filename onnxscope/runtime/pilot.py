@@ -19,6 +19,7 @@ from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
 from onnxscope.model.selectors import Tap
 from onnxscope.runtime.half_range import Unfit, merged_unfit, open_watched
+from onnxscope.runtime.sample_growth import SampleShapes, sample_shapes
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import TappedModel, expose, unused_prefix, was_not_executed
 from onnxscope.runtime.tapped_runs import (
@@ -79,6 +80,7 @@ class Pilot:
         self._session: Session | None = None
         self._tap_shapes: TapShapes | None = None
         self._values: dict[str, Any] = {}
+        self._sample_shapes: SampleShapes | None = None
         self._watched: Mapping[str, Array] | None = None
         self._expose(taps)
 
@@ -116,6 +118,7 @@ class Pilot:
         """
         self.reasons = {tap: reason for tap, reason in self.reasons.items() if reason != _NOT_EXECUTED}
         self._values = {}
+        self._sample_shapes = None
         self._watched, self.unfit = None, ()
         self._leave_out_broken(feeds)
         shapes = self._shapes(feeds, keep=True)
@@ -143,6 +146,19 @@ class Pilot:
             RunError: onnxruntime fails.
         """
         return self._shapes(feeds, keep=False)
+
+    def sample_shapes(self, axes: Mapping[str, int | None]) -> SampleShapes:
+        """Return all shapes for one sample of the first run, and for two where the model takes them; run once.
+
+        Args:
+            axes: Which axis of each input counts samples, None where none does.
+
+        Raises:
+            RunError: onnxruntime fails.
+        """
+        if self._sample_shapes is None:
+            self._sample_shapes = sample_shapes(self.shapes_of, self.feeds, axes, self.shapes)
+        return self._sample_shapes
 
     def values(self, outputs: Iterable[str], feeds: Mapping[str, Array] | None = None) -> Mapping[str, Any]:
         """Return values by the names of the tapped copy's outputs.

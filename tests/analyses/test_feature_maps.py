@@ -63,7 +63,8 @@ def test_the_record_has_the_fields_of_the_contract(convolutions):
     assert list(record) == ["schema", "model", "input", "taps", "unreachable", "tapping"]
     assert record["schema"] == "onnxscope.features/1"
     assert list(record["taps"][0]) == [
-        *("name", "layer", "op_type", "at", "shape", "dtype", "channel_axis", "channels", "picture", "mean", "std"),
+        *("name", "layer", "op_type", "at", "shape", "dtype", "channel_axis", "channels", "picture"),
+        *("axes", "map", "no_picture", "mean", "std"),
         *("min", "max", "zero_fraction", "zero_channels", "nan_count", "inf_count"),
     ]
     assert record["taps"][0]["picture"] == "001_a.png"

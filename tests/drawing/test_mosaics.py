@@ -13,7 +13,17 @@ import pytest
 from matplotlib.colors import Normalize
 from PIL import Image
 
-from onnxscope.drawing.mosaics import coarsened, colour_table, encode_png, kernels, mosaic, reduced, strips
+from onnxscope.drawing.mosaics import (
+    coarsened,
+    colour_table,
+    encode_png,
+    kernels,
+    labelled,
+    mosaic,
+    reduced,
+    strips,
+    thinned,
+)
 from onnxscope.errors import InputError
 
 GAP = 4
@@ -207,3 +217,21 @@ def test_strips_have_a_row_each_and_a_pixel_a_number():
     assert image.size == (4, 2)
     assert np.asarray(image).tolist() == [[0, 16, 31, 32], [0, 8, 16, 32]]
     assert np.asarray(image.convert("RGBA"))[:, 3, 3].tolist() == [0, 0]
+
+
+def test_a_table_is_enlarged_and_shrunk_to_either_side_by_itself():
+    wide = np.arange(2 * 40, dtype=np.float64).reshape(1, 2, 40)
+    np.testing.assert_array_equal(reduced(wide, 10, square=False), wide.reshape(1, 2, 10, 4).mean(axis=3))
+    image = mosaic(wide, cell_px=160, square=False)
+    assert (image.width, image.height) == (160, 20)  # a row is no thicker than a sixteenth of the side
+    assert thinned(np.zeros((1, 2, 5000)), square=False).shape == (1, 2, 1000)
+    assert thinned(np.zeros((1, 2, 5000))).shape == (1, 1, 1000)
+
+
+def test_letters_leave_the_maps_as_they_are():
+    image = mosaic(np.arange(600.0).reshape(1, 20, 30), cell_px=120)
+    drawn = labelled(image, "query", "key", "heads 0")
+    place = drawn.width - image.width, 0
+    np.testing.assert_array_equal(np.asarray(drawn.crop((*place, drawn.width, image.height))), np.asarray(image))
+    assert drawn.getpalette() == image.getpalette()
+    assert drawn.info["transparency"] == 255

@@ -1,0 +1,210 @@
+"""One tap: what it held, its statistics, and its picture, or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from onnxscope.analyses.map_views import MapView, ranked_channels
+from onnxscope.base.results import Record, picture, within
+from onnxscope.base.tables import Cell, Table
+from onnxscope.base.text import not_finite_text, printable, ranges_text
+from onnxscope.errors import InputError
+from onnxscope.model.selectors import Tap
+from onnxscope.numerics.moments import Moments
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+__all__ = ["FeatureMap", "Rank", "describe_tap", "taps_table"]
+
+Array = np.ndarray[Any, Any]
+_CELL_PX = 40  # of maps in a notebook's table
+_MAX_THUMBNAILS = 12
+_COLUMNS = ("layer", "operator", "at", "shape", "mean", "std", "min", "max", "zeros", "zero channels", "value")
+Rank = Literal["index", "std", "max", "mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap(Record):
+    """What one tap held.
+
+    Attributes:
+        tap: What was observed.
+        data: The values for the whole batch, in the model's own layout; the caller's to keep.
+        channel_axis: The axis of `data` with the channels, None below two axes.
+        channels: Numbers of the channels that a picture shows, in its order.
+        sample: Which sample of the batch a picture shows.
+        view: How it is drawn, or why it is not.
+        numbers: Of what has a map of its own (channels, heads, directions) those that are shown, in this order.
+        statistics: Over the whole batch, with `zero_channels` (channels that are all zeros on these inputs).
+    """
+
+    tap: Tap
+    data: Array
+    channel_axis: int | None
+    channels: tuple[int, ...]
+    sample: int
+    view: MapView
+    numbers: tuple[int, ...]
+    statistics: Mapping[str, Any]
+
+    def maps(self) -> Array | None:
+        """What is drawn of the shown sample, (maps, down, right); None where there is no picture."""
+        return None if self.view.sides is None else self.view.maps(self.data, self.sample, self.numbers)
+
+    def showing(self, numbers: Sequence[int]) -> FeatureMap:
+        """The same with other maps: channels, heads or whatever has a map of its own."""
+        return replace(self, numbers=tuple(numbers))
+
+    def image(self, *, cmap: str = "viridis") -> Image | None:
+        """The maps as one picture, each scaled to its own range, with what runs where; None where there is none."""
+        from onnxscope.drawing.mosaics import labelled, mosaic
+
+        maps = self.maps()
+        if maps is None:
+            return None
+        if self.view.is_image:
+            return mosaic(maps, cmap=cmap)
+        return labelled(mosaic(maps, cmap=cmap, **self.view.grid(maps.shape)), *self._labels())
+
+    def plot(self) -> Figure:
+        """Draw the maps as a matplotlib Figure; it belongs to the caller and to no pyplot state.
+
+        Raises:
+            InputError: There is no picture for the value.
+        """
+        from onnxscope.drawing.figures import feature_figure
+
+        maps = self.maps()
+        if maps is None:
+            shape = list(self.data.shape)
+            raise InputError(
+                f"no picture for a value of shape {shape}: {printable(self.tap.name)}", hint=self.view.reason
+            )
+        if self.view.is_image:
+            return feature_figure(maps, self.numbers, self.tap.layer)
+        down, right, _ = self._labels()
+        return feature_figure(
+            maps,
+            self.numbers,
+            self.tap.layer,
+            each=self.view.each_word or "",
+            sides=(down, right),
+            square=self.view.square,
+            numbered=self.view.through is None,
+        )
+
+    def caption(self) -> str:
+        """What has a map of its own, by number, and what runs where in it, where that is no image."""
+        word = self.view.each_word
+        plural = "" if word is None else f"{word}s {ranges_text(self.numbers)}"
+        if self.view.is_image:
+            return plural
+        down, right, _ = self._labels()
+        return ", ".join(filter(None, (plural, f"{down} down", f"{right} to the right")))
+
+    def _labels(self) -> tuple[str, str, str]:
+        """What runs down, what runs to the right, and what the maps are of."""
+        assert self.view.words is not None
+        down, right = self.view.words
+        slices = self.view.slices(self.data.shape)
+        if slices:
+            right += f", {self.view.axes[self.view.through or 0]} {', '.join(map(str, slices))}"
+        word = self.view.each_word
+        return down, right, "" if word is None else f"{word} {ranges_text(self.numbers)}"
+
+    def to_dict(self, *, picture: str | None = None) -> dict[str, Any]:
+        """The tap's record in `onnxscope.features/1`, with the name of its picture file."""
+        return {
+            "name": self.tap.name,
+            "layer": self.tap.layer,
+            "op_type": self.tap.op_type,
+            "at": self.tap.at,
+            "shape": list(self.data.shape),
+            "dtype": self.data.dtype.name,
+            "channel_axis": self.channel_axis,
+            "channels": list(self.channels),
+            "picture": picture,
+            "axes": list(self.view.axes),
+            "map": self.view.to_dict(self.numbers),
+            "no_picture": self.view.reason,
+            **self.statistics,
+        }
+
+    def table(self) -> Table:
+        """One row."""
+        return taps_table("", [self])
+
+    def _cells(self) -> tuple[Cell, ...]:
+        numbers = [self.statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")]
+        zero_channels = None if self.channel_axis is None else len(self.statistics["zero_channels"])
+        tap = self.tap
+        return (tap.layer, tap.op_type, tap.at or "", self.data.shape, *numbers, zero_channels, tap.name)
+
+    def _mark(self) -> str:
+        return not_finite_text(self.statistics["nan_count"], self.statistics["inf_count"])
+
+    def _thumbnail(self) -> str:
+        from onnxscope.drawing.mosaics import encode_png, mosaic, reduced
+
+        tap = self.showing(self.numbers[:_MAX_THUMBNAILS])
+        maps = tap.maps()
+        if maps is None:
+            return ""
+        image = self.view.is_image
+        side = _CELL_PX if image else _CELL_PX * 4 // min(len(maps), 4)
+        small = reduced(maps, side, square=self.view.square)
+        described = f"{len(maps)} channels" if image else tap.caption()
+        return picture(
+            encode_png(mosaic(small, cell_px=side, square=self.view.square)), f"{described} of {self.tap.layer}"
+        )
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def html_parts(self) -> list[str]:
+        """The picture and the row."""
+        return [*within([self._thumbnail()]), self.table().html()]
+
+
+def describe_tap(tap: Tap, data: Array, view: MapView, channels: int, rank: Rank, sample: int) -> FeatureMap:
+    """Describe what a tap held.
+
+    Args:
+        tap: Which one.
+        data: For the whole batch; it is kept.
+        view: How it is drawn.
+        channels: How many channels a picture shows.
+        rank: Which ones.
+        sample: Which sample of the batch a picture shows.
+    """
+    axis = tap.axis_of(data.ndim)
+    if axis is not None and view.axes[axis] == "batch":
+        axis = None
+    moments = Moments.empty(1 if axis is None else data.shape[axis])
+    moments.update(data, axis)
+    statistics = moments.overall.to_dict()
+    statistics.pop("count")
+    record = {
+        **{key: statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")},
+        "zero_channels": list(moments.zero_channels) if axis is not None else [],
+        **{key: statistics[key] for key in ("nan_count", "inf_count")},
+    }
+    shown = ranked_channels(data, axis, view, channels, rank, sample) if axis is not None else ()
+    numbers = shown if view.each == axis else tuple(range(min(channels, view.count(data.shape))))
+    if view.sides is not None and axis in view.sides:
+        shown = tuple(range(data.shape[axis]))
+    sample = min(sample, max(view.samples(data.shape) - 1, 0)) if data.ndim else 0
+    return FeatureMap(tap, data, axis, shown, sample, view, numbers if view.each is not None else (0,), record)
+
+
+def taps_table(title: str, taps: Sequence[FeatureMap]) -> Table:
+    """A row for each tap, with columns for what only some of them have to say."""
+    table = Table(title, _COLUMNS, tuple(tap._cells() for tap in taps))
+    table = table.with_marks("not finite", [tap._mark() for tap in taps])
+    return table.with_marks("no picture", [tap.view.reason or "" for tap in taps])
