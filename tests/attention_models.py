@@ -133,3 +133,34 @@ def embedded(*, mask=True, places=False, opset=17):
     )
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
     return helper.make_model(graph, opset_imports=imports, ir_version=9), fed
+
+
+def grouped(*, bias=False, packed_rows=True):
+    """A decoder's GroupQueryAttention with a cache, behind one product or behind three; and what it is fed."""
+    size, keys = 8, 1
+    rng = np.random.default_rng(41)
+    parts = [rng.standard_normal((WIDE, count * size)).astype(np.float32) for count in (HEADS, keys, keys)]
+    shifts = [rng.standard_normal(part.shape[1]).astype(np.float32) for part in parts]
+    stored = {"dense.weight": rng.standard_normal((HEADS * size, 3)).astype(np.float32)}
+    names = ["qkv"] if packed_rows else list(PARTS)
+    nodes = []
+    for place, name in enumerate(names):
+        stored[f"self.{name}.weight"] = np.concatenate(parts, axis=1) if packed_rows else parts[place]
+        nodes.append(f"{name} = MatMul(x, self__{name}__weight)")
+        if bias:
+            stored[f"self.{name}.bias"] = np.concatenate(shifts) if packed_rows else shifts[place]
+            nodes[-1] = f"{name}_m = MatMul(x, self__{name}__weight) {name} = Add({name}_m, self__{name}__bias)"
+    read = "qkv, , " if packed_rows else "query, key, value"
+    nodes.append(
+        f"a, k, v = {MICROSOFT}.GroupQueryAttention<num_heads = {HEADS}, kv_num_heads = {keys}>"
+        f"({read}, pk, pv, lengths, total) y = MatMul(a, dense__weight)"
+    )
+    given = "float[b, s, 8] x, float[b, 1, p, 8] pk, float[b, 1, p, 8] pv, int32[b] lengths, int32 total"
+    results = "float[b, s, 3] y, float[b, 1, t, 8] k, float[b, 1, t, 8] v"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": 17, "{MICROSOFT}": 1]> g ({given}) => ({results}) {{ {" ".join(nodes)} }}'
+    )
+    model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in stored.items())
+    fed = {"x": normal(2, 4, WIDE), "pk": np.zeros((2, 1, 0, 8), np.float32), "pv": np.zeros((2, 1, 0, 8), np.float32)}
+    fed |= {"lengths": np.array([3, 3], np.int32), "total": np.array(4, np.int32)}
+    return named(model), fed

@@ -68,6 +68,36 @@ def biased_attention(write: NodeWriter) -> None:
     write.add("MultiHeadAttention", [*parts, "", *others], *outputs, domain=domain, **write.attributes())
 
 
+def grouped_attention(write: NodeWriter) -> None:
+    """Give a GroupQueryAttention its query, key and value apart, where one product in front of it makes all of them."""
+    attributes = write.attributes()
+    queries, keys = int(attributes.get("num_heads") or 0), int(attributes.get("kv_num_heads") or 0)
+    made = write.site.made_by(write.input(0))
+    if write.input(1) or write.input(2) or made is None or not queries or not keys:
+        return
+    before, bias = [made], ""
+    if made.op_type == "Add" and made.is_standard:
+        held = [name for name in made.inputs if write.site.numbers(name) is not None]
+        product = next((write.site.made_by(name) for name in made.inputs if name not in held), None)
+        if len(held) != 1 or product is None:
+            return
+        made, bias = product, held[0]
+        before.append(made)
+    weight = write.site.numbers(made.inputs[1]) if made.op_type == "MatMul" and made.is_standard else None
+    if weight is None or weight.ndim != 2 or weight.shape[1] % (queries + 2 * keys):
+        return
+    size = weight.shape[1] // (queries + 2 * keys)
+    if write.site.is_one_layer(weight.shape, 1):
+        return
+    sizes = [queries * size, keys * size, keys * size]
+    parts = _projections(write, made.inputs[0], [made.inputs[1]], bias, sizes)
+    if parts:
+        write.replaced += before
+        others = [write.input(place) for place in range(3, len(write.fused.input))]
+        outputs = [write.output(place) for place in range(len(write.fused.output))]
+        write.add("GroupQueryAttention", [*parts, *others], *outputs, domain=FUSED_DOMAIN, **attributes)
+
+
 def _is_plain(write: NodeWriter, mask: str) -> bool:
     """Whether MultiHeadAttention takes what an attention is told."""
     attributes = write.attributes()
@@ -81,7 +111,7 @@ def _is_plain(write: NodeWriter, mask: str) -> bool:
     return not is_pair
 
 
-def _projections(write: NodeWriter, fed: str, weight: Sequence[str], bias: str) -> list[str]:
+def _projections(write: NodeWriter, fed: str, weight: Sequence[str], bias: str, sizes: Sequence[int] = ()) -> list[str]:
     """Write the layers that give query, key and value; none where their weight is not stored.
 
     Args:
@@ -89,6 +119,7 @@ def _projections(write: NodeWriter, fed: str, weight: Sequence[str], bias: str) 
         fed: What they read.
         weight: Numbers, or codes with their scale and zero point.
         bias: Empty where there is none.
+        sizes: How many columns each has; where none are given, as the fused node says.
     """
     held, shift = [write.site.numbers(name) for name in weight], write.site.numbers(bias) if bias else None
     packed = held[0]
@@ -96,12 +127,12 @@ def _projections(write: NodeWriter, fed: str, weight: Sequence[str], bias: str) 
         del write.nodes[:]
         return []
     total = packed.shape[1]
-    sizes = [int(size) for size in write.attributes().get("qkv_hidden_sizes") or [total // 3] * 3]
+    sizes = [int(size) for size in sizes or write.attributes().get("qkv_hidden_sizes") or [total // 3] * 3]
     if len(sizes) != 3 or sum(sizes) != total:
         del write.nodes[:]
         return []
     layer = write.site.layer()
-    if write.site.is_one_layer(packed.shape):
+    if write.site.is_one_layer(packed.shape, 0):
         start = len(write.nodes)
         value = _product(write, fed, weight, bias)
         write.call(layer, start)

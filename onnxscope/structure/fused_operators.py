@@ -11,7 +11,13 @@ from typing import Any
 from onnx import NodeProto
 
 from onnxscope.model.graphs import Graph, Node
-from onnxscope.structure.fused_attention import attention, biased_attention, packed_attention, quantized_attention
+from onnxscope.structure.fused_attention import (
+    attention,
+    biased_attention,
+    grouped_attention,
+    packed_attention,
+    quantized_attention,
+)
 from onnxscope.structure.fused_embeddings import embeddings, quantized_embeddings
 from onnxscope.structure.node_writer import FUSED_DOMAIN, NodeWriter
 
@@ -162,6 +168,7 @@ _EXPANSIONS: Mapping[tuple[str, str], Callable[[NodeWriter], None]] = {
     (FUSED_DOMAIN, "QAttention"): quantized_attention,
     (FUSED_DOMAIN, "PackedAttention"): packed_attention,
     (FUSED_DOMAIN, "MultiHeadAttention"): biased_attention,
+    (FUSED_DOMAIN, "GroupQueryAttention"): grouped_attention,
     (FUSED_DOMAIN, "EmbedLayerNormalization"): embeddings,
     (FUSED_DOMAIN, "QEmbedLayerNormalization"): quantized_embeddings,
     (FUSED_DOMAIN, "SkipLayerNormalization"): _skipping_norm,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxscope.model.graphs import attribute_value
+from onnxscope.model.graphs import Node, attribute_value
 from onnxscope.model.provenance import LAYER_KEY
 
 __all__ = ["FUSED_DOMAIN", "NodeWriter", "Site"]
@@ -32,8 +32,9 @@ class Site:
         shape: Of a value, where it is known.
         dtype: Returns numpy's name of the element type of a value, or the model's own where it is not known.
         numbers: Returns a stored tensor's values, None for other values.
+        made_by: Returns the node that makes a value which is read here alone, None for other values.
         is_one_layer: Whether the other model holds a weight of some shape as that of one layer, for each that is packed
-            so in this one.
+            so in this one; a second argument of 1 says that it is one layer's here too.
     """
 
     opset: int
@@ -42,7 +43,8 @@ class Site:
     shape: Callable[[str], Sequence[int | str | None] | None]
     dtype: Callable[[str], str]
     numbers: Callable[[str], Array | None]
-    is_one_layer: Callable[[tuple[int, ...]], bool]
+    made_by: Callable[[str], Node | None]
+    is_one_layer: Callable[[tuple[int, ...], int], bool]
 
 
 class NodeWriter:
@@ -53,6 +55,7 @@ class NodeWriter:
         site: What is known around it.
         nodes: What was written; nothing where the node stands for itself.
         stored: Tensors that these read.
+        replaced: Nodes in front of the fused one in whose place they stand too.
     """
 
     def __init__(self, fused: NodeProto, site: Site) -> None:
@@ -66,6 +69,7 @@ class NodeWriter:
         self.site = site
         self.nodes: list[NodeProto] = []
         self.stored: list[TensorProto] = []
+        self.replaced: list[Node] = []
 
     def rank(self, value: str) -> int | None:
         """How many axes a value has, where that is known."""

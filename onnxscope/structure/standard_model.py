@@ -222,6 +222,7 @@ def _take_apart(model: Model, other: Model | None) -> Mapping[Graph, _Plan]:
                 shape=_shapes_of(model, graph),
                 dtype=partial(_dtype_of, model, graph),
                 numbers=partial(_numbers_of, model, graph),
+                made_by=partial(_made_by, graph),
                 is_one_layer=is_one_layer,
             )
             writer = NodeWriter(node.proto, site)
@@ -230,9 +231,15 @@ def _take_apart(model: Model, other: Model | None) -> Mapping[Graph, _Plan]:
                 expand(writer)
             if writer.nodes:
                 plan = plans.setdefault(graph, _Plan())
+                plan.nodes |= {replaced.index: [] for replaced in writer.replaced}
                 plan.nodes[node.index] = writer.nodes
                 plan.stored += writer.stored
     return plans
+
+
+def _made_by(graph: Graph, value: str) -> Node | None:
+    is_read_once = len(graph.readers_of(value)) == 1 and value not in graph.outputs
+    return graph.producers.get(value) if is_read_once else None
 
 
 def _layer_of(model: Model, node: Node) -> str:
@@ -256,15 +263,18 @@ def _numbers_of(model: Model, graph: Graph, value: str) -> Array | None:
     return None if tensor is None else model.array(tensor)
 
 
-def _held_as_one(model: Model, other: Model | None) -> Callable[[tuple[int, ...]], bool]:
+def _held_as_one(model: Model, other: Model | None) -> Callable[[tuple[int, ...], int], bool]:
     """Tell which weights that one model packs are one layer's in the other: those of GPT-2 are, those of BERT not."""
 
     @cache
-    def counts() -> Counter[tuple[int, ...]]:
-        theirs = [] if other is None else [layer.shape for layer in other.layers if layer.kind == "Linear"]
-        return Counter(theirs) - Counter(layer.shape for layer in model.layers if layer.kind == "Linear")
+    def counts(side: Model | None) -> Counter[tuple[int, ...]]:
+        return Counter(layer.shape for layer in (() if side is None else side.layers) if layer.kind == "Linear")
 
-    return lambda shape: counts()[shape[::-1]] > 0
+    def is_one(shape: tuple[int, ...], layers: int = 0) -> bool:
+        theirs = counts(other)[shape[::-1]]
+        return theirs > 0 and counts(model)[shape[::-1]] - layers < theirs
+
+    return is_one
 
 
 def _resolve_places(model: Model) -> Mapping[Graph, _Plan]:

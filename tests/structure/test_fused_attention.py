@@ -183,3 +183,31 @@ def test_embeddings_give_what_their_parts_give(mask, places, opset):
     assert "EmbedLayerNormalization" not in operators(changed)
     for expected, found in zip(run(model, fed), run(changed, fed), strict=True):
         np.testing.assert_allclose(expected, found, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_product_in_front_of_grouped_attention_is_compared_as_three(bias):
+    model, fed = attention_models.grouped(bias=bias)
+    apart, _ = attention_models.grouped(bias=bias, packed_rows=False)
+    expected = run(model, fed)
+    for found in (run(apart, fed), run(standard(model), fed)):
+        for left, right in zip(expected, found, strict=True):
+            np.testing.assert_allclose(left, right, atol=1e-5)
+    for a, b in ((model, apart), (apart, model)):
+        result = diff(a, b, fed)
+        assert (result.decision, result.guilty, len(result.layers)) == ("equal", (), 4)
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    (tensor,) = (each for each in other.graph.initializer if each.name == "self.qkv.weight")
+    values = numpy_helper.to_array(tensor).copy()
+    values[0, 17] += 1  # the second column of the key
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    (change,) = (change for change in diff(apart, other, fed).weights if change.counts)
+    assert (change.a, change.channels) == ("self.key.weight", (1,))
+    assert [row.a.layer for row in diff(apart, other, fed).guilty] == ["self.key"]
+
+
+def test_a_product_that_both_models_hold_in_one_stays_one():
+    model, fed = attention_models.grouped()
+    result = diff(model, model, fed)
+    assert [row.a.layer for row in result.layers] == ["self.qkv", "dense"]
