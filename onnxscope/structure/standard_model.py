@@ -34,6 +34,7 @@ __all__ = ["standard_model"]
 Array = NDArray[Any]
 _WIDE = frozenset({"float32", "float64"})
 _WHOLE = frozenset({"int32", "int64", "bool"})
+_MOST_BYTES = 1 << 30  # cut out of packed weights: what is cut lies in the model itself, which has 2 GiB at most
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
@@ -212,6 +213,7 @@ def _take_apart(model: Model, other: Model | None) -> Mapping[Graph, _Plan]:
     used = {value for graph in graphs for node in graph.nodes for value in (*node.inputs, *node.outputs)}
     used |= {value for graph in graphs for value in (*graph.inputs, *graph.initializers)}
     is_one_layer = _held_as_one(model, other)
+    size_bytes = 0
     plans: dict[Graph, _Plan] = {}
     for graph in graphs:
         for node in graph.nodes:
@@ -229,7 +231,8 @@ def _take_apart(model: Model, other: Model | None) -> Mapping[Graph, _Plan]:
             expand = expansion_of(writer)
             if expand is not None:
                 expand(writer)
-            if writer.nodes:
+            size_bytes += sum(tensor.ByteSize() for tensor in writer.stored)
+            if writer.nodes and not (writer.stored and size_bytes > _MOST_BYTES):
                 plan = plans.setdefault(graph, _Plan())
                 plan.nodes |= {replaced.index: [] for replaced in writer.replaced}
                 plan.nodes[node.index] = writer.nodes

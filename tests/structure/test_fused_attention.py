@@ -211,3 +211,9 @@ def test_a_product_that_both_models_hold_in_one_stays_one():
     model, fed = attention_models.grouped()
     result = diff(model, model, fed)
     assert [row.a.layer for row in result.layers] == ["self.qkv", "dense"]
+
+
+def test_packed_weights_that_would_take_too_much_in_the_model_itself_stay_packed(monkeypatch):
+    monkeypatch.setattr("onnxscope.structure.standard_model._MOST_BYTES", 1000)
+    assert operators(standard(attention_models.fused())) == ["Attention", "MatMul"]
+    assert diff(attention_models.fused(), attention_models.fused(), FED).equal
