@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.model.graphs import Node, attribute_value
 from onnxscope.structure.node_writer import FUSED_DOMAIN, NodeWriter
 
 __all__ = ["attention", "biased_attention", "packed_attention", "quantized_attention"]
@@ -83,19 +84,53 @@ def grouped_attention(write: NodeWriter) -> None:
             return
         made, bias = product, held[0]
         before.append(made)
-    weight = write.site.numbers(made.inputs[1]) if made.op_type == "MatMul" and made.is_standard else None
-    if weight is None or weight.ndim != 2 or weight.shape[1] % (queries + 2 * keys):
+    by_blocks = made.op_type == "MatMulNBits"
+    weight = (
+        write.site.numbers(made.inputs[1]) if by_blocks or (made.op_type == "MatMul" and made.is_standard) else None
+    )
+    if weight is None or (not by_blocks and weight.ndim != 2):
         return
-    size = weight.shape[1] // (queries + 2 * keys)
-    if write.site.is_one_layer(weight.shape, 1):
+    shape = (int(made.attribute("K")), int(made.attribute("N"))) if by_blocks else weight.shape
+    if shape[1] % (queries + 2 * keys) or write.site.is_one_layer(shape, 1):
         return
+    size = shape[1] // (queries + 2 * keys)
     sizes = [queries * size, keys * size, keys * size]
-    parts = _projections(write, made.inputs[0], [made.inputs[1]], bias, sizes)
+    if by_blocks:
+        parts = _products_by_blocks(write, made, bias, sizes)
+    else:
+        parts = _projections(write, made.inputs[0], [made.inputs[1]], bias, sizes)
     if parts:
         write.replaced += before
         others = [write.input(place) for place in range(3, len(write.fused.input))]
         outputs = [write.output(place) for place in range(len(write.fused.output))]
         write.add("GroupQueryAttention", [*parts, *others], *outputs, domain=FUSED_DOMAIN, **attributes)
+
+
+def _products_by_blocks(write: NodeWriter, made: Node, bias: str, sizes: Sequence[int]) -> list[str]:
+    """Cut a MatMulNBits by rows of codes, scales and zero points; nothing where one of them is computed."""
+    held = {place: write.site.numbers(name) for place, name in enumerate(made.inputs) if place and name and place != 4}
+    shift = write.site.numbers(bias) if bias else None
+    total = sum(sizes)
+    if any(array is None or array.size % total for array in held.values()) or (bias and shift is None):
+        return []
+    layer = write.site.layer()
+    words = {1: "weight", 2: "weight_scale", 3: "weight_zero_point", 5: "bias"}
+    options = {stored.name: attribute_value(stored) for stored in made.proto.attribute}
+    parts = []
+    for name, end, size in zip(_PARTS, np.cumsum(sizes).tolist(), sizes, strict=True):
+        start = len(write.nodes)
+        inputs = list(made.inputs)
+        for place, array in held.items():
+            assert array is not None
+            rows = array.reshape(total, -1)[end - size : end]
+            shape = rows.reshape(-1) if array.ndim == 1 else rows.reshape(size, *array.shape[1:])
+            inputs[place] = write.store(f"{layer}.{name}.{words[place]}", shape)
+        value = write.add("MatMulNBits", inputs, domain=FUSED_DOMAIN, **(options | {"N": size}))
+        if shift is not None:
+            value = write.add("Add", [value, write.store(f"{layer}.{name}.bias", shift[end - size : end])])
+        write.call(f"{layer}.{name}", start)
+        parts.append(value)
+    return parts
 
 
 def _is_plain(write: NodeWriter, mask: str) -> bool:

@@ -217,3 +217,33 @@ def test_packed_weights_that_would_take_too_much_in_the_model_itself_stay_packed
     monkeypatch.setattr("onnxscope.structure.standard_model._MOST_BYTES", 1000)
     assert operators(standard(attention_models.fused())) == ["Attention", "MatMul"]
     assert diff(attention_models.fused(), attention_models.fused(), FED).equal
+
+
+@pytest.mark.parametrize("with_zeros", [False, True])
+def test_a_product_of_few_bits_in_front_of_grouped_attention_is_cut_by_rows(with_zeros):
+    model, fed = attention_models.grouped()
+    total, blocks = 4 * WIDE, 1  # of 16 inputs each, of which 8 are there
+    rng = np.random.default_rng(43)
+    codes = rng.integers(0, 256, (total, blocks, 8)).astype(np.uint8)
+    scales = (rng.random(total * blocks) / 10 + 0.01).astype(np.float32)
+    zeros = rng.integers(0, 16, total * blocks).astype(np.uint8)
+    held = {"codes": codes, "scales": scales} | ({"zeros": zeros} if with_zeros else {})
+    model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in held.items())
+    product = onnx.helper.make_node(
+        "MatMulNBits", ["x", *held], ["qkv"], domain=MICROSOFT, K=WIDE, N=total, bits=4, block_size=16
+    )
+    model.graph.node[0].CopyFrom(product)
+    changed = standard(model)
+    assert operators(changed) == ["MatMulNBits"] * 3 + ["GroupQueryAttention", "MatMul"]
+    for left, right in zip(run(model, fed), run(changed, fed), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
+    low, high = codes & 15, codes >> 4
+    real = np.stack([low, high], axis=-1).reshape(total, -1)[:, :WIDE].astype(np.float32)
+    real = (real - (zeros[:, None] if with_zeros else 8)) * scales[:, None]
+    apart, _ = attention_models.grouped(packed_rows=False)
+    for tensor, start, end in zip(apart.graph.initializer[1:], (0, 16, 24), (16, 24, 32), strict=True):
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(real[start:end].T), tensor.name))
+    assert [tensor.name for tensor in apart.graph.initializer[1:]] == [f"self.{part}.weight" for part in PARTS]
+    result = diff(apart, model, fed)
+    assert (len(result.layers), result.only_a, result.only_b) == (4, (), ())
+    assert all(row.entire.relative_l2 < 1e-5 for row in result.layers)
