@@ -110,7 +110,6 @@ def align_layers(a: Sequence[LayerKey], b: Sequence[LayerKey], by: Align = "auto
         pairing.by_content()
     if by == "auto":
         pairing.by_name(agreeing=False)
-    if by in ("auto", "content"):
         pairing.by_near_content()
     if by in ("auto", "structure"):
         pairing.by_structure()
