@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxscope.errors import RunError
+from onnxscope.model.encodings import encoding_of
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.layer_names import Operand, Origin
 from onnxscope.model.layers import Layer
@@ -121,8 +122,12 @@ class LayerWeights:
 
     def _operands(self, layer: Layer) -> Iterator[tuple[str, Operand]]:
         counts: Counter[str] = Counter()
-        for node in layer.parts:
-            for operand in self._model.names.operands(node):
+        graph = self._model.graphs[layer.path]
+        operands = [operand for node in layer.parts for operand in self._model.names.operands(node)]
+        encodings = [encoding_of(graph, operand) for operand in operands]
+        scaling = {value for encoding in encodings if encoding is not None for value in encoding.values}
+        for operand in operands:
+            if operand.node.inputs[operand.position] not in scaling:
                 role = _role(layer, operand)
                 counts[role] += 1
                 yield role if counts[role] == 1 else f"{role} {counts[role]}", operand
@@ -133,7 +138,7 @@ class LayerWeights:
         if values is None:
             return None
         name = f"{layer.name}.{role}"
-        quantized = operand.node.operator.integers
+        quantized = encoding_of(self._model.graphs[operand.node.path], operand) is not None
         stored = values.dtype.name
         if origin is not None:
             name = self._name(operand.node, origin) or name

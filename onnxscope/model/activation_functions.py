@@ -243,5 +243,6 @@ def _is_scalar(graph: Graph, name: str) -> bool:
 
 
 def _only_reader(graph: Graph, value: str) -> Node | None:
+    """The one node that reads a value; of several that read codes, the one that makes real numbers of them."""
     readers = graph.readers_of(value)
-    return readers[0] if len(readers) == 1 else None
+    return readers[0] if len(readers) == 1 else graph.decoder_of(value)

@@ -169,7 +169,7 @@ def _behind(graph: Graph, node: Node, tensor: TensorProto, zero_point: str | Non
     value = node.outputs[0]
     while not set(scales) - set(fed):
         readers = graph.readers.get(value, ())
-        reader = readers[0] if len(readers) == 1 else None
+        reader = readers[0] if len(readers) == 1 else graph.decoder_of(value)
         if reader is None or not reader.outputs or value not in reader.inputs:
             return None
         if reader.operator.passes_on == "dequantized" and reader.inputs[0] == value:
@@ -218,11 +218,15 @@ def _factors(graph: Graph, node: Node, value: str) -> tuple[list[str], bool]:
 
 
 def _activation_scale(graph: Graph, node: Node) -> tuple[str, ...]:
-    """The constant scale of what a node multiplies codes with, where QuantizeLinear has made it."""
+    """The constant scale of what a node multiplies codes with, where QuantizeLinear or a table of codes gives it."""
     for value in node.inputs[:2]:
         producer = graph.producers.get(value)
         while producer is not None and producer.operator.passes_on in ("same", "permuted", "reshaped"):
-            producer = graph.producers.get(producer.inputs[0])
+            value = producer.inputs[0]
+            producer = graph.producers.get(value)
+        decoder = graph.decoder_of(value)
+        if producer is not None and decoder is not None and decoder.inputs[1] in graph.constants:
+            return (_source(graph, decoder.inputs[1]),)
         if producer is not None and producer.op_type == "QuantizeLinear" and producer.inputs[1] in graph.constants:
             return (_source(graph, producer.inputs[1]),)
     return ()

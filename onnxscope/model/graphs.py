@@ -187,6 +187,13 @@ class Graph:
         found = {node for name in self.names_of(value) for node in self.readers.get(name, ())}
         return tuple(sorted((node for node in found if not self.repeats(node)), key=self.position))
 
+    def decoder_of(self, value: str) -> Node | None:
+        """The first node that makes real numbers of the codes that a value holds, None where none does."""
+        readers = self.readers_of(value)
+        return next(
+            (node for node in readers if node.operator.passes_on == "dequantized" and node.inputs[0] == value), None
+        )
+
     def repeats(self, node: Node) -> bool:
         """Whether a node only computes again what one before it has computed."""
         return any(output in self.repeated for output in node.outputs)

@@ -200,3 +200,28 @@ def test_names_that_quantizers_add_are_seen_through():
         "fc_quantum": "fc_quantum",
     }
     assert {name: own_name(name) for name in expected} == expected
+
+
+def test_a_table_whose_codes_are_multiplied_and_dequantized_is_one_of_real_numbers(tmp_path):
+    nodes = [
+        helper.make_node("Gather", ["T", "ids"], ["h"], "embed"),
+        helper.make_node("Transpose", ["h"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["t", "W"], ["p"], "fc"),
+        helper.make_node("Transpose", ["p"], ["u"], perm=[1, 0, 2]),
+        helper.make_node("Add", ["u", "h"], ["y"], "sum"),
+    ]
+    proto = model(nodes, {"ids": ["N", 5]}, {"y": ["N", 5, 8]}, {"T": array(20, 8), "W": array(8, 8)})
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    source, target = quantized(proto, None, tmp_path, "dynamic", per_channel=False)
+    readers = [node.op_type for node in onnx.load(target).graph.node if "h_quantized" in node.input]
+    assert sorted(readers) == ["DequantizeLinear", "Transpose"]
+    result = onnxscope.diff(source, target, {"ids": RNG.integers(0, 20, (6, 5))})
+    rows = {row.a.layer: row for row in result.layers}
+    assert rows.keys() == {"embed", "fc"}
+    assert all(row.own.sqnr_db > 35 for row in rows.values())
+    assert {change.change for change in result.weights} == {"quantized"}
+    stored = {row.parameter.name: row for row in onnxscope.weights(target)}
+    scales = {one.name: numpy_helper.to_array(one).astype(np.float64) for one in onnx.load(target).graph.initializer}
+    for name in ("T", "W"):
+        real = (scales[f"{name}_quantized"] - scales[f"{name}_zero_point"]) * scales[f"{name}_scale"]
+        np.testing.assert_allclose(stored[name].summary.overall.std, real.std(ddof=1), rtol=1e-5)
