@@ -181,7 +181,7 @@ class LayerDifference(Record):
             weights_db,
             record["cosine"],
             record["beyond_fraction"],
-            f"{worst[0]}: {format_number(worst[1])}" if worst else "",
+            f"{worst[0]}: {worst[1]:.2g}" if worst else "",
             self.scores.text if self.scores else "",
             record["reason"],
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from onnxscope.errors import OnnxscopeError
-from onnxscope.model.graphs import Graph, Node, Step
+from onnxscope.model.graphs import Graph, Node, Step, ValueType
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import evaluate_constants
 from onnxscope.runtime.small_constants import LARGEST, OPERATORS, fold
@@ -92,7 +92,10 @@ class ConstantValues:
         if node is None or not node.is_standard or value != node.outputs[0]:
             return None
         if node.op_type == "Shape":
-            return _sides_of(graph, node)
+            known = graph.types.get(node.inputs[0])
+            if known is None or known.shape is None:
+                known = self._model.types.get(path, {}).get(node.inputs[0])
+            return _sides_of(node, known)
         if node.op_type == "Gather":
             source, places = self.sides(path, node.inputs[0]), self.sides(path, node.inputs[1])
             if source is None or places is None or not all(_is_within(place, source) for place in places):
@@ -204,13 +207,12 @@ def _literal(node: Node) -> TensorProto | None:
     return numpy_helper.from_array(np.array(node.attribute(name), _LITERALS[name]))
 
 
-def _sides_of(graph: Graph, node: Node) -> list[int | None] | None:
-    """What a Shape node gives, as far as it is declared."""
-    declared = graph.types.get(node.inputs[0])
+def _sides_of(node: Node, known: ValueType | None) -> list[int | None] | None:
+    """What a Shape node gives of a value of which that is known."""
     start, end = node.attribute("start") or 0, node.attribute("end")
-    if declared is not None and declared.shape is not None:
-        known = [side if isinstance(side, int) else None for side in declared.shape]
-        return known[start:end]
+    if known is not None and known.shape is not None:
+        sides = [side if isinstance(side, int) else None for side in known.shape]
+        return sides[start:end]
     return [None] if start == 0 and end == 1 else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from compared_models import parsed
@@ -421,3 +422,23 @@ def test_a_flattened_shape_has_two_parts():
     assert flattened((2, 3, 4), -1) == [6, 4]
     assert flattened(("n", 3, "m"), 1) is None
     assert flattened(None, 1) is None
+
+
+def test_a_copy_that_declares_what_can_be_inferred_has_the_same_structure():
+    proto = parsed(f"""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 4] x, int64[2] i) => (float[N, 4] y, int64[2] j, int64[2] k)
+        <float[4, 4] w = {{{", ".join(map(str, range(16)))}}}, int64[1] one = {{1}}> {{
+            y = MatMul(x, w)
+            h = Relu(y)
+            sides = Shape(h)
+            width = Gather(sides, one)
+            again = Cast<to=7>(i)
+            j = Add(again, width)
+            some = Add(i, i)
+            same = Cast<to=7>(some)
+            k = Neg(same)
+        }}""")
+    declared = onnx.shape_inference.infer_shapes(proto)
+    assert len(declared.graph.value_info) > len(proto.graph.value_info)
+    assert diff(proto, declared).structure == ()
