@@ -19,6 +19,8 @@ RELATIVE_ERROR = 2.0**-8
 """Of a quantile, for magnitudes from 2**-126 up to the largest float32; below 2**-133 everything counts as zero."""
 
 MAX_KEY = 0x7F7F  # the bucket of the largest float32
+_FEWEST = 4
+_TOLD = 8.0  # a deviation of so many errors of a bucket says how numbers are spread
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -90,6 +92,35 @@ class LogHistogram:
             return None
         rank = min(max(math.ceil(share * total), 1), total)
         return _midpoint(int(self.keys[np.searchsorted(np.cumsum(self.counts), rank)]))
+
+    @property
+    def kurtosis(self) -> float | None:
+        """The fourth central moment over the square of the second: 3 for normal numbers.
+
+        Every element counts as its bucket's midpoint, so that it is within 2 % or so. None below four elements, and
+        where buckets are too wide to tell how numbers far from zero are spread.
+        """
+        if self.total < _FEWEST:
+            return None
+        places = np.array([_midpoint(int(key)) for key in self.keys])
+        largest = float(np.abs(places).max())
+        if not largest:
+            return None
+        scaled = places / largest  # no fourth power overflows
+        mean = float(np.average(scaled, weights=self.counts))
+        second, fourth = (float(np.average((scaled - mean) ** power, weights=self.counts)) for power in (2, 4))
+        if second <= (_TOLD * RELATIVE_ERROR * mean) ** 2 or not second:
+            return None
+        return fourth / second**2
+
+    @property
+    def median_magnitude(self) -> float | None:
+        """The median of the magnitudes, as the midpoint of its bucket; None where nothing was counted."""
+        if not self.total:
+            return None
+        order = np.argsort(np.abs(self.keys), kind="stable")
+        place = np.searchsorted(np.cumsum(self.counts[order]), -(-self.total // 2))
+        return abs(_midpoint(int(self.keys[order[place]])))
 
     def count_between(self, low: float, high: float) -> int:
         """Count the elements in buckets that lie between two values, to the nearest bucket."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.numerics.attention_shares import AttentionShares
 from onnxscope.numerics.blocks import widened
 from onnxscope.numerics.moments import Moments
 
@@ -30,11 +31,13 @@ class Observation:
         values: float32 or float64 of shape (samples, channels, elements): the elements that zeros and the histogram are
             counted from, chosen by their place alone; finite or not.
         shape: The value's shape for one sample: without the batch axis where it has one.
+        heads: What the heads of an attention do with their shares, None for any other value.
     """
 
     moments: Moments
     values: NDArray[Any]
     shape: tuple[int, ...]
+    heads: AttentionShares | None = None
 
 
 def sample_steps(shape: Sequence[int], batch_axis: int | None, channel_axis: int | None) -> tuple[int, ...]:

@@ -164,11 +164,18 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         for kind, word in (
             ("duplicate_channel", "duplicate"),
             ("constant_channel", "constant"),
+            ("massive_activation", "massive"),
+            ("outlier_channel", "outlying"),
+            ("outlier_token", "token stands out"),
+            ("dead_head", "dead heads"),
+            ("duplicate_head", "duplicate heads"),
+            ("attention_sink", "sinks"),
             ("float16_overflow", "beyond float16"),
             ("float16_underflow", "below float16"),
         ):
             count = kinds[kind]
-            remarks += [f"{word} {count}" if kind.endswith("channel") else word] * (count > 0)
+            counted = kind.endswith(("channel", "head", "sink"))
+            remarks += [f"{word} {count}" if counted else word] * (count > 0)
         saturated = saturated_fraction(tap)
         if saturated is not None and saturated >= 0.01:
             remarks.append(f"saturated {saturated:.0%}")

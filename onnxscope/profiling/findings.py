@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxscope.findings.kinds import FLOAT16_LARGEST, Finding, by_gravity, count_odd
+from onnxscope.profiling.outliers import find_outliers
 from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.tap_profile import TapProfile
 from onnxscope.runtime.half_range import unfit_sentence
@@ -28,6 +29,7 @@ def find(profile: Profile) -> tuple[Finding, ...]:
         findings += _overflow(profile, tap)
         findings += _underflow(tap)
         findings += _saturation(tap)
+        findings += find_outliers(profile, tap)
     return by_gravity(findings)
 
 
@@ -102,7 +104,7 @@ def _dead_and_constant(tap: TapProfile) -> Iterator[Finding]:
 
 
 def _duplicates(tap: TapProfile) -> Iterator[Finding]:
-    if tap.channel_axis is None:
+    if tap.channel_axis is None or tap.heads is not None:  # heads are compared by all that they give
         return
     state, moments = tap.state, tap.state.moments
     first: dict[int, int] = {}

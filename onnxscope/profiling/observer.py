@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
+from onnxscope.numerics.attention_shares import AttentionShares
 from onnxscope.numerics.sample_moments import Observation, observe_array
 from onnxscope.profiling.probes import PlannedTap, Probes, append_probes
 from onnxscope.runtime.half_range import Magnitudes, Unfit, merged_unfit, open_watched
@@ -219,7 +220,8 @@ class Observer:
         same_rank = planned.shape is not None and len(planned.shape) == value.ndim
         batch, channel = (planned.batch_axis, planned.channel_axis) if same_rank else (None, None)
         steps = planned.steps if same_rank and not self._plan.exact else None
-        return observe_array(value, batch, channel, samples=samples, steps=steps)
+        observation = observe_array(value, batch, channel, samples=samples, steps=steps)
+        return replace(observation, heads=_heads(planned, value, samples)) if planned.heads else observation
 
     def _session(self, proto: ModelProto) -> Session:
         """A session; the first one, which is run on every batch, also tells the magnitudes of half precision."""
@@ -245,3 +247,11 @@ class Observer:
     @staticmethod
     def _key(taps: Iterable[PlannedTap]) -> tuple[str, ...]:
         return tuple(planned.name for planned in taps)
+
+
+def _heads(planned: PlannedTap, value: Array, samples: int) -> AttentionShares | None:
+    """Sums over the heads of real samples; samples and heads may share the first axis."""
+    if planned.heads is None or value.ndim < 3 or not value.size:
+        return None
+    shares = value.reshape(-1, planned.heads, *value.shape[-2:])
+    return AttentionShares.of(shares[:samples] if planned.batch_axis == 0 else shares)

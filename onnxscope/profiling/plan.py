@@ -89,6 +89,7 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
             limits=_limits(model, tap),
             probed=False,
             masked=(tap.path, tap.value) in masked,
+            heads=_heads(tap, shape, batch),
         )
         planned.append(plain)
     exact = options.exact or _is_little(planned, dataset.count, options.memory_budget_bytes)
@@ -146,6 +147,13 @@ def _batch_axis(one: Shape | None, two: Shape | None, fixed_batch: int | None) -
     return growth.axis if growth is not None and growth.size == 1 else None
 
 
+def _heads(tap: Tap, shape: Shape | None, batch: int | None) -> int | None:
+    """How many heads the shares of an attention have, for one sample where they lie along one axis with samples."""
+    if tap.axes is None or not tap.axes.are_shares or shape is None or len(shape) not in (3, 4) or 0 in shape:
+        return None
+    return 1 if len(shape) == 3 and batch == 0 else shape[-3]
+
+
 def _limits(model: Model, tap: Tap) -> tuple[float, float] | None:
     graph = model.graphs[tap.path]
     node = graph.producers.get(tap.value)
@@ -174,6 +182,7 @@ def _with_probe(planned: PlannedTap, model: Model, exact: bool) -> PlannedTap:
     steps = sample_steps(planned.shape, planned.batch_axis, planned.channel_axis)
     possible = (
         not exact
+        and planned.heads is None
         and not planned.tap.path
         and planned.dtype in _PROBED_TYPES
         and model.opsets.get("ai.onnx", 1) >= MIN_OPSET

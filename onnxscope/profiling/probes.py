@@ -57,6 +57,7 @@ class PlannedTap:
         steps: For each axis, which elements zeros and the histogram are counted from: every n-th.
         shift: A number per channel near its mean, where squares about zero would cancel.
         masked: Whether infinities are there by design.
+        heads: How many heads an attention has, where its shares are observed; numpy reduces them then.
     """
 
     tap: Tap
@@ -69,11 +70,19 @@ class PlannedTap:
     steps: tuple[int, ...] | None = None
     shift: tuple[float, ...] | None = None
     masked: bool = False
+    heads: int | None = None
 
     @property
     def name(self) -> str:
         """The tap's unique name."""
         return self.tap.name
+
+    @property
+    def token_step(self) -> int | None:
+        """Every how manyth token is examined, None for values that are not samples of tokens by channels."""
+        if self.shape is None or len(self.shape) != 3 or (self.batch_axis, self.channel_axis) != (0, 2):
+            return None
+        return 1 if self.steps is None else self.steps[1]
 
     @property
     def reduced(self) -> tuple[int, ...]:

@@ -190,6 +190,7 @@ class Profile:
         for tap in (*self.inputs, *self.taps):
             for samples in (tap.state.min_sample, tap.state.max_sample, tap.state.nonfinite_sample):
                 needed.update(samples.tolist())
+            needed.update(() if tap.token is None else (tap.token.sample,))
         return sorted(needed - {-1})
 
     def _pruned(self) -> Profile:

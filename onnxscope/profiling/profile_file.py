@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from onnxscope.base.json_files import MAX_INTEGER, Fields, JsonFormat
 from onnxscope.errors import ProfileError
 from onnxscope.findings.kinds import Finding, FindingKind
+from onnxscope.numerics.attention_shares import AttentionShares
 from onnxscope.numerics.log_histogram import MAX_KEY, LogHistogram
 from onnxscope.numerics.moments import Moments
+from onnxscope.numerics.token_outlier import TokenOutlier
 from onnxscope.profiling.tap_profile import ChannelState, TapProfile
 from onnxscope.runtime.half_range import Unfit
 
@@ -69,6 +71,10 @@ def tap_record(tap: TapProfile) -> dict[str, Any]:
             values = [value if math.isfinite(value) else None for value in values]
         record[name] = values[0] if values and all(value == values[0] for value in values) else values
     record["histogram"] = {"keys": tap.histogram.keys.tolist(), "counts": tap.histogram.counts.tolist()}
+    if tap.heads is not None:
+        record["heads"] = {name: values.reshape(-1).tolist() for name, values in vars(tap.heads).items()}
+    if tap.token is not None:
+        record["token"] = vars(tap.token)
     return record
 
 
@@ -110,6 +116,29 @@ def tap_of(fields: Fields) -> TapProfile:
         state=state,
         histogram=LogHistogram(keys, counts),
         masked=bool(fields.optional("masked", bool)),
+        heads=_heads(fields.part("heads")) if "heads" in fields.values else None,
+        token=_token(fields.part("token")) if "token" in fields.values else None,
+    )
+
+
+def _token(fields: Fields) -> TokenOutlier:
+    (ratio,) = _floats(fields, "ratio", 1, 0.0).tolist()
+    return TokenOutlier(ratio, fields.count("token"), fields.count("sample"))
+
+
+def _heads(fields: Fields) -> AttentionShares:
+    queries = _integers(fields, "queries", None, 0)
+    heads = len(queries)
+    later = _integers(fields, "later", heads, 0)
+    if (later > queries).any():
+        fields.fault("heads that contradict each other")
+    return AttentionShares(
+        queries=queries,
+        later=later,
+        first=_floats(fields, "first", heads, 0.0),
+        entropy=_floats(fields, "entropy", heads, 0.0),
+        room=_floats(fields, "room", heads, 0.0),
+        products=_floats(fields, "products", heads * heads, 0.0).reshape(heads, heads),
     )
 
 

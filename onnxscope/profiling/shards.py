@@ -86,7 +86,7 @@ class ShardWorker:
         self.observer.unfit = ()
         inputs = {tap.name: tap for tap in self._empty.inputs}
         taps = {tap.name: tap for tap in self._empty.taps}
-        axes = {planned.name: planned.batch_axis for planned in self._plan.taps}
+        ways = {planned.name: planned for planned in self._plan.taps}
         reasons: dict[str, str] = {}
         samples = 0
         batches = read_batches(self._dataset, shard.start, shard.stop, fed, self._options)
@@ -98,7 +98,8 @@ class ShardWorker:
             for name, observation in observed.items():
                 # A value without an axis of samples counts once a run, for its first sample.
                 positions = batch.positions[: len(observation.moments.count)]
-                taps[name] = taps[name].observed(observation, positions, axes[name])
+                way = ways[name]
+                taps[name] = taps[name].observed(observation, positions, way.batch_axis, way.token_step)
             reasons = {**missed, **reasons}
             samples += len(batch.positions)
             if self.progress is not None:

@@ -13,10 +13,12 @@ from onnxscope.base.results import Record
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import printable
 from onnxscope.errors import MergeError
+from onnxscope.numerics.attention_shares import AttentionShares
 from onnxscope.numerics.hashes import mix_bits
 from onnxscope.numerics.log_histogram import RELATIVE_ERROR, LogHistogram
 from onnxscope.numerics.moments import ChannelStatistics, Moments, Statistics
 from onnxscope.numerics.sample_moments import Observation
+from onnxscope.numerics.token_outlier import TokenOutlier
 
 __all__ = ["COLUMNS", "QUANTILES", "ChannelState", "TapProfile"]
 
@@ -114,6 +116,8 @@ class TapProfile(Record):
         state: Per channel; one channel where there is no channel axis.
         histogram: Of the elements that were examined, all channels together.
         masked: Whether infinities are there by design: from a mask, a fill or a limit.
+        heads: What the heads of an attention do with their shares, None for any other value.
+        token: The token that stands out most, None where there are none.
     """
 
     name: str
@@ -128,14 +132,19 @@ class TapProfile(Record):
     state: ChannelState
     histogram: LogHistogram
     masked: bool = False
+    heads: AttentionShares | None = None
+    token: TokenOutlier | None = None
 
-    def observed(self, observation: Observation, indices: Sequence[int], batch_axis: int | None) -> TapProfile:
+    def observed(
+        self, observation: Observation, indices: Sequence[int], batch_axis: int | None, token_step: int | None = None
+    ) -> TapProfile:
         """Return this profile with one more run.
 
         Args:
             observation: With as many samples as `indices`.
             indices: Positions of the samples in the data, ascending.
             batch_axis: The value's axis of samples, None where it has none.
+            token_step: Every how manyth token was examined, None for values that are not tokens by channels.
         """
         shape: list[int | None] = list(observation.shape)
         if batch_axis is not None:
@@ -146,6 +155,8 @@ class TapProfile(Record):
             samples=len(indices),
             state=ChannelState.of(observation, indices),
             histogram=LogHistogram.of(observation.values),
+            heads=observation.heads,
+            token=None if token_step is None else TokenOutlier.of(observation.values, indices, token_step),
         )
         return self._joined(run)
 
@@ -177,6 +188,8 @@ class TapProfile(Record):
             samples=self.samples + other.samples,
             state=left.merge(right),
             histogram=self.histogram.merge(other.histogram),
+            heads=_merged_heads(self.heads, other.heads),
+            token=other.token if self.token is None else self.token.merge(other.token),
         )
 
     @property
@@ -211,6 +224,29 @@ class TapProfile(Record):
         """Numbers of the channels that were zero in every element of every sample."""
         return self.state.moments.zero_channels if self.channel_axis is not None else ()
 
+    @property
+    def channel_outlier(self) -> float | None:
+        """The largest magnitude of a channel over the median of those of all channels that are not zero.
+
+        None below two such channels, and where heads are kept apart.
+        """
+        largest = self.channel_magnitudes
+        largest = largest[(largest > 0) & np.isfinite(largest)]
+        return float(largest.max() / np.median(largest)) if largest.size > 1 and self.heads is None else None
+
+    @property
+    def channel_magnitudes(self) -> NDArray[np.float64]:
+        """The largest magnitude in each channel, -inf where nothing is finite; empty where there is no channel axis."""
+        moments = self.state.moments
+        return np.maximum(-moments.min, moments.max) if self.channel_axis is not None else np.zeros(0)
+
+    @property
+    def massive(self) -> float | None:
+        """The largest magnitude over the median one, None where that is 0 or nothing is finite."""
+        median = self.histogram.median_magnitude
+        low, high = self.overall.min, self.overall.max
+        return None if not median or low is None or high is None else max(-low, high) / median
+
     def to_dict(self) -> dict[str, Any]:
         """What the tap's record in `onnxscope.stats/1` says of it without its dataset."""
         channels = self.channels
@@ -229,6 +265,11 @@ class TapProfile(Record):
             "samples": self.samples,
             "sampled": self.sampled,
             "quantile_error": RELATIVE_ERROR,
+            "kurtosis": self.histogram.kurtosis,
+            "massive": self.massive,
+            "channel_outlier": self.channel_outlier,
+            "token_outlier": None if self.token is None else self.token.ratio,
+            "heads": None if self.heads is None else self.heads.to_dict(),
         }
 
     def cells(self) -> tuple[Cell, ...]:
@@ -255,6 +296,13 @@ class TapProfile(Record):
 
     def __repr__(self) -> str:
         return self.table().text()
+
+
+def _merged_heads(left: AttentionShares | None, right: AttentionShares | None) -> AttentionShares | None:
+    """Of both sides; nothing where a run had none, or another number of heads."""
+    if left is None or right is None or left.queries.size != right.queries.size:
+        return None
+    return left.merge(right)
 
 
 def _fingerprints(observation: Observation, samples: NDArray[np.int64]) -> NDArray[np.uint64]:

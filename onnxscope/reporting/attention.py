@@ -24,7 +24,17 @@ _LISTED = 6  # channels that a sentence names
 _ENOUGH = 16  # samples from which on a channel that is always zero is more than a remark
 _BAD = frozenset({"non_finite_weight", "non_finite", "non_finite_spread", "does_not_fit"})
 _MINOR = frozenset(
-    {"duplicate_channel", "constant_channel", "duplicate_kernel", "float16_underflow", "unfused", "infinite_by_design"}
+    {
+        *("duplicate_channel", "constant_channel", "duplicate_kernel", "float16_underflow", "unfused"),
+        *(
+            "infinite_by_design",
+            "attention_sink",
+            "duplicate_head",
+            "massive_activation",
+            "outlier_channel",
+            "outlier_token",
+        ),
+    }
 )
 _OF_KERNELS = frozenset({"zero_kernel", "duplicate_kernel"})
 _PLURAL = {

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -259,6 +260,8 @@ def _card(place: int, layer: LayerView, content: Content, messages: Sequence[Att
         "histogram": _activation_histogram(layer, tap, content.statistics) if tap is not None else "",
         "strip": strip_of_channels(layer.profile.channels, len(layer.profile.dead_channels)) if layer.profile else None,
         "quantiles": _quantiles(layer.profile) if layer.profile is not None else [],
+        "outliers": _outliers(layer.profile) if layer.profile is not None else [],
+        "heads": _heads(layer.profile) if layer.profile is not None else [],
         "weights": [_weight(row) for row in layer.weights],
         "difference": _difference(layer.difference),
         "messages": messages,
@@ -276,6 +279,25 @@ def _activation(layer: LayerView) -> dict[str, Any] | None:
     else:
         return None
     return {key: statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction", "nan_count", "inf_count")}
+
+
+def _outliers(profile: TapProfile) -> list[tuple[str, float]]:
+    """What quantizers fail on, as far as it is known; shares of one have no outliers."""
+    if profile.heads is not None:
+        return []
+    token = None if profile.token is None else profile.token.ratio
+    numbers = (
+        ("kurtosis", profile.histogram.kurtosis),
+        ("max / median", profile.massive),
+        ("channel / median", profile.channel_outlier),
+        ("token / median", token),
+    )
+    return [(name, number) for name, number in numbers if number is not None]
+
+
+def _heads(profile: TapProfile) -> list[tuple[Any, ...]]:
+    """A row for each head: its number, and what its record says of it."""
+    return [] if profile.heads is None else list(zip(count(), *profile.heads.to_dict().values(), strict=False))
 
 
 def _quantiles(profile: TapProfile) -> list[tuple[str, float]]:
