@@ -48,8 +48,8 @@ def test_where_the_inputs_show_a_difference_check_names_what_a_node_does_otherwi
     other = idle()
     other.graph.node[1].op_type = "Neg"
     findings = check(other, snapshot(idle(), x), x).findings
-    assert [finding.layer for finding in findings[:1]] == ["y"]
-    assert "Abs became Neg" in [finding.message for finding in findings]
+    assert findings[0].message == "Abs became Neg"
+    assert "y" in [finding.layer for finding in findings]
     assert check(idle(), snapshot(idle(), x), x).ok
 
 
