@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto, helper, numpy_helper
 
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 
-__all__ = ["idle_dropout", "merged_pad", "source_behind"]
+__all__ = ["idle_dropout", "merged_pad", "source_behind", "turned_reduction"]
 
 Sides = Sequence["int | str | None"]
 
+_NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
 _FAR = (1 << 31) - 1  # what exporters write for the end, whatever its length
 
 _HELD_BY = {
@@ -47,6 +48,8 @@ def source_behind(
     if node.op_type == "Transpose":
         order = node.attribute("perm")
         return node.inputs[0] if order is not None and order == sorted(order) else None
+    if node.op_type in _NEUTRAL:
+        return _unchanged_operand(model, graph, node, shape)
     if node.op_type == "Slice":
         return node.inputs[0] if _keeps_all(model, graph, node, shape(node.inputs[0])) else None
     if node.op_type == "Cast" and dtype(node.inputs[0]) in {dtype(node.outputs[0])} - {None}:
@@ -57,6 +60,21 @@ def source_behind(
     held, kind = dtype(wider.inputs[0]), dtype(node.inputs[0])
     is_back = held is not None and held == dtype(node.outputs[0])
     return wider.inputs[0] if is_back and kind in _HELD_BY.get(held or "", ()) else None
+
+
+def _unchanged_operand(model: Model, graph: Graph, node: Node, shape: Callable[[str], Sides | None]) -> str | None:
+    """What a single zero is added to, or a single one multiplied with, where that has no fewer axes."""
+    neutral = _NEUTRAL[node.op_type]
+    is_ordered = node.op_type in ("Sub", "Div")
+    for value, other in [tuple(node.inputs)] if is_ordered else [tuple(node.inputs), tuple(reversed(node.inputs))]:
+        tensor, sides = graph.stored(other), shape(value)
+        if tensor is None or math.prod(tensor.dims) != 1 or graph.stored(value) is not None:
+            continue
+        if tensor.dims and (sides is None or len(sides) < len(tensor.dims)):
+            continue
+        if bool(np.all(model.array(tensor) == neutral)):
+            return value
+    return None
 
 
 def _keeps_all(model: Model, graph: Graph, node: Node, sides: Sides | None) -> bool:
@@ -102,6 +120,32 @@ def idle_dropout(model: Model, graph: Graph, node: Node) -> bool:
     return mode is not None and not np.any(model.array(mode))
 
 
+def turned_reduction(model: Model, graph: Graph, node: Node) -> tuple[Node, list[NodeProto]] | None:
+    """Return the Transpose that a reduction reads, and what reduces the same before that turns it.
+
+    None where there is no Transpose, or where the axes that are left would be in another order.
+    """
+    of_index = node.op_type in ("ArgMax", "ArgMin")
+    if not node.is_standard or not (of_index or node.op_type.startswith("Reduce")) or node.attribute("keepdims") != 0:
+        return None
+    turn = graph.producers.get(node.inputs[0])
+    order = turn.attribute("perm") if turn is not None and turn.op_type == "Transpose" and turn.is_standard else None
+    axes = [node.attribute("axis") or 0] if of_index else _whole_numbers(model, graph, node, "axes", 1)
+    if turn is None or order is None or not axes or not all(-len(order) <= axis < len(order) for axis in axes):
+        return None
+    found = sorted(int(order[axis]) for axis in axes)
+    left = [axis for axis in order if axis not in found]
+    if left != sorted(left):
+        return None
+    if of_index:
+        return turn, [_with_attributes(node, turn.inputs, {"axis": found[0]})]
+    if len(node.inputs) < 2:
+        return turn, [_with_attributes(node, turn.inputs, {"axes": found})]
+    name = f"{node.outputs[0]}/onnxscope:axes"
+    stored = helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(found)))
+    return turn, [stored, _with_attributes(node, [turn.inputs[0], name], {})]
+
+
 def merged_pad(model: Model, graph: Graph, node: Node) -> tuple[Node, NodeProto] | None:
     """Return the only reader of a Pad, and what it is when it pads for itself; None where it cannot."""
     if node.op_type != "Pad" or not node.is_standard or (node.attribute("mode") or b"constant") != b"constant":
@@ -125,14 +169,7 @@ def merged_pad(model: Model, graph: Graph, node: Node) -> tuple[Node, NodeProto]
         if (any(own) and not reader.attribute("count_include_pad")) or reader.attribute("ceil_mode"):
             return None
         changes["count_include_pad"] = 1
-    proto = NodeProto()
-    proto.CopyFrom(reader.proto)
-    kept = [stored for stored in proto.attribute if stored.name not in changes]
-    made = [helper.make_attribute(name, value) for name, value in changes.items()]
-    copies = NodeProto(attribute=[*kept, *made])
-    del proto.attribute[:]
-    proto.attribute.extend(copies.attribute)
-    return reader, proto
+    return reader, _with_attributes(reader, reader.inputs, changes)
 
 
 def _pads(model: Model, graph: Graph, node: Node) -> list[int] | None:
@@ -145,3 +182,16 @@ def _pads(model: Model, graph: Graph, node: Node) -> list[int] | None:
             return None
     name = "paddings" if node.attribute("pads") is None else "pads"
     return _whole_numbers(model, graph, node, name, 1)
+
+
+def _with_attributes(node: Node, inputs: Sequence[str], changes: dict[str, Any]) -> NodeProto:
+    """A copy of a node that reads other values and has other attributes."""
+    proto = NodeProto()
+    proto.CopyFrom(node.proto)
+    proto.input[:] = inputs
+    kept = [stored for stored in proto.attribute if stored.name not in changes]
+    made = [helper.make_attribute(name, value) for name, value in changes.items()]
+    copies = NodeProto(attribute=[*kept, *made])
+    del proto.attribute[:]
+    proto.attribute.extend(copies.attribute)
+    return proto

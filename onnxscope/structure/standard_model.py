@@ -23,7 +23,7 @@ from onnxscope.runtime.constant_values import ConstantValues
 from onnxscope.runtime.nodes import opset_of
 from onnxscope.structure.blocked_layout import laid_out_plainly
 from onnxscope.structure.fused_operators import expansion_of, factor_behind, without_factor
-from onnxscope.structure.idle_nodes import idle_dropout, merged_pad, source_behind
+from onnxscope.structure.idle_nodes import idle_dropout, merged_pad, source_behind, turned_reduction
 from onnxscope.structure.node_writer import FUSED_DOMAIN, NodeWriter, Site
 from onnxscope.structure.resolved_places import resolved
 from onnxscope.structure.spelled_functions import MAY_BEND, function_from
@@ -64,6 +64,7 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
         partial(_take_apart, other=other),
         partial(_take_apart, other=other),  # what the first time has left for want of a shape
         _resolve_places,
+        _turn_reductions,
         _merge_pads,
     ):
         model = _rewritten(model, step(model))
@@ -311,6 +312,22 @@ def _row(graph: Graph, node: Node) -> TensorProto | None:
     row.CopyFrom(tensor)
     row.name = node.outputs[0]
     return row
+
+
+def _turn_reductions(model: Model) -> Mapping[Graph, _Plan]:
+    """Let a reduction read what a Transpose turns, where the axes that are left keep their order."""
+    plans: dict[Graph, _Plan] = {}
+    for graph in model.graphs.values():
+        turned: dict[Node, set[Node]] = {}
+        for node in graph.nodes:
+            found = turned_reduction(model, graph, node)
+            if found is not None:
+                plans.setdefault(graph, _Plan()).nodes[node.index] = found[1]
+                turned.setdefault(found[0], set()).add(node)
+        for turn, nodes in turned.items():
+            if set(graph.readers.get(turn.outputs[0], ())) == nodes and turn.outputs[0] not in graph.outputs:
+                plans[graph].nodes[turn.index] = []
+    return plans
 
 
 def _merge_pads(model: Model) -> Mapping[Graph, _Plan]:
