@@ -22,6 +22,7 @@ from onnxscope.model.graphs import Node
 from onnxscope.runtime.constant_values import digest_of_text
 from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, Source, is_weight
 from onnxscope.structure.reshaped_sides import is_one_shape
+from onnxscope.structure.standard_spelling import promoted_reals
 from onnxscope.structure.surroundings import Side
 
 __all__ = ["NodeChange", "changes_numbers", "compare_records"]
@@ -332,7 +333,17 @@ def changes_numbers(change: NodeChange) -> bool:
         return len(old) == len(new) and all(isinstance(number, kinds) for number in (*old, *new))
     if not (isinstance(old, str) and isinstance(new, str)):
         return False
+    if change.what in promoted_reals() and _are_numbers(old) and _are_numbers(new):
+        return len(old.split()) == len(new.split())
     return old.startswith(_LEARNED) and _kind(old) == _kind(new)
+
+
+def _are_numbers(text: str) -> bool:
+    """Whether numbers stand in a text without their type, as those that older operator sets have in an attribute do."""
+    try:
+        return bool([float(number) for number in text.split()])
+    except ValueError:
+        return False
 
 
 @cache

@@ -18,7 +18,7 @@ from onnxscope.model.graphs import Node, attribute_value
 from onnxscope.model.tensors import Storage
 from onnxscope.structure.attributes import default_of, digest_of, is_same_value, plain_attribute, schema_of
 
-__all__ = ["COMMUTATIVE", "Spelling", "operand_names", "spell", "spell_promoted"]
+__all__ = ["COMMUTATIVE", "Spelling", "operand_names", "promoted_reals", "spell", "spell_promoted"]
 
 COMMUTATIVE = frozenset(
     {"Add", "Mul", "And", "Or", "Xor", "Equal", "Max", "Min", "Sum", "Mean", "BitwiseAnd", "BitwiseOr", "BitwiseXor"}
@@ -198,3 +198,19 @@ def _promoted(op_type: str, domain: str) -> Mapping[str, tuple[str, frozenset[st
             }
             promoted[formal.name.lower()] = (formal.name, frozenset(defaults))
     return promoted
+
+
+@cache
+def promoted_reals() -> frozenset[str]:
+    """Return the names of operands, of any operator, that older operator sets hold as attributes of real numbers."""
+    kinds = (defs.OpSchema.AttrType.FLOAT, defs.OpSchema.AttrType.FLOATS)
+    names: set[str] = set()
+    for (domain, op_type), schemas in _history().items():
+        newest = _RENAMED_OPERATORS.get(op_type, op_type)
+        promoted = _promoted(newest, domain)
+        for schema in schemas:
+            for name, attribute in schema.attributes.items():
+                operand = promoted.get(_RENAMED_ATTRIBUTES.get((newest, name), name).lower())
+                if operand is not None and attribute.type in kinds:
+                    names.add(operand[0])
+    return frozenset(names)

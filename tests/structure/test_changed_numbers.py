@@ -32,6 +32,19 @@ def test_a_number_without_effect_on_the_inputs_makes_models_differ():
     assert diff(idle(), idle(), x).equal
 
 
+@pytest.mark.parametrize("opset", [10, 11])
+def test_a_limit_that_the_inputs_do_not_reach_makes_models_differ(opset):
+    x = np.ones((2, 3), np.float32)
+    models = []
+    for low in (-1.0, -2.0):
+        clip = "Clip(x, low)" if opset > 10 else f"Clip<min = {low}>(x)"
+        text = f'<ir_version: 6, opset_import: ["": {opset}]> g (float[n, 3] x) => (float[n, 3] y) {{ y = {clip} }}'
+        models.append(parsed(text, **({"low": np.float32(low)} if opset > 10 else {})))
+    assert diff(*models, x).decision == diff(*models).decision == "differs"
+    assert not check(models[1], snapshot(models[0], x), x).ok
+    assert diff(models[0], models[0], x).equal
+
+
 def test_another_way_to_the_same_values_is_no_difference_where_they_were_compared():
     x = np.ones((2, 3), np.float32)
     other = onnx.parser.parse_model("""
@@ -71,6 +84,9 @@ def test_a_random_node_of_one_model_makes_it_differ_though_it_is_dropped():
         ("coefficients", [0.5, 1.0], [0.5, 2.0], True),
         ("classlabels_int64s", [0, 1, 2], [2, 1, 0], True),
         ("pads", [0, 1], [1, 0], False),
+        ("min", "1", "2.5", True),
+        ("constant_value", "0", "-0.5", True),
+        ("axes", "1", "2", False),
         ("pads", [0, 1], None, False),
         ("op_type", "Relu", "Elu", False),
     ],
