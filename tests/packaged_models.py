@@ -26,6 +26,16 @@ def _picture(height: int, width: int) -> Callable[[], Feeds]:
     return lambda: {"x": _normal(1, 3, height, width)}
 
 
+def _lines(height: int, width: int) -> Feeds:
+    """Dark strokes in rows on white: something that a detector of text sees."""
+    picture = np.full((1, 3, height, width), 2.0, np.float32)
+    for top in range(16, height - 24, 40):
+        for left in range(12, width - 24, 14):
+            picture[:, :, top : top + 20, left : left + 4] = -2.0
+            picture[:, :, top + 8 : top + 11, left : left + 9] = -2.0
+    return {"x": picture}
+
+
 def _speech(rate: bool = True, batch: int = 1) -> Callable[[], Feeds]:
     def made() -> Feeds:
         feeds = {"input": _normal(batch, 576), "state": _normal(2, batch, 128, scale=0.1)}
@@ -83,7 +93,7 @@ SHIPPED = (
     Shipped("silero-vad", "silero_vad/data/silero_vad_openvino_16k.onnx", _speech(rate=False)),
     Shipped("silero-vad", "silero_vad/data/silero_vad_16k_sequence.onnx", _frames),
     Shipped("faster-whisper", "faster_whisper/assets/silero_vad_v6.onnx", _frames),
-    Shipped("rapidocr-onnxruntime", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", _picture(96, 160)),
+    Shipped("rapidocr-onnxruntime", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", lambda: _lines(96, 160)),
     Shipped("rapidocr-onnxruntime", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", _picture(48, 192)),
     Shipped(
         "rapidocr-onnxruntime", "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", _picture(48, 192)

@@ -14,7 +14,8 @@ def outputs_of(model: ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarr
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    fed = dict(zip([value.name for value in session.get_inputs()], feeds.values(), strict=True))
+    names = [value.name for value in session.get_inputs()]
+    fed = feeds if feeds.keys() == set(names) else dict(zip(names, feeds.values(), strict=True))
     results = session.run(None, fed)
     return [
         np.array([list(row.values()) for row in result]) if isinstance(result, list) else np.asarray(result)
@@ -46,6 +47,14 @@ class Oracle:
 
     def distance(self, model: ModelProto) -> float:
         return distance(self._outputs, outputs_of(model, self._feeds))
+
+    def runs(self, model: ModelProto) -> bool:
+        """Whether onnxruntime can run a copy on the data."""
+        try:
+            self.distance(model)
+        except Exception:
+            return False
+        return True
 
     def moves(self, model: ModelProto) -> bool:
         """Whether the outputs are others, by more than rounding can make; not so where it does not run."""

@@ -235,7 +235,10 @@ def _structure_findings(old: Mapping[str, Any], new: Mapping[str, Any], *, folde
         own = ({key: value for key, value in row["attributes"].items() if "." not in key} for row in (old, new))
         old, new = ({**row, "norm": None, "attributes": found} for row, found in zip((old, new), own, strict=True))
     for key in _PLAIN:
-        if old[key] != new[key] and not (key == "shape" and None in (old[key], new[key])):
+        is_open = (key == "shape" and None in (old[key], new[key])) or (
+            key == "weight_shape" and not (old[key] and new[key])
+        )
+        if old[key] != new[key] and not is_open:
             before, after = (shown_value(row[key], is_shape=key.endswith("shape")) for row in (old, new))
             message = f"{key.replace('_', ' ')} {before} became {after}"
             findings.append(_changed(old, new, key, message))

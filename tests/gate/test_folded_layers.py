@@ -166,3 +166,18 @@ def test_weights_that_are_put_together_before_they_are_read_are_those_that_an_op
         assert not check(path, snapshot(other)).ok
         assert not check(other, snapshot(path)).ok
         assert not check(other, snapshot(model)).ok
+
+
+def test_a_product_with_a_weight_that_is_put_together_is_one_with_it_stored():
+    halves = RNG.standard_normal((2, 2, 4)).astype(np.float32)
+    texts = "w = Concat<axis = 0>(a, b)  y = MatMul(x, w)", "y = MatMul(x, w)"
+    header = '<ir_version: 8, opset_import: ["": 17]> g (float[n, 4] x) => (float[n, 4] y)'
+    apart = parsed(f"{header} {{ {texts[0]} }}", a=halves[0], b=halves[1])
+    whole = parsed(f"{header} {{ {texts[1]} }}", w=halves.reshape(4, 4))
+    other = parsed(f"{header} {{ {texts[0]} }}", a=halves[0], b=-halves[1])
+    x = np.ones((2, 4), np.float32)
+    for fed in (None, x):
+        assert check(whole, snapshot(apart, fed), fed).findings == ()
+        assert check(apart, snapshot(whole, fed), fed).findings == ()
+        assert not check(whole, snapshot(other, fed), fed).ok
+        assert not check(other, snapshot(whole, fed), fed).ok

@@ -54,7 +54,9 @@ class Models:
         for graph in self._names.graphs.values():
             for node in graph.nodes:
                 if change.places & {node.name, *node.outputs}:
-                    names |= {node.op_type, self._names.names.layers.get(node, "")}
+                    names |= {node.op_type, node.operator.kind, self._names.names.layers.get(node, "")}
+                    if node.op_type == "Sqrt":  # in a normalization that is written out
+                        names.add("epsilon")
         return names - {""}
 
     def is_named(self, way: str, change: changes.Change) -> bool:
@@ -77,7 +79,8 @@ def single_changes(model: ModelProto, feeds: Feeds) -> Iterator[tuple[str, chang
     rng = np.random.default_rng(6)
     oracle = Oracle(Network(model, feeds))
     yield "one weight", changes.with_numbers(model, rng, changes.is_weight, changes.moved_entry(rng))
-    yield "one constant", changes.with_numbers(model, rng, changes.is_constant, changes.moved_entry(rng))
+    drawn = (changes.with_numbers(model, rng, changes.is_constant, changes.moved_entry(rng)) for _ in range(20))
+    yield "one constant", next((change for change in drawn if change is None or oracle.runs(change.model)), None)
     yield "one attribute", changes.with_attribute(model, rng, oracle.moves)
 
 
