@@ -161,16 +161,18 @@ class _Reader:
         given = [self._numbers("axes", 3), self._numbers("steps", 4)]
         absent = [not (len(self._node.inputs) > place and self._node.inputs[place]) for place in (3, 4)]
         known = all(numbers is not None or missing for numbers, missing in zip(given, absent, strict=True))
-        if starts is None or ends is None or rank is None or sides is None or not known:
+        if starts is None or ends is None or not known:
             return Places()
         axes = given[0] if given[0] is not None else list(range(len(starts)))
+        if rank is None and min(axes, default=0) < 0:
+            return Places()
         steps = given[1] or [1] * len(starts)
         rows = []
         for axis, start, end, step in sorted(
-            (axis + rank if axis < 0 else axis, start, end, step)
+            (axis + (rank or 0) if axis < 0 else axis, start, end, step)
             for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
         ):
-            side = sides[axis] if 0 <= axis < rank else None
+            side = sides[axis] if sides is not None and 0 <= axis < len(sides) else None
             if isinstance(side, int):
                 lowest = 0 if step > 0 else -1
                 start, end = (
@@ -179,8 +181,8 @@ class _Reader:
                     else lowest
                     for place in (start, end)
                 )
-                if step < 0 and end == -1:
-                    end = -_END
+                if (step < 0 and end == -1) or (step > 0 and end == side):  # to where an unknown side ends, too
+                    end = -_END if step < 0 else _END
             else:
                 start, end = (_END if place >= _FAR else -_END if place <= -_FAR else place for place in (start, end))
             rows.append((start, end, axis, step))
