@@ -25,6 +25,21 @@ from onnxscope.gate.check_result import Check
 from onnxscope.model.loading import load_model
 
 WAYS = ("diff", "diff without data", "check", "check without data")
+KNOWN = {
+    # The extended level makes one Split of two Slices; with data that counts for nothing, but in this file the other
+    # branch of an If does not run, so that its nodes alone can be judged.
+    "silero-vad silero_vad.onnx: extended copy, diff": "undecided",
+    "silero-vad silero_vad_op18_ifless.onnx: extended copy, diff": "undecided",
+    # Codes of eight bits that one rounding turns over: on noise this network is a tenth off from run to run, and its
+    # optimized copies have other scales, of two quantizations made one.
+    **{
+        f"pipecat-ai smart-turn-v3.2-cpu.onnx: {kind}, {way}": "undecided"
+        for kind in ("itself", "renamed, reordered", "its inputs too")
+        for way in ("diff", "check")
+    },
+    "pipecat-ai smart-turn-v3.2-cpu.onnx: basic copy, diff": "differs",
+}
+"""What is not equal though it means the same, with what is said instead."""
 
 
 class Models:
@@ -93,8 +108,9 @@ def prove(shipped: Shipped, model: ModelProto, folder: Path, counts: Counter[str
         for way in ways:
             decision = models.decision(way, other)
             counts[f"{kind}, {way}: {decision.partition(',')[0]}"] += 1
-            if decision != "equal":
-                faults.append(f"{shipped.name}: {kind}, {way}: {decision}")
+            where = f"{shipped.name}: {kind}, {way}"
+            if decision != KNOWN.get(where, "equal"):
+                faults.append(f"{where}: {decision}")
     for kind, change in single_changes(model, feeds):
         for way in WAYS if change is not None else ():
             decision = models.decision(way, change.model)
