@@ -86,11 +86,11 @@ def test_the_verdict_starts_with_the_outputs_and_ranks_the_layers(form, pairs):
     np.testing.assert_allclose(output.entire.sqnr_db, decibels(left, right), atol=0.05)
     same = int((left.argmax(axis=1) == right.argmax(axis=1)).sum())
     assert (output.scores.count, output.scores.top1) == (12, same)
-    assert result.verdict().startswith(f"differs: {FORMS[form]}; output y: {output.entire.sqnr_db:.1f} dB")
-    assert f"top-1 {same}/12" in result.verdict()
+    assert result.summary().startswith(f"differs: {FORMS[form]}; output y: {output.entire.sqnr_db:.1f} dB")
+    assert f"top-1 {same}/12" in result.summary()
     own = [row.own.sqnr_db for row in result.costly]
     assert own == sorted(own)
-    assert result.costly[0].a.layer in result.verdict().partition("most is lost in ")[2]
+    assert result.costly[0].a.layer in result.summary().partition("most is lost in ")[2]
     names = [row[0] for row in result.table().rows]
     assert names == ["y", *(row.a.layer for row in result.costly)]
     assert not result.equal

@@ -86,7 +86,7 @@ def test_a_copy_in_blocks_of_channels_has_the_layers_of_the_model(name, tmp_path
     np.testing.assert_allclose(run(model), run(plain), atol=1e-4)
     for a, b in ((model, copy), (copy, model)):
         result = diff(a, b, FED)
-        assert (result.decision, result.guilty, result.only_a, result.only_b) == ("equal", (), (), ())
+        assert (result.verdict, result.guilty, result.only_a, result.only_b) == ("equal", (), (), ())
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -101,7 +101,7 @@ def test_a_change_before_the_layout_is_found(name, tmp_path):
         values.flat[-1] += np.float32(0.5)
         same.CopyFrom(numpy_helper.from_array(values, same.name))
         result = diff(changed, copy, FED)
-        assert result.decision == "differs"
+        assert result.verdict == "differs"
         assert len(result.guilty) == 1
         assert [change.max_abs for change in result.weights if change.counts] == [pytest.approx(0.5, rel=1e-5)]
 

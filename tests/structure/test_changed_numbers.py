@@ -40,7 +40,7 @@ def test_a_limit_that_the_inputs_do_not_reach_makes_models_differ(opset):
         clip = "Clip(x, low)" if opset > 10 else f"Clip<min = {low}>(x)"
         text = f'<ir_version: 6, opset_import: ["": {opset}]> g (float[n, 3] x) => (float[n, 3] y) {{ y = {clip} }}'
         models.append(parsed(text, **({"low": np.float32(low)} if opset > 10 else {})))
-    assert diff(*models, x).decision == diff(*models).decision == "differs"
+    assert diff(*models, x).verdict == diff(*models).verdict == "differs"
     assert not check(models[1], snapshot(models[0], x), x).ok
     assert diff(models[0], models[0], x).equal
 

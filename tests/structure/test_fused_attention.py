@@ -195,7 +195,7 @@ def test_one_product_in_front_of_grouped_attention_is_compared_as_three(bias):
             np.testing.assert_allclose(left, right, atol=1e-5)
     for a, b in ((model, apart), (apart, model)):
         result = diff(a, b, fed)
-        assert (result.decision, result.guilty, len(result.layers)) == ("equal", (), 4)
+        assert (result.verdict, result.guilty, len(result.layers)) == ("equal", (), 4)
     other = onnx.ModelProto()
     other.CopyFrom(model)
     (tensor,) = (each for each in other.graph.initializer if each.name == "self.qkv.weight")

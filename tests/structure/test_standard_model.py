@@ -169,7 +169,7 @@ def test_a_factor_that_the_optimizer_moves_into_the_next_product_stays_with_its_
         (expected,) = onnxruntime.InferenceSession(a.SerializeToString()).run(None, fed)
         changed = standard_model(load_model(a)).proto.SerializeToString()
         np.testing.assert_allclose(onnxruntime.InferenceSession(changed).run(None, fed)[0], expected, atol=1e-4)
-    assert diff(model, with_other(copy, "m"), fed).decision == "differs"
+    assert diff(model, with_other(copy, "m"), fed).verdict == "differs"
 
 
 # Functions and normalizations that are spelled out, and what they are as one operator: operator set, nodes each.
@@ -328,13 +328,13 @@ def test_a_norm_over_groups_is_the_function_that_onnxruntime_saves_in_its_place(
     kinds = {node.op_type for node in standard_model(load_model(copy)).proto.graph.node}
     assert kinds - {"Constant"} == {"GroupNormalization", "Relu", "Add"}
     baselines = snapshot(model, inputs), snapshot(copy, inputs)
-    assert (diff(model, copy, inputs).decision, diff(copy, model, inputs).decision) == ("equal", "equal")
+    assert (diff(model, copy, inputs).verdict, diff(copy, model, inputs).verdict) == ("equal", "equal")
     assert check(copy, baselines[0], inputs).findings == check(model, baselines[1], inputs).findings == ()
     weights = {name: np.linspace(-1, 2.1, 6 if opset > 20 else 2).astype(np.float32) for name in ("s", "b", "t", "c")}
     changes = [{"epsilon": 0.03}, {"groups": 3} if opset > 20 else {"epsilon": 0.02}]
     for change in (*changes, *({name: weight} for name, weight in weights.items())):
         other = grouped(opset, **change)
-        assert diff(copy, other, inputs).decision == "differs"
+        assert diff(copy, other, inputs).verdict == "differs"
         assert not check(copy, snapshot(other, inputs), inputs).ok
 
 
