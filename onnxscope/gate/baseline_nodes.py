@@ -21,7 +21,6 @@ from onnxscope.structure.node_records import WEIGHT, NodeRecord, Source, node_re
 
 __all__ = [
     "check_node",
-    "digests_of",
     "is_stored",
     "line_of_layer",
     "listed_nodes",
@@ -95,11 +94,6 @@ def stored_digests(records: Sequence[NodeRecord]) -> set[str]:
     """Return the starts of the digests of the numbers that nodes hold beside weights."""
     texts = {text for record in records for text in record.constants.values()}
     return {digest for text in texts if (digest := digest_of_text(text)) is not None}
-
-
-def digests_of(weights: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Return the starts of the digests of weights."""
-    return {row["sha256"][:_DIGITS] for row in weights}
 
 
 def is_stored(sha256: str, digests: Collection[str]) -> bool:

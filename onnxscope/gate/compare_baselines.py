@@ -11,7 +11,6 @@ from onnxscope.base.text import counted, format_number, printable
 from onnxscope.comparison.align_layers import Alignment, align_layers
 from onnxscope.gate.baseline import Baseline, keys_of
 from onnxscope.gate.baseline_nodes import (
-    digests_of,
     is_stored,
     line_of_layer,
     node_findings,
@@ -189,11 +188,14 @@ def _without_constants(
     """
     names = [{row["name"] for row in rows} for rows in (old, new)]
     held = [stored_digests(side) for side in records]
-    if all(records):
-        held = [digests | digests_of(rows) for digests, rows in zip(held, (old, new), strict=True)]
+    equal = [{(row["sha256"], *row["shape"]) for row in rows if all(records)} for rows in (old, new)]
+
+    def is_elsewhere(row: Mapping[str, Any], side: int) -> bool:
+        return is_stored(row["sha256"], held[side]) or (row["sha256"], *row["shape"]) in equal[side]
+
     return (
-        [row for row in old if row["name"] in names[1] or not is_stored(row["sha256"], held[1])],
-        [row for row in new if row["name"] in names[0] or not is_stored(row["sha256"], held[0])],
+        [row for row in old if row["name"] in names[1] or not is_elsewhere(row, 1)],
+        [row for row in new if row["name"] in names[0] or not is_elsewhere(row, 0)],
     )
 
 
