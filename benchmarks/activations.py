@@ -55,8 +55,8 @@ def _tapped(model: str, select: list[str]) -> tuple[Any, list[str], bytes]:
     import onnx
 
     import onnxscope
-    from onnxscope.model.selectors import select_taps
     from onnxscope.runtime.tap_outputs import expose
+    from onnxscope.selection.selectors import select_taps
 
     taps = select_taps(onnxscope.load_model(model), select, at="post")
     tapped = expose(onnxscope.load_model(onnx.load(model)), taps)

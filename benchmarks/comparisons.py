@@ -80,10 +80,10 @@ def merged(a: str, b: str, images: np.ndarray[Any, Any], *, own: bool) -> Callab
     from onnxscope.comparison.merged_graph import merge_models
     from onnxscope.model.channel_axes import default_axis
     from onnxscope.model.loading import load_model
-    from onnxscope.model.selectors import Tap
     from onnxscope.runtime.session import Session
     from onnxscope.runtime.tap_outputs import expose
     from onnxscope.runtime.tapped_runs import TapShapes
+    from onnxscope.selection.selectors import Tap
 
     models = [load_model(path) for path in (a, b)]
     values = [layer.value for layer in models[0].layers]

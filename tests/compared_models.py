@@ -11,8 +11,8 @@ from onnx import numpy_helper
 
 from onnxscope.comparison.floors import own_floors
 from onnxscope.inputs.dataset import open_dataset
-from onnxscope.model.selectors import tap_values
 from onnxscope.profiling.dataset_run import start_pilot
+from onnxscope.selection.selectors import tap_values
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 DIGITS, DEPLOYED, QDQ, INPUT = (

@@ -10,9 +10,9 @@ import pytest
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import select_taps
 from onnxscope.profiling.plan import make_plan, open_observer
 from onnxscope.runtime.pilot import Pilot
+from onnxscope.selection.selectors import select_taps
 
 
 @dataclass

@@ -20,10 +20,10 @@ from onnx import numpy_helper
 from onnxscope.errors import OnnxscopeError, RunError
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model, load_model
-from onnxscope.model.selectors import Tap, select_taps
 from onnxscope.runtime.session import Session
 from onnxscope.runtime.tap_outputs import was_not_executed
 from onnxscope.runtime.tapped_runs import run_tapped
+from onnxscope.selection.selectors import Tap, select_taps
 
 DATA = Path(onnx.backend.test.__file__).parent / "data"
 LIGHT = {  # tolerances as onnx/backend/test/case/model/__init__.py gives them

@@ -30,10 +30,10 @@ from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.encodings import codes_scale
 from onnxscope.model.loading import CustomOps, Model, load_model
-from onnxscope.model.selectors import Tap, select_taps
 from onnxscope.operators.table import operator_of
 from onnxscope.runtime.session import Session
 from onnxscope.runtime.tapped_runs import TapShapes, run_tapped
+from onnxscope.selection.selectors import Tap, select_taps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

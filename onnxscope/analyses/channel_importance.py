@@ -21,10 +21,10 @@ from onnxscope.inputs.dataset import PreparedInput
 from onnxscope.inputs.layouts import shape_text
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import Tap
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import unused_prefix
 from onnxscope.runtime.tapped_runs import reason_without_statistics
+from onnxscope.selection.selectors import Tap
 
 __all__ = ["Activation", "WeighingSessions", "weigh_by_ablation", "weigh_by_score"]
 

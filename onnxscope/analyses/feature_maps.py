@@ -19,12 +19,12 @@ from onnxscope.errors import InputError, OutputError, RunError
 from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.inputs.npy import write_npz
 from onnxscope.model.loading import CustomOps, Model, load_model
-from onnxscope.model.selectors import At, Tap, select_taps
 from onnxscope.model.value_axes import Growth, grown_axis
 from onnxscope.runtime.sample_growth import sample_shapes
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable
 from onnxscope.runtime.tapped_runs import TapShapes, reason_without_statistics, run_tapped
+from onnxscope.selection.selectors import At, Tap, select_taps
 
 if TYPE_CHECKING:
     pass

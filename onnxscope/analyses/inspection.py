@@ -20,9 +20,9 @@ from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.encodings import encoding_of
 from onnxscope.model.graphs import Graph, Node, Step, ValueType
 from onnxscope.model.loading import Model, load_model
-from onnxscope.model.selectors import At, select_layers
 from onnxscope.model.stored_model import InputSpec
 from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable
+from onnxscope.selection.selectors import At, select_layers
 
 __all__ = ["LayerRecord", "ModelSummary", "inspect", "run_inspect"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.model.selectors import Tap
 from onnxscope.model.value_axes import Growth, axes_of
+from onnxscope.selection.selectors import Tap
 
 __all__ = ["MapView", "ranked_channels", "view_of"]
 

@@ -13,8 +13,8 @@ from onnxscope.base.results import Record, picture, within
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import not_finite_text, printable, ranges_text
 from onnxscope.errors import InputError
-from onnxscope.model.selectors import Tap
 from onnxscope.numerics.moments import Moments
+from onnxscope.selection.selectors import Tap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,10 +18,10 @@ from onnxscope.errors import InputError
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.parameters import Parameter
-from onnxscope.model.selectors import choose
 from onnxscope.numerics.quantization import Quantization
 from onnxscope.numerics.tensor_summary import Summary, describe_all
 from onnxscope.runtime.stored_values import read_quantized
+from onnxscope.selection.selectors import choose
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

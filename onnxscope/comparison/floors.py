@@ -13,12 +13,12 @@ from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Step
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import Tap
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, Tolerance, measure
 from onnxscope.runtime.nodes import INTEGER_TYPES
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import open_session
+from onnxscope.selection.selectors import Tap
 
 __all__ = [
     "Floor",

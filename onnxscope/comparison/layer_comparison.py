@@ -22,13 +22,13 @@ from onnxscope.comparison.unstable_sides import mode_changes, notes_on_unstable
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, folded_change, one_sided
 from onnxscope.comparison.whole_weights import whole_of
 from onnxscope.errors import RunError
-from onnxscope.model.chosen_parts import Selection
 from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import Tap
 from onnxscope.numerics.distances import Tolerance
 from onnxscope.runtime.pilot import Pilot
+from onnxscope.selection.chosen_parts import Selection
+from onnxscope.selection.selectors import Tap
 from onnxscope.structure.attributes import attributes_of
 from onnxscope.structure.compare_records import NodeChange, changes_numbers, compare_records
 from onnxscope.structure.quantized_form import Partner, partner_of

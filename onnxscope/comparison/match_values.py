@@ -16,8 +16,8 @@ from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import spec_text
 from onnxscope.inputs.layouts import find_layout
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import Place, Tap, tap_values
 from onnxscope.model.stored_model import InputSpec
+from onnxscope.selection.selectors import Place, Tap, tap_values
 
 __all__ = ["Counterpart", "FedInput", "match_inputs", "match_values", "pair_outputs", "paired_values", "with_batch_of"]
 

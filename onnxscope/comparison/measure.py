@@ -20,12 +20,12 @@ from onnxscope.comparison.match_values import Counterpart, FedInput, match_value
 from onnxscope.comparison.merged_graph import Merged, merge_models, own_model
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
-from onnxscope.model.selectors import Tap
 from onnxscope.numerics.distances import Discrepancy, Tolerance, from_sums, measure
 from onnxscope.numerics.score_agreement import ScoreAgreement, compare_scores
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tapped_runs import within_budget
+from onnxscope.selection.selectors import Tap
 
 __all__ = ["Comparer", "Fetch", "Held", "Measured", "held_by", "near_values"]
 

@@ -10,7 +10,7 @@ from onnxscope.model.encodings import codes_scale
 from onnxscope.model.graphs import Node, Step
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import At, Tap
+from onnxscope.selection.selectors import At, Tap
 from onnxscope.structure.node_records import WEIGHT, NodeRecord, node_records
 from onnxscope.structure.surroundings import surroundings
 

@@ -22,13 +22,13 @@ from onnxscope.comparison.unstable_sides import noise_when_fed, random_values
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.layers import Layer
-from onnxscope.model.selectors import Tap
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, Tolerance
 from onnxscope.numerics.score_agreement import are_scores
 from onnxscope.runtime.half_range import Unfit
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.unstable_nodes import unstable_values
+from onnxscope.selection.selectors import Tap
 
 __all__ = ["PairedRun"]
 

@@ -22,8 +22,8 @@ from onnxscope.inputs.arrays import describe_array
 from onnxscope.model.activation_functions import own_output
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model, load_model
-from onnxscope.model.selectors import Tap
 from onnxscope.runtime.pilot import Pilot
+from onnxscope.selection.selectors import Tap
 
 __all__ = ["FrameworkValue", "compare_with_framework", "name_inputs"]
 

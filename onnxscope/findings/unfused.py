@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from onnxscope.findings.kinds import Finding, listed
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import Tap
 from onnxscope.operators.table import operator_of
+from onnxscope.selection.selectors import Tap
 
 __all__ = ["find_unfused"]
 

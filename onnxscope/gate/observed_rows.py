@@ -18,11 +18,11 @@ from onnxscope.gate.baseline_rows import (
 )
 from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import tap_values
 from onnxscope.profiling.dataset_run import run_stats, start_pilot
 from onnxscope.profiling.plan import make_plan
 from onnxscope.runtime.half_range import Unfit
 from onnxscope.runtime.unstable_nodes import unstable_values
+from onnxscope.selection.selectors import tap_values
 
 __all__ = ["Observed", "observe"]
 

@@ -10,10 +10,10 @@ from onnxscope.base.name_patterns import KINDS, matcher
 from onnxscope.errors import SelectorError
 from onnxscope.gate.baseline_rows import row_names
 from onnxscope.gate.settings import Settings
-from onnxscope.model.chosen_parts import Selection
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import choose
+from onnxscope.selection.chosen_parts import Selection
+from onnxscope.selection.selectors import choose
 
 __all__ = ["SelectedRows"]
 

@@ -1,4 +1,4 @@
-"""What a file says: graphs, tensors, layers, parameters, selectors. Nothing here runs a model.
+"""What a file says: graphs, tensors, layers, parameters. Nothing here runs a model.
 
 Imports `base`.
 """

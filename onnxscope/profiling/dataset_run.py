@@ -25,7 +25,6 @@ from onnxscope.inputs.batches import Fed, few_samples, read_batches
 from onnxscope.inputs.dataset import Dataset, open_dataset
 from onnxscope.inputs.presets import recipe_file
 from onnxscope.model.loading import CustomOps, Model, load_model
-from onnxscope.model.selectors import At, Tap, select_taps
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.engines import Engine, LocalEngine
 from onnxscope.profiling.observer import Plan
@@ -36,6 +35,7 @@ from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards, empty_pro
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_axes import start_on_samples
 from onnxscope.runtime.session import runtime_version
+from onnxscope.selection.selectors import At, Tap, select_taps
 
 __all__ = ["partial_path", "run_stats", "start_pilot", "stats"]
 

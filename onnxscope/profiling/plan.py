@@ -15,7 +15,6 @@ from onnxscope.errors import RunError
 from onnxscope.inputs.dataset import Dataset
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import Tap
 from onnxscope.model.value_axes import grown_axis
 from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.sample_moments import sample_steps
@@ -25,6 +24,7 @@ from onnxscope.runtime.masks import find_masks
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_growth import SampleShapes
 from onnxscope.runtime.tap_outputs import Unreachable
+from onnxscope.selection.selectors import Tap
 
 __all__ = ["make_plan", "open_observer"]
 

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from onnxscope.model.selectors import Tap
 from onnxscope.numerics.blocks import widened
 from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.sample_moments import Observation, count_zeros, sample_rows
 from onnxscope.runtime.nodes import HALF_TYPES, MIN_ROW, GraphWriter
+from onnxscope.selection.selectors import Tap
 
 __all__ = ["MIN_OPSET", "PlannedTap", "Probes", "append_probes"]
 

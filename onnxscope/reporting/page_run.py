@@ -25,7 +25,6 @@ from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError, RunError
 from onnxscope.inputs.dataset import Dataset, open_dataset
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import At, Tap, select_taps
 from onnxscope.model.value_axes import Growth, grown_axis
 from onnxscope.profiling.dataset_run import run_stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
@@ -34,6 +33,7 @@ from onnxscope.reporting.content import Sight
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_axes import start_on_samples
 from onnxscope.runtime.tap_outputs import Unreachable
+from onnxscope.selection.selectors import At, Tap, select_taps
 from onnxscope.structure.standard_model import standard_model
 
 __all__ = ["PageRun", "Wanted", "run_for_page"]

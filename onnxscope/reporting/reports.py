@@ -18,13 +18,13 @@ from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
 from onnxscope.errors import ProfileError
 from onnxscope.model.loading import CustomOps, Model, load_model
-from onnxscope.model.selectors import At, select_layers
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.profile import Profile
 from onnxscope.reporting.attention import attention_of
 from onnxscope.reporting.content import Content, Row
 from onnxscope.reporting.page import Page, render_page
 from onnxscope.reporting.page_run import Wanted, run_for_page
+from onnxscope.selection.selectors import At, select_layers
 
 __all__ = ["Report", "report"]
 

@@ -1,4 +1,4 @@
 """The one onnxruntime path: sessions, taps as graph outputs, values as stored.
 
-Imports `base` and `model`.
+Imports `base`, `model` and `selection`.
 """

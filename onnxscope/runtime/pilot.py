@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import Tap
 from onnxscope.runtime.half_range import Unfit, merged_unfit, open_watched
 from onnxscope.runtime.sample_growth import SampleShapes, sample_shapes
 from onnxscope.runtime.session import Session, open_session
@@ -31,6 +30,7 @@ from onnxscope.runtime.tapped_runs import (
     run_tapped,
     within_budget,
 )
+from onnxscope.selection.selectors import Tap
 
 __all__ = ["Pilot"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.errors import RunError
-from onnxscope.model.selectors import Tap
+from onnxscope.selection.selectors import Tap
 
 __all__ = ["SampleShapes", "sample_shapes"]
 

@@ -24,9 +24,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnxscope.base.text import printable
 from onnxscope.model.graphs import Step, ValueType
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import Tap
 from onnxscope.runtime.custom_operators import cut_off, reason_cut_off
 from onnxscope.runtime.nodes import opset_of
+from onnxscope.selection.selectors import Tap
 
 __all__ = [
     "TappedModel",

@@ -13,9 +13,9 @@ from onnx import ModelProto, TensorProto
 
 from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import Tap
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import TappedModel, Unreachable, expose, unused_prefix, was_not_executed
+from onnxscope.selection.selectors import Tap
 
 __all__ = [
     "TapShapes",

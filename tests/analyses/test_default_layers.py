@@ -11,7 +11,7 @@ from onnx import numpy_helper
 import onnxscope
 from onnxscope.analyses.default_layers import remarks_on_default
 from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import select_taps
+from onnxscope.selection.selectors import select_taps
 
 HEAD = '<ir_version: 9, opset_import: ["": 17]>'
 

@@ -13,8 +13,8 @@ from onnxscope.cli.main import cli
 from onnxscope.comparison.compare_models import diff
 from onnxscope.errors import SelectorError
 from onnxscope.gate.settings import Settings
-from onnxscope.model.chosen_parts import Selection
 from onnxscope.model.loading import load_model
+from onnxscope.selection.chosen_parts import Selection
 
 NETWORK = """
     <ir_version: 9, opset_import: ["": 17]>

@@ -14,7 +14,7 @@ from weight_models import normal
 
 from onnxscope.findings.unfused import find_unfused
 from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import select_taps
+from onnxscope.selection.selectors import select_taps
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 

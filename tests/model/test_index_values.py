@@ -10,8 +10,8 @@ from onnx import numpy_helper
 
 import onnxscope
 from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import select_taps
 from onnxscope.operators.table import OPERATORS
+from onnxscope.selection.selectors import select_taps
 
 QUANTITIES = {"ConvInteger", "MatMulInteger", "StringSplit"}
 """Operators whose integer outputs are no places."""

@@ -8,8 +8,8 @@ import pytest
 from sequence_models import attention, random, recurrent, stored
 
 from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import select_taps
 from onnxscope.model.value_axes import Growth, axes_of, grown_axis
+from onnxscope.selection.selectors import select_taps
 
 SCORES = ("batch", "head", "query", "key")
 

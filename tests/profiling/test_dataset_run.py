@@ -27,12 +27,12 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import InputError, MergeError, MissingDependencyError, OutputError
 from onnxscope.inputs.batches import Fed, read_batches
 from onnxscope.inputs.dataset import open_dataset
-from onnxscope.model.selectors import select_taps
 from onnxscope.numerics.log_histogram import RELATIVE_ERROR
 from onnxscope.profiling.dataset_run import partial_path, stats
 from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards
 from onnxscope.runtime.session import Session
 from onnxscope.runtime.tap_outputs import expose
+from onnxscope.selection.selectors import select_taps
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 MODEL = FIXTURES / "digits.onnx"

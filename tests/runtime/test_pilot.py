@@ -14,9 +14,9 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.floors import own_noise
 from onnxscope.errors import RunError
 from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import Tap
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import open_session
+from onnxscope.selection.selectors import Tap
 
 MANY = 512 << 20
 

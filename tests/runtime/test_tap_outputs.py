@@ -12,9 +12,9 @@ from onnx.reference import ReferenceEvaluator
 import onnxscope
 from onnxscope.errors import RunError
 from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import select_taps
 from onnxscope.runtime.session import Session
 from onnxscope.runtime.tap_outputs import Unreachable, expose, was_not_executed
+from onnxscope.selection.selectors import select_taps
 
 X = np.array([1, -2, 3], np.float32)
 

@@ -15,8 +15,8 @@ from onnxscope.analyses.feature_maps import features
 from onnxscope.cli.main import run
 from onnxscope.errors import RunError
 from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import select_taps
 from onnxscope.runtime.tapped_runs import TapShapes
+from onnxscope.selection.selectors import select_taps
 
 
 def parsed(text):

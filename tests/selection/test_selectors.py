@@ -12,7 +12,7 @@ from onnxscope.base.name_patterns import matcher, select_names
 from onnxscope.errors import SelectorError
 from onnxscope.model.graphs import ValueType, walk_graphs
 from onnxscope.model.loading import load_model
-from onnxscope.model.selectors import select_taps, tap_values
+from onnxscope.selection.selectors import select_taps, tap_values
 
 
 def parsed(text, names=(), **initializers):

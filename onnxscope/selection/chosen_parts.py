@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from onnxscope.errors import SelectorError
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
-from onnxscope.model.selectors import Tap, choose, weighted_taps
+from onnxscope.selection.selectors import Tap, choose, weighted_taps
 
 __all__ = ["Selection"]
 
