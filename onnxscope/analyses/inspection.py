@@ -10,25 +10,23 @@ from typing import Any
 
 from onnx import TensorProto
 
-from onnxscope.analyses.costs import multiply_accumulates
-from onnxscope.analyses.known_shapes import known_shapes
 from onnxscope.analyses.odd_numbers import Odd, find_odd_numbers
 from onnxscope.base.results import Record, facts
 from onnxscope.base.tables import Table
 from onnxscope.base.text import not_finite_text
-from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.encodings import encoding_of
-from onnxscope.model.graphs import Graph, Node, Step, ValueType
+from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.stored_model import InputSpec
 from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable
+from onnxscope.selection.costs import Costs
+from onnxscope.selection.known_shapes import known_shapes
 from onnxscope.selection.selectors import At, select_layers
 
-__all__ = ["LayerRecord", "ModelSummary", "inspect", "run_inspect"]
+__all__ = ["CostRecord", "LayerRecord", "ModelSummary", "inspect", "run_inspect"]
 
 _LISTED = 5  # nodes that the lines above the table name
 
-_Types = Mapping[tuple[Step, ...], Mapping[str, ValueType]]
 _Shapes = Mapping[tuple[Step, ...], Mapping[str, tuple[int | str | None, ...]]]
 
 
@@ -43,11 +41,12 @@ class LayerRecord:
         shape: As declared, else as inferred; None where neither tells.
         parameters: Numbers in the tensors that its node uses: real ones, however many of them share a byte.
         size_bytes: What they take in the file.
-        multiply_accumulates: For one sample; None for operators that are no convolution or matrix product, and where
-            a shape is not known.
+        multiply_accumulates: For one sample, see `Costs`; None for operators that do not multiply and add, and where
+            a size is not known.
         nan_count: NaN among these numbers; None where they were not looked at.
         inf_count: Infinities of either sign, likewise.
         bits: Of a code of its weight, the fewest of several; None where no weight of it is quantized.
+        output_bytes: What its value takes in one run; None where a size is not known.
     """
 
     layer: str
@@ -60,6 +59,44 @@ class LayerRecord:
     nan_count: int | None = None
     inf_count: int | None = None
     bits: int | None = None
+    output_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class CostRecord:
+    """What a model costs, all its layers together.
+
+    Attributes:
+        dims: The sizes that symbolic dimensions were given, or taken to have.
+        multiply_accumulates: Of all nodes for which they are known, for one sample or for one run of these sizes.
+        between_values: Those among them of products of two activations: attention's scores and what these weigh.
+        known: Nodes of which they are known.
+        nodes: Nodes that multiply and add.
+        open_dims: Symbolic dimensions of inputs without a size.
+        cache_bytes_per_token: What a key-value cache takes for each further token of a sequence, None without one.
+    """
+
+    dims: dict[str, int]
+    multiply_accumulates: int
+    between_values: int
+    known: int
+    nodes: int
+    open_dims: tuple[str, ...]
+    cache_bytes_per_token: int | None
+
+    def text(self) -> str:
+        """What there is to say of them, in one line; empty for a model that does not multiply."""
+        if not self.nodes:
+            return ""
+        sizes = ", ".join(f"{name}={size}" for name, size in self.dims.items())
+        line = f"{self.multiply_accumulates:,}" if self.known else "not known"
+        line += f" with {sizes}" if sizes and self.known else ""
+        if self.between_values:
+            line += f"; {self.between_values:,} of them in products of two activations"
+        if self.known < self.nodes:
+            line += f"; known for {self.known} of {self.nodes} layers"
+            line += f", --dim {self.open_dims[0]}=SIZE says more" if self.open_dims else ""
+        return line
 
 
 @dataclass(frozen=True)
@@ -78,6 +115,7 @@ class ModelSummary(Record):
         parameters: Numbers in all stored tensors, initializers and constants; a local function's count once.
         parameter_bytes: What they take.
         unstable: Nodes that are random or carry state, with what they reach.
+        costs: What the whole model costs, whatever was selected.
     """
 
     model: dict[str, Any]
@@ -91,6 +129,7 @@ class ModelSummary(Record):
     parameters: int
     parameter_bytes: int
     unstable: tuple[UnstableNode, ...] = ()
+    costs: CostRecord = CostRecord({}, 0, 0, 0, 0, (), None)
 
     frame_keys = ("layers",)
 
@@ -101,7 +140,7 @@ class ModelSummary(Record):
 
     def table(self) -> Table:
         """One row per layer."""
-        columns = ("layer", "operator", "output shape", "parameters", "bytes", "multiply-adds", "value")
+        columns = ("layer", "operator", "output shape", "parameters", "bytes", "multiply-adds", "output bytes", "value")
         rows = tuple(
             (
                 layer.layer,
@@ -110,6 +149,7 @@ class ModelSummary(Record):
                 layer.parameters,
                 layer.size_bytes,
                 layer.multiply_accumulates,
+                layer.output_bytes,
                 layer.value,
             )
             for layer in self.layers
@@ -135,6 +175,10 @@ class ModelSummary(Record):
             pairs.append(("source", source))
         for kind, specs in (("input", self.inputs), ("output", self.outputs)):
             pairs += [(kind, f"{spec.name}  {spec.dtype} {_shown_shape(spec.shape)}") for spec in specs]
+        if self.costs.text():
+            pairs.append(("multiply-adds", self.costs.text()))
+        if self.costs.cache_bytes_per_token:
+            pairs.append(("cache", f"{self.costs.cache_bytes_per_token:,} bytes for each token of a sequence"))
         if self.bodies:
             pairs.append(("bodies", f"{self.bodies} nested graphs (If, Loop, Scan)"))
         if any(layer.nan_count is None for layer in self.layers):
@@ -160,31 +204,44 @@ class ModelSummary(Record):
         return self.header() + self.table().text()
 
 
-def inspect(model: Any, *, select: str | Sequence[str] = (), at: At = "post") -> ModelSummary:
+def inspect(
+    model: Any, *, select: str | Sequence[str] = (), at: At = "post", dims: Mapping[str, int] | None = None
+) -> ModelSummary:
     """Describe a model without running it; its weights are looked at for NaN and infinities alone, up to 256 MB.
 
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.
         select: Selectors; none lists every layer that owns weights.
         at: Whether the value of a selected layer is the one after (`post`) or before (`pre`) its activation function.
+        dims: Sizes of symbolic dimensions, by name, for shapes, multiply-adds and bytes.
 
     Raises:
         ModelError: The model cannot be read.
+        InputError: It has no such dimension.
         SelectorError: A selector matches nothing.
     """
-    return run_inspect(load_model(model), select=select, at=at)
+    return run_inspect(load_model(model), select=select, at=at, dims=dims)
 
 
-def run_inspect(loaded: Model, *, select: str | Sequence[str] = (), at: At = "post", read: bool = True) -> ModelSummary:
+def run_inspect(
+    loaded: Model,
+    *,
+    select: str | Sequence[str] = (),
+    at: At = "post",
+    dims: Mapping[str, int] | None = None,
+    read: bool = True,
+) -> ModelSummary:
     """Describe a model without running it; see `inspect`.
 
     Args:
         loaded: The model.
         select: As for `inspect`.
         at: As for `inspect`.
+        dims: As for `inspect`.
         read: Whether weights are looked at for what is not finite.
 
     Raises:
+        InputError: The model has no such dimension.
         SelectorError: A selector matches nothing.
     """
     selectors = [select] if isinstance(select, str) else list(select)
@@ -198,15 +255,14 @@ def run_inspect(loaded: Model, *, select: str | Sequence[str] = (), at: At = "po
             value = next(filter(None, node.outputs), "")
             layer = _layer(loaded, loaded.names.layers[node], node.op_type, value, loaded.graphs[node.path], node)
             declared.append((node, layer))
-    types: _Types = {graph.path: graph.types for graph in loaded.graphs.values()}
+    costs = Costs(loaded, dims)
+    shapes: _Shapes = {}
     if any(layer.shape is None for _, layer in declared):
-        types = loaded.types
-    shapes = {
-        graph.path: known_shapes(loaded, graph, types[graph.path])
-        for graph in loaded.graphs.values()
-        if graph.path in types
-    }
-    layers = [_completed(loaded, node, layer, shapes) for node, layer in declared]
+        shapes = {
+            path: known_shapes(loaded, graph, loaded.types.get(path, graph.types))
+            for path, graph in loaded.graphs.items()
+        }
+    layers = [_completed(loaded, node, layer, costs, shapes, bound=bool(dims)) for node, layer in declared]
     if read:
         layers = _with_odd_numbers(loaded, [node for node, _ in declared], layers)
     nodes = [node for graph in loaded.graphs.values() for node in graph.nodes]
@@ -222,25 +278,38 @@ def run_inspect(loaded: Model, *, select: str | Sequence[str] = (), at: At = "po
         parameters=loaded.stored_count,
         parameter_bytes=loaded.stored_bytes,
         unstable=find_unstable(loaded),
+        costs=_costs(loaded, costs, nodes),
     )
 
 
-def _completed(model: Model, node: Node | None, layer: LayerRecord, shapes: _Shapes) -> LayerRecord:
-    """The record with the shape that was inferred and the cost that follows from it."""
-    known = shapes.get(node.path, {}) if node is not None else {}
-    shape = layer.shape or known.get(layer.value)
-    cost = None
-    for operand in model.names.operands(node) if node is not None else ():
-        if node is not None and operand.role == "weight" and operand.origin is not None and node.outputs:
-            graph = model.graphs[node.path]
-            tensor = graph.stored(operand.origin.value)
-            if tensor is not None:
-                encoding = encoding_of(graph, operand)
-                dims = tuple(tensor.dims) if encoding is None else encoding.shape
-                axis, _ = weight_axis(operand, len(dims))
-                made = known.get(node.outputs[0]) or shape
-                cost = multiply_accumulates(operand, dims, axis, known.get(node.inputs[0]), made)
-    return replace(layer, shape=shape, multiply_accumulates=cost)
+def _completed(
+    model: Model, node: Node | None, layer: LayerRecord, costs: Costs, shapes: _Shapes, *, bound: bool
+) -> LayerRecord:
+    """The record with the shape that was inferred, or that is bound to sizes, and the cost that follows from it."""
+    graph = model.main if node is None else model.graphs[node.path]
+    shape = shapes.get(graph.path, {}).get(layer.value) if layer.shape is None else layer.shape
+    sizes = costs.shape(graph.path, layer.value)
+    return replace(
+        layer,
+        shape=sizes if bound and sizes is not None else shape,
+        multiply_accumulates=None if node is None else costs.of(node),
+        output_bytes=costs.value_bytes(graph.path, layer.value),
+    )
+
+
+def _costs(model: Model, costs: Costs, nodes: Sequence[Node]) -> CostRecord:
+    """What all nodes cost together."""
+    weighted = set(model.names.weighted)
+    found = [(node, costs.of(node)) for node in nodes if costs.counts(node)]
+    return CostRecord(
+        dims=costs.dims,
+        multiply_accumulates=sum(cost or 0 for _, cost in found),
+        between_values=sum(cost or 0 for node, cost in found if node not in weighted),
+        known=sum(cost is not None for _, cost in found),
+        nodes=len(found),
+        open_dims=costs.open_dims,
+        cache_bytes_per_token=costs.cache_bytes(),
+    )
 
 
 def _with_odd_numbers(model: Model, nodes: Sequence[Node | None], layers: Sequence[LayerRecord]) -> list[LayerRecord]:

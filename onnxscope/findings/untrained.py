@@ -59,7 +59,8 @@ def is_kernel(row: WeightRecord) -> bool:
     operand = parameter.operand
     return (
         operand is not None
-        and operand.node.operator.cost is not None
+        and operand.node.operator.cost in ("convolution", "product", "spreading")
+        and operand.node.operator.attends is None
         and not operand.node.operator.integers
         and (operand.origin is None or operand.origin.dequantized is None)
         and parameter.role == "weight"

@@ -18,15 +18,16 @@ from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.layer_names import Operand
 
-__all__ = ["Encoding", "codes_scale", "encoding_of"]
+__all__ = ["FEW_BITS", "Encoding", "codes_scale", "encoding_of"]
 
-_BITS: Mapping[int, int] = {
+FEW_BITS: Mapping[int, int] = {
     TensorProto.INT2: 2,
     TensorProto.UINT2: 2,
     TensorProto.INT4: 4,
     TensorProto.UINT4: 4,
     TensorProto.FLOAT4E2M1: 4,
 }
+"""Element types of less than a byte, with their bits."""
 _WORD = 8  # bits of a packed tensor's elements
 _BLOCK = 128  # what GatherBlockQuantized takes without an attribute
 
@@ -253,5 +254,5 @@ def _holds_codes(tensor: TensorProto) -> bool:
 
 
 def _bits(tensor: TensorProto) -> int:
-    stated = _BITS.get(int(tensor.data_type))
+    stated = FEW_BITS.get(int(tensor.data_type))
     return stated or 8 * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize

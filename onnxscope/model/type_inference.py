@@ -30,15 +30,21 @@ _COMMAND = (
 _TIMEOUT_S = 60
 
 
-def infer_types(model: StoredModel) -> Mapping[tuple[Step, ...], Mapping[str, ValueType]]:
+def infer_types(
+    model: StoredModel, stated: ModelProto | None = None
+) -> Mapping[tuple[Step, ...], Mapping[str, ValueType]]:
     """Infer the types of a model's values, as far as that is possible.
+
+    Args:
+        model: Whose values they are.
+        stated: The same graphs with more stated of their sizes, the stored ones by default.
 
     Returns:
         For the path of each graph, the types of its values by name, declared ones included. Empty where inference
         fails, crashes or takes more than a minute: it is a help, never a need.
     """
     annotated = ModelProto()
-    annotated.CopyFrom(model.proto)
+    annotated.CopyFrom(model.proto if stated is None else stated)
     try:
         with _started_child() as child:
             _annotate(annotated.graph, {}, annotated, child)
@@ -122,8 +128,9 @@ def _annotate(graph: GraphProto, outer: dict[str, TypeProto], model: ModelProto,
         types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         types[value.name] = value.type
-    declared = {value.name for value in (*graph.input, *graph.output, *graph.value_info)}
-    graph.value_info.extend(value for value in inferred.value_info if value.name not in declared)
+    outside = {value.name for value in (*graph.input, *graph.output)}
+    del graph.value_info[:]  # the inferred ones have what was declared, and what was found beside it
+    graph.value_info.extend(value for value in inferred.value_info if value.name not in outside)
     for output in graph.output:  # a body's outputs need not declare any type
         if output.name in types:
             output.type.CopyFrom(types[output.name])

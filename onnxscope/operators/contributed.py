@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxscope.operators.operator import Codes, Operator, Training
+from onnxscope.operators.operator import Attends, Codes, Operator, Training
 
 __all__ = ["CONTRIBUTED"]
 
@@ -16,6 +16,7 @@ _TWO_SCALED = frozenset({1, 2, 4, 5, 6, 7})
 _ONE_SCALED = frozenset({1, 2, 3, 4})
 _CACHE = ("batch", "head", "token", "channel")
 _STATE = ("direction", "batch", "channel")
+_PROJECTED = Attends(cache=(4,), is_projected=True)
 _OPERANDS = {0: Codes((1,), 2), 3: Codes((4,), 5)}
 
 CONTRIBUTED = (
@@ -43,7 +44,15 @@ CONTRIBUTED = (
         channel_axis=-1,
         contracts=True,
     ),
-    Operator("Attention", roles=_CONV, weight="outputs_last", packs=_BOTH, channel_axis=-1),
+    Operator(
+        "Attention",
+        roles=_CONV,
+        weight="outputs_last",
+        cost="product",
+        attends=_PROJECTED,
+        packs=_BOTH,
+        channel_axis=-1,
+    ),
     Operator("PackedAttention", alike="Attention", roles=_CONV, weight="outputs_last", packs=_BOTH, channel_axis=-1),
     Operator("EmbedLayerNormalization", roles=_TABLES, weight="outputs_last", separate_bias=False, channel_axis=-1),
     # ---- layers of integers, with what makes real numbers of them
@@ -119,6 +128,8 @@ CONTRIBUTED = (
         roles=_CONV,
         control=frozenset({3, 4, 5, 6, 7}),
         weight="outputs_last",
+        cost="product",
+        attends=Attends(cache=(8,), is_projected=True),
         integers=True,
         codes={1: Codes((4,), 7)},
         packs=_BOTH,
@@ -141,6 +152,7 @@ CONTRIBUTED = (
         roles=_RECURRENT,
         control=frozenset({8, 9, 10, 11}),
         weight="directions_last",
+        cost="recurrent",
         integers=True,
         codes={1: Codes((8,), 9), 2: Codes((10,), 11)},
         channel_axis=-1,
@@ -239,9 +251,12 @@ CONTRIBUTED = (
     Operator(
         "MultiHeadAttention",
         roles={3: "bias"},
+        attends=Attends(cache=(6, 7)),
         packs=frozenset({3}),
         channel_axis=-1,
         output_axes={1: _CACHE, 2: _CACHE, 3: ("batch", "head", "query", "key")},
     ),
+    Operator("DecoderMaskedMultiHeadAttention", attends=Attends(cache=(5, 6)), channel_axis=-1),
+    Operator("GroupQueryAttention", attends=Attends(cache=(3, 4)), channel_axis=-1),
     Operator("Sampling", is_random=True, keeps_axes=False),
 )

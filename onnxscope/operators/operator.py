@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Codes", "Operator", "Training"]
+__all__ = ["Attends", "Codes", "Operator", "Training"]
 
 _Weight = Literal["outputs_first", "grouped", "gemm", "matmul", "outputs_last", "directions_first", "directions_last"]
 """How a weight lies: outputs along axis 0; along axis 1, by groups; where `transA` and `transB` put them; along the
 axis that a product keeps; along the last axis; along axis 1 or the last one, behind the directions of a recurrent
 layer."""
 
-_Cost = Literal["convolution", "product", "spreading"]
-"""What each number of a weight is used for: each place of the output; each row; each place of the input."""
+_Cost = Literal["convolution", "product", "spreading", "recurrent"]
+"""What each number of a weight is used for: each place of the output; each row; each place of the input; each step."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,26 @@ class Codes:
     scales: tuple[int, ...] = ()
     zero_point: int | None = None
     packing: Literal["", "rows", "last_axis", "levels"] = ""
+
+
+@dataclass(frozen=True)
+class Attends:
+    """Where an attention operator has its queries, keys and values.
+
+    Attributes:
+        query: Which operand holds the queries, or all three where there are no keys.
+        key: Which holds the keys.
+        value: Which holds the values.
+        cache: Which hold keys and values of earlier tokens, (batch, heads, tokens, width); a single one holds both
+            along an axis before these.
+        is_projected: Whether the operator makes all three of `query` with a weight of its own.
+    """
+
+    query: int = 0
+    key: int = 1
+    value: int = 2
+    cache: tuple[int, ...] = ()
+    is_projected: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,7 @@ class Operator:
         separate_bias: Whether an Add behind it may be its bias, where it has none of its own.
         weight: How its weight lies.
         cost: How often it uses each number of its weight, None where that is not known.
+        attends: Where it has queries, keys and values, for an attention operator.
         is_convolution: Whether it slides its weight over places.
         integers: Whether it multiplies stored integers, which are parameters then.
         codes: Operands, by position, whose integers stand for real numbers, with what makes these of them.
@@ -112,6 +133,7 @@ class Operator:
     separate_bias: bool = True
     weight: _Weight = "outputs_first"
     cost: _Cost | None = None
+    attends: Attends | None = None
     is_convolution: bool = False
     integers: bool = False
     codes: Mapping[int, Codes] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxscope.operators.operator import Codes, Operator, Training
+from onnxscope.operators.operator import Attends, Codes, Operator, Training
 
 __all__ = ["STANDARD"]
 
@@ -128,15 +128,24 @@ STANDARD = (
         "LSTM",
         roles={**_RECURRENT, 7: "peephole"},
         weight="directions_first",
+        cost="recurrent",
         channel_axis=-1,
         output_axes=_SEQUENCE,
     ),
     *(
-        Operator(name, roles=_RECURRENT, weight="directions_first", channel_axis=-1, output_axes=_SEQUENCE)
+        Operator(
+            name,
+            roles=_RECURRENT,
+            weight="directions_first",
+            cost="recurrent",
+            channel_axis=-1,
+            output_axes=_SEQUENCE,
+        )
         for name in ("GRU", "RNN")
     ),
     Operator(
         "Attention",
+        attends=Attends(cache=(4, 5)),
         channel_axis=-1,
         output_axes={1: _CACHE, 2: _CACHE, 3: ("batch", "head", "query", "key")},
     ),

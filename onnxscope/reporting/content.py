@@ -80,7 +80,6 @@ class Content:
     Attributes:
         summary: The model, with the layers that were chosen.
         rows: What belongs to each of these layers.
-        cost: Multiply-accumulates of all layers of the model, chosen or not.
         weights: Its parameters.
         maps: Feature maps, None where nothing was run.
         statistics: Statistics of activations: of the inputs, or of a dataset.
@@ -94,7 +93,6 @@ class Content:
 
     summary: ModelSummary
     rows: tuple[Row, ...]
-    cost: int
     weights: WeightStatistics
     maps: FeatureMaps | None
     statistics: DatasetStatistics | None

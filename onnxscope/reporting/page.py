@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxscope.analyses.inspection import CostRecord
 from onnxscope.base.text import (
     MAX_NAME,
     bytes_text,
@@ -179,11 +180,13 @@ def _listed(attention: Sequence[Attention], first: Mapping[str, int]) -> list[tu
 
 def _facts(content: Content) -> list[tuple[str, str]]:
     summary, model = content.summary, content.summary.model
+    cache = summary.costs.cache_bytes_per_token
     opsets = ", ".join(f"{domain} {version}" for domain, version in model["opsets"].items())
     facts = [
         ("Parameters", f"{summary.parameters:,}"),
         ("Size", bytes_text(model["size_bytes"])),
-        ("Multiply-adds", f"{count_text(content.cost)} per sample" if content.cost else ""),
+        ("Multiply-adds", _costs_text(summary.costs)),
+        ("Cache", f"{bytes_text(cache)} per token" if cache else ""),
         ("Nodes", f"{summary.nodes:,}"),
         ("Opset", opsets),
         ("Producer", model["producer"]),
@@ -194,6 +197,17 @@ def _facts(content: Content) -> list[tuple[str, str]]:
     if content.statistics is not None:
         facts.append(("Statistics", samples_text(content.statistics.profile.samples)))
     return [(name, label(text)) for name, text in facts if text]
+
+
+def _costs_text(costs: CostRecord) -> str:
+    """Multiply-adds of a sample, with the sizes that they are for and for how many layers they are known."""
+    if not costs.nodes:
+        return ""
+    sizes = [f"{name} {size}" for name, size in costs.dims.items() if size > 1]
+    parts = [f"{count_text(costs.multiply_accumulates)} per sample" + (f" ({', '.join(sizes)})" if sizes else "")]
+    if costs.known < costs.nodes:
+        parts = [*parts[: costs.known], f"known for {costs.known} of {costs.nodes} layers"]
+    return ", ".join(parts)
 
 
 def _inputs(content: Content) -> list[dict[str, Any]]:

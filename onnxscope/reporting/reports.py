@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from onnxscope.analyses.activation_maps import Method
-from onnxscope.analyses.feature_maps import Rank
+from onnxscope.analyses.feature_maps import FeatureMaps, Rank
 from onnxscope.analyses.inspection import run_inspect
 from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.files import PAGE, refuse_foreign, refuse_inputs, write_whole
@@ -166,11 +166,12 @@ def report(
     second = None if against is None else load_model(against, custom_ops=custom_ops)
     run = run_for_page(loaded, second, inputs, options, wanted, stored, of_dataset, say)
     say("drawing the page")
-    whole = run_inspect(loaded, read=False) if select else summary
+    dims = _sizes(loaded, run.maps)
+    if dims:
+        summary = run_inspect(loaded, select=select, at=at, dims=dims, read=False)
     content = Content(
         summary=summary,
         rows=_rows(loaded, select, at),
-        cost=sum(layer.multiply_accumulates or 0 for layer in whole.layers),
         weights=stored,
         maps=run.maps,
         statistics=run.statistics,
@@ -182,6 +183,20 @@ def report(
         notes=run.notes,
     )
     return Report(loaded, content, render_page(content, max_bytes=max_bytes))
+
+
+def _sizes(model: Model, maps: FeatureMaps | None) -> dict[str, int]:
+    """The sizes that symbolic dimensions had in the run, but for the first axis of inputs, which counts samples."""
+    fed = {array["name"]: array["shape"] for array in maps.input["inputs"]} if maps is not None else {}
+    sizes: dict[str, set[int]] = {}
+    for spec in model.inputs:
+        shape, found = spec.shape or (), fed.get(spec.name) or ()
+        if len(shape) == len(found):
+            for dim, size in zip(shape[1:], found[1:], strict=True):
+                if isinstance(dim, str) and size:
+                    sizes.setdefault(dim, set()).add(size)
+    first = {spec.shape[0] for spec in model.inputs if spec.shape}
+    return {name: size for name, (size, *others) in sizes.items() if not others and name not in first}
 
 
 def _of_profile(profile: str | os.PathLike[str] | Profile, model: Model) -> DatasetStatistics:

@@ -363,6 +363,16 @@ def test_chosen_layers_leave_the_cost_of_the_model_alone():
     assert cost in chosen
 
 
+def test_the_costs_are_those_of_the_sizes_that_were_fed():
+    model = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["": 17]>
+        g (float[batch, seq, 4] x) => (float[batch, seq, seq] y)
+        <float[4, 4] w = {1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4}> {
+        h = MatMul (x, w)  t = Transpose <perm = [0, 2, 1]> (x)  y = MatMul (h, t) }""")
+    fed = np.random.default_rng(0).normal(size=(3, 10, 4)).astype(np.float32)
+    assert f"{10 * 16 + 10 * 10 * 4} per sample (seq 10)" in Parsed(report(model, fed).html).text
+    assert "known for 0 of 2 layers" in Parsed(report(model).html).text
+
+
 def test_layers_that_a_page_leaves_out_are_not_linked():
     model = network([f"layer{n}" for n in range(60)])
     for tensor in model.graph.initializer:
