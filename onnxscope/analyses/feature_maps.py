@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any, overload
+from typing import IO, Any, overload
 
 import numpy as np
 
-from onnxscope.analyses.default_layers import remarks_on_default
 from onnxscope.analyses.map_views import view_of
 from onnxscope.analyses.tap_maps import FeatureMap, Rank, describe_tap, taps_table
 from onnxscope.base.results import Record, paragraph, remarks, within
@@ -25,9 +24,7 @@ from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable
 from onnxscope.runtime.tapped_runs import TapShapes, reason_without_statistics, run_tapped
 from onnxscope.selection.selectors import At, Tap, select_taps
-
-if TYPE_CHECKING:
-    pass
+from onnxscope.selection.working_layers import note_on_default
 
 __all__ = ["FeatureMap", "FeatureMaps", "Rank", "describe_features", "features", "run_features"]
 
@@ -154,7 +151,7 @@ def features(
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.
         inputs: Image paths, a `.npy` or `.npz`, `random[:seed]`, an array, or a mapping of arrays by input name.
-        select: Selectors; none chooses every convolution, or every layer that has weights where there is none.
+        select: Selectors; none chooses the layers that do the work: see `working_layers`.
         at: After (`post`) or before (`pre`) the activation function that follows a layer.
         preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
         layout: Of the model's image input.
@@ -176,7 +173,8 @@ def features(
     loaded = load_model(model, custom_ops=custom_ops)
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)
-    prepared = open_dataset(inputs, loaded, options).noting(*remarks_on_default(loaded, chosen)).whole()
+    remarks = note_on_default(loaded, chosen, [tap.layer for tap in taps])
+    prepared = open_dataset(inputs, loaded, options).noting(*remarks).whole()
     return run_features(
         loaded, taps, prepared, channels=channels, rank=rank, sample=sample, verify=verify, threads=options.threads
     )

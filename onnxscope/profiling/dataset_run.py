@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 
 from onnxscope._version import __version__
-from onnxscope.analyses.default_layers import remarks_on_default
 from onnxscope.analyses.weight_statistics import WeightStatistics, weights
 from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, writing_whole
 from onnxscope.base.plugins import load_engine
@@ -36,6 +35,7 @@ from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_axes import start_on_samples
 from onnxscope.runtime.session import runtime_version
 from onnxscope.selection.selectors import At, Tap, select_taps
+from onnxscope.selection.working_layers import note_on_default
 
 __all__ = ["partial_path", "run_stats", "start_pilot", "stats"]
 
@@ -71,7 +71,7 @@ def stats(
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.
         inputs: Image paths, a folder or glob, a `.npy` or `.npz`, `random[:seed]`, an array, or a mapping of arrays.
-        select: Selectors; none chooses every convolution, or every layer that has weights where there is none.
+        select: Selectors; none chooses the layers that do the work: see `working_layers`.
         at: After (`post`) or before (`pre`) the activation function that follows a layer.
         preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
         layout: Of the model's image input.
@@ -116,7 +116,8 @@ def stats(
     run = load_engine(engine)(workers, address)
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)
-    dataset = open_dataset(inputs, loaded, options).noting(*remarks_on_default(loaded, chosen))
+    remarks = note_on_default(loaded, chosen, [tap.layer for tap in taps])
+    dataset = open_dataset(inputs, loaded, options).noting(*remarks)
     kept = None
     if output is not None:
         read = (*loaded.storage.files, *dataset.files, recipe_file(preprocess))

@@ -34,6 +34,7 @@ from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_axes import start_on_samples
 from onnxscope.runtime.tap_outputs import Unreachable
 from onnxscope.selection.selectors import At, Tap, select_taps
+from onnxscope.selection.working_layers import note_on_default
 from onnxscope.structure.standard_model import standard_model
 
 __all__ = ["PageRun", "Wanted", "run_for_page"]
@@ -175,7 +176,8 @@ class _PagePlan:
         remarks = self._start()
         values = self._values([*self._taps, *self._looked_at])
         maps = self._maps(values)
-        notes = [*maps.notes, *remarks]
+        looked_at = [tap.layer for tap in self._taps]
+        notes = [*maps.notes, *remarks, *note_on_default(self._model, self._wanted.select, looked_at)]
         count = self._dataset.count
         if count > _MAX_COLUMNS:
             notes.append(f"pictures show the first {_MAX_COLUMNS} of {count:,} samples, statistics all of them")

@@ -122,7 +122,7 @@ def report(
         profile: Statistics of a dataset, from `stats` or a file that `onnxscope stats` wrote, in place of those of
             `inputs`.
         against: Another model, compared with this one layer by layer and shown beside it.
-        select: Selectors; none shows every layer that owns weights, and feature maps of every convolution.
+        select: Selectors; none shows every layer that owns weights, and feature maps of those that do the work.
         at: After (`post`) or before (`pre`) the activation function that follows a layer.
         channels: How many channels a mosaic shows.
         rank: Which ones: the first, or those with the largest standard deviation, maximum or mean.

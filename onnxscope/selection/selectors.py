@@ -28,6 +28,7 @@ from onnxscope.model.encodings import codes_scale
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
 from onnxscope.model.value_axes import ValueAxes, channel_axis_of
+from onnxscope.selection.working_layers import working_layers
 
 __all__ = [
     "At",
@@ -86,9 +87,9 @@ def select_taps(model: Model, selectors: Sequence[str], *, at: At = "post") -> l
 
     Args:
         model: Its ranks are inferred where `rank:` is used and it does not declare every one.
-        selectors: See the module's description. None at all choose every convolution, in a model without any every
-            layer that has weights, and where there is none either, every node output. Exclusions alone start from every
-            convolution and every other layer that has weights.
+        selectors: See the module's description. None at all choose the layers that do the work, see `working_layers`,
+            and where there is none, every node output. Exclusions alone start from every convolution and every other
+            layer that has weights.
         at: Where layers and nodes are tapped: after (`post`) or before (`pre`) their activation function.
 
     Raises:
@@ -214,11 +215,10 @@ class _Resolver:
         self._owners = {(node.path, node.index): node for node in self._nodes()}
 
     def default(self, *, everything: bool) -> list[Tap]:
-        """The taps where nothing is chosen: convolutions alone, unless `everything` that has weights is meant."""
+        """The taps where nothing is chosen: layers that do the work, unless `everything` that has weights is meant."""
         layers = [node for node in self._nodes() if node.operator.is_convolution or self._names.owns_weights(node)]
-        nodes = [] if everything else [node for node in layers if node.operator.is_convolution]
-        nodes = nodes or layers
-        nodes = nodes or list(self._model.main.nodes)
+        nodes = layers if everything else working_layers(self._model)
+        nodes = nodes or self._model.main.nodes
         return [tap for node in nodes for tap in self.node_taps(node)]
 
     def resolve_weights(self, selector: str, *, inside: bool = False) -> list[Tap]:

@@ -9,9 +9,9 @@ import pytest
 from onnx import numpy_helper
 
 import onnxscope
-from onnxscope.analyses.default_layers import remarks_on_default
 from onnxscope.model.loading import load_model
 from onnxscope.selection.selectors import select_taps
+from onnxscope.selection.working_layers import note_on_default
 
 HEAD = '<ir_version: 9, opset_import: ["": 17]>'
 
@@ -21,7 +21,8 @@ HEAD = '<ir_version: 9, opset_import: ["": 17]>'
     [
         ("c = Conv(x, k) f = Flatten(c) [head] y = Gemm(f, w)", "1 layer with weights is left out, "),
         (
-            "c = Conv(x, k) f = Flatten(c) [one] m = MatMul(f, v) [head] y = MatMul(m, w)",
+            "a = Conv(x, k) b = Conv(a, k) c = Conv(b, k) f = Flatten(c) "
+            "[one] m = MatMul(f, v) [head] y = MatMul(m, w)",
             "2 layers ",
         ),
         ("c = Conv(x, k) b = BatchNormalization(c, s, s, s, s) y = Relu(b)", None),
@@ -35,7 +36,7 @@ def test_layers_that_are_left_out_by_default_are_told_with_how_to_see_them(text,
         model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
     loaded = load_model(model)
     x = np.ones((3, 2, 1, 1), np.float32)
-    remarks = remarks_on_default(loaded, [])
+    remarks = note_on_default(loaded, [], [tap.layer for tap in select_taps(loaded, [])])
     assert bool(remarks) == (told is not None)
     if told is not None:
         assert remarks[0].startswith(told)
@@ -44,4 +45,4 @@ def test_layers_that_are_left_out_by_default_are_told_with_how_to_see_them(text,
     for result in (onnxscope.features(loaded, x), onnxscope.stats(loaded, x)):
         assert set(remarks) <= set(result.notes)
         assert any("left out" in note for note in result.notes) == (told is not None)
-    assert remarks_on_default(loaded, ["op:Conv"] if "Conv" in text else ["head"]) == ()
+    assert note_on_default(loaded, ["op:Conv"] if "Conv" in text else ["head"], ["c"]) == ()
