@@ -10,6 +10,7 @@ from typing import Any
 
 from onnx import TensorProto
 
+from onnxscope.analyses.estimators import Estimator, describe_estimator
 from onnxscope.analyses.odd_numbers import Odd, find_odd_numbers
 from onnxscope.base.results import Record, facts
 from onnxscope.base.tables import Table
@@ -47,6 +48,7 @@ class LayerRecord:
         inf_count: Infinities of either sign, likewise.
         bits: Of a code of its weight, the fewest of several; None where no weight of it is quantized.
         output_bytes: What its value takes in one run; None where a size is not known.
+        estimator: The trees, coefficients or support vectors in its node's attributes; None where there are none.
     """
 
     layer: str
@@ -60,6 +62,7 @@ class LayerRecord:
     inf_count: int | None = None
     bits: int | None = None
     output_bytes: int | None = None
+    estimator: Estimator | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,8 @@ class ModelSummary(Record):
             pairs.append(("multiply-adds", self.costs.text()))
         if self.costs.cache_bytes_per_token:
             pairs.append(("cache", f"{self.costs.cache_bytes_per_token:,} bytes for each token of a sequence"))
+        learned = [layer for layer in self.layers if layer.estimator is not None]
+        pairs += [(layer.layer, layer.estimator.text()) for layer in learned[:_LISTED] if layer.estimator]
         if self.bodies:
             pairs.append(("bodies", f"{self.bodies} nested graphs (If, Loop, Scan)"))
         if any(layer.nan_count is None for layer in self.layers):
@@ -345,14 +350,17 @@ def _layer(model: Model, layer: str, op_type: str, value: str, graph: Graph, nod
         if encoding is not None and operand.origin is not None:
             sizes[operand.origin.value] = math.prod(encoding.shape)
             bits += [encoding.bits] if operand.role.startswith("weight") else []
+    estimator = None if node is None else describe_estimator(node)
     return LayerRecord(
         layer=layer,
         op_type=op_type,
         value=value,
         shape=declared.shape if declared else None,
-        parameters=sum(sizes.values()),
-        size_bytes=sum(model.storage.stored_bytes(tensor) for tensor in stored.values()),
+        parameters=sum(sizes.values()) + (sum(estimator.numbers.values()) if estimator else 0),
+        size_bytes=sum(model.storage.stored_bytes(tensor) for tensor in stored.values())
+        + (estimator.size_bytes if estimator else 0),
         bits=min(bits, default=None),
+        estimator=estimator,
     )
 
 

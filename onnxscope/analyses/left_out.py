@@ -61,7 +61,9 @@ def left_out(model: Model) -> tuple[LeftOut, ...]:
                     if (graph.path, node.outputs[0]) not in listed:
                         rest.append(_tensor(graph, node.outputs[0], size, readers))
                 elif size:
-                    rest.append(LeftOut(node.label, graph.owner, size, f"in the attribute {attribute.name}"))
+                    word = node.operator.holds.get(attribute.name, attribute.name)
+                    reason = "in" if word == attribute.name else f"{word}, in"
+                    rest.append(LeftOut(node.label, graph.owner, size, f"{reason} the attribute {attribute.name}"))
     return tuple(rest)
 
 

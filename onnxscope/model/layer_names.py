@@ -133,8 +133,9 @@ class Names:
 
     @cached_property
     def weighted(self) -> tuple[Node, ...]:
-        """The nodes that own weights, those of bodies included, in the order of the graphs and of the nodes in each."""
-        return tuple(node for graph in self.graphs.values() for node in graph.nodes if self.owns_weights(node))
+        """The nodes that own weights or learned attributes, those of bodies too, in the order of graphs and nodes."""
+        nodes = (node for graph in self.graphs.values() for node in graph.nodes)
+        return tuple(node for node in nodes if node.operator.holds or self.owns_weights(node))
 
     def is_module(self, scope: str) -> bool:
         """Whether a scope holds other layers, rather than being one."""

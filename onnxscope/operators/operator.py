@@ -93,6 +93,7 @@ class Operator:
         separate_bias: Whether an Add behind it may be its bias, where it has none of its own.
         weight: How its weight lies.
         cost: How often it uses each number of its weight, None where that is not known.
+        holds: What its attributes hold that was learned, in words, for an operator whose numbers lie in attributes.
         attends: Where it has queries, keys and values, for an attention operator.
         is_convolution: Whether it slides its weight over places.
         integers: Whether it multiplies stored integers, which are parameters then.
@@ -133,6 +134,7 @@ class Operator:
     separate_bias: bool = True
     weight: _Weight = "outputs_first"
     cost: _Cost | None = None
+    holds: Mapping[str, str] = field(default_factory=dict)
     attends: Attends | None = None
     is_convolution: bool = False
     integers: bool = False

@@ -1,8 +1,9 @@
 """What is known of operators, by name: one row for each.
 
 An operator that has no row is taken for one that keeps the axes of its first input and owns no weights. To teach
-onnxscope another one, add a row to `standard` or `contributed` and a case to `tests/operators/test_table.py`. What is
-made of several nodes, such as a Gelu written out or a BatchNorm behind its convolution, is told where it is looked for.
+onnxscope another one, add a row to `standard`, `contributed` or `machine_learning` and a case to
+`tests/operators/test_table.py`. What is made of several nodes, such as a Gelu written out or a BatchNorm behind its
+convolution, is told where it is looked for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from onnxscope.operators.contributed import CONTRIBUTED
+from onnxscope.operators.machine_learning import MACHINE_LEARNING
 from onnxscope.operators.operator import Operator
 from onnxscope.operators.standard import STANDARD
 
@@ -19,7 +21,7 @@ __all__ = ["BLOCKED_DOMAIN", "OPERATORS", "operator_of"]
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
 """Of operators between which onnxruntime keeps channels in blocks, in an order of its own that no shape tells."""
 
-OPERATORS: dict[str, Operator] = {row.name: row for row in (*CONTRIBUTED, *STANDARD)}
+OPERATORS: dict[str, Operator] = {row.name: row for row in (*MACHINE_LEARNING, *CONTRIBUTED, *STANDARD)}
 """The table, by name; of two operators of one name the one of ONNX's own."""
 
 _CHANNELS_LAST_DOMAIN = "com.ms.internal.nhwc"

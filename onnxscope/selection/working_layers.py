@@ -72,10 +72,10 @@ def note_on_default(model: Model, selectors: Sequence[str], looked_at: Iterable[
 
 
 def _layers(model: Model) -> list[Node]:
-    """The nodes that own weights, those of attention, and convolutions with a weight that is computed."""
+    """The nodes that own weights or trees, those of attention, and convolutions with a weight that is computed."""
     nodes = (node for graph in model.graphs.values() for node in graph.nodes)
-    owns = model.names.owns_weights
-    return [node for node in nodes if owns(node) or node.operator.attends or node.operator.is_convolution]
+    weighted = set(model.names.weighted)
+    return [node for node in nodes if node in weighted or node.operator.attends or node.operator.is_convolution]
 
 
 def _works(node: Node) -> bool:

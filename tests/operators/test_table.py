@@ -23,6 +23,9 @@ SCHEMAS: dict[str, list] = {}
 for _schema in (*STANDARD, *onnxruntime_pybind11_state.get_all_operator_schema()):
     if _schema.domain in ("", "com.microsoft", "com.microsoft.nchwc"):
         SCHEMAS.setdefault(_schema.name, []).append(_schema)
+for _schema in onnx.defs.get_all_schemas_with_history():
+    if _schema.domain == "ai.onnx.ml":
+        SCHEMAS.setdefault(_schema.name, []).append(_schema)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -51,6 +54,13 @@ def test_what_owns_no_weight_says_nothing_of_one():
         if not row.roles:
             assert not any(says), row.name
             assert row.weight == "outputs_first", row.name
+
+
+def test_attributes_that_hold_numbers_are_attributes_of_the_operator():
+    for row in OPERATORS.values():
+        named = {name for schema in SCHEMAS[row.name] for name in schema.attributes}
+        assert set(row.holds) <= named, row.name
+    assert sum(bool(row.holds) for row in OPERATORS.values()) == 8
 
 
 def test_the_operators_with_a_seed_are_the_random_ones():
