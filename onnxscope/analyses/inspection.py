@@ -19,6 +19,7 @@ from onnxscope.model.encodings import encoding_of
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model, load_model
 from onnxscope.model.stored_model import InputSpec
+from onnxscope.operators.table import operator_of
 from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable
 from onnxscope.selection.costs import Costs
 from onnxscope.selection.known_shapes import known_shapes
@@ -26,6 +27,7 @@ from onnxscope.selection.selectors import At, select_layers
 
 __all__ = ["CostRecord", "LayerRecord", "ModelSummary", "inspect", "run_inspect"]
 
+_OTHER_ORDERS = {4: "PyTorch's and Keras's is i, f, c, o", 3: "PyTorch's is r, z, h"}  # by the number of gates
 _LISTED = 5  # nodes that the lines above the table name
 
 _Shapes = Mapping[tuple[Step, ...], Mapping[str, tuple[int | str | None, ...]]]
@@ -182,6 +184,7 @@ class ModelSummary(Record):
             pairs.append(("multiply-adds", self.costs.text()))
         if self.costs.cache_bytes_per_token:
             pairs.append(("cache", f"{self.costs.cache_bytes_per_token:,} bytes for each token of a sequence"))
+        pairs += [("gates", f"{kind} holds its gates in ONNX's order, {order}") for kind, order in self._gates()]
         learned = [layer for layer in self.layers if layer.estimator is not None]
         pairs += [(layer.layer, layer.estimator.text()) for layer in learned[:_LISTED] if layer.estimator]
         if self.bodies:
@@ -194,6 +197,11 @@ class ModelSummary(Record):
         if len(self.unstable) > _LISTED:
             pairs.append(("", f"{len(self.unstable) - _LISTED:,} more nodes like these; --format json lists them"))
         return pairs
+
+    def _gates(self) -> list[tuple[str, str]]:
+        """The operators of recurrent layers with the order of their gates, and PyTorch's where that is another one."""
+        orders = {layer.op_type: operator_of(layer.op_type).gates for layer in self.layers}
+        return [(kind, f"{', '.join(gates)} ({_OTHER_ORDERS[len(gates)]})") for kind, gates in orders.items() if gates]
 
     def header(self) -> str:
         """The lines above the table."""

@@ -18,11 +18,12 @@ from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.provenance import LAYER_KEY, ParameterRecord
 from onnxscope.model.stored_model import StoredModel
 
-__all__ = ["Names", "Operand", "Origin", "is_anonymous", "operand_roles", "own_name"]
+__all__ = ["Names", "Operand", "Origin", "are_apart", "is_anonymous", "operand_roles", "own_name"]
 
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _ANONYMOUS = re.compile(r"onnx::.*|\d+|_?val_\d+|_?t?const[_a-z]*_?_\d+.*|.*:\d+|", re.IGNORECASE)
+_CUTTING = frozenset({"Concat", "Slice", "Split"})
 _SEPARATOR = re.compile(r"[./]")
 # What quantizers and converters to half precision append to the names of nodes and tensors.
 _ADDED = re.compile(
@@ -73,6 +74,11 @@ def is_anonymous(name: str) -> bool:
 def own_name(name: str) -> str:
     """The name without what a quantizer, or a converter to half precision, has appended to it."""
     return _ADDED.sub("", name) or name
+
+
+def are_apart(left: str, right: str) -> bool:
+    """Whether neither of two scopes is the other or holds it: a module may use its children's weights itself."""
+    return not f"{left}.".startswith(f"{right}.") and not f"{right}.".startswith(f"{left}.")
 
 
 def operand_roles(node: Node) -> Iterator[tuple[int, str]]:
@@ -192,6 +198,47 @@ class Names:
                 alias = value
         return Origin(value, alias, _compose(permutations), dequantized)
 
+    def parts_of(self, operand: Operand) -> dict[str, str]:
+        """The stored tensors that nothing but layout makes an operand of, with what each is to the operator.
+
+        An exporter that folds no constants cuts the gates of a recurrent layer, puts them in ONNX's order, and stacks
+        directions:
+
+            weight_ih_l0 -> Slice -> Concat -> Unsqueeze -+
+            weight_ih_l0_reverse -> ... -> Unsqueeze ------+-> Concat -> LSTM
+
+        Returns:
+            Roles by the names of the tensors, with the gate and the direction where each has a tensor of its own;
+            empty where anything else takes part.
+        """
+        graph, gates = self.graphs[operand.node.path], operand.node.operator.gates
+        is_open = operand.node.attribute("direction") in (b"bidirectional", "bidirectional")
+        waiting = [(operand.node.inputs[operand.position], operand.role, "", None if is_open else "")]
+        found: dict[str, list[tuple[str, str, str]]] = {}
+        while waiting:
+            value, role, gate, direction = waiting.pop()
+            if graph.stored(value) is not None:
+                found.setdefault(value, []).append((role, gate, direction or ""))
+                continue
+            node = graph.scope_of(value).producers.get(value)
+            if node is None or not (node.operator.passes_on or node.op_type in _CUTTING):
+                return {}
+            inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+            for place, name in enumerate(inputs):
+                if direction is None and len(inputs) == 2:
+                    waiting.append((name, role, gate, ("", "_reverse")[place]))
+                elif role == "bias" and len(inputs) == 2:
+                    waiting.append((name, ("bias_ih", "bias_hh")[place], gate, direction))
+                elif len(inputs) == len(gates) > 1 and not gate:
+                    waiting.append((name, role, f"_{gates[place]}", direction))
+                else:
+                    waiting.append((name, role, gate, direction))
+        parts = {}
+        for value, uses in found.items():
+            role, gate, direction = uses[0]
+            parts[value] = f"{role}{gate}{direction}" if len(uses) == 1 else f"{role}{direction}"  # one for all gates
+        return parts
+
     def exporter_scope(self, node: Node) -> str | None:
         """The scope that PyTorch's dynamo exporter recorded for a node, or None."""
         return _dynamo_scope(node)
@@ -202,6 +249,10 @@ class Names:
             return self._by_name[origin.alias]
         shared = self._by_initializer.get(origin.value, ())
         return shared[0] if len(shared) == 1 else None
+
+    @cached_property
+    def _recorded_layers(self) -> frozenset[str]:
+        return frozenset(record.layer for record in self.records)
 
     @cached_property
     def _body_names(self) -> Mapping[tuple[Step, ...], str]:
@@ -238,15 +289,18 @@ class Names:
         if not node.operator.roles:
             return None
         # A weight's own name is more faithful than a scope: dynamo puts a Conv with a folded BatchNorm into the
-        # BatchNorm's scope, though its weight is still called conv1.weight.
+        # BatchNorm's scope, though its weight is still called conv1.weight. Nothing is folded into other layers, and
+        # dynamo stores what several share, or what is alike in several, under the name of one of them.
+        scope = None if node.operator.takes_norm else _dynamo_scope(node)
         for operand in self.operands(node):
             if operand.role.startswith("weight") and operand.origin is not None:
                 record = self.record(operand.origin)
                 if record is not None:
-                    return record.layer
+                    return scope if scope in self._recorded_layers else record.layer
                 name = own_name(operand.origin.alias)
                 if name.endswith(".weight") and not is_anonymous(name):
-                    return name.removesuffix(".weight")
+                    layer = name.removesuffix(".weight")
+                    return scope if scope is not None and are_apart(scope, layer) else layer
         return None
 
     def _tensorflow_scopes(self, nodes: Sequence[Node]) -> dict[Node, str]:

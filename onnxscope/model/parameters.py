@@ -13,8 +13,8 @@ from onnx import TensorProto
 
 from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.encodings import Encoding, encoding_of
-from onnxscope.model.graphs import Graph, Step
-from onnxscope.model.layer_names import Names, Operand, is_anonymous, own_name
+from onnxscope.model.graphs import Graph, Node, Step
+from onnxscope.model.layer_names import Names, Operand, are_apart, is_anonymous, own_name
 from onnxscope.model.provenance import ParameterRecord
 from onnxscope.model.stored_model import StoredModel
 
@@ -78,6 +78,8 @@ class _Finder:
         self._model = model
         self._names = names
         self._absent: dict[str, str] = {}
+        self._missing: list[tuple[str, str]] = []  # wanted names and reasons: what is stored is named first
+        self._parts: dict[tuple[tuple[Step, ...], str], tuple[Node, str]] = {}  # of a recurrent layer's weights
         self._taken: set[str] = set()
         self._encodings: dict[Operand, Encoding] = {}
         self._steering: set[tuple[tuple[Step, ...], str]] = set()  # scales and zero points, by graph and name
@@ -94,6 +96,8 @@ class _Finder:
             if (path, value) not in claimed and self._is_parameter(operands, graph):
                 parameters += self._unrecorded(operands[0], graph)
         parameters += self._unused({(path, value) for path, value, _ in uses} | claimed)
+        for name, reason in self._missing:
+            self._absent[self._unique(name)] = reason
         return parameters, list(self._absent.items())
 
     def _uses(self) -> dict[_Place, list[Operand]]:
@@ -106,13 +110,16 @@ class _Finder:
                         value = operand.origin.value
                         place = (graph.scope_of(value).path, value, operand.origin.alias)
                         uses.setdefault(place, []).append(operand)
+                    elif parts := self._names.parts_of(operand) if _is_recurrent(node) else {}:
+                        for value, role in parts.items():
+                            self._parts.setdefault((graph.scope_of(value).path, value), (node, role))
                     elif (
                         operand.role.startswith("weight") and self._names.owns_weights(node) and not self._names.records
                     ):
                         producer = graph.producers.get(node.inputs[operand.position])
                         kind = producer.op_type if producer else "the enclosing graph"
-                        name = self._unique(f"{self._names.layers[node]}.{operand.role}")
-                        self._absent[name] = f"computed by {kind}, not stored"
+                        name = f"{self._names.layers[node]}.{operand.role}"
+                        self._missing.append((name, f"computed by {kind}, not stored"))
         return uses
 
     def _note_encoding(self, operand: Operand) -> None:
@@ -147,22 +154,28 @@ class _Finder:
     def _unrecorded(self, operand: Operand, graph: Graph) -> list[Parameter]:
         origin = operand.origin
         assert origin is not None
-        layer = self._names.layers[operand.node]
+        owner, role = self._parts.get((graph.scope_of(origin.value).path, origin.value), (operand.node, operand.role))
+        operand = replace(operand, role=role)
+        layer = self._names.layers[owner]
         producer = graph.producers.get(origin.alias)
         anonymous = is_anonymous(origin.alias) or (producer is not None and producer.op_type == "Constant")
         alias = own_name(origin.alias) if operand in self._encodings else origin.alias
-        if not anonymous and "." in alias and "/" not in alias:
+        scope = self._names.exporter_scope(owner)
+        if alias.endswith(".weight") and scope == layer and are_apart(layer, alias.removesuffix(".weight")):
+            anonymous = True  # dynamo stored what two layers share under the name of the other one
+        elif not anonymous and "." in alias and "/" not in alias:
             layer = alias.rpartition(".")[0]
         # dynamo calls the bias of a convolution with a folded BatchNorm `conv1.weight_bias`.
         anonymous = anonymous or (operand.role == "bias" and alias.endswith(".weight_bias"))
         if operand.position in operand.node.operator.packs and (anonymous or "." not in alias or "/" in alias):
-            parts = self._parts(operand, graph)
-            if parts:
-                return parts
-        name = self._unique(f"{layer}.{operand.role}" if anonymous else alias)
+            packed = self._packed(operand, graph)
+            if packed:
+                return packed
+        role, reverse, _ = operand.role.partition("_reverse")
+        name = self._unique(f"{layer}.{role}{self._stacked(owner)}{reverse}" if anonymous else alias)
         return [self._parameter(name, layer, origin.value, graph, operand, None)]
 
-    def _parts(self, operand: Operand, graph: Graph) -> list[Parameter]:
+    def _packed(self, operand: Operand, graph: Graph) -> list[Parameter]:
         """Query, key and value of a tensor that an optimizer has packed; none where it is not known where they lie."""
         layer, origin = self._names.layers[operand.node], operand.origin
         assert origin is not None
@@ -230,14 +243,16 @@ class _Finder:
             return False
         if (graph.scope_of(origin.value).path, origin.value) in self._steering:
             return False
+        if (graph.scope_of(origin.value).path, origin.value) in self._parts:
+            return True
         has_role = any(self._names.owns_weights(operand.node) for operand in operands)
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         if kind.kind in "iub" and operands[0] not in self._encodings and origin.dequantized is None:
             return any(operand.node.operator.integers for operand in operands)
         packing = next((operand.node for operand in operands if operand.node.operator.is_packed), None)
         if packing is not None:
-            name = self._unique(f"{self._names.layers[operands[0].node]}.{operands[0].role}")
-            self._absent[name] = f"packed for {packing.op_type}, not unpacked"
+            name = f"{self._names.layers[operands[0].node]}.{operands[0].role}"
+            self._missing.append((name, f"packed for {packing.op_type}, not unpacked"))
             return False
         if has_role:
             return True
@@ -254,6 +269,14 @@ class _Finder:
             if is_stray and kind not in "iubOUST" and int(np.prod(tensor.dims)) > 1:
                 layer = name.rpartition(".")[0] if "/" not in name else ""
                 yield self._parameter(self._unique(name), layer, name, main, None, None)
+
+    def _stacked(self, node: Node) -> str:
+        """What PyTorch calls each of the recurrent layers that are stacked in one; nothing for other layers."""
+        layer = self._names.layers[node]
+        stack = [other for other in self._names.weighted if _is_recurrent(other) and self._names.layers[other] == layer]
+        if node not in stack or (len(stack) == 1 and not self._model.producer.startswith("pytorch")):
+            return ""
+        return f"_l{stack.index(node)}"
 
     def _is_folded(self, operand: Operand | None) -> bool:
         """Whether a weight of a convolution carries a BatchNorm, by the traces that each exporter leaves."""
@@ -280,3 +303,7 @@ class _Finder:
             candidate, number = f"{name}_{number}", number + 1
         self._taken.add(candidate)
         return candidate
+
+
+def _is_recurrent(node: Node) -> bool:
+    return node.operator.cost == "recurrent"

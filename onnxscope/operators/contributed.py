@@ -152,6 +152,7 @@ CONTRIBUTED = (
         roles=_RECURRENT,
         control=frozenset({8, 9, 10, 11}),
         weight="directions_last",
+        gates=("i", "o", "f", "c"),
         cost="recurrent",
         integers=True,
         codes={1: Codes((8,), 9), 2: Codes((10,), 11)},

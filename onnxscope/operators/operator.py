@@ -92,6 +92,7 @@ class Operator:
         control: Positions of operands that steer it, and are no parameters whatever their type.
         separate_bias: Whether an Add behind it may be its bias, where it has none of its own.
         weight: How its weight lies.
+        gates: The gates of a recurrent layer, in the order in which its weights hold them.
         cost: How often it uses each number of its weight, None where that is not known.
         holds: What its attributes hold that was learned, in words, for an operator whose numbers lie in attributes.
         attends: Where it has queries, keys and values, for an attention operator.
@@ -133,6 +134,7 @@ class Operator:
     control: frozenset[int] = frozenset()
     separate_bias: bool = True
     weight: _Weight = "outputs_first"
+    gates: tuple[str, ...] = ()
     cost: _Cost | None = None
     holds: Mapping[str, str] = field(default_factory=dict)
     attends: Attends | None = None

@@ -15,6 +15,8 @@ _RECURRENT = {1: "weight_ih", 2: "weight_hh", 3: "bias"}
 _CACHE = ("batch", "head", "token", "channel")
 _STATE = ("direction", "batch", "channel")
 _SEQUENCE = {0: ("time", *_STATE), 1: _STATE, 2: _STATE}
+_LSTM_GATES = ("i", "o", "f", "c")  # input, output, forget, cell
+_GRU_GATES = ("z", "r", "h")  # update, reset, hidden
 _SCALES = frozenset({1, 2, 4, 5, 6, 7})
 _SECOND = frozenset({1})
 _BOXES = frozenset({2, 3, 4})
@@ -128,6 +130,7 @@ STANDARD = (
         "LSTM",
         roles={**_RECURRENT, 7: "peephole"},
         weight="directions_first",
+        gates=_LSTM_GATES,
         cost="recurrent",
         channel_axis=-1,
         output_axes=_SEQUENCE,
@@ -137,11 +140,12 @@ STANDARD = (
             name,
             roles=_RECURRENT,
             weight="directions_first",
+            gates=gates,
             cost="recurrent",
             channel_axis=-1,
             output_axes=_SEQUENCE,
         )
-        for name in ("GRU", "RNN")
+        for name, gates in (("GRU", _GRU_GATES), ("RNN", ()))
     ),
     Operator(
         "Attention",
