@@ -37,8 +37,8 @@ def find_in_weights(statistics: WeightStatistics, model: Model) -> tuple[Finding
         model: Where their values are read.
     """
     findings: list[Finding] = []
-    is_infinite = any(row.summary.overall.inf_count for row in statistics)
-    masks = find_masks(model) if is_infinite else Masks(frozenset(), frozenset())
+    may_mask = any(row.summary.overall.inf_count or _is_beyond_half(row) for row in statistics)
+    masks = find_masks(model) if may_mask else Masks(frozenset(), frozenset())
     for row in statistics:
         findings += _odd_numbers(row, masks)
         if is_kernel(row):
@@ -57,10 +57,15 @@ def _odd_numbers(row: WeightRecord, masks: Masks) -> Iterator[Finding]:
     elif overall.nan_count or overall.inf_count:
         odd_numbers = count_odd(overall.nan_count, overall.inf_count)
         yield _finding("non_finite_weight", row, f"holds {odd_numbers} in {overall.count:,} numbers")
-    if overall.min is not None and overall.max is not None and parameter.dtype != "float16":
-        largest = max(overall.max, overall.min, key=abs)
-        if abs(largest) > FLOAT16_LARGEST:
-            yield _finding("float16_weight", row, f"reaches {largest:.6g}, beyond float16's {FLOAT16_LARGEST:,.0f}")
+    if _is_beyond_half(row) and (parameter.graph.path, parameter.initializer) not in masks.large:
+        largest = max(overall.max or 0.0, overall.min or 0.0, key=abs)
+        yield _finding("float16_weight", row, f"reaches {largest:.6g}, beyond float16's {FLOAT16_LARGEST:,.0f}")
+
+
+def _is_beyond_half(row: WeightRecord) -> bool:
+    overall = row.summary.overall
+    largest = max(abs(overall.max or 0.0), abs(overall.min or 0.0))
+    return row.parameter.dtype != "float16" and largest > FLOAT16_LARGEST
 
 
 def _constant_or_zero(row: WeightRecord) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ __all__ = ["find", "saturated_fraction"]
 
 _FLOAT16_SMALLEST = 2.0**-24  # its smallest subnormal number
 _UNDERFLOW_SHARE = 0.01
+_FILL = -3.3e38  # exporters mask with the least number of float32, -3.403e38, to which scores are added
 _SATURATED_SHARE = 0.5
 _MARGIN = 1 / 128  # of the distance between the limits
 
@@ -23,8 +25,9 @@ _MARGIN = 1 / 128  # of the distance between the limits
 def find(profile: Profile) -> tuple[Finding, ...]:
     """Return everything that a profile gives reason to look at, the gravest first, then in execution order."""
     findings = [*_non_finite(profile), *profile.unstable, *_unfit(profile)]
+    is_fed_constants = any(_is_constant(tap).all() for tap in profile.inputs)
     for tap in profile.reached:
-        findings += _dead_and_constant(tap)
+        findings += _dead_and_constant(tap, is_fed_constants=is_fed_constants)
         findings += _duplicates(tap)
         findings += _overflow(profile, tap)
         findings += _underflow(tap)
@@ -85,7 +88,14 @@ def _unfit(profile: Profile) -> Iterator[Finding]:
         yield Finding(kind="does_not_fit", layer=profile.unfit[0].layer, channel=None, message=message)
 
 
-def _dead_and_constant(tap: TapProfile) -> Iterator[Finding]:
+def _is_constant(tap: TapProfile) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Of each channel, whether it held one value everywhere."""
+    moments = tap.state.moments
+    return np.asarray((moments.min == moments.max) & (moments.count > 1) & (moments.nan + moments.inf == 0))
+
+
+def _dead_and_constant(tap: TapProfile, *, is_fed_constants: bool) -> Iterator[Finding]:
+    """Dead channels, and constant ones; not those of a value that hangs on a constant input, and is constant itself."""
     dead = set(tap.dead_channels)
     moments = tap.state.moments
     for channel in sorted(dead):
@@ -95,7 +105,9 @@ def _dead_and_constant(tap: TapProfile) -> Iterator[Finding]:
             channel=channel,
             message=f"zero in every element of all {_samples(tap)}",
         )
-    constant = (moments.min == moments.max) & (moments.count > 1) & (moments.nan + moments.inf == 0)
+    constant = _is_constant(tap)
+    if is_fed_constants and constant.all():
+        return
     for channel in np.flatnonzero(constant).tolist():
         if channel not in dead and tap.channel_axis is not None:
             value = float(moments.min[channel])
@@ -121,9 +133,10 @@ def _overflow(profile: Profile, tap: TapProfile) -> Iterator[Finding]:
     state, moments = tap.state, tap.state.moments
     if tap.dtype == "float16":
         return
-    beyond = (moments.count > 0) & ((moments.max > FLOAT16_LARGEST) | (moments.min < -FLOAT16_LARGEST))
+    least = np.where(moments.min < _FILL, 0.0, moments.min)  # no layer makes such a number: a mask or a fill does
+    beyond = (moments.count > 0) & ((moments.max > FLOAT16_LARGEST) | (least < -FLOAT16_LARGEST))
     for channel in np.flatnonzero(beyond).tolist():
-        low, high = float(moments.min[channel]), float(moments.max[channel])
+        low, high = float(least[channel]), float(moments.max[channel])
         value, samples = (high, state.max_sample) if high >= -low else (low, state.min_sample)
         sample = profile.sample_name(int(samples[channel]))
         message = f"reaches {value:.6g} in {sample}, beyond float16's {FLOAT16_LARGEST:,.0f}"

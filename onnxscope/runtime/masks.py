@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -36,6 +37,7 @@ _FILLS = {"Where": (1, 2), "Pad": (2,), "Clip": (1, 2), "Max": (0, 1), "Min": (0
 """Operands that are fills or limits."""
 _TAKING = _KEEPING | _FILLS.keys()
 _NORMALIZING = frozenset({"Softmax", "LogSoftmax"})
+_LARGE = 65505.0  # more than half precision holds
 _LARGEST_BYTES = 64 << 20  # of a mask
 _MAX_STEPS = 12  # from a mask to its Softmax
 
@@ -47,10 +49,12 @@ class Masks:
     Attributes:
         constants: Graph and name of stored tensors.
         values: Of what is computed from them, as far as an infinity comes through unchanged.
+        large: Stored tensors that mask with large numbers, such as -3.4e38, in place of infinities.
     """
 
     constants: frozenset[Place]
     values: frozenset[Place]
+    large: frozenset[Place] = frozenset()
 
 
 def find_masks(model: Model) -> Masks:
@@ -62,11 +66,16 @@ def find_masks(model: Model) -> Masks:
     """
     constants: set[Place] = set()
     values: set[Place] = set()
+    large: set[Place] = set()
     for graph in model.graphs.values():
         for name, tensor in _candidates(graph):
             readers = [(around, node) for around in _graphs_in(model, graph) for node in around.readers.get(name, ())]
-            if _may_mask(readers) and _is_infinite(model, tensor) and _is_mask(model, name, tensor, readers):
+            if not _may_mask(readers):
+                continue
+            if _is_infinite(model, tensor) and _is_mask(model, name, tensor, readers):
                 constants.add((graph.path, name))
+            elif _is_large(model, tensor) and _is_mask(model, name, tensor, readers):
+                large.add((graph.path, name))
     for graph in model.graphs.values():
         for node in graph.nodes:
             is_filled = node.is_standard and node.op_type == "ConstantOfShape" and _fills_with_infinity(model, node)
@@ -74,7 +83,7 @@ def find_masks(model: Model) -> Masks:
             sources = [_place(graph, name) for name in node.inputs if name] if passes else []
             if is_filled or any(source in constants or source in values for source in sources):
                 values |= {(graph.path, output) for output in node.outputs if output}
-    return Masks(frozenset(constants), frozenset(values))
+    return Masks(frozenset(constants), frozenset(values), frozenset(large))
 
 
 def _candidates(graph: Graph) -> Iterator[tuple[str, TensorProto]]:
@@ -100,12 +109,25 @@ def _may_mask(readers: Readers) -> bool:
 
 def _is_infinite(model: Model, tensor: TensorProto) -> bool:
     """Whether a stored tensor holds infinities and no NaN."""
+    values = _numbers(model, tensor)
+    return values is not None and bool(np.isinf(values).any() and not np.isnan(values).any())
+
+
+def _is_large(model: Model, tensor: TensorProto) -> bool:
+    """Whether a stored tensor holds one negative number beyond half precision, and zeros at most beside it."""
+    values = _numbers(model, tensor)
+    if values is None or not values.size or not np.isfinite(values).all() or values.min() > -_LARGE:
+        return False
+    return set(np.unique(values).tolist()) <= {0.0, float(values.min())}
+
+
+def _numbers(model: Model, tensor: TensorProto) -> np.ndarray[Any, Any] | None:
+    """A stored tensor's real numbers; None where it has none, or too many for a mask."""
     if tensor.data_type not in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16):
-        return False
+        return None
     if model.storage.stored_bytes(tensor) > _LARGEST_BYTES:
-        return False
-    values = widened(model.array(tensor))
-    return bool(np.isinf(values).any() and not np.isnan(values).any())
+        return None
+    return widened(model.array(tensor))
 
 
 def _is_mask(model: Model, name: str, tensor: TensorProto, readers: Readers) -> bool:

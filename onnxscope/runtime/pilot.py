@@ -199,6 +199,7 @@ class Pilot:
     def _expose(self, taps: Sequence[Tap]) -> None:
         by_name = numbered(taps)
         self.tapped: TappedModel = expose(self.model, [replace(tap, name=name) for name, tap in by_name.items()])
+        self._session = None  # so that no two sessions hold the weights of a large model at once
         self._session = self._opened()
         self._tap_shapes = None
         self.exposed = {by_name[name]: output for name, output in self.tapped.outputs.items()}

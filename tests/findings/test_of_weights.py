@@ -6,7 +6,9 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx.parser
 import pytest
+from onnx import numpy_helper
 from weight_models import found, kinds, normal, rng, store, uniform
 
 from onnxscope.findings.kinds import GRAVITY
@@ -87,3 +89,28 @@ def test_every_kind_has_its_gravity():
     assert len(set(GRAVITY)) == len(GRAVITY)
     model = store(a=np.full((2, 2), np.nan, np.float32), b=np.zeros((4, 5), np.float32))
     assert kinds(model) == ["non_finite_weight", "constant_weight"]
+
+
+def large_findings(text, values):
+    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 17]> {text}')
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), "m"))
+    return [kind for kind, *_ in found(model)]
+
+
+LEAST = float(np.finfo(np.float32).min)
+MASKED = "g (float[N, 2, 2] x) => (float[N, 2, 2] y) { s = Add (x, m)  y = Softmax (s) }"
+
+
+@pytest.mark.parametrize("value", [LEAST, -1e9])
+def test_a_mask_of_large_numbers_is_no_risk_of_half_precision(value):
+    assert large_findings(MASKED, [[0, value], [0, 0]]) == []
+
+
+@pytest.mark.parametrize("values", [[[0, 1e6], [0, 0]], [[0.5, -1e9], [0, 0.1]]])
+def test_other_large_numbers_before_a_softmax_are(values):
+    assert large_findings(MASKED, values) == ["float16_weight"]
+
+
+def test_a_large_number_that_masks_nothing_is():
+    text = "g (float[N, 2, 2] x) => (float[N, 2, 2] y) { y = Add (x, m) }"
+    assert large_findings(text, [[0, LEAST], [0, 0]]) == ["float16_weight"]

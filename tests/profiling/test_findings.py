@@ -57,6 +57,26 @@ def test_dead_constant_and_duplicate_channels():
     assert found(tap_of("a", array[:1]))[0][3] == "zero in every element of all 1 sample seen"
 
 
+def test_what_is_constant_since_its_input_is_constant_is_no_finding():
+    ones = tap_of("ids", np.ones((6, 4, 20), np.float32))
+    embedded = tap_of("a", np.broadcast_to(np.arange(1, 5, dtype=np.float32)[:, None], (6, 4, 20)).copy())
+    assert found(embedded, inputs=[ones]) == []
+    assert {kind for kind, *_ in found(embedded, inputs=[tap_of("ids", noise())])} == {"constant_channel"}
+    partly = noise()
+    partly[:, 2] = 0.25
+    assert [kind for kind, *_ in found(tap_of("b", partly), inputs=[ones])] == ["constant_channel"]
+
+
+def test_a_mask_s_least_number_is_no_overflow_but_another_is():
+    scores = noise()
+    scores[:, 1, ::2] = np.finfo(np.float32).min
+    assert found(tap_of("a", scores)) == []
+    scores[:, 2, 3] = 1e6
+    assert [kind for kind, *_ in found(tap_of("a", scores))] == ["float16_overflow"]
+    scores[:, 2, 3] = -1e6
+    assert [kind for kind, *_ in found(tap_of("a", scores))] == ["float16_overflow"]
+
+
 def test_the_first_layer_with_non_finite_values_made_them():
     first, second = noise(), noise()
     first[2, 3, 1:4], first[4, 3, 0] = math.nan, math.inf
