@@ -130,7 +130,8 @@ def _type(schema: dict[str, Any], name: str, shared: set[str]) -> str:
     if "anyOf" in schema:
         return " or ".join(_type(each, name, shared) for each in schema["anyOf"])
     if "const" in schema:
-        return _code(schema["const"])
+        const = schema["const"]
+        return _code(const if isinstance(const, str) else json.dumps(const))
     if "enum" in schema:
         return ", ".join("null" if each is None else _code(each) for each in schema["enum"])
     kinds = schema.get("type", "anything")

@@ -89,7 +89,7 @@ def save_weights(
     """
     from onnxscope.runtime.stored_values import read_parameter
 
-    refuse_inputs(files_in_place(folder, "weights"), model.storage.files)
+    refuse_inputs(files_in_place(folder, "weights"), model.files)
     names = [f"{safe_stem(row.parameter.name, index)}.{picture}" for index, row in enumerate(statistics, 1)]
     refuse_others(folder, "weights", names, force=force)
     target = make_folder(folder)

@@ -46,7 +46,7 @@ def weights(
     if output is not None:
         from onnxscope.analyses.folders import files_in_place, refuse_others, save_weights
 
-        refuse_inputs(files_in_place(output, "weights"), loaded.storage.files)
+        refuse_inputs(files_in_place(output, "weights"), loaded.files)
         refuse_others(output, "weights", [], force=force)
     statistics = compute(loaded, select=select, bins=bins)
     if output is not None:

@@ -67,7 +67,7 @@ class OnnxSnapshot:
         path = self.path(name)
         if self._update:
             model = onnxscope.load_model(model)
-            refuse_inputs([path], model.storage.files)
+            refuse_inputs([path], model.files)
         try:
             expected = Baseline.load(path)
         except onnxscope.BaselineError as error:

@@ -328,7 +328,7 @@ def files_of(
     Raises:
         InputError: What `gather` raises.
     """
-    files: list[str | os.PathLike[str]] = [file for model in models for file in model.storage.files]
+    files: list[str | os.PathLike[str]] = [file for model in models for file in model.files]
     if inputs is not None and not (isinstance(inputs, list | tuple) and not inputs):
         files += files_behind(gather(inputs)[1])
     recipe = recipe_file(preprocess)

@@ -66,6 +66,11 @@ class Model(StoredModel):
             return _reload, (self._file.given, self.size_bytes, content, self.custom_ops)
         return _revive, (self.proto.SerializeToString(), self.name, self.folder, self.custom_ops)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that it is read from, and the libraries that it is run with."""
+        return (*self.storage.files, *self.custom_ops)
+
     def to_dict(self) -> dict[str, Any]:
         """The `model` record that every JSON result carries, with the libraries that it was run with."""
         libraries = [

@@ -120,7 +120,7 @@ def stats(
     dataset = open_dataset(inputs, loaded, options).noting(*remarks)
     kept = None
     if output is not None:
-        read = (*loaded.storage.files, *dataset.files, recipe_file(preprocess))
+        read = (*loaded.files, *dataset.files, recipe_file(preprocess))
         refuse_inputs((output, partial_path(output)), read)
         refuse_foreign([(output, record_file(PROFILE_FORMAT.schema))], force=force)
         kept = _Kept(Path(output), resume=resume)

@@ -115,7 +115,7 @@ def write_node_data(
         OutputError: The folder cannot be made or written to, or the model has the name of an overlay.
     """
     loaded = load_model(model)
-    refuse_inputs(overlay_files(folder), loaded.storage.files)
+    refuse_inputs(overlay_files(folder), loaded.files)
     refuse_foreign([(path, OVERLAY) for path in overlay_files(folder)], force=force)
     nodes = _Nodes(loaded)
     target = make_folder(folder)

@@ -60,7 +60,7 @@ class Report(Record):
         Raises:
             OutputError: It cannot be written, would replace the model, or another file is there.
         """
-        refuse_inputs([path], self.model.storage.files)
+        refuse_inputs([path], self.model.files)
         refuse_foreign([(path, PAGE)], force=force)
         write_whole(path, self.html)
 

@@ -30,17 +30,7 @@ from onnxscope.model.loading import Model
 from onnxscope.model.value_axes import ValueAxes, channel_axis_of
 from onnxscope.selection.working_layers import working_layers
 
-__all__ = [
-    "At",
-    "Choice",
-    "Place",
-    "Tap",
-    "choose",
-    "select_layers",
-    "select_taps",
-    "tap_values",
-    "weighted_taps",
-]
+__all__ = ["At", "Choice", "Place", "Tap", "choose", "select_layers", "select_taps", "tap_values", "weighted_taps"]
 
 At = Literal["post", "pre"]
 Place = tuple[tuple[Step, ...], str]

@@ -72,7 +72,9 @@ def test_a_baseline_of_one_export_accepts_another(residual, tmp_path):
             assert result.ok, f"{path.name}: {result!r}"
     for name, path in exports(f"{HELPERS}:Residual", tmp_path, ways=WAYS[1:2], **SMALL).items():
         assert check(path, snapshot(residual[name], IMAGES), IMAGES).ok, name
-    assert not check(residual["dynamo_deployed_None"], baseline, IMAGES).ok  # folded: another structure
+    folded = check(residual["dynamo_deployed_None"], baseline, IMAGES)
+    assert folded.ok, repr(folded)
+    assert any("folded" in note or "holds" in note for note in folded.notes)
     deployed = snapshot(residual["dynamo_deployed_None"], IMAGES)
     result = check(residual["legacy_deployed_None"], deployed, IMAGES)  # one of them leaves a bias of zeros out
     assert result.ok, repr(result)
