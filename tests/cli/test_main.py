@@ -111,7 +111,7 @@ def test_doctor(call):
 @pytest.mark.parametrize("kind", KINDS_OF_OUTPUT)
 def test_an_output_of_any_kind_ends_no_command(kind, call):
     np.save("x.npy", KIND_INPUT)
-    for name, k in (("a.onnx", 1.0), ("b.onnx", 2.0)):
+    for name, k in (("a.onnx", 2.0), ("b.onnx", 3.0)):
         onnx.save(with_output(kind, k), name)
     for command, expected in {
         "diff a.onnx a.onnx": 0,
