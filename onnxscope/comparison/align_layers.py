@@ -157,10 +157,16 @@ class _Pairing:
         )
 
     def by_place(self) -> None:
-        """Pair layers that everything before and behind tells from all others, or from all others of other weights."""
-        for key in (_place_and_content, _place_key):
-            for left, right in self._unique(key):
-                self._pair(left, right)
+        """Pair layers that everything before and behind tells from all others, or from all others of other weights.
+
+        Weights are read of layers that look alike alone. Where these are told apart, the last of them is too.
+        """
+        self._pair_all(self._unique(_place_key))
+        groups = self._places(_place_key, self._a, self._of_a), self._places(_place_key, self._b, self._of_b)
+        for evidence, places in groups[0].items():
+            if evidence in groups[1]:
+                self._pair_all(self._unique(_content_key, places, groups[1][evidence]))
+        self._pair_all(self._unique(_place_key))
 
     def by_name(self, *, agreeing: bool) -> None:
         """Pair layers of one name and kind; `agreeing` asks that structure or content agree too."""
@@ -170,8 +176,7 @@ class _Pairing:
 
     def by_content(self) -> None:
         """Pair layers whose weights are the same numbers; one that crosses most others is left to other evidence."""
-        for left, right in _mostly_in_order(self._of_a.items(), self._told_apart(_content_key)):
-            self._pair(left, right)
+        self._pair_all(_mostly_in_order(self._of_a.items(), self._told_apart(_content_key)))
 
     def by_near_content(self) -> None:
         """Pair layers that look alike, several of them, whose weights are the same but for rounding."""
@@ -188,8 +193,7 @@ class _Pairing:
             near = [(x, y) for x, a in left for y, b in right if a is not None and b is not None and are_near(a, b)]
             counts = [Counter(pair[side] for pair in near) for side in (0, 1)]
             candidates += [(x, y) for x, y in near if counts[0][x] == counts[1][y] == 1]
-        for x, y in _mostly_in_order(self._of_a.items(), sorted(candidates)):
-            self._pair(x, y)
+        self._pair_all(_mostly_in_order(self._of_a.items(), sorted(candidates)))
 
     def by_structure(self) -> None:
         """Pair layers with the same surroundings: on both sides, then before them, then behind them."""
@@ -221,9 +225,12 @@ class _Pairing:
         content = left.content()
         return content is not None and content == right.content()
 
-    def _unique(self, key: _Key) -> list[tuple[int, int]]:
+    def _unique(
+        self, key: _Key, among_a: Iterable[int] | None = None, among_b: Iterable[int] | None = None
+    ) -> list[tuple[int, int]]:
         """Unpaired layers with a key that one layer of each model has."""
-        places_a, places_b = self._places(key, self._a, self._of_a), self._places(key, self._b, self._of_b)
+        places_a = self._places(key, self._a, self._of_a, among_a)
+        places_b = self._places(key, self._b, self._of_b, among_b)
         return [
             (places[0], places_b[evidence][0])
             for evidence, places in places_a.items()
@@ -280,6 +287,10 @@ class _Pairing:
                 places.setdefault(evidence, []).append(index)
         return places
 
+    def _pair_all(self, pairs: Iterable[tuple[int, int]]) -> None:
+        for left, right in pairs:
+            self._pair(left, right)
+
     def _pair(self, left: int, right: int) -> None:
         if not _may_be_one(self._a[left].body, self._b[right].body):
             return
@@ -327,8 +338,9 @@ def _place_key(key: LayerKey) -> Hashable | None:
 
 
 def _place_and_content(key: LayerKey) -> Hashable | None:
-    place, content = key.place(), key.content()
-    return None if place is None or content is None else (place, key.body, content)
+    place = key.place()
+    content = None if place is None else key.content()
+    return None if content is None else (place, key.body, content)
 
 
 def _side_and_content(side: int, key: LayerKey) -> Hashable | None:

@@ -155,8 +155,8 @@ def own_model(
             return f"{'codes' if replaced[name].codes else 'fed'}:{name}"
         return name if name in constants or name in b.main.inputs else f"o:{name}"
 
-    needed = _needed(proto_b, wanted, replaced.keys())
     decoders = frozenset(pair.b for pair in counterparts if pair.codes)
+    needed = _needed(proto_b, wanted, replaced.keys(), decoders)
     for node in proto_b.graph.node:
         if any(output in needed for output in node.output):
             proto.graph.node.append(_renamed(node, rename, decoders))
@@ -178,8 +178,8 @@ def own_model(
     return proto, used
 
 
-def _needed(proto: ModelProto, wanted: Sequence[Counterpart], stops: Any) -> set[str]:
-    """Values that must be computed for what is wanted, going back no further than `stops`."""
+def _needed(proto: ModelProto, wanted: Sequence[Counterpart], stops: Any, decoders: frozenset[str]) -> set[str]:
+    """Values that must be computed for what is wanted, going back no further than `stops`, which `decoders` pass."""
     producers = {output: node for node in proto.graph.node for output in node.output}
     needed: set[str] = set()
     waiting = [name for pair in wanted for name in (pair.b, pair.read_b)]
@@ -188,7 +188,7 @@ def _needed(proto: ModelProto, wanted: Sequence[Counterpart], stops: Any) -> set
         if name in needed or name not in producers:
             continue
         needed.add(name)
-        waiting += [read for read in _names_read(producers[name]) if read not in stops]
+        waiting += [read for read in _names_read(producers[name]) if name in decoders or read not in stops]
     return needed
 
 
@@ -258,8 +258,8 @@ def _copy_with_replacements(
             return replaced[name]
         return in_b(name) if name in constants or name in inputs else f"o:{name}"
 
-    needed = _needed(source, counterparts, replaced.keys())
     decoders = frozenset(pair.b for pair in counterparts if pair.codes)
+    needed = _needed(source, counterparts, replaced.keys(), decoders)
     for node in source.graph.node:
         if any(output in needed and output not in constants for output in node.output):
             proto.graph.node.append(_renamed(node, rename, decoders))

@@ -191,7 +191,8 @@ class Graph:
         """The first node that makes real numbers of the codes that a value holds, None where none does."""
         readers = self.readers_of(value)
         return next(
-            (node for node in readers if node.operator.passes_on == "dequantized" and node.inputs[0] == value), None
+            (node for node in readers if node.operator.passes_on == "dequantized" and self.inputs_of(node)[0] == value),
+            None,
         )
 
     def repeats(self, node: Node) -> bool:

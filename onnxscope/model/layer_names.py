@@ -27,7 +27,8 @@ _CUTTING = frozenset({"Concat", "Slice", "Split"})
 _SEPARATOR = re.compile(r"[./]")
 # What quantizers and converters to half precision append to the names of nodes and tensors.
 _ADDED = re.compile(
-    r"((_MatMul)?_quant(ized)?|_QuantizeLinear(_Input|_Output)?|_(DQ_)?Q\d+(G\d+)?|_b?fp?16)+\Z", re.IGNORECASE
+    r"((_MatMul)?_quant(ized)?|_QuantizeLinear(_Input|_Output)?|_(DQ_)?Q\d+(G\d+)?|_b?fp?16|(?-i:_Transposed(_\d+)?))+\Z",
+    re.IGNORECASE,
 )
 
 
@@ -177,7 +178,7 @@ class Names:
     def origin(self, graph: Graph, value: str) -> Origin | None:
         """Trace a constant value back to the tensor that stores it, through layout, casts and dequantization."""
         alias, dequantized = value, None
-        permutations: list[tuple[int, ...]] | None = []
+        permutations: list[tuple[int, ...] | None] | None = []
         while graph.stored(value) is None:
             node = graph.scope_of(value).producers.get(value)
             passed_on = None if node is None else node.operator.passes_on
@@ -186,17 +187,16 @@ class Names:
             if passed_on == "dequantized":
                 dequantized = dequantized or value
             elif passed_on == "permuted":
-                order = node.attribute("perm")
-                if permutations is not None and order is not None:
-                    permutations.append(tuple(order))
-                else:
-                    permutations = None
+                if permutations is not None:
+                    order = node.attribute("perm")
+                    permutations.append(None if order is None else tuple(order))
             elif passed_on == "reshaped":
                 permutations = None
             value = node.inputs[0]
             if passed_on != "same" or is_anonymous(alias):
                 alias = value
-        return Origin(value, alias, _compose(permutations), dequantized)
+        stored = graph.stored(value)
+        return Origin(value, alias, _compose(permutations, len(stored.dims)) if stored else None, dequantized)
 
     def parts_of(self, operand: Operand) -> dict[str, str]:
         """The stored tensors that nothing but layout makes an operand of, with what each is to the operator.
@@ -348,15 +348,22 @@ def _legacy_scope(name: str) -> str | None:
     return ".".join(filter(None, layer)) or None
 
 
-def _compose(permutations: list[tuple[int, ...]] | None) -> tuple[int, ...] | None:
-    """One permutation for several, the last applied first; None where it is unknown, empty where there is none."""
+def _compose(permutations: list[tuple[int, ...] | None] | None, rank: int) -> tuple[int, ...] | None:
+    """One permutation for several, the last applied first; None where it is unknown, empty where there is none.
+
+    Args:
+        permutations: Nearest to the operand first. None among them reverses the axes, as a Transpose does that names
+            no order.
+        rank: Of what is permuted.
+    """
     if permutations is None:
         return None
     result: tuple[int, ...] = ()
-    for permutation in permutations:  # nearest to the operand first
-        if any(axis < 0 for axis in permutation) or sorted(permutation) != list(range(len(permutation))):
+    for permutation in permutations:
+        order = tuple(range(rank))[::-1] if permutation is None else permutation
+        if any(axis < 0 for axis in order) or sorted(order) != list(range(len(order))):
             return None
-        if result and len(result) != len(permutation):
+        if result and len(result) != len(order):
             return None
-        result = tuple(permutation[axis] for axis in result) if result else permutation
+        result = tuple(order[axis] for axis in result) if result else order
     return result

@@ -244,13 +244,15 @@ class _Records:
         slots: list[tuple[str, tuple[Step, ...], str]] = []
         listed: dict[str, str] = {}
         inside = {output for part in self._parts(unit) for output in part.outputs}
+        again = self._model.graphs[unit.path].repeated
         for part in self._parts(unit):
             prefix = "" if part is unit else f"{part.op_type}."
             names = operand_names(part, spelled.op_type if part is unit else part.op_type)
             names = ["data"] if part.op_type == "Flatten" else names  # as Reshape has it
             of_weights = self._listed_places(part)
             for place, value in enumerate(part.inputs):
-                if value and not (target and place == 1) and (part is unit or value not in inside):
+                is_own = part is not unit and again.get(value, value) in inside
+                if value and not (target and place == 1) and not is_own:
                     slots.append((f"{prefix}{names[place]}", part.path, value))
                     listed |= {f"{prefix}{names[place]}": of_weights[place]} if place in of_weights else {}
             for path, graph in self._bodies(part):

@@ -110,6 +110,8 @@ class _Reader:
             return self._padded_axes()
         if op_type == "CumSum":
             return self._running()
+        if op_type == "Transpose":
+            return self._order()
         return self._axis()
 
     def _literal(self) -> Places:
@@ -134,6 +136,11 @@ class _Reader:
         found = axis + rank if axis < 0 else axis
         found = last if last is not None and found - rank == last else found
         return Places({"axis": found}) if found != axis else Places()
+
+    def _order(self) -> Places:
+        """Of a Transpose that names none: the other way round."""
+        rank = None if self._node.attribute("perm") is not None else self._rank()
+        return Places({"perm": list(range(rank))[::-1]}) if rank else Places()
 
     def _axes(self) -> Places:
         axes = self._numbers("axes", 1)

@@ -74,7 +74,7 @@ def real(path, tensor, x):
 def test_every_layer_has_the_ratio_that_numpy_gives(network, form, per_channel, request, tmp_path):
     proto, x = request.getfixturevalue(network)
     source, target = quantized(proto, x, tmp_path, form, per_channel=per_channel)
-    rows = {row.a.layer: row for row in onnxscope.diff(source, target, x).layers}
+    rows = {row.a.layer: row for row in onnxscope.diff(source, target, x, batch_size=len(x)).layers}
     ends = PICTURES if network == "pictures" else TOKENS
     assert rows.keys() == ends.keys()
     for name, row in rows.items():
@@ -138,3 +138,40 @@ def test_a_map_of_what_a_quantized_layer_sees_is_made(pictures, tmp_path):
             for path, layer in ((source, "conv1"), (target, "conv1_quant"))
         ]
         np.testing.assert_allclose(maps[0].map, maps[1].map, atol=0.2)
+
+
+@pytest.mark.parametrize("again", ["codes", "numbers", "both"])
+def test_what_is_quantized_twice_is_compared_as_what_is_quantized_once(again, pictures):
+    float_model, x = pictures
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in float_model.graph.initializer}
+    stored |= {"s": np.float32(0.05), "z": np.uint8(128)}
+    node = helper.make_node
+
+    def copy(twice):
+        codes, numbers = ("q2" if twice else "q1"), ("r2" if twice else "r1")
+        nodes = [
+            node("Conv", ["x", "W", "b"], ["c"], "conv1", pads=[1] * 4),
+            node("QuantizeLinear", ["c", "s", "z"], ["q1"]),
+            node("QuantizeLinear", ["c", "s", "z"], ["q2"]),
+            node("DequantizeLinear", [codes if again != "numbers" else "q1", "s", "z"], ["r2"]),
+            node("DequantizeLinear", ["q1", "s", "z"], ["r1"]),
+            node("Conv", [numbers if again != "codes" else "r1", "V"], ["d"], "conv2", pads=[1] * 4),
+            node("Add", ["d", "r2"], ["y"], "res"),
+        ]
+        return model(nodes, {"x": ["N", 3, 12, 12]}, {"y": ["N", 8, 12, 12], "r1": ["N", 8, 12, 12]}, stored)
+
+    once, twice = copy(twice=False), copy(twice=True)
+    assert onnxscope.diff(once, twice, x).verdict == onnxscope.diff(once, twice).verdict == "equal"
+    assert onnxscope.check(twice, onnxscope.snapshot(once, x), x).ok
+    nodes = [
+        node("Conv", ["x", "W", "b"], ["c"], "conv1", pads=[1] * 4),
+        node("Conv", ["c", "V"], ["d"], "conv2", pads=[1] * 4),
+        node("Add", ["d", "c"], ["y"], "res"),
+    ]
+    plain = model(nodes, {"x": ["N", 3, 12, 12]}, {"y": ["N", 8, 12, 12], "c": ["N", 8, 12, 12]}, stored)
+    expected, found = (
+        [(row.entire.sqnr_db, row.own.sqnr_db or np.inf) for row in onnxscope.diff(plain, one, x).layers]
+        for one in (once, twice)
+    )
+    assert 20 < expected[0][1] < 50
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

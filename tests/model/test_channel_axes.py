@@ -208,12 +208,11 @@ def test_a_vector_has_no_channels(shape):
     assert weight_axis(operand, len(shape)) == (None, 1)
 
 
-@pytest.mark.parametrize("inner", ["Reshape", "Transpose"])
-def test_a_way_back_that_is_unknown_gives_no_axis(inner):
-    inputs = ["w", "shape"] if inner == "Reshape" else ["w"]
-    before = [helper.make_node(inner, inputs, ["t"])]
-    if inner == "Reshape":
-        before.insert(0, helper.make_node("Constant", [], ["shape"], value_ints=[3, 5]))
+def test_a_way_back_that_is_unknown_gives_no_axis():
+    before = [
+        helper.make_node("Constant", [], ["shape"], value_ints=[3, 5]),
+        helper.make_node("Reshape", ["w", "shape"], ["t"]),
+    ]
     _, operand = weighted(
         helper.make_node("MatMul", ["x", "t"], ["y"]), np.ones((5, 3), np.float32), [2, 3], before=before
     )

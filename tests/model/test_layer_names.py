@@ -193,7 +193,8 @@ def test_two_transposes_are_one_permutation():
     ("nodes", "permutation", "dequantized"),
     [
         ("c = Cast<to=1>(w)", (), None),
-        ("c = Transpose(w)", None, None),
+        ("c = Transpose(w)", (1, 0), None),
+        ("t = Transpose(w) c = Transpose<perm=[1, 0]>(t)", (0, 1), None),
         ("c = Transpose<perm=[0, 0]>(w)", None, None),
         ("c = Transpose<perm=[0, 9]>(w)", None, None),
         ("c = Reshape(w, shape)", None, None),

@@ -71,6 +71,19 @@ def test_a_layer_called_twice_is_there_twice_and_matrices_have_their_outputs_fir
     ]
 
 
+def test_a_transpose_without_an_order_turns_a_weight_round():
+    texts = [
+        f"g (float[N, 5] x) => (float[N, 3] y) {{ t = Transpose{order}(w)  y = MatMul(x, t) }}"
+        for order in ("", "<perm = [1, 0]>")
+    ]
+    for text in texts:
+        model = parsed(text)
+        model.graph.initializer.append(numpy_helper.from_array(np.ones((3, 5), np.float32), "w"))
+        (layer,) = layers_of(model)
+        (parameter,) = load_model(model).parameters
+        assert (layer.shape, parameter.shape, parameter.channel_axis) == ((3, 5), (3, 5), 0)
+
+
 def test_signatures_tell_layers_by_what_surrounds_them():
     text = "g (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, v1)  b = MatMul(a, v2)  y = MatMul(b, v3) }"
     shorter = "g (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, v1)  y = MatMul(a, v2) }"

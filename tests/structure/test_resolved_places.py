@@ -57,6 +57,13 @@ NUMBERS = {
 }
 # Input and outputs; two spellings of one thing with their operator sets; another thing.
 SPELLINGS = {
+    "Transpose without an order": (
+        "float[2, 2, 2] x",
+        "float[2, 2, 2] y",
+        (13, "y = Transpose(x)"),
+        (13, "y = Transpose<perm = [2, 1, 0]>(x)"),
+        "y = Transpose<perm = [1, 2, 0]>(x)",
+    ),
     "Softmax": (
         "float[2, 3, 4, 5] x",
         "float[2, 3, 4, 5] y",

@@ -165,7 +165,7 @@ def quantized(source: Path, x: np.ndarray, form: str) -> Path:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if form.startswith("dynamic"):
-                quantize_dynamic(source, target, per_channel=per_channel)
+                quantize_dynamic(source, target, per_channel=per_channel, reduce_range=True)  # see quantized_copies
             elif form.startswith("int4"):
                 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -184,6 +184,7 @@ def quantized(source: Path, x: np.ndarray, form: str) -> Path:
                     Reader(x),
                     quant_format=QuantFormat.QOperator if form == "QOperator" else QuantFormat.QDQ,
                     per_channel=per_channel,
+                    reduce_range=form not in kinds,
                     activation_type=activations,
                     weight_type=weights,
                     calibrate_method=CalibrationMethod.Distribution if form == "float8" else CalibrationMethod.MinMax,
