@@ -18,7 +18,7 @@ from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.result import Comparison, StructureChange
 from onnxscope.comparison.shared_constants import unread_changes
-from onnxscope.comparison.unstable_sides import mode_changes, notes_on_unstable
+from onnxscope.comparison.unstable_sides import mode_changes, notes_on_narrow_sums, notes_on_unstable
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, folded_change, one_sided
 from onnxscope.comparison.whole_weights import whole_of
 from onnxscope.errors import RunError
@@ -92,6 +92,8 @@ class LayerComparison:
         self._feed = feed
         self._options = options
         self._notes: list[str] = [*notes_on_unstable(sides[0].model, sides[1].model)]
+        if feed is not None:
+            self._notes += notes_on_narrow_sums(sides[0].model, sides[1].model)
         self._alignment = _aligned(sides, feed, align, self._notes, options)
         selectors = [select] if isinstance(select, str) else list(select)
         chosen = Selection(sides[0].model, selectors) if selectors else None

@@ -12,18 +12,27 @@ from onnxscope.comparison.result import StructureChange
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Discrepancy
+from onnxscope.runtime.narrow_sums import remarks_on_narrow_sums
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import open_session
 from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable, remarks_on_unstable
 
-__all__ = ["mode_changes", "noise_when_fed", "notes_on_unstable", "random_values"]
+__all__ = ["mode_changes", "noise_when_fed", "notes_on_narrow_sums", "notes_on_unstable", "random_values"]
 
 _Key = Callable[[UnstableNode], tuple[str, ...]]
 
 
 def notes_on_unstable(first: Model, second: Model) -> tuple[str, ...]:
     """Return a remark for each of the first random or stateful nodes of either model."""
-    remarks = remarks_on_unstable(first), remarks_on_unstable(second)
+    return _by_sides(remarks_on_unstable(first), remarks_on_unstable(second))
+
+
+def notes_on_narrow_sums(first: Model, second: Model) -> tuple[str, ...]:
+    """Return a remark on the layers of either model whose numbers depend on the processor."""
+    return _by_sides(remarks_on_narrow_sums(first), remarks_on_narrow_sums(second))
+
+
+def _by_sides(*remarks: tuple[str, ...]) -> tuple[str, ...]:
     if remarks[0] == remarks[1]:
         return tuple(f"both models: {remark}" for remark in remarks[0])
     sides = zip(("first", "second"), remarks, strict=True)

@@ -42,6 +42,7 @@ from onnxscope.model.stored_model import InputSpec
 from onnxscope.numerics.hashes import content_hash
 from onnxscope.profiling.profile_file import unfit_values
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
+from onnxscope.runtime.narrow_sums import remarks_on_narrow_sums
 from onnxscope.runtime.session import runtime_version
 from onnxscope.structure.standard_model import standard_model
 from onnxscope.structure.surroundings import surroundings
@@ -263,7 +264,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         unfit=observed.unfit,
         unstable=unstable_records(model),
         nodes=node_rows(records),
-        notes=observed.notes,
+        notes=(*observed.notes, *(() if inputs is None else remarks_on_narrow_sums(model))),
     )
 
 
