@@ -124,8 +124,9 @@ def describe_codes(
     elif codes.size:
         ends = np.iinfo(codes.dtype)
         saturated = float(np.count_nonzero((codes == ends.min) | (codes == ends.max)) / codes.size)
-    if codes.ndim and not block and scale.size not in (1, codes.shape[axis]) and scale.size == len(codes):
-        axis = 0  # by direction of a recurrent layer
+    has_axis = -codes.ndim <= axis < codes.ndim and scale.size == codes.shape[axis]
+    if codes.ndim and not block and not has_axis and scale.size == len(codes) > 1:
+        axis = 0  # by direction of a recurrent layer, or of a bias, whose quantizer names an axis that it has not
     granularity: Literal["tensor", "channel", "block"] = "tensor" if scale.size == 1 else "channel"
     if block:
         granularity = "block"

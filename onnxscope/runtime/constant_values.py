@@ -106,7 +106,8 @@ class ConstantValues:
             return None if None in parts else [side for part in parts for side in part or ()]
         if node.op_type in ("Squeeze", "Unsqueeze", "Reshape", "Cast", "Identity"):
             return self.sides(path, node.inputs[0])
-        return None
+        declared = self._model.type_of(graph, value)
+        return [None] if declared is not None and declared.shape in ((), (1,)) else None
 
     def _stored(self, graph: Graph, value: str, depth: int = 0) -> TensorProto | None:
         """The tensor behind a constant that is stored as its readers see it."""

@@ -284,6 +284,7 @@ def _held_as_one(model: Model, other: Model | None) -> Callable[[tuple[int, ...]
 def _resolve_places(model: Model) -> Mapping[Graph, _Plan]:
     """Say axes, ranges and pads in plain numbers, and store rows of numbers where weights are stored."""
     plans: dict[Graph, _Plan] = {}
+    constants = ConstantValues(model)
     for graph in model.graphs.values():
         for node in graph.nodes:
             row = None if graph.path else _row(graph, node)
@@ -292,7 +293,7 @@ def _resolve_places(model: Model) -> Mapping[Graph, _Plan]:
                 plan.nodes[node.index] = []
                 plan.stored.append(row)
                 continue
-            written = resolved(model, graph, node, _shapes_of(model, graph))
+            written = resolved(model, graph, node, _targets_of(model, graph, constants))
             if written is not None:
                 plans.setdefault(graph, _Plan()).nodes[node.index] = written
     return plans
@@ -360,6 +361,24 @@ def _shapes_of(model: Model, graph: Graph) -> Callable[[str], Sequence[int | str
             return list(tensor.dims)
         declared = model.type_of(graph, value)
         return None if declared is None else declared.shape
+
+    return shape
+
+
+def _targets_of(
+    model: Model, graph: Graph, constants: ConstantValues
+) -> Callable[[str], Sequence[int | str | None] | None]:
+    """Shapes, with the sides that a Reshape leads to where neither the file nor inference tells them."""
+    known = _shapes_of(model, graph)
+
+    def shape(value: str) -> Sequence[int | str | None] | None:
+        sides = known(value)
+        node = graph.producers.get(value)
+        is_open = sides is None or all(side is None for side in sides)
+        if node is None or node.op_type != "Reshape" or len(node.inputs) < 2 or not is_open:
+            return sides
+        target = constants.sides(graph.path, node.inputs[1])
+        return sides if target is None else [side if side is not None and side > 0 else None for side in target]
 
     return shape
 

@@ -141,3 +141,23 @@ def test_the_page_has_a_section_about_quantization(tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "1 of 2 parameters are quantized, 384 of 402 numbers" in text
     assert text.count("4 bits, symmetric, per block of 32") == 2
+
+
+@pytest.mark.parametrize(
+    ("attributes", "per_channel"),
+    [({}, False), ({"axis": 0}, False), ({"axis": -1}, False), ({"axis": 1}, False), ({"axis": 0}, True)],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_bias_with_codes_needs_no_axis(attributes, count, per_channel):
+    codes = RNG.integers(-(10**6), 10**6, count).astype(np.int32)
+    scales = RNG.uniform(1e-6, 1e-5, count if per_channel else ()).astype(np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["B_quantized", "s"], ["b"], **attributes),
+        helper.make_node("Gemm", ["x", "W", "b"], ["y"], "fc"),
+    ]
+    tensors = {"B_quantized": codes, "s": scales, "W": np.ones((5, count), np.float32)}
+    made = model(nodes, {"x": ["N", 5]}, {"y": ["N", count]}, tensors)
+    bias = next(row.to_dict() for row in onnxscope.weights(made) if row.parameter.role == "bias")
+    np.testing.assert_allclose(bias["mean"], (codes * scales.astype(np.float64)).mean(), rtol=1e-6)
+    assert bias["quantization"]["granularity"] == ("channel" if per_channel and count > 1 else "tensor")
+    assert bias["quantization"]["axis"] == (0 if per_channel and count > 1 else None)

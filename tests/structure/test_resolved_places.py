@@ -516,3 +516,31 @@ def test_a_copy_that_declares_what_can_be_inferred_has_the_same_structure():
     declared = onnx.shape_inference.infer_shapes(proto)
     assert len(declared.graph.value_info) > len(proto.graph.value_info)
     assert diff(proto, declared).structure == ()
+
+
+def test_a_range_ends_with_a_side_that_only_a_copy_declares():
+    proto = parsed(
+        """
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[N, T] x) => (float[N, 2, M] y)
+        <int64 zero = {0}, int64 one = {1}, int64[1] first = {0}, int64[1] two = {2}, int64[1] four = {4}> {
+            sides = Shape(x)  n = Gather(sides, zero)  t = Gather(sides, one)  rows = Unsqueeze(n, first)
+            quarter = Div(t, last)  columns = Unsqueeze(quarter, first)
+            target = Concat<axis = 0>(rows, four, columns)
+            r = Reshape(x, target)  y = Slice(r, two, four, one_row)
+        }""".replace("last", "four_alone"),
+        four_alone=np.array(4, np.int64),
+        one_row=np.array([1], np.int64),
+    )
+    declared = onnx.ModelProto()
+    declared.CopyFrom(proto)
+    declared.graph.value_info.append(onnx.helper.make_tensor_value_info("r", 1, ["N", 4, "quarter"]))
+    assert diff(proto, declared).structure == diff(declared, proto).structure == ()
+    baseline = snapshot(declared)
+    assert check(proto, baseline).ok
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    next(tensor for tensor in changed.graph.initializer if tensor.name == "four").CopyFrom(
+        onnx.numpy_helper.from_array(np.array([3]), "four")
+    )
+    assert diff(declared, changed).verdict == "differs"

@@ -38,6 +38,7 @@ KNOWN = {
         for way in ("diff", "check")
     },
     "pipecat-ai smart-turn-v3.2-cpu.onnx: basic copy, diff": "differs",
+    "pipecat-ai smart-turn-v3.2-cpu.onnx: extended copy, diff": "differs",
 }
 """What is not equal though it means the same, with what is said instead."""
 
@@ -70,8 +71,8 @@ class Models:
             for node in graph.nodes:
                 if change.places & {node.name, *node.outputs}:
                     names |= {node.op_type, node.operator.kind, self._names.names.layers.get(node, "")}
-                    if node.op_type == "Sqrt":  # in a normalization that is written out
-                        names.add("epsilon")
+                if node.op_type == "Sqrt" and change.places & {node.name, *node.inputs, *node.outputs}:
+                    names.add("epsilon")  # of a normalization that is written out
         return names - {""}
 
     def is_named(self, way: str, change: changes.Change) -> bool:
