@@ -98,6 +98,11 @@ class Counterpart:
         """The axes over which errors are summed."""
         return tuple(axis for axis in range(len(self.shape_a)) if axis != self.channel_axis)
 
+    @property
+    def is_merged(self) -> bool:
+        """Whether axes of one value are merged in the other, apart from sides of 1."""
+        return self.reshaped and _long_sides(self.shape_a) != _long_sides(self._permuted_b)
+
     def to_a(self, array: Array) -> Array:
         """An array of `b`, as `a` would hold it; it may be of other samples than the pilot run's."""
         if self.permutation:

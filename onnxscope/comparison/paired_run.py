@@ -230,6 +230,7 @@ class PairedRun:
             return not_measured(a, b, op_type, left or right, incomparable=left != right)
         pair, measured, noise = self._measured[place]
         is_output = op_type == "Output"
+        is_reshaped = is_output and pair.is_merged  # who reads the output has to know its axes
         floor = floor_of(noise, types, in_codes=self._in_codes)
         own_floor = None
         if floor.unstable is not None and pair.a in self._own_noise:
@@ -244,8 +245,8 @@ class PairedRun:
             noise=noise,
             floor=floor.relative,
             unstable=self._explained(floor.unstable_for(measured.entire), self._taps[0][place].value),
-            reason=None,
-            incomparable=False,
+            reason=_shapes_text(pair.shape_a, pair.shape_b) if is_reshaped else None,
+            incomparable=is_reshaped,
             own_floor=own_floor,
             scores=measured.scores,
         )
@@ -308,10 +309,14 @@ class PairedRun:
                 is_scored = all(are_scores(shapes[side], (pair.dtype_a, pair.dtype_b)[side]) for side in (0, 1))
                 pair = replace(pair, scores=is_scored)
             if pair is None:
-                self._reasons[place] = f"shape {list(shapes[0])} against {list(shapes[1])}", None
+                self._reasons[place] = _shapes_text(*shapes), None
             else:
                 counterparts[place] = pair
         return counterparts
+
+
+def _shapes_text(a: tuple[int, ...], b: tuple[int, ...]) -> str:
+    return f"shape {list(a)} against {list(b)}"
 
 
 @dataclass

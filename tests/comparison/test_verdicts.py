@@ -324,3 +324,19 @@ def test_long_integers_in_a_sequence_are_compared_exactly(dtype):
     assert diff(first, second, x).verdict == "differs"
     assert diff(first, first, x).verdict == "equal"
     assert check(second, snapshot(first, x), x).verdict == "differs"
+
+
+@pytest.mark.parametrize(("shape", "equal"), [([2, 3, 2], False), ([12], False), ([6, 2, 1], True)])
+def test_an_output_with_other_axes_differs_though_its_numbers_are_the_same(shape, equal):
+    def reshaped(sides):
+        text = f"""
+            <ir_version: 9, opset_import: ["": 18]>
+            net (float[3, 4] x) => (float[{", ".join(map(str, sides))}] y) {{ a = Neg(x) y = Reshape(a, sides) }}"""
+        return parsed(text, sides=np.array(sides))
+
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    pair = reshaped([6, 2]), reshaped(shape)
+    (row,) = diff(*pair, x).outputs
+    assert row.entire.max_abs == 0
+    assert diff(*pair, x).equal == equal
+    assert row.reason == (None if equal else f"shape [6, 2] against {shape}")
