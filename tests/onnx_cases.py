@@ -91,6 +91,19 @@ def node_cases() -> list[Case]:
     ]
 
 
+def with_stored_inputs(case: Case) -> onnx.ModelProto:
+    """A copy in which every tensor but the first is stored; what it computes is what the case expects."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    feeds = case.feeds
+    for value in list(model.graph.input)[1:]:
+        array = feeds.get(value.name)
+        if isinstance(array, np.ndarray) and array.dtype.kind in "biufOU":
+            model.graph.initializer.append(numpy_helper.from_array(array, value.name))
+            model.graph.input.remove(value)
+    return model
+
+
 def folder_cases(folder: str) -> list[Case]:
     """The cases stored in a folder of the wheel."""
     cases = []

@@ -1,4 +1,4 @@
-"""Local functions: the nodes of each stand in the place of its calls, as far as that stays within bounds."""
+"""Functions: the nodes of each stand in the place of its calls, as far as that stays within bounds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+from onnx.helper import make_tensor_value_info
 
 from onnxscope.base.text import first_line, printable
 from onnxscope.errors import ModelError
+from onnxscope.model.graphs import graphs_of
+from onnxscope.operators.table import OPERATORS
 
-__all__ = ["inline_functions"]
+__all__ = ["inline_functions", "inline_standard_functions"]
 
 # Past these we do not inline local functions. Real exports stay far below; onnx's inliner takes 5 s for the nodes.
 _MAX_INLINED_NODES = 1_000_000
@@ -38,6 +41,31 @@ def inline_functions(proto: ModelProto, *, where: str) -> ModelProto:
         raise ModelError(f"local functions cannot be inlined ({first_line(error)}): {where}") from error
     expansion.keep_callers(inlined)
     return inlined
+
+
+def inline_standard_functions(proto: ModelProto) -> ModelProto | None:
+    """Replace ONNX's own operators that onnxruntime computes by their functions by the nodes of these.
+
+    Returns:
+        A copy, or None where there is nothing to replace, or where onnx does not know the types that decide how.
+    """
+    functions = {row.name for row in OPERATORS.values() if row.by_function}
+    if not any(node.op_type in functions for graph in graphs_of(proto) for node in graph.node):
+        return None
+    import onnx.inliner
+
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for graph in graphs_of(copy):  # the inliner asks for the types of operands, and does not look at what is stored
+        declared = {value.name for value in (*graph.input, *graph.value_info, *graph.output)}
+        stored = [tensor for tensor in graph.initializer if tensor.name not in declared]
+        graph.value_info.extend(make_tensor_value_info(each.name, each.data_type, each.dims) for each in stored)
+    try:
+        return onnx.inliner.inline_selected_functions(
+            copy, [("", name) for name in sorted(functions)], inline_schema_functions=True
+        )
+    except Exception:  # the inliner's own errors, and protobuf's where its answer cannot be parsed
+        return None
 
 
 class _OtherOrderError(Exception):

@@ -125,6 +125,7 @@ class Operator:
         training: How it says that it is in training mode, None where it has no such mode.
         reads_shape: Whether it reads the shape of its first input, and none of its numbers.
         shaped_by: Positions of operands whose numbers decide the shape of its output.
+        by_function: Whether onnxruntime has no kernel for it, and computes the function that onnx defines it by (1.32).
     """
 
     name: str
@@ -164,6 +165,7 @@ class Operator:
     training: Training | None = None
     reads_shape: bool = False
     shaped_by: frozenset[int] = frozenset()
+    by_function: bool = False
 
     @property
     def kind(self) -> str:

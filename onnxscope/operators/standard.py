@@ -255,6 +255,12 @@ STANDARD = (
     Operator("If", keeps_axes=False),
     Operator("Loop", keeps_axes=False),
     Operator("Scan", keeps_axes=False),
+    # ---- functions of the operators above
+    Operator("CenterCropPad", shaped_by=_SECOND, by_function=True),
+    Operator("NegativeLogLikelihoodLoss", keeps_axes=False, by_function=True),
+    Operator("SoftmaxCrossEntropyLoss", keeps_axes=False, by_function=True),
+    Operator("SequenceMap", keeps_axes=False, by_function=True),
+    Operator("SwiGLU", by_function=True),
     # ---- other numbers in every run
     Operator("RandomNormal", is_random=True),
     Operator("RandomNormalLike", is_random=True, reads_shape=True),

@@ -1,11 +1,13 @@
-"""The shape that a Reshape or a Flatten leads to, as numbers, of which one may be open: it follows from the others."""
+"""Shapes as numbers: where a Reshape or a Flatten leads to, of which one may be open, and what a Shape tells of one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-__all__ = ["flattened", "is_one_shape", "without_zeros"]
+from onnxscope.model.graphs import Node
+
+__all__ = ["flattened", "is_one_shape", "known_sides", "without_zeros"]
 
 _Sides = Sequence["int | str | None"]
 
@@ -46,6 +48,19 @@ def without_zeros(target: Sequence[int | None], sides: _Sides | None) -> list[in
         follows = next(place for place, side in enumerate(found) if side is None and place not in open_copies)
         found[follows] = math.prod(numbers) // known if known else None
     return found if found.count(None) <= 1 else None
+
+
+def known_sides(node: Node, shape: Callable[[str], _Sides | None]) -> list[int] | None:
+    """Return what a Shape gives, where all of that is fixed; None for other nodes.
+
+    Args:
+        node: Of any operator.
+        shape: Of a value of its graph, as far as it is known.
+    """
+    sides = shape(node.inputs[0]) if node.op_type == "Shape" and node.is_standard else None
+    told = None if sides is None else sides[node.attribute("start") or 0 : node.attribute("end")]
+    numbers = [side for side in told or () if isinstance(side, int)]
+    return None if told is None or len(numbers) < len(told) else numbers
 
 
 def is_one_shape(a: str, b: str) -> bool:

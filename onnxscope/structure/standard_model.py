@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,16 @@ from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorPr
 
 from onnxscope.model.graphs import Graph, Node, walk_graphs
 from onnxscope.model.loading import Model
+from onnxscope.model.local_functions import inline_standard_functions
 from onnxscope.runtime.constant_values import ConstantValues
 from onnxscope.runtime.nodes import opset_of
 from onnxscope.structure.blocked_layout import laid_out_plainly
+from onnxscope.structure.fused_attention import held_as_one
 from onnxscope.structure.fused_operators import expansion_of, factor_behind, without_factor
 from onnxscope.structure.idle_nodes import idle_dropout, merged_pad, source_behind, turned_reduction
 from onnxscope.structure.node_writer import FUSED_DOMAIN, NodeWriter, Site
-from onnxscope.structure.resolved_places import resolved
+from onnxscope.structure.reshaped_sides import known_sides
+from onnxscope.structure.resolved_places import resolved, stored_row
 from onnxscope.structure.spelled_functions import MAY_BEND, function_from
 from onnxscope.structure.written_out import find_norms, is_root
 
@@ -55,10 +58,14 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
         other: What it is compared with, which tells whether weights that are packed were one layer's; None takes each
             part for a layer.
     """
+    written_out = inline_standard_functions(model.proto)
+    model = model if written_out is None else model.rewritten(written_out)
     for step in (
         _leave_blocks,
+        _name_types,
         _fold_places,
         _drop_idle,
+        _drop_idle,  # what computes with a constant behind an idle cast
         _put_norms_together,
         _put_functions_together,
         partial(_take_apart, other=other),
@@ -132,6 +139,21 @@ def _leave_blocks(model: Model) -> Mapping[Graph, _Plan]:
     return plans
 
 
+def _name_types(model: Model) -> Mapping[Graph, _Plan]:
+    """Cast to a type by its name what is cast to that of another value."""
+    plans: dict[Graph, _Plan] = {}
+    for graph in model.graphs.values():
+        for node in graph.nodes:
+            is_like = node.op_type == "CastLike" and node.is_standard
+            like = model.type_of(graph, node.inputs[1]) if is_like else None
+            if like is not None and like.elem_type:
+                cast = helper.make_node("Cast", [node.inputs[0]], list(node.outputs), name=node.name, to=like.elem_type)
+                cast.attribute.extend(node.proto.attribute)
+                cast.metadata_props.extend(node.proto.metadata_props)
+                plans.setdefault(graph, _Plan()).nodes[node.index] = [cast]
+    return plans
+
+
 def _fold_places(model: Model) -> Mapping[Graph, _Plan]:
     """Store the axes, ranges, pads and shapes that are computed from constants, as an optimizer does."""
     plans: dict[Graph, _Plan] = {}
@@ -152,9 +174,17 @@ def _fold_places(model: Model) -> Mapping[Graph, _Plan]:
         for name, node in places:
             values = constants.values(path, name) if constants.is_constant(path, name) else None
             if values is not None:
-                folded = helper.make_node("Constant", [], [name], name=node.name, value=numpy_helper.from_array(values))
-                plans.setdefault(graph, _Plan()).nodes[node.index] = [folded]
+                plans.setdefault(graph, _Plan()).nodes[node.index] = [_constant(node, values)]
+        for node in graph.nodes:
+            sides = known_sides(node, _shapes_of(model, graph))
+            if sides is not None:
+                plans.setdefault(graph, _Plan()).nodes[node.index] = [_constant(node, np.array(sides, np.int64))]
     return plans
+
+
+def _constant(node: Node, values: Array) -> NodeProto:
+    value = numpy_helper.from_array(values)
+    return helper.make_node("Constant", [], [node.outputs[0]], name=node.name, value=value)
 
 
 def _drop_idle(model: Model) -> Mapping[Graph, _Plan]:
@@ -213,7 +243,7 @@ def _take_apart(model: Model, other: Model | None) -> Mapping[Graph, _Plan]:
     graphs = model.graphs.values()
     used = {value for graph in graphs for node in graph.nodes for value in (*node.inputs, *node.outputs)}
     used |= {value for graph in graphs for value in (*graph.inputs, *graph.initializers)}
-    is_one_layer = _held_as_one(model, other)
+    is_one_layer = held_as_one(model, other)
     size_bytes = 0
     plans: dict[Graph, _Plan] = {}
     for graph in graphs:
@@ -267,27 +297,13 @@ def _numbers_of(model: Model, graph: Graph, value: str) -> Array | None:
     return None if tensor is None else model.array(tensor)
 
 
-def _held_as_one(model: Model, other: Model | None) -> Callable[[tuple[int, ...], int], bool]:
-    """Tell which weights that one model packs are one layer's in the other: those of GPT-2 are, those of BERT not."""
-
-    @cache
-    def counts(side: Model | None) -> Counter[tuple[int, ...]]:
-        return Counter(layer.shape for layer in (() if side is None else side.layers) if layer.kind == "Linear")
-
-    def is_one(shape: tuple[int, ...], layers: int = 0) -> bool:
-        theirs = counts(other)[shape[::-1]]
-        return theirs > 0 and counts(model)[shape[::-1]] - layers < theirs
-
-    return is_one
-
-
 def _resolve_places(model: Model) -> Mapping[Graph, _Plan]:
     """Say axes, ranges and pads in plain numbers, and store rows of numbers where weights are stored."""
     plans: dict[Graph, _Plan] = {}
     constants = ConstantValues(model)
     for graph in model.graphs.values():
         for node in graph.nodes:
-            row = None if graph.path else _row(graph, node)
+            row = None if graph.path else stored_row(graph, node)
             if row is not None:
                 plan = plans.setdefault(graph, _Plan())
                 plan.nodes[node.index] = []
@@ -297,22 +313,6 @@ def _resolve_places(model: Model) -> Mapping[Graph, _Plan]:
             if written is not None:
                 plans.setdefault(graph, _Plan()).nodes[node.index] = written
     return plans
-
-
-def _row(graph: Graph, node: Node) -> TensorProto | None:
-    """A Constant of several numbers as onnxruntime stores it when it saves a model; None for other nodes."""
-    if node.op_type != "Constant" or not node.is_standard or node.outputs[0] in graph.outputs:
-        return None
-    tensor = graph.stored(node.outputs[0])
-    literals = node.attribute("value_floats")
-    if tensor is None and literals is not None:
-        tensor = numpy_helper.from_array(np.array(literals, np.float32))
-    if tensor is None or len(tensor.dims) != 1 or tensor.dims[0] < 2 or tensor.data_type not in _FLOATS:
-        return None
-    row = TensorProto()
-    row.CopyFrom(tensor)
-    row.name = node.outputs[0]
-    return row
 
 
 def _turn_reductions(model: Model) -> Mapping[Graph, _Plan]:

@@ -17,7 +17,7 @@ import onnx
 import onnx.parser
 import pytest
 from onnx import AttributeProto, defs, helper, numpy_helper
-from onnx_cases import Case, difference, node_cases
+from onnx_cases import Case, difference, node_cases, with_stored_inputs
 
 from onnxscope import check, diff, snapshot, weights
 from onnxscope.errors import OnnxscopeError
@@ -55,19 +55,6 @@ def first_of_each(cases: list[Case]) -> dict[str, Case]:
         if len(case.model.graph.node) == 1 and not case.model.functions:
             first.setdefault(case.model.graph.node[0].op_type, case)
     return first
-
-
-def with_stored_inputs(case: Case) -> onnx.ModelProto:
-    """A copy in which every tensor but the first is stored; what it computes is what the case expects."""
-    model = onnx.ModelProto()
-    model.CopyFrom(case.model)
-    feeds = case.feeds
-    for value in list(model.graph.input)[1:]:
-        array = feeds.get(value.name)
-        if isinstance(array, np.ndarray) and array.dtype.kind in "biufOU":
-            model.graph.initializer.append(numpy_helper.from_array(array, value.name))
-            model.graph.input.remove(value)
-    return model
 
 
 def changed_constants(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
