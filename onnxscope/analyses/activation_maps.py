@@ -291,7 +291,8 @@ def likely_taps(model: Model, layer: str | None) -> list[Tap]:
 
 
 def _is_cut_by_sample(value: Any, prepared: PreparedInput) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim > 0 and len(value) == prepared.samples
+    first = not any(prepared.batch_axes.values())
+    return first and isinstance(value, np.ndarray) and value.ndim > 0 and len(value) == prepared.samples
 
 
 def _run_subjects(

@@ -12,6 +12,7 @@ from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.inputs.dataset import PreparedInput
 from onnxscope.inputs.layouts import find_layout, shape_text
+from onnxscope.inputs.samples import BatchAxes
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import Session
 
@@ -36,13 +37,13 @@ class Subject:
 
     Attributes:
         arrays: By input name; a sample of a fixed batch is repeated to fill it.
-        batched: Whether the first axis of every array counts samples.
+        axes: By input name, the axis of samples, None where there is none.
         fixed: How many samples every run takes, None where that is open.
         size: How many variants of the sample go into one run.
     """
 
     arrays: dict[str, Array]
-    batched: bool
+    axes: BatchAxes
     fixed: int | None
     size: int
 
@@ -108,7 +109,7 @@ class Subject:
         return scores
 
     def _repeated(self, name: str, count: int) -> Array:
-        return np.repeat(self.arrays[name][:1], count, axis=0) if self.batched else self.arrays[name]
+        return _repeated(self.arrays[name], self.axes[name], 0, count)
 
 
 def cut_sample(prepared: PreparedInput, model: Model, sample: int, batch_size: int) -> Subject:
@@ -124,19 +125,18 @@ def cut_sample(prepared: PreparedInput, model: Model, sample: int, batch_size: i
         InputError: There is no such sample.
     """
     layouts = [prepared.layouts.get(spec.name) or find_layout(spec.shape) for spec in model.inputs]
-    sizes = {spec.shape[0] for spec in model.inputs if spec.shape and isinstance(spec.shape[0], int)}
     alone = any(layout is not None and layout.batch_axis is None for layout in layouts)
-    batched = prepared.samples is not None and len(sizes) <= 1 and not alone
-    samples = prepared.samples if batched and prepared.samples is not None else 1
+    axes = dict.fromkeys(prepared.arrays) if alone else dict(prepared.batch_axes)
+    samples = 1 if alone or prepared.samples is None else prepared.samples
     if not 0 <= sample < samples:
         raise InputError(f"no sample {sample} among {samples}: {model.name}", hint="samples count from 0")
-    if not batched:
-        return Subject(arrays=prepared.arrays, batched=False, fixed=None, size=1)
-    fixed = next(iter(sizes), None)
-    arrays = {
-        name: np.repeat(array[sample : sample + 1], fixed or 1, axis=0) for name, array in prepared.arrays.items()
-    }
-    return Subject(arrays=arrays, batched=True, fixed=fixed, size=fixed or batch_size)
+    if all(axis is None for axis in axes.values()):
+        return Subject(arrays=prepared.arrays, axes=axes, fixed=None, size=1)
+    declared = [(spec.shape, axes[spec.name]) for spec in model.inputs]
+    sizes = [shape[axis] for shape, axis in declared if shape and axis is not None]
+    fixed = next((size for size in sizes if isinstance(size, int)), None)
+    arrays = {name: _repeated(array, axes[name], sample, fixed or 1) for name, array in prepared.arrays.items()}
+    return Subject(arrays=arrays, axes=axes, fixed=fixed, size=fixed or batch_size)
 
 
 def find_class(model: Model, answers: Mapping[str, Any], declared: Sequence[str], target: int | None) -> ScoredClass:
@@ -166,3 +166,8 @@ def find_class(model: Model, answers: Mapping[str, Any], declared: Sequence[str]
         f"no output scores classes (samples x classes): {shown}: {model.name}",
         hint="the method `eigen` needs no scores",
     )
+
+
+def _repeated(array: Array, axis: int | None, sample: int, times: int) -> Array:
+    """One sample, so many times; all of an array that has no axis of samples."""
+    return array if axis is None else np.repeat(array.take([sample], axis), times, axis)

@@ -18,7 +18,7 @@ from onnxscope.errors import InputError, OutputError, RunError
 from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.inputs.npy import write_npz
 from onnxscope.model.loading import CustomOps, Model, load_model
-from onnxscope.model.value_axes import Growth, grown_axis
+from onnxscope.model.value_axes import Growth, batch_axis_of, grown_axis
 from onnxscope.runtime.sample_growth import sample_shapes
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable
@@ -197,20 +197,20 @@ def run_features(
         InputError: There is no such sample.
         RunError: onnxruntime fails.
     """
-    if prepared.count is not None and not 0 <= sample < prepared.count:
-        raise InputError(f"no sample {sample} among {prepared.count}: {model.name}", hint="samples count from 0")
+    if prepared.samples is not None and not 0 <= sample < prepared.samples:
+        raise InputError(f"no sample {sample} among {prepared.samples}: {model.name}", hint="samples count from 0")
     answers, tapped = run_tapped(model, taps, lambda session: _run_cut(session, prepared), threads=threads)
-    values = {name: answers[output] for name, output in tapped.outputs.items()}
+    parts = {name: answers[output] for name, output in tapped.outputs.items()}
     maps = describe_features(
         model,
         taps,
         prepared,
-        values,
+        parts,
         tapped.unreachable,
         channels=channels,
         rank=rank,
         sample=sample,
-        growth=_growth(model, taps, prepared, values),
+        growth=_growth(model, taps, prepared, parts),
     )
     return replace(maps, tapping=_tapping(model, prepared, answers, threads)) if verify else maps
 
@@ -219,7 +219,7 @@ def describe_features(
     model: Model,
     taps: Sequence[Tap],
     prepared: PreparedInput,
-    values: Mapping[str, Any],
+    parts: Mapping[str, Sequence[Any]],
     unreachable: Sequence[Unreachable],
     *,
     channels: int = 12,
@@ -233,7 +233,7 @@ def describe_features(
         model: Who was run.
         taps: In execution order.
         prepared: What it was fed.
-        values: By the names of the taps that were reached; they are kept.
+        parts: By the names of the taps that were reached, what each of the runs gave; they are kept.
         unreachable: The other taps.
         channels: How many channels a picture shows.
         rank: Which ones.
@@ -243,12 +243,15 @@ def describe_features(
     reached: list[FeatureMap] = []
     missed = list(unreachable)
     for tap in taps:
-        if tap.name not in values:
+        if tap.name not in parts:
             continue
-        data = values[tap.name]
+        first = parts[tap.name][0]
+        known = batch_axis_of(first.ndim, tap.axes) if isinstance(first, np.ndarray) else None
+        data = prepared.joined(parts[tap.name], known)
         reason = reason_without_statistics(tap, data)
         if reason is None:
-            view = view_of(tap, data.shape, prepared.count, (growth or {}).get(tap))
+            assumed = 0 if prepared.samples is None else prepared.axis_of_samples(first.shape)
+            view = view_of(tap, data.shape, prepared.samples, (growth or {}).get(tap), assumed)
             reached.append(describe_tap(tap, data, view, channels, rank, sample))
         else:
             missed.append(Unreachable(tap.name, reason))
@@ -263,18 +266,21 @@ def describe_features(
 
 
 def _run_cut(session: Session, prepared: PreparedInput) -> dict[str, Any]:
-    return prepared.joined([session.run(run) for run in prepared.runs()])
+    """What every output was in each of the runs."""
+    answers = [session.run(run) for run in prepared.runs()]
+    return {name: [answer[name] for answer in answers] for name in answers[0]}
 
 
 def _tapping(model: Model, prepared: PreparedInput, answers: Mapping[str, Any], threads: int) -> dict[str, float]:
     """How far tapping moved the declared outputs: it keeps onnxruntime from fusing some operators."""
     session = open_session(model, threads=threads)
     largest = relative = 0.0
-    for name, plain in _run_cut(session, prepared).items():
+    for name, parts in _run_cut(session, prepared).items():
+        plain, tapped = prepared.joined(parts), prepared.joined(answers[name])
         if isinstance(plain, np.ndarray) and plain.dtype.kind in "fiub" and plain.size:
             wide = plain.astype(np.float64)
             with np.errstate(invalid="ignore"):
-                difference = np.abs(answers[name].astype(np.float64) - wide)
+                difference = np.abs(tapped.astype(np.float64) - wide)
             moved = float(np.max(difference, where=np.isfinite(difference), initial=0.0))
             scale = float(np.max(np.abs(wide), where=np.isfinite(wide), initial=0.0))
             largest = max(largest, moved)
@@ -282,9 +288,10 @@ def _tapping(model: Model, prepared: PreparedInput, answers: Mapping[str, Any], 
     return {"max_abs": largest, "relative": relative}
 
 
-def _growth(model: Model, taps: Sequence[Tap], prepared: PreparedInput, values: Mapping[str, Any]) -> dict[Tap, Growth]:
+def _growth(model: Model, taps: Sequence[Tap], prepared: PreparedInput, parts: Mapping[str, Any]) -> dict[Tap, Growth]:
     """Where samples lie in the values of which operators do not tell; the model is run on one and on two of them."""
-    doubtful = [tap for tap in taps if not tap.path and _is_doubtful(tap, values.get(tap.name), prepared)]
+    firsts = {name: of_runs[0] for name, of_runs in parts.items() if len(of_runs) == 1}
+    doubtful = [tap for tap in taps if not tap.path and _is_doubtful(tap, firsts.get(tap.name), prepared)]
     if not doubtful:
         return {}
     try:
@@ -301,6 +308,8 @@ def _is_doubtful(tap: Tap, value: Any, prepared: PreparedInput) -> bool:
         return False
     if tap.axes is not None:
         return "batch" not in tap.axes.names[-value.ndim :]
-    if value.ndim == 2 and not any(prepared.batch_axes.values()):
-        return prepared.count != len(value)
+    if any(prepared.batch_axes.values()) or prepared.samples not in (None, len(value)):
+        return True
+    if value.ndim == 2:
+        return prepared.samples is None
     return tap.channel_axis != 1 and (value.ndim == 3 or tap.channel_axis is None)

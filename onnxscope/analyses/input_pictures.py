@@ -11,6 +11,7 @@ from PIL import Image
 from onnxscope.drawing.mosaics import colour_table, scale_maps
 from onnxscope.inputs.dataset import PreparedInput
 from onnxscope.inputs.presets import Preset
+from onnxscope.inputs.samples import some_samples
 
 __all__ = ["lay_over", "prepared_pictures"]
 
@@ -33,7 +34,8 @@ def prepared_pictures(prepared: PreparedInput, *, only: int | None = None) -> tu
     """
     for name, layout in prepared.layouts.items():
         values = prepared.arrays[name]
-        values = values[: prepared.samples] if layout.batch_axis == 0 else values[None]
+        samples = some_samples(values, prepared.batch_axes[name], 0, prepared.samples)
+        values = samples if layout.batch_axis == 0 else values[None]
         channels_last = values if layout.channel_axis > layout.height_axis else np.moveaxis(values, -3, -1)
         if channels_last.shape[-1] in (1, 3) and channels_last.size:
             shown = channels_last if only is None else channels_last[only : only + 1]

@@ -121,7 +121,7 @@ class MapView:
         return np.concatenate(pieces[:-1], axis=2)
 
 
-def view_of(tap: Tap, shape: Sequence[int], samples: int | None, growth: Growth | None) -> MapView:
+def view_of(tap: Tap, shape: Sequence[int], samples: int | None, growth: Growth | None, assumed: int | None) -> MapView:
     """Decide how a value is drawn, or why it is not.
 
     Args:
@@ -129,10 +129,10 @@ def view_of(tap: Tap, shape: Sequence[int], samples: int | None, growth: Growth 
         shape: Of the value.
         samples: How many the run had, None where that is not known.
         growth: Where one sample more makes it longer, None where that is not known.
+        assumed: The axis of samples where neither that nor an operator tells.
     """
     channel_axis = tap.axis_of(len(shape))
-    starts_with_samples = bool(shape) and samples in (None, shape[0])
-    axes = axes_of(len(shape), channel_axis, tap.axes, growth, starts_with_samples)
+    axes = axes_of(len(shape), channel_axis, tap.axes, growth, assumed if shape else None)
     sides = next((pair for pair in _MAPS if set(pair) <= set(axes)), None)
     if tap.holds_indices or not all(shape) or sides is None:
         return MapView(axes, reason=_reason(tap, shape, axes))

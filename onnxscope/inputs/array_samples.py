@@ -16,7 +16,16 @@ from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import check_shape, fit_array, match_names, only_input, spec_text, to_array
 from onnxscope.inputs.layouts import shape_text
 from onnxscope.inputs.npy import map_npy, map_npz, read_npy, read_npz
-from onnxscope.inputs.samples import Load, Samples, find_batching, find_layouts, run_length, shared_length
+from onnxscope.inputs.samples import (
+    BatchAxes,
+    Load,
+    Samples,
+    find_batching,
+    find_layouts,
+    run_length,
+    sample_count,
+    some_samples,
+)
 from onnxscope.inputs.sources import files_behind, open_input, suffix_of
 
 if TYPE_CHECKING:
@@ -73,7 +82,7 @@ class ArraySamples(Samples):
             specs=tuple(specs),
             count=count,
             batch_axes=batch_axes,
-            layouts=find_layouts(specs, shapes),
+            layouts=find_layouts(specs, shapes, batch_axes),
             fixed_batch=fixed,
             asked_axis=asked,
             entry=entry,
@@ -115,8 +124,7 @@ class ArraySamples(Samples):
         for spec in self.specs:
             array, where = self._arrays()[spec.name]
             axis = self.batch_axes[spec.name]
-            if axis is not None:
-                array = array[(slice(None),) * axis + (slice(position, position + 1),)]
+            array = some_samples(array, axis, position, position + 1)
             fitted, remarks = fit_array(array, _of_any_count(spec, axis), where, any_count=axis is not None)
             notes += [remark.removeprefix(f"{where}: ") for remark in remarks]
             if axis is not None:
@@ -137,13 +145,13 @@ class ArraySamples(Samples):
         for spec in self.specs:
             array, where = given[spec.name]
             axis = self.batch_axes[spec.name]
-            if axis is not None:
-                array = array[(slice(None),) * axis + (slice(self.count),)]
-            arrays[spec.name], remarks = fit_array(array if read else np.array(array, order="C"), spec, where)
+            array = some_samples(array, axis, 0, self.count)
+            fitted = array if read else np.array(array, order="C")
+            arrays[spec.name], remarks = fit_array(fitted, _of_any_count(spec, axis), where)
             notes += remarks
-        _check_runs(arrays, self.specs)
-        undivided = self.asked_axis is not None and any(axis != 0 for axis in self.batch_axes.values())
-        return arrays, None if undivided else shared_length(arrays), notes
+        undivided = self.asked_axis is None and not any(axis is not None for axis in self.batch_axes.values())
+        _check_runs(arrays, self.specs, dict.fromkeys(self.batch_axes, 0) if undivided else self.batch_axes)
+        return arrays, sample_count(arrays, self.batch_axes), notes
 
     def _arrays(self) -> dict[str, tuple[Array, str]]:
         if not self.opened:
@@ -185,18 +193,27 @@ def _open_arrays(entry: Any, specs: Sequence[InputSpec], *, mapped: bool) -> dic
     return {only_input(specs, where).name: (to_array(entry, where, copy=False), where)}
 
 
-def _check_runs(arrays: Mapping[str, Array], specs: Sequence[InputSpec]) -> None:
+def _check_runs(arrays: Mapping[str, Array], specs: Sequence[InputSpec], axes: BatchAxes) -> None:
     """Refuse arrays that cannot be cut into runs together."""
-    length = run_length(arrays, specs)
+    length = run_length(arrays, specs, axes)
     if length is None:
         return
-    total = max(len(array) for array in arrays.values() if array.ndim)
+    total = max(
+        arrays[name].shape[axis] for name, axis in axes.items() if axis is not None and arrays[name].ndim > axis
+    )
     for spec in specs:
-        shape = arrays[spec.name].shape
-        first = spec.shape[0] if spec.shape else None
-        if not shape or shape[0] != total or (isinstance(first, int) and first != length):
+        shape, axis = arrays[spec.name].shape, axes[spec.name]
+        if axis is None:
+            continue
+        fixed = spec.shape[axis] if spec.shape else None
+        if len(shape) <= axis or shape[axis] != total or (isinstance(fixed, int) and fixed != length):
             raise InputError(
                 f"{total} samples go in runs of {length}, and {shape_text(shape)} does not: "
                 f"input {spec.name!r} {spec_text(spec)}",
-                hint="give every input the same number of samples along axis 0, or one run at a time",
+                hint=f"give every input the same number of samples along axis {axis}, or one run at a time",
             )
+    if total % length:
+        raise InputError(
+            f"{total} samples do not fill runs of {length}, the model's fixed batch",
+            hint=f"give a multiple of {length} samples",
+        )

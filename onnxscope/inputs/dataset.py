@@ -9,7 +9,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from onnxscope.inputs.image_samples import ImageSamples
 from onnxscope.inputs.layouts import ImageLayout
 from onnxscope.inputs.presets import Preset, load_preset, preset_of_model, recipe_file
 from onnxscope.inputs.random_samples import RandomSamples
-from onnxscope.inputs.samples import Samples, run_length
+from onnxscope.inputs.samples import BatchAxes, Samples, axis_of_samples, run_length, sample_count, some_samples
 from onnxscope.inputs.sources import Kind, files_behind, gather, open_input
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ class PreparedInput:
     Attributes:
         specs: The model's inputs.
         arrays: By input name, C-contiguous, of the input's element type, and ours: nothing else changes them. Where
-            the model's batch is fixed, the first axis is a multiple of it.
-        samples: How many samples are real, along axis 0; repeated images that fill the last run come after them.
-            None where the inputs do not share a first axis.
+            the model's batch is fixed, the axis of samples is a multiple of it.
+        samples: How many samples are real; repeated images that fill the last run come after them. None where no
+            input has an axis of samples.
         record: The `input` of results, ready for JSON; of each input it says what was fed: shape, element type, and
             mean, sample deviation, least and largest number of every channel (of all numbers where it is no image),
             over the finite numbers of the real samples.
@@ -64,40 +64,37 @@ class PreparedInput:
     notes: tuple[str, ...]
     layouts: Mapping[str, ImageLayout]
     preset: Preset | None
-    batch_axes: Mapping[str, int | None] = field(default_factory=dict)
-
-    @property
-    def count(self) -> int | None:
-        """How many samples are real, along whatever axis they lie; None where no input has one."""
-        lengths = [self.arrays[name].shape[axis] for name, axis in self.batch_axes.items() if axis]
-        return lengths[0] if lengths else self.samples
+    batch_axes: BatchAxes
 
     def runs(self) -> Iterator[dict[str, Array]]:
-        """Yield what each run is fed: everything, or runs of the model's fixed batch along axis 0, as views."""
-        length = run_length(self.arrays, self.specs)
+        """Yield what each run is fed: everything, or runs of the model's fixed batch along its samples, as views."""
+        length = run_length(self.arrays, self.specs, self.batch_axes)
         if length is None:
             yield dict(self.arrays)
             return
-        total = len(next(iter(self.arrays.values())))
-        for start in range(0, total, length):
-            yield {name: array[start : start + length] for name, array in self.arrays.items()}
+        axes = self.batch_axes
+        for start in range(0, sample_count(self.arrays, axes) or 0, length):
+            yield {name: some_samples(array, axes[name], start, start + length) for name, array in self.arrays.items()}
 
-    def joined(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Join what was answered to each of the runs along axis 0, by output; samples that only fill up leave no trace.
+    def axis_of_samples(self, shape: Sequence[int]) -> int | None:
+        """Return where samples lie in what one run gave, as far as its shape tells."""
+        count = run_length(self.arrays, self.specs, self.batch_axes) or sample_count(self.arrays, self.batch_axes)
+        return axis_of_samples(shape, count or 1, self.batch_axes)
+
+    def joined(self, parts: Sequence[Any], axis: int | None = None) -> Any:
+        """Join what one output was in each of the runs along its samples; those that only fill up leave no trace.
 
         Args:
-            answers: Of `runs`, in order: arrays, or anything else that is taken from the first run.
+            parts: Of `runs`, in order: arrays, or anything else that is taken from the first run.
+            axis: Where its samples lie, None where its shape has to tell.
         """
-        fed = len(next(iter(self.arrays.values()))) if self.record["kind"] == "images" else None
-        joined: dict[str, Any] = {}
-        for name, whole in answers[0].items():
-            parts = [answer[name] for answer in answers]
-            if all(isinstance(part, np.ndarray) and part.ndim for part in parts):
-                whole = np.concatenate(parts) if len(parts) > 1 else whole
-                if len(whole) == fed:
-                    whole = whole[: self.samples]
-            joined[name] = whole
-        return joined
+        whole, fed = parts[0], sample_count(self.arrays, self.batch_axes)
+        if fed is None or not all(isinstance(part, np.ndarray) and part.ndim for part in parts):
+            return whole
+        if axis is None:
+            axis = self.axis_of_samples(whole.shape) or 0
+        whole = np.concatenate(parts, axis) if len(parts) > 1 else whole
+        return some_samples(whole, axis, 0, self.samples) if whole.shape[axis] == fed else whole
 
 
 class Dataset:
@@ -139,18 +136,15 @@ class Dataset:
         return self._samples.count
 
     @property
-    def batch_axes(self) -> Mapping[str, int | None]:
+    def batch_axes(self) -> BatchAxes:
         """By input name, the axis of samples of what is fed, None for an input that has none."""
         return self._samples.batch_axes
 
     @property
     def channel_axes(self) -> dict[str, int | None]:
         """By input name, the channels of what is fed, None where they are not known."""
-        layouts, axes = self._samples.layouts, self.batch_axes
-        return {
-            spec.name: layouts[spec.name].channel_axis if spec.name in layouts and not axes[spec.name] else None
-            for spec in self.specs
-        }
+        layouts = self._samples.layouts
+        return {spec.name: layouts[spec.name].channel_axis if spec.name in layouts else None for spec in self.specs}
 
     @property
     def fixed_batch(self) -> int | None:
@@ -230,11 +224,11 @@ class Dataset:
         arrays, count, notes = samples.whole(self.load)
         axes, channels = self.batch_axes, self.channel_axes
         rows = [
-            describe_array(name, array if axes[name] != 0 else array[:count], channels[name])
+            describe_array(name, np.ascontiguousarray(some_samples(array, axes[name], 0, count)), channels[name])
             for name, array in arrays.items()
         ]
         asked = samples.kind == "images" or samples.asked_axis is not None
-        cut = axes if asked or run_length(arrays, samples.specs) is not None else dict.fromkeys(axes)
+        cut = axes if asked or run_length(arrays, samples.specs, axes) is not None else dict.fromkeys(axes)
         return PreparedInput(
             specs=samples.specs,
             arrays=arrays,
@@ -364,7 +358,7 @@ def _record(
     samples: Samples,
     count: int,
     shown: list[str],
-    batch_axes: Mapping[str, int | None],
+    batch_axes: BatchAxes,
     inputs: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """The `input` of results: what was given, with the names of some files, and a row for each input of the model."""

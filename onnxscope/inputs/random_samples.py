@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis
 from onnxscope.inputs.random_inputs import random_feeds
-from onnxscope.inputs.samples import Load, Samples, find_batching, find_layouts, shared_length
+from onnxscope.inputs.samples import Load, Samples, find_batching, find_layouts, sample_count
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
@@ -54,7 +54,7 @@ class RandomSamples(Samples):
             specs=tuple(specs),
             count=count,
             batch_axes=batch_axes,
-            layouts=find_layouts(specs, shapes),
+            layouts=find_layouts(specs, shapes, batch_axes),
             fixed_batch=fixed,
             asked_axis=batch_axis,
             seed=seed,
@@ -83,4 +83,4 @@ class RandomSamples(Samples):
     def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
         """What one run takes."""
         arrays = random_feeds(self.specs, self.seed, self.bounds)
-        return arrays, shared_length(arrays), []
+        return arrays, sample_count(arrays, self.batch_axes), []

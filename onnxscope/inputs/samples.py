@@ -18,9 +18,20 @@ from onnxscope.inputs.sources import Kind
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["Load", "Samples", "find_batching", "find_layouts", "run_length", "shared_length"]
+__all__ = [
+    "BatchAxes",
+    "Load",
+    "Samples",
+    "axis_of_samples",
+    "find_batching",
+    "find_layouts",
+    "run_length",
+    "sample_count",
+    "some_samples",
+]
 
 Array = NDArray[Any]
+BatchAxes = Mapping[str, int | None]
 Load = Callable[[int], tuple[dict[str, Array], list[str]]]
 
 
@@ -41,7 +52,7 @@ class Samples(ABC):
 
     specs: tuple[InputSpec, ...]
     count: int
-    batch_axes: Mapping[str, int | None]
+    batch_axes: BatchAxes
     layouts: Mapping[str, ImageLayout]
     fixed_batch: int | None
     asked_axis: BatchAxis = None
@@ -101,8 +112,8 @@ class Samples(ABC):
             load: Gives a sample as the method of that name does; it may know it already.
 
         Returns:
-            An array for every input, C-contiguous and the caller's; how many samples are real, along axis 0, None
-            where the inputs do not share a first axis; and remarks.
+            An array for every input, C-contiguous and the caller's; how many samples are real, None where no input has
+            an axis of samples; and remarks.
 
         Raises:
             InputError: It cannot be read, or not be fed at once or in runs of the model's fixed batch.
@@ -126,32 +137,57 @@ def find_batching(
     return dict.fromkeys(shapes, 0), next(iter(fixed), None), lengths.pop() or 0
 
 
-def find_layouts(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> dict[str, ImageLayout]:
-    """Find the layouts of inputs that are images by their shape or by that of what is fed."""
+def find_layouts(
+    specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]], axes: BatchAxes
+) -> dict[str, ImageLayout]:
+    """Find the layouts of inputs that are images by their shape or by that of what is fed; samples lie along axis 0."""
     layouts = {}
     for spec in specs:
         shape = shapes[spec.name]
         layout = None
-        if len(shape) == 4:  # with three axes it is more likely a sequence
+        if len(shape) == 4 and not axes[spec.name]:  # with three axes it is more likely a sequence
             layout = find_layout(spec.shape) or find_layout(tuple(shape))
         if layout is not None:
             layouts[spec.name] = layout
     return layouts
 
 
-def shared_length(arrays: Mapping[str, Array]) -> int | None:
-    """Return the length of the first axis, None where arrays do not share it."""
-    lengths = {len(array) if array.ndim else None for array in arrays.values()}
-    return lengths.pop() if len(lengths) == 1 else None
+def sample_count(arrays: Mapping[str, Array], axes: BatchAxes) -> int | None:
+    """Return how many samples arrays have along their axes of samples, None where no array has one."""
+    return next((arrays[name].shape[axis] for name, axis in axes.items() if axis is not None), None)
 
 
-def run_length(arrays: Mapping[str, Array], specs: Sequence[InputSpec]) -> int | None:
-    """Return the fixed batch that a first axis goes beyond, or None where one run takes everything."""
+def some_samples(array: Array, axis: int | None, start: int, stop: int | None) -> Array:
+    """Return a view of some of an array's samples, all of it where it has no axis of samples."""
+    return array if axis is None else array[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def run_length(arrays: Mapping[str, Array], specs: Sequence[InputSpec], axes: BatchAxes) -> int | None:
+    """Return the fixed batch that samples go beyond, or None where one run takes everything."""
     for spec in specs:
-        first = spec.shape[0] if spec.shape else None
-        if isinstance(first, int) and 0 < first < len(arrays[spec.name]):
-            return first
+        axis = axes[spec.name]
+        fixed = None if axis is None or not spec.shape else spec.shape[axis]
+        if axis is not None and isinstance(fixed, int) and 0 < fixed < arrays[spec.name].shape[axis]:
+            return fixed
     return None
+
+
+def axis_of_samples(shape: Sequence[int], count: int, axes: BatchAxes) -> int | None:
+    """Return where so many samples lie in a value, as far as its shape tells.
+
+    Args:
+        shape: Of the value.
+        count: How many samples the run had.
+        axes: Where they lie in the inputs.
+
+    Returns:
+        The axis of the inputs, or else the first one, if it is that long; or else the only axis that is.
+    """
+    fed = [axis for axis in axes.values() if axis is not None]
+    for axis in dict.fromkeys([*fed, 0]):
+        if axis < len(shape) and shape[axis] == count:
+            return axis
+    return list(shape).index(count) if fed and list(shape).count(count) == 1 else None
 
 
 def _asked_batching(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.graphs import Graph, Node
 
-__all__ = ["SCORES", "Growth", "ValueAxes", "axes_of", "channel_axis_of", "grown_axis", "known_axes"]
+__all__ = ["SCORES", "Growth", "ValueAxes", "axes_of", "batch_axis_of", "channel_axis_of", "grown_axis", "known_axes"]
 
 SCORES = ("batch", "head", "query", "key")
 """Of attention scores."""
@@ -105,8 +105,14 @@ def channel_axis_of(rank: int, channel_axis: int | None, known: ValueAxes | None
     return None if names else default_axis(rank, channel_axis)
 
 
+def batch_axis_of(rank: int, known: ValueAxes | None) -> int | None:
+    """Return the axis of samples of a value, None where operators do not tell."""
+    names = known.names[-rank:] if known is not None and rank else ()
+    return rank - len(names) + names.index("batch") if "batch" in names else None
+
+
 def axes_of(
-    rank: int, channel_axis: int | None, known: ValueAxes | None, growth: Growth | None, fixed_batch: bool = False
+    rank: int, channel_axis: int | None, known: ValueAxes | None, growth: Growth | None, assumed: int | None = None
 ) -> tuple[str, ...]:
     """Name every axis of a value.
 
@@ -115,7 +121,7 @@ def axes_of(
         channel_axis: As `Tap.axis_of` has it.
         known: What operators tell of all of them.
         growth: Where one sample more makes it longer, None where that is not known.
-        fixed_batch: Whether there is nothing that grows, and the first axis is that of samples.
+        assumed: The axis of samples where there is nothing that grows.
     """
     if known is not None and rank >= 2:
         names = ("part",) * (rank - len(known.names)) + known.names[-rank:]
@@ -123,8 +129,8 @@ def axes_of(
             names = (*names[: growth.axis], "batch", *names[growth.axis + 1 :])
         return names
     batch = growth.axis if growth is not None and growth.size == 1 else None
-    if batch is None and growth is None and fixed_batch:
-        batch = 0
+    if batch is None and growth is None:
+        batch = assumed
     if batch == channel_axis:
         channel_axis = None
     merged = growth.axis if growth is not None and growth.size > 1 and rank > 2 else None

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import RunError
 from onnxscope.inputs.dataset import Dataset
+from onnxscope.inputs.samples import axis_of_samples
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
-from onnxscope.model.value_axes import grown_axis
+from onnxscope.model.value_axes import batch_axis_of, grown_axis
 from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.sample_moments import sample_steps
 from onnxscope.profiling.observer import Observer, Plan
@@ -76,7 +77,7 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
         if tap not in pilot.kinds:
             continue
         shape = shapes.get(tap)
-        batch = _batch_axis(shape, doubled.get(tap), dataset.fixed_batch)
+        batch = _batch_axis(tap, shape, doubled.get(tap), dataset)
         channel = None if shape is None else tap.axis_of(len(shape))
         if channel == batch:
             channel = None
@@ -137,12 +138,16 @@ def _shapes(pilot: Pilot, dataset: Dataset) -> SampleShapes:
     return pilot.sample_shapes(dataset.batch_axes)
 
 
-def _batch_axis(one: Shape | None, two: Shape | None, fixed_batch: int | None) -> int | None:
-    """Where one sample more makes the value longer; the first axis where it is as long as a fixed batch."""
+def _batch_axis(tap: Tap, one: Shape | None, two: Shape | None, dataset: Dataset) -> int | None:
+    """Where one sample more makes the value longer; where that is not known, what operators or a fixed batch tell."""
     if one is None:
         return None
     if two is None or len(two) != len(one):
-        return 0 if one and one[0] == (fixed_batch or 1) else None
+        known = batch_axis_of(len(one), tap.axes)
+        count = dataset.fixed_batch or 1
+        if known is not None and one[known] == count:
+            return known
+        return axis_of_samples(one, count, dataset.batch_axes)
     growth = grown_axis(one, two)
     return growth.axis if growth is not None and growth.size == 1 else None
 

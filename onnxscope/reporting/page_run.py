@@ -174,8 +174,8 @@ class _PagePlan:
         self, stored: WeightStatistics, of_dataset: DatasetStatistics | None, say: Callable[[str], None]
     ) -> PageRun:
         remarks = self._start()
-        values = self._values([*self._taps, *self._looked_at])
-        maps = self._maps(values)
+        parts = self._parts([*self._taps, *self._looked_at])
+        maps = self._maps(parts)
         looked_at = [tap.layer for tap in self._taps]
         notes = [*maps.notes, *remarks, *note_on_default(self._model, self._wanted.select, looked_at)]
         count = self._dataset.count
@@ -183,7 +183,7 @@ class _PagePlan:
             notes.append(f"pictures show the first {_MAX_COLUMNS} of {count:,} samples, statistics all of them")
         statistics = self._statistics(stored, say) if of_dataset is None else of_dataset
         say("looking for what the model looks at")
-        sights, remarks = self._sights(values)
+        sights, remarks = self._sights(parts)
         notes += remarks
         compared = None
         if self._comparison is not None:
@@ -219,19 +219,19 @@ class _PagePlan:
         pilot.run(self._pilot.feeds)
         return pilot
 
-    def _values(self, taps: Sequence[Tap]) -> dict[Tap, Any]:
-        """What taps hold on the samples that have pictures."""
+    def _parts(self, taps: Sequence[Tap]) -> dict[Tap, list[Any]]:
+        """What taps hold on the samples that have pictures, of each run."""
         outputs = {tap: self._pilot.exposed[tap] for tap in taps if tap in self._pilot.exposed}
-        answers = self._prepared.joined([self._pilot.values(outputs.values(), run) for run in self._runs])
-        return {tap: answers[output] for tap, output in outputs.items()}
+        answers = [self._pilot.values(outputs.values(), run) for run in self._runs]
+        return {tap: [answer[output] for answer in answers] for tap, output in outputs.items()}
 
-    def _maps(self, values: Mapping[Tap, Any]) -> FeatureMaps:
+    def _maps(self, parts: Mapping[Tap, Sequence[Any]]) -> FeatureMaps:
         return describe_features(
             self._model,
             self._taps,
             self._prepared,
-            {tap.name: values[tap] for tap in self._taps if tap in values},
-            [Unreachable(tap.name, self._pilot.reasons[tap]) for tap in self._taps if tap not in values],
+            {tap.name: parts[tap] for tap in self._taps if tap in parts},
+            [Unreachable(tap.name, self._pilot.reasons[tap]) for tap in self._taps if tap not in parts],
             channels=self._wanted.channels,
             rank=self._wanted.rank,
             growth=self._growth(),
@@ -260,7 +260,7 @@ class _PagePlan:
             progress=lambda done, total: say(f"running the model: {done:,} of {total:,} samples"),
         )
 
-    def _sights(self, values: Mapping[Tap, Any]) -> tuple[list[Sight], list[str]]:
+    def _sights(self, parts: Mapping[Tap, Sequence[Any]]) -> tuple[list[Sight], list[str]]:
         """What the inputs look like, and where the model looks; no map where the model has no place for one."""
         wanted, prepared = self._wanted, self._prepared
         photographs = prepared_pictures(prepared)[:_MAX_COLUMNS]
@@ -277,7 +277,7 @@ class _PagePlan:
                     layer=wanted.cam_layer,
                     method=wanted.cam,
                     target=wanted.target,
-                    observed={tap: values[tap] for tap in self._looked_at if tap in values},
+                    observed={tap: prepared.joined(parts[tap]) for tap in self._looked_at if tap in parts},
                 )
             except (InputError, RunError) as error:
                 if wanted.cam_layer is not None or wanted.target is not None:
@@ -300,20 +300,17 @@ class _PagePlan:
                 continue
             tap = self._comparison.taps[place]
             taps = [replace(tap, name=row.a.name), replace(tap, name=row.b.name, value=row.b.name, layer=row.b.layer)]
-            values = [
-                self._prepared.joined([{tap.name: batch[side]} for batch in batches]) for side, tap in enumerate(taps)
-            ]
             maps = [
                 describe_features(
                     self._model,
                     [tap],
                     self._prepared,
-                    value,
+                    {tap.name: [batch[side] for batch in batches]},
                     (),
                     channels=self._wanted.channels,
                     growth={tap: growth[row.a.name]} if row.a.name in growth else None,
                 )
-                for tap, value in zip(taps, values, strict=True)
+                for side, tap in enumerate(taps)
             ]
             if all(maps):
                 pairs[row.a.name] = maps[0][0], maps[1][0]

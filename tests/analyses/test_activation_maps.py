@@ -16,7 +16,7 @@ from PIL import Image
 
 from onnxscope.analyses.activation_maps import class_activation
 from onnxscope.base.json_files import dump_json
-from onnxscope.errors import SelectorError
+from onnxscope.errors import InputError, SelectorError
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 HOPPER = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
@@ -295,3 +295,41 @@ def test_a_layer_inside_a_body_has_an_eigen_map_only():
     )
     fault = refusal(model, inputs, layer="value:k")[0]
     assert fault.startswith("no map of a value without numbers (the else_branch that holds it was not executed")
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("method", METHODS[:2])
+def test_samples_along_another_axis(method, fixed):
+    model = with_weights(
+        f"""
+        <ir_version: 9, opset_import: ["": 17]>
+        net (float[3, {1 if fixed else "n"}, 8, 10] x) => (float[n, 4] y) {{
+            t = Transpose<perm = [1, 0, 2, 3]>(x)
+            a = Conv(t, kernels)
+            h = Relu(a)
+            p = ReduceMean<axes = [2, 3], keepdims = 0>(h)
+            y = MatMul(p, classes)
+        }}""",
+        kernels=KERNELS,
+        classes=CLASSES,
+    )
+    x = np.ascontiguousarray(X.transpose(1, 0, 2, 3))
+    for sample in range(3):
+        found = class_activation(model, x, batch_axis=1, sample=sample, method=method)
+        alone = {name: evaluated(model, name, x[:, sample : sample + 1])[0] for name in "hy"}
+        if method == "eigen":
+            np.testing.assert_allclose(found.map, eigen(alone["h"])[0], atol=1e-5)
+        else:
+            assert (found.target, found.score) == (alone["y"].argmax(), pytest.approx(alone["y"].max(), rel=1e-5))
+            weights = [
+                (
+                    alone["y"].max()
+                    - np.delete(alone["h"], [c], 0).mean((1, 2)) @ np.delete(CLASSES, c, 0)[:, found.target]
+                )
+                / abs(alone["y"].max())
+                for c in range(len(alone["h"]))
+            ]
+            expected = np.maximum(np.tensordot(weights, alone["h"].astype(np.float64), 1), 0)
+            np.testing.assert_allclose(found.map, scaled(expected), atol=1e-4)
+    with pytest.raises(InputError, match="no sample 3 among 3"):
+        class_activation(model, x, batch_axis=1, sample=3)

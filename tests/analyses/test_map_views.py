@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 from sequence_models import attention, convolution, random, recurrent, stored
@@ -133,3 +135,43 @@ def test_an_image_says_nothing_of_its_axes_in_its_picture():
     assert map_of(tap) == ("channel", [0, 1, 2], "height", "width")
     assert tap.caption() == "channels 0 to 2"
     assert "no picture" not in f"{tap}"
+
+
+def in_pieces(model, x, axis, value):
+    """What plain onnxruntime gives for one sample after another, in a list."""
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    if value not in [output.name for output in tapped.graph.output]:
+        tapped.graph.output.add().name = value
+    session = ort.InferenceSession(tapped.SerializeToString(), providers=["CPUExecutionProvider"])
+    return [session.run([value], {"x": x.take([sample], axis)})[0] for sample in range(x.shape[axis])]
+
+
+@pytest.mark.parametrize("length", [1, "n"])
+@pytest.mark.parametrize("steps", [3, 7])  # as many as samples, or more
+@pytest.mark.parametrize(("value", "axis"), [("x", 1), ("m", 1), ("t", 0), ("c", 2), ("a", 2)])
+def test_samples_are_shown_along_the_axis_that_is_asked_for(value, axis, steps, length):
+    text = f"""<ir_version: 9, opset_import: ["": 17]>
+        net (float[{steps}, {length}, 5] x) => (float[s, d, b, c] a) {{
+            m = MatMul(x, p)  t = Transpose<perm = [1, 0, 2]>(m)  c = Transpose<perm = [0, 2, 1]>(m)
+            a = LSTM<hidden_size = 6>(m, w, r)
+        }}"""
+    model = stored(text, {"p": random(5, 5), "w": random(1, 24, 5), "r": random(1, 24, 6)})
+    x = random(steps, 3, 5)
+    parts = in_pieces(model, x, 1, value)
+    for sample in (0, 2):
+        tap = only(model, x, value, batch_axis=1, sample=sample)
+        np.testing.assert_allclose(tap.data, np.concatenate(parts, axis), atol=1e-6)
+        assert (tap.view.axes[axis], tap.sample) == ("batch", sample)
+        expected = parts[sample].reshape(steps, -1)
+        maps = tap.maps()[0]
+        np.testing.assert_allclose(maps if maps.shape == expected.shape else maps.T, expected, atol=1e-6)
+
+
+def test_places_with_channels_last_are_shown_for_a_sample_of_another_axis():
+    text = """<ir_version: 9, opset_import: ["": 17]>
+        net (float[3, n, 4, 5] x) => (float[3, n, 4, 6] y) { y = MatMul(x, w) }"""
+    model, x = stored(text, {"w": random(5, 6)}), random(3, 3, 4, 5)
+    tap = only(model, x, "y", batch_axis=1, sample=2)
+    assert tap.to_dict()["axes"] == ["height", "batch", "width", "channel"]
+    np.testing.assert_allclose(tap.maps(), in_pieces(model, x, 1, "y")[2][:, 0].transpose(2, 0, 1), atol=1e-6)

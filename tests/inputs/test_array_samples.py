@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from feeding import NCHW, TOKENS, levels, opened, refusal, stacked, whole
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import InputError
+from onnxscope.inputs.dataset import open_inputs
 from onnxscope.model.stored_model import InputSpec
 
 RNG = np.random.default_rng(6)
@@ -187,3 +189,25 @@ def test_a_damaged_archive_is_noticed_where_it_is_fed_at_once(tmp_path):
     assert dataset.count == 2
     with pytest.raises(InputError, match=r"Bad CRC-32 for file 'x\.npy'"):
         dataset.whole()
+
+
+def test_runs_and_answers_are_cut_and_joined_along_the_axis_of_samples():
+    specs = [InputSpec("a", "float32", (5, 2, 4)), InputSpec("b", "float32", (2,)), InputSpec("c", "float32", (3,))]
+    a, b, c = (RNG.normal(size=shape).astype(np.float32) for shape in ((5, 6, 4), (6,), (3,)))
+    axes = {"a": 1, "b": 0}
+    feed = open_inputs({"a": a, "b": b, "c": c}, specs, RunOptions(batch_axis=axes)).whole()
+    runs = list(feed.runs())
+    assert feed.samples == 6
+    assert len(runs) == 3
+    for place, run in enumerate(runs):
+        np.testing.assert_array_equal(run["a"], a[:, 2 * place : 2 * place + 2])
+        np.testing.assert_array_equal(run["b"], b[2 * place : 2 * place + 2])
+        np.testing.assert_array_equal(run["c"], c)
+    np.testing.assert_array_equal(feed.joined([run["a"] for run in runs]), a)
+    np.testing.assert_array_equal(feed.joined([run["b"] for run in runs]), b)
+    np.testing.assert_array_equal(feed.joined([run["a"].transpose(2, 0, 1) for run in runs]), a.transpose(2, 0, 1))
+    square = [run["a"][:2] for run in runs]  # two axes are as long as a run, and the caller knows which it is
+    np.testing.assert_array_equal(feed.joined([part.swapaxes(0, 1) for part in square], 0), a[:2].swapaxes(0, 1))
+    assert feed.joined([7, 8, 9]) == 7
+    with pytest.raises(InputError, match="5 samples do not fill runs of 2, the model's fixed batch"):
+        open_inputs(a[:, :5], specs[:1], RunOptions(batch_axis=1)).whole()

@@ -14,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxscope.errors import RunError
+from onnxscope.profiling.dataset_run import stats
 from onnxscope.profiling.observer import Observer
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -235,3 +236,19 @@ def test_a_model_that_fails_says_so():
         net (float[n, 2] x, float[n, k] z) => (float[n, k] y) { y = Add(x, z) }""")
     with pytest.raises(RunError, match=r"^onnxruntime cannot run the model \(.*\): net$"):
         planned(model, ["value:y"], {"x": np.ones((2, 2), np.float32), "z": np.ones((2, 3), np.float32)})
+
+
+def test_samples_along_another_axis_of_a_fixed_batch_leave_out_what_fills_it_up():
+    model = parsed(
+        """
+        <ir_version: 9, opset_import: ["": 18]>
+        net (float[7, 2, 5] x) => (float[7, 2, 3] y) { y = MatMul(x, w) t = Transpose<perm = [1, 0, 2]>(y) }""",
+        w=RNG.normal(size=(5, 3)).astype(np.float32),
+    )
+    x = RNG.normal(size=(7, 3, 5)).astype(np.float32)
+    found = stats(model, x, select=["value:y", "value:t"], batch_axis=1)
+    expected = x.astype(np.float64) @ numpy_helper.to_array(model.graph.initializer[0])
+    for tap in found.to_dict()["taps"]:
+        assert (tap["count"], found.to_dict()["samples"]) == (expected.size, 3)
+        assert tap["mean"] == pytest.approx(expected.mean(), rel=1e-5)
+        np.testing.assert_allclose(tap["channels"]["max"], expected.max((0, 1)), rtol=1e-5)
