@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxscope.base.text import printable
 from onnxscope.errors import SelectorError
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
@@ -52,6 +53,9 @@ class Selection:
         )
         if not self.layers and not self.values and not may_be_empty:
             reason = "the exclusions leave nothing" if choice.excluded else "nothing that is computed is selected"
+            fed = [printable(tap.layer) for tap in choice.taps or () if tap.op_type == "Input"]
+            if fed and not choice.excluded:
+                reason = f"inputs are fed, not computed, and nothing else is selected to be compared ({', '.join(fed)})"
             raise SelectorError(f"{reason}: {model.name}", hint="name a layer, or use op:Conv")
         kept = set().union(*(owned[index] for index in self.layers))
         self._left_out = (of_layers - kept) | (choice.excluded - kept)

@@ -385,8 +385,9 @@ class _Resolver:
         if kind == "node":
             return dict.fromkeys(f"node:{node.name}" for node in self._nodes() if node.name)
         if kind == "value":
-            return dict.fromkeys(f"value:{value}" for node in self._nodes() for value in node.outputs if value)
+            computed = (value for node in self._nodes() for value in node.outputs if value)
+            return dict.fromkeys(f"value:{value}" for value in (*self._fed(), *computed))
         nodes = (node.name for node in self._nodes())
-        values = (value for node in self._nodes() for value in node.outputs)
+        values = (*self._fed(), *(value for node in self._nodes() for value in node.outputs))
         parameters = (part.name for part in self._model.parameters)
         return dict.fromkeys(name for name in (*self._names.modules, *parameters, *nodes, *values) if name)

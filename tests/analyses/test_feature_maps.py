@@ -16,6 +16,8 @@ from PIL import Image
 from onnxscope.analyses.feature_maps import features
 from onnxscope.base.json_files import dump_json
 from onnxscope.errors import InputError, RunError, SelectorError
+from onnxscope.profiling.dataset_run import stats
+from onnxscope.reporting.reports import report
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 RNG = np.random.default_rng(3)
@@ -173,3 +175,16 @@ def test_another_axis_of_samples_is_asked_for_as_in_stats():
     assert features(model, x, batch_axis="none").input["batch_axes"] == {"x": None}
     with pytest.raises(InputError, match="axis 3"):
         features(model, x, batch_axis=3)
+
+
+@pytest.mark.parametrize("selector", ["value:x", "x", "re:x"])
+def test_an_input_that_is_selected_is_shown_itself(convolutions, selector):
+    x = RNG.normal(size=(5, 2, 6, 6)).astype(np.float32)
+    (tap,) = features(convolutions, x, select=selector, sample=3)
+    assert (tap.tap.layer, tap.tap.op_type) == ("x", "Input")
+    np.testing.assert_array_equal(tap.data, x)
+    np.testing.assert_array_equal(tap.maps(), x[3])
+    (row,) = stats(convolutions, x, select=selector).to_dict()["taps"]
+    assert row["mean"] == pytest.approx(x.mean(dtype=np.float64), rel=1e-5)
+    np.testing.assert_allclose(row["channels"]["max"], x.max((0, 2, 3)))
+    assert "<td>Input</td>" in report(convolutions, x, select=selector).html

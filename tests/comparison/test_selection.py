@@ -206,4 +206,12 @@ def test_nothing_left_and_nothing_computed_are_told():
     with pytest.raises(SelectorError, match="the exclusions leave nothing: g"):
         Selection(model, ["!op:*"])
     with pytest.raises(SelectorError, match="nothing that is computed is selected: g"):
-        Selection(model, ["value:x"])
+        Selection(load_model(network(unread=np.ones(3, np.float32))), ["value:unread"])
+    message = r"inputs are fed, not computed, and nothing else is selected to be compared \(x\): g"
+    for selector in ("value:x", "x"):
+        with pytest.raises(SelectorError, match=message):
+            Selection(model, [selector])
+        with pytest.raises(SelectorError, match=message):
+            onnxscope.diff(network(), network(), X, select=selector)
+        with pytest.raises(SelectorError, match=message):
+            onnxscope.check(network(), onnxscope.snapshot(network(), X), X, select=selector)

@@ -321,6 +321,8 @@ def test_a_layer_in_a_body_is_tapped_where_the_same_layer_of_the_main_graph_is(n
         ("op:Conf", "op:Conv"),
         ("node:/layer1/conv/Con", "node:/layer1/conv/Conv"),
         ("value:c3", "value:c1"),
+        ("value:xx", "value:x"),  # an input
+        ("xx", "x"),
     ],
 )
 def test_a_selector_that_matches_nothing_lists_the_closest_names(network, selector, hint):
