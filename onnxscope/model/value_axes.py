@@ -2,7 +2,8 @@
 
 Some operators fix all axes of an output (a recurrent layer, an attention with its scores), as the table says. Other
 values are told by their use: a product of two computed values that a Softmax makes into shares along its last axis
-holds attention scores, a map of queries by keys for each head. Everything else has its channel axis and its rank.
+holds attention scores, a map of queries by keys for each head; the queries, keys and values keep their axes back to
+where the heads were split off. Everything else has its channel axis and its rank.
 Where no operator says which axis counts samples, that one does which a sample more makes longer.
 """
 
@@ -74,6 +75,12 @@ def known_axes(graph: Graph) -> Mapping[str, ValueAxes]:
     for node in graph.nodes:
         if node.operator.gives_shares and _along_last(graph, node):
             known |= _attention(graph, node)
+    for node in reversed(graph.nodes):
+        behind = known.get(node.outputs[0]) if node.outputs else None
+        if behind is not None and behind.names != SCORES:  # the way from their product is known, and masks are none
+            names = _before(node, behind.names)
+            for source in _sources(graph, node) if names else ():
+                known.setdefault(source, ValueAxes(names))
     for node in graph.nodes:
         if node.inputs and node.inputs[0] in known and node.outputs[0] not in known:
             names = _handed_on(node, known[node.inputs[0]].names)
@@ -88,6 +95,30 @@ def _handed_on(node: Node, names: tuple[str, ...]) -> tuple[str, ...]:
         order = node.attribute("perm") or range(len(names))[::-1]
         return tuple(names[axis] for axis in order) if sorted(order) == list(range(len(names))) else ()
     return names if node.operator.function is not None or _hands_on(node) else ()
+
+
+def _sources(graph: Graph, node: Node) -> list[str]:
+    """The computed values with the axes of what a node gives, or those that it turns."""
+    operator = node.operator
+    if operator.passes_on == "permuted" or _hands_on(node):  # what it quantizes by may be computed
+        sources = list(node.inputs[:1])
+    elif operator.keeps_axes and not operator.contracts and operator.channel_axis is None and node.is_standard:
+        steering = operator.control | operator.shaped_by
+        sources = [name for place, name in enumerate(node.inputs) if place not in steering]
+    else:
+        sources = []
+    return [name for name in sources if name and name not in graph.constants]
+
+
+def _before(node: Node, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The axes of what a node hands on with these, empty where it turns another number of axes."""
+    if node.operator.passes_on != "permuted":
+        return names
+    order = node.attribute("perm") or range(len(names))[::-1]
+    behind = names[-len(order) :]
+    if sorted(order) != list(range(len(behind))):
+        return ()
+    return tuple(behind[order.index(axis)] for axis in range(len(order)))
 
 
 def channel_axis_of(rank: int, channel_axis: int | None, known: ValueAxes | None) -> int | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from onnx.reference import ReferenceEvaluator
 from sequence_models import attention, random, recurrent, stored
 
+import onnxscope
 from onnxscope.model.loading import load_model
 from onnxscope.model.value_axes import Growth, axes_of, grown_axis
 from onnxscope.selection.selectors import select_taps
@@ -120,3 +123,56 @@ def test_the_axis_of_samples_is_the_one_that_a_sample_more_makes_longer(one, two
 )
 def test_other_values_are_named_by_rank_channels_and_growth(rank, channel, growth, names):
     assert axes_of(rank, channel, None, growth) == tuple(names.split())
+
+
+def test_tokens_lie_before_heads_until_a_transpose_puts_them_behind():
+    axes = known(attention())
+    for value in ("q1", "k1", "v1"):
+        assert axes[value].names == ("batch", "token", "head", "channel")
+    assert not axes.keys() & {"q0", "k0", "v0", "x"}  # heads are not told apart yet
+
+
+def test_axes_are_told_through_a_bias_codes_and_rotary_positions():
+    text = """<ir_version: 9, opset_import: ["": 17]>
+        net (float[n, t, 8] x, float[t, 4] cos, float[t, 4] sin) => (float[n, t, 8] y) {
+            h = Reshape(x, split)  b = Add(h, bias)  c = QuantizeLinear(b, scale, zero)
+            r = DequantizeLinear(c, scale, zero)  q = Transpose<perm = [0, 2, 1, 3]>(r)
+            one, two = Split<axis = -1>(q)  n = Neg(two)  turned = Concat<axis = -1>(n, one)
+            left = Mul(q, cos)  right = Mul(turned, sin)  rotated = Add(left, right)
+            k = Transpose<perm = [0, 1, 3, 2]>(rotated)  m = MatMul(rotated, k)  p = Softmax(m)
+            o = MatMul(p, q)  t1 = Transpose<perm = [0, 2, 1, 3]>(o)  y = Reshape(t1, join)
+        }"""
+    weights = {"split": np.array([0, 0, 2, 4]), "join": np.array([0, 0, 8]), "bias": random(2, 4)}
+    axes = known(stored(text, {**weights, "scale": np.float32(0.1), "zero": np.uint8(128)}))
+    for value in ("h", "b", "c", "r"):
+        assert axes[value].names == ("batch", "token", "head", "channel")
+    for value in ("q", "turned", "n", "two", "left", "right", "rotated", "o"):
+        assert axes[value].names == ("batch", "head", "token", "channel")
+    assert axes["t1"].names == ("batch", "token", "head", "channel")
+    assert "x" not in axes
+
+
+def test_heads_merged_with_samples_keep_tokens_before_them():
+    """As torch's MultiheadAttention has it: (tokens, samples x heads, width) until the Transpose."""
+    text = """<ir_version: 9, opset_import: ["": 17]>
+        net (float[t, n, 8] x) => (float[m, t, 4] y) {
+            h = Reshape(x, rows)  q = Transpose<perm = [1, 0, 2]>(h)  k = Transpose<perm = [0, 2, 1]>(q)
+            m = MatMul(q, k)  p = Softmax(m)  y = MatMul(p, q)
+        }"""
+    model = load_model(stored(text, {"rows": np.array([5, -1, 4])}))
+    (tap,) = select_taps(model, ["value:h"])
+    assert axes_of(3, tap.axis_of(3), tap.axes, Growth(1, 2)) == ("token", "head", "channel")
+
+
+def test_a_value_before_the_transpose_of_an_attention_is_shown_by_its_heads():
+    x = random(3, 5, 8)
+    model = attention()
+    (split,) = ReferenceEvaluator(model).run(["q1"], {"x": x})
+    tap = onnxscope.features(model, x, select="value:q1", sample=1)[0].to_dict()
+    assert tap["axes"] == ["batch", "token", "head", "channel"]
+    assert (tap["channel_axis"], tap["map"]["each"], tap["map"]["down"]) == (3, "head", "token")
+    assert tap["max"] == pytest.approx(split.max(), rel=1e-5)
+    maps = onnxscope.features(model, x, select="value:q1", sample=1)[0].maps()
+    np.testing.assert_allclose(maps, split[1].transpose(1, 0, 2), atol=1e-5)
+    (row,) = onnxscope.stats(model, x, select="value:q1").to_dict()["taps"]
+    np.testing.assert_allclose(row["channels"]["max"], split.max((0, 1, 2)), rtol=1e-5)
