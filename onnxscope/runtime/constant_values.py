@@ -192,9 +192,7 @@ class ConstantValues:
                 self._computed[graph.path, values[0]] = None
             return
         for value, answer in answers.items():
-            is_tensor = isinstance(
-                answer, np.ndarray
-            )  # a sequence or an optional says less than the node that makes it
+            is_tensor = isinstance(answer, np.ndarray)  # of a sequence or an optional the node that makes it says more
             self._computed[graph.path, value] = array_text(answer) if is_tensor else None
             if is_tensor and answer.size <= 64:
                 self._small[graph.path, value] = answer

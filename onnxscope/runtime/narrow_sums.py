@@ -43,13 +43,16 @@ def remarks_on_narrow_sums(model: Model) -> tuple[str, ...]:
     """Return a remark on the layers whose sums may end at 16 bits on this processor; nothing where none may."""
     if not any(_makes_unsigned(graph, node) for graph in model.graphs.values() for node in graph.nodes):
         return ()
-    layers = {
-        parameter.layer
+    codes = [
+        parameter
         for parameter in model.parameters
         if parameter.encoding is not None and parameter.role == "weight" and parameter.dtype == "int8"
-        if parameter.encoding.bits == 8 and _are_large(model, parameter.graph, parameter.initializer)
-    }
-    if not layers or not sums_saturate():
+        if parameter.encoding.bits == 8
+    ]
+    if not codes or not sums_saturate():
+        return ()
+    layers = {one.layer for one in codes if _are_large(model, one.graph, one.initializer)}
+    if not layers:
         return ()
     return (
         "this processor has no VNNI: onnxruntime adds products of 8-bit codes in 16 bits here, so that "

@@ -1,7 +1,7 @@
 """Axes, ranges and pads of a node as plain numbers: counted from the left, sorted, and none that follow from the shape.
 
 `axis = -1` and `axis = 3` are one axis of four; `auto_pad` and the pads that it stands for are one padding. What the
-shape alone tells stays as it is where the shape is not known.
+shape alone tells stays as it is where the shape is not known. A row of numbers is stored where weights are.
 """
 
 from __future__ import annotations
