@@ -13,6 +13,7 @@ from onnxscope.converting.contract import ConversionReport, ConversionRequest, r
 
 if TYPE_CHECKING:
     from onnxscope.comparison.result import Comparison
+    from onnxscope.model.loading import CustomOps
 
 __all__ = ["SHIPPED", "convert", "verify"]
 
@@ -42,21 +43,22 @@ def convert(request: ConversionRequest) -> ConversionReport:
     return run_child("onnxscope_tensorflow.child", request, environment=_ENVIRONMENT)
 
 
-def verify(model: Any, exported: Any, inputs: Any) -> Comparison:
+def verify(model: Any, exported: Any, inputs: Any, *, custom_ops: CustomOps = ()) -> Comparison:
     """Compare an exported model with the Keras model it came from, layer by layer, in this process.
 
     Args:
         model: What was exported, a live Keras model. It is called once, with `training=False`.
         exported: The exported model: a path, a `ModelProto` or a loaded `Model`.
         inputs: What the Keras model is called with: an array, several in order, or a mapping.
+        custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
 
     Returns:
         As `onnxscope.diff` does; the reference is what the framework's own layers return, under their names.
 
     Raises:
-        InputError: The inputs are not as many as the model's.
+        InputError: The inputs are not as many as the model's, or there is no such library.
         RunError: onnxruntime fails.
     """
     from onnxscope_tensorflow.verification import verify as run
 
-    return run(model, exported, inputs)
+    return run(model, exported, inputs, custom_ops=custom_ops)

@@ -75,7 +75,7 @@ def export(request: ConversionRequest) -> ConversionReport:
     if not request.verify:
         return report
     feeds = random_feeds(load_model(request.output).inputs, request.seed)
-    comparison = verify(model, request.output, list(feeds.values()))
+    comparison = verify(model, request.output, list(feeds.values()), custom_ops=request.custom_ops)
     return replace(report, verification=comparison.summary(), verified=comparison.equal)
 
 

@@ -12,15 +12,15 @@ import tensorflow as tf
 
 from onnxscope.comparison.result import Comparison
 from onnxscope.comparison.with_framework import FrameworkValue, compare_with_framework, name_inputs
-from onnxscope.model.loading import load_model
+from onnxscope.model.loading import CustomOps, load_model
 from onnxscope_tensorflow.layers import layer_of_path, own_layers
 
 __all__ = ["verify"]
 
 
-def verify(model: Any, exported: Any, inputs: Any) -> Comparison:
+def verify(model: Any, exported: Any, inputs: Any, *, custom_ops: CustomOps) -> Comparison:
     """Compare an exported model with the Keras model; see `onnxscope_tensorflow.verify`."""
-    loaded = load_model(exported)
+    loaded = load_model(exported, custom_ops=custom_ops)
     given = list(inputs.values()) if isinstance(inputs, Mapping) else _listed(inputs)
     feeds = name_inputs(loaded, [np.asarray(value) for value in given])
     calls: list[FrameworkValue] = []

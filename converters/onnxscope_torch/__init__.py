@@ -13,6 +13,7 @@ from onnxscope.converting.contract import ConversionReport, ConversionRequest, r
 
 if TYPE_CHECKING:
     from onnxscope.comparison.result import Comparison
+    from onnxscope.model.loading import CustomOps
 
 __all__ = ["SHIPPED", "convert", "verify"]
 
@@ -39,21 +40,22 @@ def convert(request: ConversionRequest) -> ConversionReport:
     return run_child("onnxscope_torch.child", request, environment=_ENVIRONMENT)
 
 
-def verify(module: Any, model: Any, inputs: Any) -> Comparison:
+def verify(module: Any, model: Any, inputs: Any, *, custom_ops: CustomOps = ()) -> Comparison:
     """Compare an exported model with the PyTorch module it came from, layer by layer, in this process.
 
     Args:
         module: What was exported. It is run once in inference mode, and left as it was.
         model: The exported model: a path, a `ModelProto` or a loaded `Model`.
         inputs: What the module is called with: a tensor, several in order, or a mapping by argument.
+        custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
 
     Returns:
         As `onnxscope.diff` does; the reference is what the framework's own layers return, under their names.
 
     Raises:
-        InputError: The inputs are not as many as the model's.
+        InputError: The inputs are not as many as the model's, or there is no such library.
         RunError: onnxruntime fails.
     """
     from onnxscope_torch.verification import verify as run
 
-    return run(module, model, inputs)
+    return run(module, model, inputs, custom_ops=custom_ops)

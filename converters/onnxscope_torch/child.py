@@ -11,6 +11,7 @@ import torch
 
 from onnxscope.converting.child import serve_child, write_conversion
 from onnxscope.converting.contract import ConversionReport, ConversionRequest
+from onnxscope.model.loading import load_model
 from onnxscope.model.provenance import Mode, ParameterRecord, Provenance
 from onnxscope_torch.checkpoints import load_checkpoint
 from onnxscope_torch.cleaning import clean_model
@@ -69,7 +70,8 @@ def export(request: ConversionRequest) -> ConversionReport:
     )
     if not request.verify:
         return report
-    comparison = verify_calls(module, request.output, example.positional, example.keywords)
+    exported = load_model(request.output, custom_ops=request.custom_ops)
+    comparison = verify_calls(module, exported, example.positional, example.keywords)
     return replace(report, verification=comparison.summary(), verified=comparison.equal)
 
 

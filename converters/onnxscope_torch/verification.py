@@ -11,27 +11,26 @@ from torch.utils import _pytree as pytree
 
 from onnxscope.comparison.result import Comparison
 from onnxscope.comparison.with_framework import FrameworkValue, compare_with_framework, name_inputs
-from onnxscope.model.loading import load_model
+from onnxscope.model.loading import CustomOps, Model, load_model
 
 __all__ = ["verify", "verify_calls"]
 
 
-def verify(module: nn.Module, model: Any, inputs: Any) -> Comparison:
+def verify(module: nn.Module, model: Any, inputs: Any, *, custom_ops: CustomOps) -> Comparison:
     """Compare an exported model with the module; see `onnxscope_torch.verify`."""
     positional, keywords = _arguments(inputs)
-    return verify_calls(module, model, positional, keywords)
+    return verify_calls(module, load_model(model, custom_ops=custom_ops), positional, keywords)
 
 
 def verify_calls(
-    module: nn.Module, model: Any, positional: Sequence[Tensor], keywords: Mapping[str, Tensor]
+    module: nn.Module, model: Model, positional: Sequence[Tensor], keywords: Mapping[str, Tensor]
 ) -> Comparison:
     """The same, for the arguments of one call; the model takes them in this order."""
-    loaded = load_model(model)
-    feeds = name_inputs(loaded, [tensor.detach().cpu().numpy() for tensor in (*positional, *keywords.values())])
+    feeds = name_inputs(model, [tensor.detach().cpu().numpy() for tensor in (*positional, *keywords.values())])
     calls, result = _run(module, positional, keywords)
     outputs = [leaf.detach().cpu().numpy() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
     return compare_with_framework(
-        loaded,
+        model,
         feeds,
         calls,
         outputs,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from onnxscope.cli.options import Presentation, common, force_option
+from onnxscope.cli.options import Presentation, common, custom_ops_option, force_option
 
 __all__ = ["convert"]
 
@@ -34,6 +34,7 @@ __all__ = ["convert"]
 @click.option("--static", is_flag=True, help="Keep axis 0 of the inputs as given, not symbolic.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
 @click.option("--verify", is_flag=True, help="Compare the result with the framework's own layers; 1 where they differ.")
+@custom_ops_option
 @force_option
 @common
 @click.pass_context
@@ -52,6 +53,7 @@ def convert(
     static: bool,
     seed: int,
     verify: bool,
+    custom_ops: tuple[Path, ...],
     force: bool,
     shown: Presentation,
 ) -> None:
@@ -72,6 +74,7 @@ def convert(
         static=static,
         seed=seed,
         verify=verify,
+        custom_ops=custom_ops,
         force=force,
     )
     for remark in report.notes:

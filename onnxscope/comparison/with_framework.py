@@ -167,8 +167,9 @@ def _measure(
     for row in rows:
         pair, side = counterparts.get(row.name), Side(row.layer, row.layer)
         if pair is None:
-            reason = reasons[row.name]
-            difference = not_measured(side, Side(row.layer, row.value), row.kind, reason, incomparable=True)
+            reason, incomparable = reasons[row.name]
+            other = Side(row.layer, row.value)
+            difference = not_measured(side, other, row.kind, reason, incomparable=incomparable)
         else:
             floor = floor_of(noise[pair.b], (pair.dtype_a, pair.dtype_b), in_codes=rounds_to_codes(model))
             difference = LayerDifference(
@@ -189,10 +190,10 @@ def _measure(
 
 def _counterparts(
     rows: Sequence[_Row], pilot: Pilot, *, channels_last: bool
-) -> tuple[dict[str, Counterpart], dict[str, str]]:
-    """What belongs together, by the rows' names, and why a row has nothing to compare."""
+) -> tuple[dict[str, Counterpart], dict[str, tuple[str, bool]]]:
+    """What belongs together, by the rows' names; why a row has no numbers, and whether that is a difference itself."""
     counterparts: dict[str, Counterpart] = {}
-    reasons = {tap.name: reason for tap, reason in pilot.reasons.items()}
+    reasons = {tap.name: (reason, False) for tap, reason in pilot.reasons.items()}
     for row, tap in zip(rows, pilot.taps, strict=True):
         if row.name in reasons:
             continue
@@ -206,7 +207,7 @@ def _counterparts(
             replaced=not row.name.startswith("output"),
         )
         if counterpart is None:
-            reasons[row.name] = f"shape {list(row.reference.shape)} against {list(shape)}"
+            reasons[row.name] = (f"shape {list(row.reference.shape)} against {list(shape)}", True)
         else:
             counterparts[row.name] = counterpart
     return counterparts, reasons

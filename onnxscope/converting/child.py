@@ -32,7 +32,8 @@ def serve_child(export: Callable[[ConversionRequest], ConversionReport], argumen
     question, answer = map(Path, arguments)
     fields = json.loads(question.read_text(encoding="utf-8"))
     shapes = tuple((name, tuple(dims)) for name, dims in fields.pop("input_shapes"))
-    request = ConversionRequest(**fields, input_shapes=shapes)
+    libraries = tuple(fields.pop("custom_ops"))
+    request = ConversionRequest(**fields, input_shapes=shapes, custom_ops=libraries)
     record: dict[str, Any]
     try:
         record = asdict(export(request))

@@ -54,6 +54,7 @@ class ConversionRequest:
         static: Keep axis 0 of every input as given instead of making it the symbolic `batch`.
         seed: Seed of the framework's initial weights.
         verify: Compare the exported model with the framework's own layers.
+        custom_ops: Paths of the libraries of custom operators that it is run with.
         force: Replace a file at `output` that is no ONNX model.
     """
 
@@ -69,6 +70,7 @@ class ConversionRequest:
     static: bool = False
     seed: int = 0
     verify: bool = False
+    custom_ops: tuple[str, ...] = ()
     force: bool = False
 
     @property
@@ -205,11 +207,11 @@ def run_child(module: str, request: ConversionRequest, *, environment: Mapping[s
 
 
 def _files_read(request: ConversionRequest) -> Iterator[str]:
-    """The files that a request names and that are there: checkpoint, saved model, or the factory's module."""
+    """The files that a request names and that are there: checkpoint, saved model, libraries, the factory's module."""
     source = Path(request.source)
     folder = source.parent if source.name == _SAVED_MODEL else source
     place, colon, _ = request.source.rpartition(":")
-    named = [request.weights, place, request.source if source.suffix else None]
+    named = [request.weights, place, request.source if source.suffix else None, *request.custom_ops]
     if (folder / _SAVED_MODEL).is_file():
         named += [str(path) for path in folder.rglob("*")]
     if colon and not place.endswith(".py"):

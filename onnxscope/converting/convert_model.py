@@ -13,6 +13,7 @@ from onnxscope.converting.contract import ConversionReport, ConversionRequest, C
 from onnxscope.converting.input_shapes import GivenShapes, named_shapes
 from onnxscope.errors import ConversionError
 from onnxscope.inputs.presets import load_preset, recipe_file
+from onnxscope.model.loading import CustomOps, library_files
 from onnxscope.model.provenance import Mode
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def convert(
     static: bool = False,
     seed: int = 0,
     verify: bool = False,
+    custom_ops: CustomOps = (),
     force: bool = False,
 ) -> ConversionReport:
     """Export a framework's model to ONNX, in a process of its own: this one never loads the framework.
@@ -57,6 +59,7 @@ def convert(
         static: Keep axis 0 of the inputs as given instead of making it the symbolic `batch`.
         seed: Of the initial weights.
         verify: Compare the result with the framework's own layers.
+        custom_ops: Libraries of custom operators that onnxruntime loads to verify; their code runs.
         force: Also replace a file at `path` that is no ONNX model; never one that is read.
 
     Returns:
@@ -64,7 +67,7 @@ def convert(
 
     Raises:
         ConversionError: The source, the checkpoint, the shapes or the export failed; nothing was written.
-        InputError: There is no such preset.
+        InputError: There is no such preset or library.
         MissingDependencyError: There is no such converter, or its framework is not installed.
         OutputError: The file cannot be written, or would replace one that is read.
     """
@@ -81,6 +84,7 @@ def convert(
         static=static,
         seed=seed,
         verify=verify,
+        custom_ops=tuple(map(str, library_files(custom_ops))),
         force=force,
     )
     refuse_inputs(request.outputs, [recipe_file(preprocess)])

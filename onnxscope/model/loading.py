@@ -29,7 +29,7 @@ from onnxscope.model.tensors import every_tensor
 from onnxscope.model.type_inference import infer_ranks, infer_types
 from onnxscope.model.value_axes import ValueAxes, known_axes
 
-__all__ = ["CustomOps", "Model", "load_model"]
+__all__ = ["CustomOps", "Model", "library_files", "load_model"]
 
 CustomOps = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """Libraries of custom operators that onnxruntime is to load; none by default."""
@@ -172,9 +172,21 @@ def load_model(source: Any, *, base_dir: str | os.PathLike[str] | None = None, c
         InputError: There is no such library.
         ModelError: The file is missing or no model, refers to files outside its folder, or contradicts itself.
     """
-    libraries = _libraries(custom_ops)
+    libraries = library_files(custom_ops)
     model = source if isinstance(source, Model) else _loaded(source, base_dir)
     return _with_libraries(model, libraries) if libraries else model
+
+
+def library_files(custom_ops: CustomOps) -> tuple[Path, ...]:
+    """Return the paths of libraries of custom operators, each once: a bare name would have the system look elsewhere.
+
+    Raises:
+        InputError: There is no such file.
+    """
+    given = [custom_ops] if isinstance(custom_ops, (str, os.PathLike)) else custom_ops
+    for path in given:
+        open_regular(os.fspath(path), hint="`--custom-ops` names a library of custom operators").close()
+    return tuple(dict.fromkeys(Path(path).resolve() for path in given))
 
 
 def _loaded(source: Any, base_dir: str | os.PathLike[str] | None) -> Model:
@@ -268,14 +280,6 @@ def _locations(proto: ModelProto) -> Iterator[tuple[TensorProto, StringStringEnt
         for entry in tensor.external_data:
             if entry.key == "location":
                 yield tensor, entry
-
-
-def _libraries(custom_ops: CustomOps) -> tuple[Path, ...]:
-    """The files, each once; a bare name would have the system look elsewhere."""
-    given = [custom_ops] if isinstance(custom_ops, (str, os.PathLike)) else custom_ops
-    for path in given:
-        open_regular(os.fspath(path), hint="`--custom-ops` names a library of custom operators").close()
-    return tuple(dict.fromkeys(Path(path).resolve() for path in given))
 
 
 def _with_libraries(model: Model, libraries: tuple[Path, ...]) -> Model:

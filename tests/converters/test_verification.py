@@ -177,6 +177,33 @@ def test_convert_verify_ends_with_1_where_a_layer_is_off(tmp_path, monkeypatch, 
     assert (tmp_path / "m.onnx").exists()
 
 
+def test_convert_verify_runs_custom_operators_of_a_library_that_is_named(tmp_path, capsys):
+    library = pytest.importorskip("onnxruntime_extensions").get_library_path()
+    factory = tmp_path / "inverting.py"
+    factory.write_text(
+        "import torch\n"
+        "class Inverse(torch.autograd.Function):\n"
+        "    @staticmethod\n"
+        "    def forward(context, x):\n"
+        "        return torch.linalg.inv(x)\n"
+        "    @staticmethod\n"
+        "    def symbolic(graph, x):\n"
+        "        return graph.op('ai.onnx.contrib::Inverse', x)\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.first, self.second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)\n"
+        "    def forward(self, x):\n"
+        "        return self.second(Inverse.apply(self.first(x)))\n"
+    )
+    arguments = ["--input-shape", "3,3", "--static", "--exporter", "legacy", "--verify", "-o", str(tmp_path / "m.onnx")]
+    command = ["convert", "torch", f"{factory}:Net", *arguments]
+    assert run([*command, "--custom-ops", library]) == 0
+    assert "equal: 2 layers and 1 output" in capsys.readouterr().err
+    assert run(command) == 1
+    assert "undecided: " in capsys.readouterr().err
+
+
 def test_a_saved_model_cannot_be_verified(tmp_path, capsys):
     folder = tmp_path / "saved"
     tensorflow_helpers.quiet(tensorflow_helpers.sequential().export, folder, verbose=False)

@@ -49,6 +49,19 @@ def serve(tmp_path):
     return serve
 
 
+def test_a_request_arrives_as_it_was_sent(tmp_path):
+    sent = ConversionRequest("m:f", "o", arguments={"a": 1}, input_shapes=(("x", (1, None)),), custom_ops=("/l.so",))
+    question, arrived = tmp_path / "request.json", []
+    question.write_text(json.dumps(asdict(sent)))
+
+    def export(request):
+        arrived.append(request)
+        raise ConversionError("enough")
+
+    serve_child(export, [str(question), str(tmp_path / "answer.json")])
+    assert arrived == [sent]
+
+
 def test_a_conversion_that_fails_removes_nothing(serve, tmp_path):
     def refuse(_):
         raise ConversionError("no")

@@ -46,12 +46,14 @@ def test_what_is_left_out_is_left_to_the_converter(requests):
 
 
 def test_the_command_and_the_function_ask_for_the_same(requests, tmp_path, capsys):
+    for library in ("one.so", "two.so"):
+        Path(library).touch()
     recipe = {"name": "mine", "resize": "straight", "filter": "bicubic", "size": 64}
     Path("recipe.json").write_text(json.dumps(recipe))
     line = (
         "convert made net.py:make -o net.onnx --weights w.pth --arg width=5 --arg name=wide --input-shape ids:int64=1,?"
         " --input-shape 1,16 --mode deployed --preprocess recipe.json --opset 17 --exporter legacy --static --seed 3"
-        " --verify"
+        " --verify --custom-ops one.so --custom-ops two.so"
     )
     assert run(line.split()) == 1
     onnxscope.convert(
@@ -68,11 +70,13 @@ def test_the_command_and_the_function_ask_for_the_same(requests, tmp_path, capsy
         static=True,
         seed=3,
         verify=True,
+        custom_ops=[Path("one.so"), "two.so"],
     )
     by_command, by_function = requests
     assert by_command == by_function
     assert by_function.weights == "w.pth"
     assert by_function.input_shapes == (("ids:int64", (1, None)), ("", (1, 16)))
+    assert by_function.custom_ops == (str(tmp_path / "one.so"), str(tmp_path / "two.so"))
     assert json.loads(by_function.preprocess).items() > recipe.items()  # whole: the file stays behind
     printed = capsys.readouterr()
     assert "net.onnx" in printed.out
@@ -95,6 +99,8 @@ def test_what_cannot_be_converted_reaches_no_converter(requests):
     assert caught.value.hint == "one of faithful, deployed"
     with pytest.raises(InputError, match=r"^unknown preset 'imagnet'$"):
         onnxscope.convert("made", "net.py:make", "net.onnx", preprocess="imagnet")
+    with pytest.raises(InputError, match=r"^no such file: .*nowhere\.so$"):
+        onnxscope.convert("made", "net.py:make", "net.onnx", verify=True, custom_ops="nowhere.so")
     with pytest.raises(ConversionError, match=r"^not a shape: '1,3'$"):
         onnxscope.convert("made", "net.py:make", "net.onnx", input_shapes={"x": "1,3"})
     for output in ("recipe.json", "./recipe.json"):

@@ -16,6 +16,7 @@ import pytest
 
 import onnxscope
 from onnxscope.cli.main import run
+from onnxscope.comparison.with_framework import FrameworkValue, compare_with_framework
 from onnxscope.errors import InputError, RunError
 from onnxscope.model.loading import load_model
 from onnxscope.runtime.custom_libraries import holds_operator
@@ -64,6 +65,27 @@ def test_every_function_runs_the_operators_of_a_library():
     assert onnxscope.check(model, baseline, X, custom_ops=LIBRARY).ok
     assert not onnxscope.check(other, baseline, X, custom_ops=LIBRARY).ok
     assert onnxscope.report(model, X, against=other, custom_ops=LIBRARY).content.comparison.verdict == "differs"
+
+
+def test_a_framework_s_values_are_compared_through_the_operators_of_a_library():
+    model = inverting()
+    for name, operator in (("fc", "MatMul"), ("fc2", "MatMul")):
+        node = next(node for node in model.graph.node if node.op_type == operator and not node.metadata_props)
+        node.metadata_props.add(key="onnxscope.layer", value=name)
+    w = np.array([[1, 0], [0, 2]], np.float32)
+    calls = [FrameworkValue("fc", "Linear", X @ w), FrameworkValue("fc2", "Linear", expected().astype(np.float32))]
+
+    def verdict(outputs, **options):
+        loaded = load_model(model, **options)
+        return compare_with_framework(loaded, {"x": X}, calls, outputs, framework="numpy", channels_last=True)
+
+    right = [expected().astype(np.float32)]
+    assert verdict(right, custom_ops=LIBRARY).verdict == "equal"
+    assert verdict([right[0] * 1.01], custom_ops=LIBRARY).verdict == "differs"
+    without = verdict(right)
+    assert without.verdict == "undecided"
+    assert [row.layer for row in without.undecided] == ["fc2", "y"]
+    assert "`--custom-ops` names its library" in without.undecided[0].reason
 
 
 def test_the_library_is_recorded():

@@ -52,6 +52,7 @@ FILES = [
     ("check m.onnx --update", "--baseline", MODELS),
     ("check m.onnx --update -i x.npy", "--baseline", ("x.npy",)),
     (CONVERTED, "-o", ("net.py", "w.pth", "recipe.json")),
+    ("convert torch net.py:make --verify --custom-ops ops.so", "-o", ("net.py", "ops.so")),
     ("convert torch net:make", "-o", ("net.py",)),
     ("convert torch net.py:make --weights out.onnx.data", "-o out.onnx", ()),
     ("convert tensorflow saved.keras", "-o", ("saved.keras",)),
@@ -89,6 +90,7 @@ READ = {
     *(("diff", "a"), ("diff", "b"), ("check", "models"), ("check", "config"), ("check", "baseline")),
     *(("report", "profile"), ("report", "against"), ("convert", "weights")),
     *((name, "custom_ops") for name in ("weights", "features", "stats", "diff", "snapshot", "check", "report")),
+    ("convert", "custom_ops"),
 }
 
 
@@ -114,7 +116,7 @@ def workplace(tmp_path, monkeypatch):
     for name in ("b.json", "m.onnxscope.json"):
         onnxscope.snapshot("m.onnx").save(name)
     onnxscope.stats("m.onnx", "x.npy", output="p.json")
-    for name in ("net.py", "w.pth", "out.onnx.data", "saved.keras", "broken.onnx", "saved/saved_model.pb"):
+    for name in ("net.py", "w.pth", "ops.so", "out.onnx.data", "saved.keras", "broken.onnx", "saved/saved_model.pb"):
         Path(name).write_text("not looked at")
     Path("saved/variables/variables.index").write_text("not looked at")
     Path("there").symlink_to(".")
