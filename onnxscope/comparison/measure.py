@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.comparison.floors import discrepancy_of
 from onnxscope.comparison.match_values import Counterpart, FedInput, match_values
 from onnxscope.comparison.merged_graph import Merged, merge_models, own_model
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
+from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, Tolerance, from_sums, measure
 from onnxscope.numerics.score_agreement import ScoreAgreement, compare_scores
 from onnxscope.runtime.pilot import Pilot
@@ -27,7 +29,7 @@ from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tapped_runs import within_budget
 from onnxscope.selection.selectors import Tap
 
-__all__ = ["Comparer", "Fetch", "Held", "Measured", "held_by", "near_values"]
+__all__ = ["Comparer", "Composite", "Fetch", "Held", "Measured", "held_by", "near_values"]
 
 Array = NDArray[Any]
 Fetch = Callable[[Sequence[str]], Mapping[str, Any]]
@@ -220,6 +222,41 @@ class Comparer:
 
     def _measure(self, left: Array, right: Array, pair: Counterpart) -> Discrepancy:
         return measure(left, pair.to_a(np.asarray(right)), pair.channel_axis, self._tolerance)
+
+
+class Composite:
+    """An output that is no tensor of numbers: strings, a sequence, an optional or maps.
+
+    Attributes:
+        pair: Its names in both models; it has no shape.
+        total: How far its numbers are apart, over all batches.
+        own: The same where the second model is fed with the first one's values; None where it was not.
+        noise: How far the first model is from itself.
+        reason: What else is not the same in the first batch where something is.
+    """
+
+    def __init__(self, a: str, b: str) -> None:
+        """Nothing has been compared yet."""
+        self.pair = Counterpart(
+            a, b, (), (), "float32", "float32", (), reshaped=False, channel_axis=None, replaced=False
+        )
+        self.total: Discrepancy | None = None
+        self.own: Discrepancy | None = None
+        self.noise: Discrepancy | None = None
+        self.reason: str | None = None
+
+    def add(self, left: Any, right: Any, tolerance: Tolerance | None) -> None:
+        """Take in what one batch gave."""
+        reason = contents_of(left).difference_in_kind(contents_of(right))
+        self.reason = self.reason or reason
+        if reason is None:
+            measured = discrepancy_of(left, right, None, tolerance)
+            self.total = measured if self.total is None else self.total + measured
+
+    def add_own(self, left: Any, own: Any, tolerance: Tolerance | None) -> None:
+        """Take in what one batch gave where the second model was fed with the first one's values."""
+        measured = discrepancy_of(left, own, None, tolerance)
+        self.own = measured if self.own is None else self.own + measured
 
 
 @dataclass(frozen=True)

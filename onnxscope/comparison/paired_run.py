@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import samples_text
 from onnxscope.comparison.common_feed import CommonFeed
-from onnxscope.comparison.floors import discrepancy_of, element_types, floor_of, own_noise, rounds_to_codes
+from onnxscope.comparison.floors import element_types, floor_of, own_noise, rounds_to_codes
 from onnxscope.comparison.layer_difference import LayerDifference, Side, not_measured
 from onnxscope.comparison.match_values import Counterpart, match_values, pair_outputs
-from onnxscope.comparison.measure import Comparer, Measured
+from onnxscope.comparison.measure import Comparer, Composite, Measured
 from onnxscope.comparison.model_layers import ModelLayers
-from onnxscope.comparison.unstable_sides import noise_when_fed, random_values
+from onnxscope.comparison.unstable_sides import WhenFed, noise_when_fed, random_values
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.layers import Layer
-from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, Tolerance
 from onnxscope.numerics.score_agreement import are_scores
 from onnxscope.runtime.half_range import Unfit
@@ -76,7 +75,7 @@ class PairedRun:
         self._options = options
         self._tolerance = tolerance
         self._measured: dict[int, tuple[Counterpart, Measured, Discrepancy]] = {}
-        self._composites: dict[int, _Composite] = {}
+        self._composites: dict[int, Composite] = {}
         self._reasons: dict[int, tuple[str | None, str | None]] = {}
         self._outputs = pair_outputs(sides[0].model, sides[1].model)
         self._random = random_values(sides[0].model, sides[1].model)
@@ -127,9 +126,13 @@ class PairedRun:
         shown_places = {*self._shown, *range(len(self._pairs), self._row_count)}
         wanted = {place: pair for place, pair in counterparts.items() if place in shown_places}
         axes = {pair.a: pair.channel_axis for pair in wanted.values()}
-        axes |= {composite.a: None for composite in self._composites.values()}
+        composites = [composite.pair for composite in self._composites.values()]
+        axes |= {pair.a: None for pair in composites}
         noise = own_noise(first, axes)
-        shaken = [pair for pair in wanted.values() if floor_of(noise[pair.a], ["float32"]).unstable is not None]
+        values = [*wanted.values(), *composites]
+        shaken = [pair for pair in values if floor_of(noise[pair.a], ["float32"]).unstable is not None]
+        behind_random = [pair for pair in composites if pair in shaken]
+        when_fed = WhenFed(second, counterparts.values(), behind_random) if behind_random else None
         self._own_noise = noise_when_fed(first, counterparts.values(), shaken) if shaken else {}
         self._causes = unstable_values(first.model)
         of_layers = {row: counterparts[place] for row, place in enumerate(self._shown) if place in counterparts}
@@ -155,7 +158,7 @@ class PairedRun:
                 self.samples += len(batch.positions)
                 more = comparer.run(batch.feeds)
                 totals = [x + y for x, y in zip(totals, more, strict=True)] if totals else more
-                self._compare_composites(first, second, batch.feeds, feed.of_second(batch.feeds))
+                self._compare_composites(first, second, batch.feeds, feed.of_second(batch.feeds), when_fed)
         self.unfit = first.unfit, second.unfit
         self.notes += [f"{samples_text(count)}: {remark}" for remark, count in feed.seen.remarks.items()]
         if comparer.fallback is not None:
@@ -163,7 +166,7 @@ class PairedRun:
         for (place, pair), measured in zip(wanted.items(), totals, strict=True):
             self._measured[place] = pair, measured, noise[pair.a]
         for composite in self._composites.values():
-            composite.noise = noise[composite.a]
+            composite.noise = noise[composite.pair.a]
 
     def rows(self) -> tuple[list[LayerDifference], list[LayerDifference]]:
         """One for every pair of layers that has one and every other value, and one for every output."""
@@ -204,16 +207,25 @@ class PairedRun:
         return layers, outputs
 
     def _compare_composites(
-        self, first: Pilot, second: Pilot, feeds: Mapping[str, Array], feeds_of_second: Mapping[str, Array]
+        self,
+        first: Pilot,
+        second: Pilot,
+        feeds: Mapping[str, Array],
+        feeds_of_second: Mapping[str, Array],
+        when_fed: WhenFed | None,
     ) -> None:
         """Compare the outputs that are no tensors of numbers, element by element."""
-        composites = self._composites.values()
-        if not composites:
+        pairs = [composite.pair for composite in self._composites.values()]
+        if not pairs:
             return
-        left = first.values([composite.a for composite in composites], feeds)
-        right = second.values([composite.b for composite in composites], feeds_of_second)
-        for composite in composites:
-            composite.add(left[composite.a], right[composite.b], self._tolerance)
+        read = when_fed.read if when_fed is not None else ()
+        left = first.values(dict.fromkeys([*(pair.a for pair in pairs), *read]), feeds)
+        right = second.values([pair.b for pair in pairs], feeds_of_second)
+        own = when_fed.run(feeds_of_second, left) if when_fed is not None else {}
+        for composite in self._composites.values():
+            composite.add(left[composite.pair.a], right[composite.pair.b], self._tolerance)
+            if composite.pair.b in own:
+                composite.add_own(left[composite.pair.a], own[composite.pair.b], self._tolerance)
 
     def _own_types(self, place: int) -> frozenset[str]:
         if place not in self._measured:
@@ -223,8 +235,7 @@ class PairedRun:
 
     def _row(self, place: int, a: Side, b: Side, op_type: str, types: frozenset[str]) -> LayerDifference:
         if place in self._composites:
-            row = self._composites[place].row(a, b, op_type)
-            return replace(row, unstable=self._explained(row.unstable, a.name))
+            return self._composite_row(self._composites[place], a, b, op_type)
         if place not in self._measured:
             left, right = self._reasons.get(place, (None, None))
             return not_measured(a, b, op_type, left or right, incomparable=left != right)
@@ -232,10 +243,6 @@ class PairedRun:
         is_output = op_type == "Output"
         is_reshaped = is_output and pair.is_merged  # who reads the output has to know its axes
         floor = floor_of(noise, types, in_codes=self._in_codes)
-        own_floor = None
-        if floor.unstable is not None and pair.a in self._own_noise:
-            judged_by = floor_of(self._own_noise[pair.a], types, in_codes=self._in_codes)
-            own_floor = judged_by.relative if judged_by.unstable is None else None
         return LayerDifference(
             a=Side(a.layer, pair.a if is_output else a.name),
             b=Side(b.layer, pair.b if is_output else b.name),
@@ -247,9 +254,35 @@ class PairedRun:
             unstable=self._explained(floor.unstable_for(measured.entire), self._taps[0][place].value),
             reason=_shapes_text(pair.shape_a, pair.shape_b) if is_reshaped else None,
             incomparable=is_reshaped,
-            own_floor=own_floor,
+            own_floor=None if floor.unstable is None else self._own_floor(pair.a, types),
             scores=measured.scores,
         )
+
+    def _composite_row(self, composite: Composite, a: Side, b: Side, op_type: str) -> LayerDifference:
+        """The row of an output that is no tensor of numbers."""
+        assert composite.noise is not None
+        floor = floor_of(composite.noise, ["float32"])
+        unstable = self._explained(floor.unstable_for(composite.total), a.name)
+        return LayerDifference(
+            a=a,
+            b=b,
+            op_type=op_type,
+            entire=composite.total,
+            own=composite.own,
+            noise=composite.noise,
+            floor=floor.relative,
+            unstable=unstable,
+            reason=composite.reason,
+            incomparable=composite.reason is not None and floor.unstable is None,
+            own_floor=None if unstable is None else self._own_floor(composite.pair.a, frozenset({"float32"})),
+        )
+
+    def _own_floor(self, value: str, types: frozenset[str]) -> float | None:
+        """What a value's own error is judged by; None where that does not reproduce, or is not known."""
+        if value not in self._own_noise:
+            return None
+        floor = floor_of(self._own_noise[value], types, in_codes=self._in_codes)
+        return floor.relative if floor.unstable is None else None
 
     def _explained(self, unstable: str | None, value: str) -> str | None:
         """Why a value does not reproduce, with the node that it depends on."""
@@ -289,7 +322,7 @@ class PairedRun:
             reasons = first.reasons.get(left), second.reasons.get(right)
             is_output = len(self._pairs) <= place < len(self._pairs) + len(self._outputs)
             if is_output and (left in first.composites or right in second.composites):
-                self._composites[place] = _Composite(left.value, right.value)
+                self._composites[place] = Composite(left.value, right.value)
                 continue
             if reasons != (None, None):
                 self._reasons[place] = reasons
@@ -317,50 +350,6 @@ class PairedRun:
 
 def _shapes_text(a: tuple[int, ...], b: tuple[int, ...]) -> str:
     return f"shape {list(a)} against {list(b)}"
-
-
-@dataclass
-class _Composite:
-    """An output that is no tensor of numbers: strings, a sequence, an optional or maps.
-
-    Attributes:
-        a: Its name in the first model.
-        b: In the second.
-        total: How far its numbers are apart, over all batches.
-        noise: How far the first model is from itself.
-        reason: What else is not the same in the first batch where something is.
-    """
-
-    a: str
-    b: str
-    total: Discrepancy | None = None
-    noise: Discrepancy | None = None
-    reason: str | None = None
-
-    def add(self, left: Any, right: Any, tolerance: Tolerance | None) -> None:
-        """Take in what one batch gave."""
-        reason = contents_of(left).difference_in_kind(contents_of(right))
-        self.reason = self.reason or reason
-        if reason is None:
-            measured = discrepancy_of(left, right, None, tolerance)
-            self.total = measured if self.total is None else self.total + measured
-
-    def row(self, a: Side, b: Side, op_type: str) -> LayerDifference:
-        """The row of the comparison."""
-        assert self.noise is not None
-        floor = floor_of(self.noise, ["float32"])
-        return LayerDifference(
-            a=a,
-            b=b,
-            op_type=op_type,
-            entire=self.total,
-            own=None,
-            noise=self.noise,
-            floor=floor.relative,
-            unstable=floor.unstable_for(self.total),
-            reason=self.reason,
-            incomparable=self.reason is not None and floor.unstable is None,
-        )
 
 
 def _side_by_side(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from onnxscope.comparison.floors import discrepancy_of, larger_noise
 from onnxscope.comparison.match_values import Counterpart
@@ -17,7 +18,7 @@ from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import open_session
 from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable, remarks_on_unstable
 
-__all__ = ["mode_changes", "noise_when_fed", "notes_on_narrow_sums", "notes_on_unstable", "random_values"]
+__all__ = ["WhenFed", "mode_changes", "noise_when_fed", "notes_on_narrow_sums", "notes_on_unstable", "random_values"]
 
 _Key = Callable[[UnstableNode], tuple[str, ...]]
 
@@ -69,6 +70,38 @@ def random_values(first: Model, second: Model) -> list[tuple[str, str]]:
         for left, right in zip(x.gives, y.gives, strict=False)
         if left in first.main.readers and right in second.main.readers
     ]
+
+
+class WhenFed:
+    """Values of a second model where its layers are fed with what the first one's read.
+
+    Attributes:
+        read: The values of the first model that it is fed with.
+    """
+
+    def __init__(self, pilot: Pilot, counterparts: Iterable[Counterpart], wanted: Iterable[Counterpart]) -> None:
+        """Open a session.
+
+        Args:
+            pilot: Of the second model.
+            counterparts: Those that are `replaced` are fed.
+            wanted: Those of the values to compute.
+
+        Raises:
+            RunError: onnxruntime fails.
+        """
+        proto, self._fed = own_model(pilot.model, pilot.tapped.proto, list(counterparts), list(wanted))
+        self._session = open_session(pilot.model, proto)
+        self.read = [pair.a for pair in self._fed.values()]
+
+    def run(self, feeds: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
+        """The values by the second model's names, fed with what the first one holds at `read`.
+
+        Raises:
+            RunError: onnxruntime fails.
+        """
+        answers = self._session.run({**feeds, **{name: pair.to_b(held[pair.a]) for name, pair in self._fed.items()}})
+        return {name.removeprefix("o:"): value for name, value in answers.items()}
 
 
 def noise_when_fed(

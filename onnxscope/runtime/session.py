@@ -160,8 +160,10 @@ class Session:
         tensors = [name for name in wanted if self.outputs[name].startswith("tensor(")]
         others = [name for name in wanted if not self.outputs[name].startswith("tensor(")]
         arrays = {name: fed for name, fed in feeds.items() if isinstance(fed, (np.ndarray, np.generic))}
-        if len(arrays) < len(feeds):
-            tensors, others = [], wanted  # sequences and optionals go in and come out through another door
+        if len(arrays) < len(feeds) or (others and not any(map(self._is_extension_output, tensors))):
+            # Sequences and optionals go in and come out through another door; with them all of one run, which matters
+            # where something is random.
+            tensors, others = [], wanted
         answers: dict[str, Any] = {}
         try:
             values = {name: self._ort_value(array) for name, array in arrays.items()}
@@ -174,6 +176,11 @@ class Session:
         except Exception as error:  # see above
             raise RunError(f"onnxruntime cannot run the model ({_reason(error)}): {self._where}") from error
         return {name: answers[name] for name in wanted}
+
+    def _is_extension_output(self, name: str) -> bool:
+        """Whether a tensor has an element type that numpy lacks."""
+        kind = self.outputs[name].removeprefix("tensor(").removesuffix(")")
+        return kind.startswith(("bfloat16", "float8", "float4", "int4", "uint4", "int2", "uint2"))
 
     def _ort_value(self, array: Any) -> Any:
         array = np.asarray(array)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from compared_models import parsed
-from unstable_models import X, dropping, noisy, quiet
+from unstable_models import X, dropping, noisy, quiet, written
 
 import onnxscope
 from onnxscope.comparison.unstable_sides import mode_changes, notes_on_unstable
@@ -70,3 +70,41 @@ def test_renamed_nodes_are_each_others():
     assert change.layer == "drop1"
     changes = mode_changes(first, load_model(quiet()))
     assert [change.layer for change, _ in changes] == ["norm", "noise", "RandomUniformLike_0"]
+
+
+DRAWN = "a = Dropout(x, q, t)"
+STORED = "<float q = {0.5}, bool t = {1}>"
+COMPOSITES = {  # what is declared, what makes it of `a`, and the same with another number, kind, length or key
+    "a sequence": (
+        "seq(float[6, 4]) y",
+        "b = Relu(a) y = SequenceConstruct(a, b)",
+        ["b = Relu(a) n = Neg(b) y = SequenceConstruct(a, n)", "y = SequenceConstruct(a)"],
+    ),
+    "an optional": ("optional(float[6, 4]) y", "b = Relu(a) y = Optional(b)", ["b = Softmax(a) y = Optional(b)"]),
+    "maps": (
+        "seq(map(int64, float)) y",
+        "b = Softmax(a) y = ai.onnx.ml.ZipMap<classlabels_int64s = [1, 2, 3, 4]>(b)",
+        [
+            "n = Neg(a) b = Softmax(n) y = ai.onnx.ml.ZipMap<classlabels_int64s = [1, 2, 3, 4]>(b)",
+            "b = Softmax(a) y = ai.onnx.ml.ZipMap<classlabels_int64s = [1, 2, 3, 5]>(b)",
+        ],
+    ),
+    "strings": ("string[6, 4] y", "b = Relu(a) y = Cast<to = 8>(b)", ["b = Abs(a) n = Neg(b) y = Cast<to = 8>(n)"]),
+}
+
+
+@pytest.mark.parametrize("kind", COMPOSITES)
+def test_an_output_of_any_kind_behind_something_random_is_judged_by_its_own_error(kind):
+    declared, text, others = COMPOSITES[kind]
+
+    def network(body):
+        return written(f"{DRAWN} {body}", stored=STORED, outputs=declared, domains=', "ai.onnx.ml": 3')
+
+    same = onnxscope.diff(network(text), network(text), X)
+    assert same.verdict == "undecided"
+    assert same.outputs[0].own is not None
+    assert "Dropout" in same.undecided[0].reason
+    for body in others:
+        result = onnxscope.diff(network(text), network(body), X)
+        assert result.verdict == "differs"
+        assert [row.a.layer for row in result.guilty] == ["y"]

@@ -185,6 +185,19 @@ def test_sequences_come_out_beside_tensors_and_go_in():
     np.testing.assert_array_equal(joined["y"], -X)
 
 
+def test_sequences_and_tensors_are_of_one_run():
+    """What is random would not fit together otherwise."""
+    opened = session(
+        parsed("""g (float[N] x) => (seq(float[N]) s, float[N] r) {
+            r = RandomNormalLike(x) n = Neg(r) s = SequenceConstruct(n, x) }""")
+    )
+    answers = opened.run({"x": X})
+    np.testing.assert_array_equal(answers["s"][0], -answers["r"])
+    np.testing.assert_array_equal(answers["s"][1], X)
+    again = opened.run({"x": X})
+    assert not np.array_equal(again["r"], answers["r"])
+
+
 def test_an_optional_may_be_absent():
     opened = session(parsed("g (optional(float[N]) o) => (bool b) { b = OptionalHasElement(o) }", opset=18))
     assert not opened.run({"o": None})["b"]
