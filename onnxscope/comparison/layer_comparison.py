@@ -105,8 +105,8 @@ class LayerComparison:
         self._weights = _weight_changes(sides, self._alignment, self._kept, tolerance)
         self._partner = partner_of(sides[0].model, sides[1].model)
         self._structure = (
-            *(change for place in shown for change in _structure_changes(sides, *pairs[place])),
-            *_node_changes(sides, pairs, self._weights, chosen, self._partner),
+            *(change for place in shown for change in _structure_changes(sides, *pairs[place], tolerance)),
+            *_node_changes(sides, pairs, self._weights, chosen, self._partner, tolerance),
         )
         for side in sides:
             side.model.storage.release()
@@ -263,7 +263,7 @@ def _weight_changes(
             found = found if folded is None else [folded]
         changes += [replace(change, place=place) for change in found]
     if kept is None:
-        changes += unread_changes(sides[0].model, sides[1].model)
+        changes += unread_changes(sides[0].model, sides[1].model, tolerance)
         for side, only, removed in ((sides[0], alignment.only_a, True), (sides[1], alignment.only_b, False)):
             for index in only:
                 layer = side.layers[index]
@@ -287,7 +287,9 @@ def _is_needed(side: ModelLayers, layer: Layer) -> bool:
     return layer.is_needed_in(side.model.graphs[layer.path])
 
 
-def _structure_changes(sides: tuple[ModelLayers, ModelLayers], x: Layer, y: Layer) -> list[StructureChange]:
+def _structure_changes(
+    sides: tuple[ModelLayers, ModelLayers], x: Layer, y: Layer, tolerance: Tolerance | None
+) -> list[StructureChange]:
     """Attributes of two aligned layers that are not the same."""
     changes = []
     for left, right in ((x.node, y.node), (x.norm, y.norm)):
@@ -299,7 +301,10 @@ def _structure_changes(sides: tuple[ModelLayers, ModelLayers], x: Layer, y: Laye
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
                 message = f"{left.op_type}: {name} {_text(before.get(name))} became {_text(after.get(name))}"
-                changes.append(StructureChange(x.name, message))
+                change = StructureChange(x.name, message)
+                changes.append(
+                    _within(tolerance, change, sides[0].attribute(left, name), sides[1].attribute(right, name))
+                )
     if x.activated != y.activated and not (x.quantized or y.quantized):
         where = ("first", "second") if x.activated else ("second", "first")
         message = f"an activation function follows in the {where[0]} model, none in the {where[1]}"
@@ -313,6 +318,7 @@ def _node_changes(
     weights: Sequence[WeightChange],
     chosen: Selection | None,
     partner: Partner | None,
+    tolerance: Tolerance | None,
 ) -> tuple[StructureChange, ...]:
     """What is not the same about any node, beside what is told of layers and weights."""
     places = ([side.places.get(layer.node) for side, layer in zip(sides, pair, strict=True)] for pair in pairs)
@@ -320,12 +326,22 @@ def _node_changes(
     modes = mode_changes(sides[0].model, sides[1].model)
     # A Transpose that one model alone has is accounted for where a weight has its inputs in the other layout's order.
     is_moved = any(change.change == "permuted" and not change.counts for change in weights)
+
+    def numbers(change: NodeChange, side: int) -> Array | None:
+        known = tolerance is not None and change.records is not None
+        return sides[side].numbers(change.records[side], change.what) if known and change.records else None
+
     of_nodes = [
-        StructureChange(
-            change.layer,
-            change.message,
-            counts=changes_numbers(change),
-            folded=partner is not None and not changes_numbers(change) and partner.explains(change),
+        _within(
+            tolerance,
+            StructureChange(
+                change.layer,
+                change.message,
+                counts=changes_numbers(change),
+                folded=partner is not None and not changes_numbers(change) and partner.explains(change),
+            ),
+            numbers(change, 0),
+            numbers(change, 1),
         )
         for change in compare_records(sides[0].records, sides[1].records, known)
         if not (is_moved and change.what == "node" and "Transpose" in (change.expected, change.found))
@@ -333,6 +349,13 @@ def _node_changes(
         and (chosen is None or chosen.holds(change.node))
     ]
     return (*of_nodes, *(change for change, node in modes if chosen is None or chosen.holds(node)))
+
+
+def _within(tolerance: Tolerance | None, change: StructureChange, x: Array | None, y: Array | None) -> StructureChange:
+    """A change of numbers, which is forgiven where none is beyond the tolerance."""
+    if tolerance is None or x is None or y is None or x.shape != y.shape or not tolerance.forgives(x, y):
+        return change
+    return replace(change, message=f"{change.message}; within the tolerance", forgiven=True)
 
 
 def _tells_mode(change: NodeChange, node: Node) -> bool:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.model.encodings import codes_scale
 from onnxscope.model.graphs import Node, Step
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
+from onnxscope.runtime.constant_values import ConstantValues
 from onnxscope.selection.selectors import At, Tap
+from onnxscope.structure.attributes import default_of, schema_of
 from onnxscope.structure.node_records import WEIGHT, NodeRecord, node_records
 from onnxscope.structure.surroundings import surroundings
 
 __all__ = ["ModelLayers"]
+
+Array = NDArray[Any]
 
 
 class ModelLayers:
@@ -35,6 +44,27 @@ class ModelLayers:
     def records(self) -> tuple[NodeRecord, ...]:
         """A record for every node that an output depends on."""
         return node_records(self.model, lambda operand: WEIGHT if self.weights.lists(operand) else None)
+
+    @cached_property
+    def _constants(self) -> ConstantValues:
+        return ConstantValues(self.model)
+
+    def numbers(self, record: NodeRecord, name: str) -> Array | None:
+        """The real numbers of a node that are stored as a constant operand or an attribute; None of anything else."""
+        if name in record.held:
+            return _real(self._constants.array(*record.held[name]))
+        return None if record.node is None else self.attribute(record.node, name)
+
+    def attribute(self, node: Node, name: str) -> Array | None:
+        """The real numbers of a node's attribute, its default where it is left out; None where it has no such ones."""
+        value = node.attribute(name)
+        if value is None:
+            domain = node.domain if not node.is_standard else ""
+            value = default_of(schema_of(node.op_type, domain), name)
+        if isinstance(value, TensorProto):
+            return _real(self.model.array(value)) if value.data_type not in (0, TensorProto.STRING) else None
+        numbers = value if isinstance(value, list) else [value]
+        return np.array(value, np.float32) if all(isinstance(number, float) for number in numbers) else None
 
     @cached_property
     def places(self) -> Mapping[Node, int]:
@@ -99,3 +129,7 @@ class ModelLayers:
     def axis(self, path: tuple[Step, ...], value: str) -> int | None:
         """The channel axis, as far as operators tell it."""
         return self.model.channel_axes(path).get(value)
+
+
+def _real(values: Array) -> Array | None:
+    return values if values.dtype.name.startswith(("float", "bfloat")) else None

@@ -50,16 +50,24 @@ class StructureChange:
         counts: Whether it makes the models differ where their values were compared too: a stored number that is another
             one, or a random node that the inputs at hand may not show.
         folded: Whether it is nothing but the form of a partner in few bits, and told in one line with others.
+        forgiven: Whether it is of numbers none of which is beyond the tolerance that was given: it never counts.
     """
 
     layer: str
     message: str
     counts: bool = False
     folded: bool = False
+    forgiven: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"layer": self.layer, "message": self.message, "counts": self.counts, "folded": self.folded}
+        return {
+            "layer": self.layer,
+            "message": self.message,
+            "counts": self.counts,
+            "folded": self.folded,
+            "forgiven": self.forgiven,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +142,8 @@ class Comparison(Record, Sequence[LayerDifference]):
 
     @property
     def counted_structure(self) -> tuple[StructureChange, ...]:
-        """Changes of the structure that make the models differ: all of them where nothing was run."""
-        return tuple(change for change in self.structure if change.counts or not self.was_run)
+        """Changes of the structure that make the models differ: all that are not forgiven where nothing was run."""
+        return tuple(change for change in self.structure if (change.counts or not self.was_run) and not change.forgiven)
 
     @property
     def equal(self) -> bool:
@@ -182,10 +190,10 @@ class Comparison(Record, Sequence[LayerDifference]):
     def _changed_node(self) -> StructureChange | None:
         """The first change of structure, where a run has shown a difference that no weight explains."""
         first = self.first_divergence
-        if not self.was_run or first is None or not self.structure:
+        if not self.was_run or first is None:
             return None
         explained = any(change.layer == first.a.layer and change.counts for change in self.weights)
-        return None if explained else self.structure[0]
+        return None if explained else next((change for change in self.structure if not change.forgiven), None)
 
     def to_dict(self) -> dict[str, Any]:
         """`onnxscope.diff/1`, ready for JSON."""

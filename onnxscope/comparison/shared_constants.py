@@ -13,7 +13,7 @@ from onnx import TensorProto
 from onnxscope.base.text import printable
 from onnxscope.comparison.weight_changes import WeightChange
 from onnxscope.model.loading import Model
-from onnxscope.numerics.distances import difference
+from onnxscope.numerics.distances import Tolerance, difference
 
 __all__ = ["shared_constants", "unread_changes"]
 
@@ -62,12 +62,13 @@ def _start(tensor: TensorProto, content: NDArray[np.uint8]) -> Hashable:
     return tensor.data_type, tuple(tensor.dims), content[:_FIRST_BYTES].tobytes()
 
 
-def unread_changes(a: Model, b: Model) -> list[WeightChange]:
+def unread_changes(a: Model, b: Model, tolerance: Tolerance | None = None) -> list[WeightChange]:
     """Return what is not the same about initializers that no output depends on; one left out does not count.
 
     Args:
         a: The first model.
         b: The second.
+        tolerance: What numbers may be off by.
     """
     unread = _unread(a), _unread(b)
     changes = []
@@ -81,7 +82,9 @@ def unread_changes(a: Model, b: Model) -> list[WeightChange]:
         elif name in unread[0] and name in unread[1]:
             values = a.array(tensors[0]), b.array(tensors[1])
             if values[0].dtype != values[1].dtype or not _are_same(values[0], values[1]):
-                changes.append(_change(name, "changed", _text(values[0], values[1]), counts=True))
+                forgiven = tolerance is not None and _is_within(tolerance, *values)
+                text = f"{_text(*values)}; within the tolerance" if forgiven else _text(*values)
+                changes.append(_change(name, "changed", text, counts=not forgiven))
     return changes
 
 
@@ -98,6 +101,10 @@ def _unread(model: Model) -> list[str]:
 
 def _are_same(x: NDArray[Any], y: NDArray[Any]) -> bool:
     return x.shape == y.shape and np.ascontiguousarray(x).tobytes() == np.ascontiguousarray(y).tobytes()
+
+
+def _is_within(tolerance: Tolerance, x: NDArray[Any], y: NDArray[Any]) -> bool:
+    return x.shape == y.shape and x.dtype == y.dtype and x.dtype.kind != "b" and tolerance.forgives(x, y)
 
 
 def _text(x: NDArray[Any], y: NDArray[Any]) -> str:

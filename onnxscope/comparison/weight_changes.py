@@ -88,7 +88,7 @@ def compare_weights(
         What is not the same bits under the same name, by role.
     """
     if (a.norm is None) != (b.norm is None) and "weight" in weights_a and "weight" in weights_b:
-        folded = _compare_folded(a, b, weights_a, weights_b)
+        folded = _compare_folded(a, b, weights_a, weights_b, tolerance)
         if folded is not None:
             return folded
     changes = []
@@ -253,7 +253,11 @@ def _affine(layer: Layer, weights: Mapping[str, StoredWeight]) -> tuple[Array, A
 
 
 def _compare_folded(
-    a: Layer, b: Layer, weights_a: Mapping[str, StoredWeight], weights_b: Mapping[str, StoredWeight]
+    a: Layer,
+    b: Layer,
+    weights_a: Mapping[str, StoredWeight],
+    weights_b: Mapping[str, StoredWeight],
+    tolerance: Tolerance | None,
 ) -> list[WeightChange] | None:
     """Compare what a convolution and its BatchNorm do together with one that holds both; None where nothing fits."""
     with_norm, plain = (weights_a, weights_b) if a.norm is not None else (weights_b, weights_a)
@@ -280,6 +284,13 @@ def _compare_folded(
             counts=counts,
         )
 
+    if not weight_seen.equal and tolerance is not None and folded.values.dtype.kind not in "iu":
+        product = full.values * scale.reshape(-1, *[1] * (full.values.ndim - 1))
+        if tolerance.forgives(*((product, folded.values) if a.norm is not None else (folded.values, product))):
+            kind = "quantized" if folded.quantized and not full.quantized else "folded"
+            message = f"{folded.name} = {formula}: {weight_seen.text()}; within the tolerance"
+            folding = change(kind, message, weight_seen, counts=False)
+            return [folding, *_bias_not_shifted(a, weights_a, weights_b, affine, tolerance)]
     if folded.quantized and not full.quantized:
         seen = difference(full.values, folded.values, scale)
         noise = f"signal-to-noise {_decibels(seen.relative)}"
@@ -287,7 +298,7 @@ def _compare_folded(
         return [change("quantized", message, seen, counts=True)]
     if weight_seen.equal:
         folding = change("folded", f"{folded.name} = {formula}", weight_seen, counts=False)
-        return [folding, *_bias_not_shifted(a, weights_a, weights_b, affine)]
+        return [folding, *_bias_not_shifted(a, weights_a, weights_b, affine, tolerance)]
     if difference(full.values, folded.values).equal:
         return None  # not folded, but left out
     epsilon_of_folding = _other_epsilon(full.values, folded.values, with_norm)
@@ -302,6 +313,7 @@ def _bias_not_shifted(
     weights_a: Mapping[str, StoredWeight],
     weights_b: Mapping[str, StoredWeight],
     affine: tuple[Array, Array],
+    tolerance: Tolerance | None,
 ) -> list[WeightChange]:
     """What is wrong with the bias of a convolution whose weight holds its BatchNorm."""
     with_norm, plain = (weights_a, weights_b) if NORM + "bias" in weights_a else (weights_b, weights_a)
@@ -310,7 +322,10 @@ def _bias_not_shifted(
     bias = _bias(with_norm, zeros) * scale
     parts = np.abs(bias) + np.abs(offset) + np.abs(with_norm[NORM + "bias"].values)
     gap = np.abs(_bias(plain, zeros) - (bias + offset))
-    off = np.flatnonzero(~(gap <= FOLDING_RTOL * (parts + 0.1 * parts.max(initial=0.0))))
+    allowed = FOLDING_RTOL * (parts + 0.1 * parts.max(initial=0.0))
+    if tolerance is not None:
+        allowed = np.maximum(allowed, tolerance.atol + tolerance.rtol * np.abs(bias + offset))
+    off = np.flatnonzero(~(gap <= allowed))
     if not len(off):
         return []
     largest = float(gap.max())

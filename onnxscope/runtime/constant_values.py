@@ -79,6 +79,19 @@ class ConstantValues:
             return self._small.get((graph.scope_of(value).path, value))
         return self._model.array(tensor) if math.prod(tensor.dims) <= 64 else None
 
+    def array(self, path: tuple[Step, ...], value: str) -> Array:
+        """The numbers of a constant, however many.
+
+        Raises:
+            RunError: It cannot be computed.
+        """
+        graph = self._model.graphs[path]
+        tensor = self._stored(graph, value)
+        if tensor is not None:
+            return self._model.array(tensor)
+        scope = graph.scope_of(value)
+        return evaluate_constants(self._model, [value], path=scope.path)[value]
+
     def sides(self, path: tuple[Step, ...], value: str) -> list[int | None] | None:
         """The numbers of a vector that is put together from shapes, None for each that the model leaves open.
 

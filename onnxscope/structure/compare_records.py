@@ -45,6 +45,7 @@ class NodeChange:
         found: In the second.
         message: In words.
         node: Which node, of the first model where it is there; None where it is an output, or several.
+        records: What both models have there, where it is something of a node that both have.
     """
 
     layer: str
@@ -53,6 +54,7 @@ class NodeChange:
     found: Any
     message: str
     node: Node | None = None
+    records: tuple[NodeRecord, NodeRecord] | None = None
 
 
 def compare_records(
@@ -227,7 +229,7 @@ class _Pairing:
                 if x.op_type == "Reshape" and name == "shape" and old and new and is_one_shape(old, new):
                     continue
                 message = f"{what}: {printable(name)} {_text(old, missing)} became {_text(new, missing)}"
-                changes.append(NodeChange(layer, name, old, new, message, x.node or y.node))
+                changes.append(NodeChange(layer, name, old, new, message, x.node or y.node, (x, y)))
         return changes + self._wiring(x, y, layer, what)
 
     def _wiring(self, x: NodeRecord, y: NodeRecord, layer: str, what: str) -> list[NodeChange]:

@@ -53,6 +53,8 @@ class NodeRecord:
         constants: Constant operands by name: the numbers, or a digest of many.
         reads: The other operands by name.
         node: The node itself, a layer's the one that owns the weights; None for an output, and in what was stored.
+        held: Where the numbers of constant operands are: the path of a graph and a value of it. Empty in what was
+            stored.
     """
 
     op_type: str
@@ -64,6 +66,7 @@ class NodeRecord:
     constants: Mapping[str, str]
     reads: Mapping[str, Source]
     node: Node | None = field(default=None, compare=False, repr=False)
+    held: Mapping[str, tuple[tuple[Step, ...], str]] = field(default_factory=dict, compare=False, repr=False)
 
 
 def is_weight(text: str | None) -> bool:
@@ -105,7 +108,7 @@ class _Records:
             self._places[unit] = len(records)
             records.append(self._record(unit))
         for name in self._model.main.outputs:
-            constants, reads = self._operands([("value", (), name)])
+            constants, reads, held = self._operands([("value", (), name)])
             records.append(
                 NodeRecord(
                     op_type=OUTPUT,
@@ -116,6 +119,7 @@ class _Records:
                     attributes={},
                     constants=constants,
                     reads=reads,
+                    held=held,
                 )
             )
         return tuple(records)
@@ -257,7 +261,7 @@ class _Records:
                     listed |= {f"{prefix}{names[place]}": of_weights[place]} if place in of_weights else {}
             for path, graph in self._bodies(part):
                 slots += [(f"{path[-1].attribute} {place}", path, value) for place, value in enumerate(graph.outputs)]
-        constants, reads = self._operands(slots, listed, spelled.op_type)
+        constants, reads, held = self._operands(slots, listed, spelled.op_type)
         constants |= {"shape": target} if target else {}
         name = self._names.layers[unit]
         is_made_up = name == unit.name or name.rpartition("_")[0] == unit.op_type
@@ -271,6 +275,7 @@ class _Records:
             constants={**spelled.operands, **constants} if layer is None else constants,
             reads=reads,
             node=unit,
+            held=held,
         )
 
     def _with_last_axis(self, node: Node, attributes: dict[str, Any]) -> dict[str, Any]:
@@ -288,9 +293,11 @@ class _Records:
 
     def _operands(
         self, slots: list[tuple[str, tuple[Step, ...], str]], listed: Mapping[str, str] | None = None, op_type: str = ""
-    ) -> tuple[dict[str, str], dict[str, Source]]:
+    ) -> tuple[dict[str, str], dict[str, Source], dict[str, _Key]]:
+        """Of slots, each with a value of a graph: the constants, what the others come from, and where constants are."""
         constants: dict[str, str] = {}
         reads: dict[str, Source] = {}
+        held: dict[str, _Key] = {}
         for slot, path, value in slots:
             if listed and slot in listed:
                 constants[slot] = listed[slot]
@@ -306,11 +313,12 @@ class _Records:
                 text = text if promoted is None else promoted
                 if text and not (op_type == "Resize" and values is not None and not values.size):
                     constants[slot] = text
+                    held[slot] = source
             else:
                 graph = self._model.graphs[source[0]]
                 place = graph.inputs.index(source[1]) if source[1] in graph.inputs else -1
                 reads[slot] = f"{source[0][-1].attribute} {place}" if source[0] else f"input {source[1]}"
-        return (constants, reads) if op_type not in COMMUTATIVE else _unordered(constants, reads)
+        return (constants, reads, held) if op_type not in COMMUTATIVE else _unordered(constants, reads, held)
 
     def _last_name(self, path: tuple[Step, ...], value: str) -> str:
         """The name under which the node that computes a value gives it out."""
@@ -331,12 +339,16 @@ def _shape_text(sides: Sequence[int | None]) -> str:
     return " ".join(f"{-1 if side is None else side}" for side in sides)
 
 
-def _unordered(constants: dict[str, str], reads: dict[str, Source]) -> tuple[dict[str, str], dict[str, Source]]:
+def _unordered(
+    constants: dict[str, str], reads: dict[str, Source], held: dict[str, _Key]
+) -> tuple[dict[str, str], dict[str, Source], dict[str, _Key]]:
     """Operands of an operator that does not care in which order they stand."""
+    names = {slot: f"constant {place}" for place, slot in enumerate(sorted(constants, key=constants.__getitem__))}
     sources = sorted(reads.values(), key=str)
     return (
-        {f"constant {place}": text for place, text in enumerate(sorted(constants.values()))},
+        {name: constants[slot] for slot, name in names.items()},
         {f"{UNORDERED} {place}": source for place, source in enumerate(sources)},
+        {name: held[slot] for slot, name in names.items() if slot in held},
     )
 
 

@@ -67,10 +67,14 @@ def test_json_is_the_record(changed, capsys):
 
 
 def test_a_tolerance_forgives_what_its_numbers_allow(capsys):
-    assert run(["diff", DIGITS, QDQ, "-i", INPUT, "--atol", "5", "--format", "json"]) == 1
+    command = ["diff", DIGITS, QDQ, "-i", INPUT, "--format", "json", "--atol"]
+    assert run([*command, "5"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert not any(row["differs"] for row in record["layers"])
-    assert {change["change"] for change in record["weights"]} == {"quantized"}
+    assert {(change["change"], change["counts"]) for change in record["weights"]} == {("quantized", False)}
+    assert run([*command, "1e-3"]) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert ("quantized", True) in {(change["change"], change["counts"]) for change in record["weights"]}
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,87 @@ def test_long_integers_are_held_to_the_tolerance_before_they_are_rounded():
     reference, other = np.array([2**62, 5]), np.array([2**62 + 1, 5])
     assert Tolerance(0.0, 1.0).forgives(reference, other)
     assert not Tolerance(0.0, 0.5).forgives(reference, other)
+
+
+NET = '<ir_version: 9, opset_import: ["": 17, "ai.onnx.ml": 3]> g (float[N, 4] x) => (float[N, 4] y) '
+LONG = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"  # more than a text of a constant shows
+BRANCHES = """{ s = ReduceSum<keepdims = 0>(x) z = Constant<value_float = 0.0>() b = Greater(s, z)
+    y = If(b) <then_branch = t () => (float[N, 4] u) { k = Constant<value_float = NUMBER>() u = Mul(x, k) },
+               else_branch = e () => (float[N, 4] v) { v = Neg(x) }> }"""
+WHOEVER_READS = {
+    "an attribute": "{ y = LeakyRelu<alpha = NUMBER>(x) }",
+    "a layer's attribute": "<float[4, 4] w = {1,0,0,0, 0,1,0,0, 0,0,1,0, 0,0,0,1}> { y = Gemm<alpha = NUMBER>(x, w) }",
+    "a list": "{ y = ai.onnx.ml.Scaler<offset = [0.0, 0.0, 0.0, NUMBER], scale = [1.0, 1.0, 1.0, 1.0]>(x) }",
+    "a vector": "<float[4] c = {1, 1, 1, NUMBER}> { y = Mul(c, x) }",
+    "a long constant": f"<float[12] c = {{{LONG}, NUMBER}}> {{ l = Concat<axis = 1>(x, x, x) m = Mul(l, c) "
+    "i = Constant<value_ints = [0, 1, 2, 11]>() y = Gather<axis = 1>(m, i) }",
+    "a Constant": "{ c = Constant<value_float = NUMBER>() y = Mul(x, c) }",
+    "a tensor in an attribute": "{ k = Constant<value_ints = [4]>() "
+    "c = ConstantOfShape<value: tensor = float[1] {NUMBER}>(k) y = Mul(x, c) }",
+    "an operand that was an attribute": "{ l = Constant<value_float = NUMBER>() y = Clip(x, l) }",
+    "a norm": "<float[4] c = {1, 1, 1, NUMBER}> { y = LayerNormalization(x, c) }",
+    "a BatchNorm by itself": "<float[4] c = {1, 1, 1, NUMBER}> { r = Relu(x) y = BatchNormalization(r, c, c, c, c) }",
+    "one of three": "<float[4] c = {1, 1, 1, NUMBER}> { n = IsNaN(x) y = Where(n, c, x) }",
+    "a branch": BRANCHES,
+}
+
+
+@pytest.mark.parametrize("inputs", [None, X])
+@pytest.mark.parametrize("place", WHOEVER_READS)
+def test_a_stored_number_within_the_tolerance_is_no_difference_whoever_reads_it(place, inputs):
+    model, near, far = (parsed(NET + WHOEVER_READS[place].replace("NUMBER", text)) for text in ("0.4", "0.4001", "0.6"))
+    assert not diff(model, near, inputs).equal
+    loose = {"rtol": 1e-3, "atol": 1e-3}
+    result = diff(model, near, inputs, **loose)
+    assert result.equal, repr(result)
+    told = {change.message.rpartition("; ")[2] for change in (*result.weights, *result.structure)}
+    assert told == {"within the tolerance"}
+    assert "within the tolerance" in result.changes_table().text()
+    assert not diff(model, far, inputs, **loose).equal
+    # Without data the numbers alone decide: 0.0001 apart, which is 1 of 4,000.
+    assert diff(model, near, rtol=1.001 / 4_000).equal
+    assert not diff(model, near, rtol=0.999 / 4_000).equal
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "after"),
+    [
+        ("{ y = Softmax<axis = NUMBER>(x) }", "0", "1"),
+        ("<int64[1] a = {NUMBER}> { y = CumSum(x, a) }", "0", "1"),
+        ("<int64[4] i = {NUMBER}> { y = Gather<axis = 1>(x, i) }", "0, 1, 2, 3", "1, 0, 2, 3"),
+    ],
+)
+def test_an_integer_that_says_where_is_in_no_tolerance(text, before, after):
+    sides = [parsed(NET + text.replace("NUMBER", number)) for number in (before, after)]
+    result = diff(*sides, atol=10.0)
+    assert result.verdict == "differs"
+    assert [change.forgiven for change in result.structure] == [False]
+
+
+def test_a_batch_norm_that_is_folded_within_the_tolerance_does_not_count():
+    rng = np.random.default_rng(0)
+    w, b = rng.standard_normal((3, 2, 1, 1), np.float32), rng.standard_normal(3, np.float32)
+    scale, shift = np.float32([1.5, 0.5, 2.0]), np.float32([0.1, 0.2, 0.3])
+    head = '<ir_version: 9, opset_import: ["": 17]> g (float[N, 2, 3, 3] x) => (float[N, 3, 3, 3] y) '
+    norm = "{ c = Conv(x, w, b) y = BatchNormalization<epsilon = 0.0>(c, s, t, m, v) }"
+    known = {"w": w, "b": b, "s": scale, "t": shift, "m": np.zeros(3, np.float32), "v": np.ones(3, np.float32)}
+    model = parsed(head + norm, **known)
+
+    def folded(weight_off, bias_off):
+        weight, bias = w * scale.reshape(-1, 1, 1, 1), b * scale + shift
+        return parsed(head + "{ y = Conv(x, w, b) }", w=weight * np.float32(weight_off), b=bias + np.float32(bias_off))
+
+    assert diff(model, folded(1, 0)).equal
+    for other in (folded(1.001, 0), folded(1, 0.001), folded(1.001, 0.001)):
+        assert not diff(model, other).equal
+        assert diff(model, other, rtol=2e-3, atol=2e-3).equal
+        assert diff(other, model, rtol=2e-3, atol=2e-3).equal
+        assert not diff(model, other, rtol=1e-4, atol=1e-4).equal
+
+
+def test_an_initializer_that_nothing_reads_is_held_to_the_tolerance():
+    text = "<float[2] unread = {1, NUMBER}> { y = Relu(x) }"
+    model, other = (parsed(NET + text.replace("NUMBER", number)) for number in ("1", "1.001"))
+    assert not diff(model, other).equal
+    assert diff(model, other, atol=2e-3).equal
+    assert not diff(model, other, atol=5e-4).equal
