@@ -12,6 +12,7 @@ from onnxscope.analyses.inspection import inspect as inspect
 from onnxscope.analyses.weight_statistics import WeightRecord as WeightRecord
 from onnxscope.analyses.weight_statistics import WeightStatistics as WeightStatistics
 from onnxscope.analyses.weight_statistics import weights as weights
+from onnxscope.base.isolation import isolated as isolated
 from onnxscope.comparison.compare_models import diff as diff
 from onnxscope.comparison.layer_difference import LayerDifference as LayerDifference
 from onnxscope.comparison.result import Comparison as Comparison

@@ -22,10 +22,13 @@ __all__ = [
     "MODEL",
     "OVERLAY",
     "PAGE",
+    "PARTIAL_FILES",
     "PICTURE",
     "Written",
+    "list_partial",
     "make_folder",
     "open_regular",
+    "partial_path",
     "record_file",
     "refuse_foreign",
     "refuse_inputs",
@@ -33,6 +36,8 @@ __all__ = [
     "writing_whole",
 ]
 
+PARTIAL_FILES = "ONNXSCOPE_PARTIAL_FILES"
+"""The environment variable that names a file to list partial files in, for whoever ends the process by force."""
 _START_BYTES = 8192
 
 
@@ -73,6 +78,7 @@ def writing_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             raise OutputError(f"cannot write (not a regular file): {printable(str(target))}")
         # tempfile would make it readable to its owner alone, and the umask cannot be asked for without being changed.
         name = os.fspath(target.parent / f".onnxscope-{secrets.token_hex(8)}.partial")
+        list_partial(name)
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         raise OutputError(f"cannot write ({error.strerror or error}): {printable(str(target))}") from error
@@ -85,6 +91,19 @@ def writing_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def list_partial(name: str) -> None:
+    """Say that a file or folder is for a while, to whoever ends this process by force; see `PARTIAL_FILES`."""
+    listing = os.environ.get(PARTIAL_FILES)
+    if listing:
+        with open(listing, "ab") as stream:
+            stream.write(os.fsencode(os.path.abspath(name)) + b"\0")
+
+
+def partial_path(output: str | os.PathLike[str]) -> Path:
+    """Return where an analysis keeps what it knows until it is done, so that another one can go on from there."""
+    return Path(f"{os.fspath(output)}.partial")
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:

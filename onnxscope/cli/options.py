@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from onnxscope.base.files import partial_path
+from onnxscope.base.last_words import has_told
+from onnxscope.base.limits import Limits, default_memory_bytes
 from onnxscope.base.run_options import BatchAxis, read_batch_axis
 from onnxscope.base.text import printable
+from onnxscope.cli.supervision import Ended, can_supervise, supervised
 from onnxscope.errors import InputError, OnnxscopeError
 
 if TYPE_CHECKING:
     from onnxscope.base.tables import Format, Result, Table
 
 __all__ = [
+    "ALONE",
     "Presentation",
     "StatusLine",
     "batch_axis_option",
@@ -38,6 +46,15 @@ __all__ = [
     "select_option",
 ]
 
+ALONE = object()
+"""What the context of the commands holds where each has the process for itself."""
+_FILES = ("model", "a", "b", "source")  # options and arguments that say what a command is about
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_OF_STDOUT = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EBADF)  # files of ours are told of as an OutputError
+_LEAST_BYTES = 128 << 20
+_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_MEMORY_HELP = "End at so much memory, such as 4G; four fifths of the machine's or container's by default."
+_TIMEOUT_HELP = "End after so many seconds; never by default."
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _SELECT_HELP = (
@@ -84,30 +101,63 @@ class Presentation:
             click.echo(printable(text), err=True)
 
     @contextlib.contextmanager
-    def telling_faults(self) -> Iterator[None]:
-        """End with a line about what could not be done, and a hint where there is one, instead of a traceback."""
+    def telling_faults(self, options: Mapping[str, Any]) -> Iterator[None]:
+        """End with a line about what could not be done, and a hint where there is one, instead of a traceback.
+
+        Args:
+            options: What the command was given, its files among them.
+        """
         try:
             yield
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
-            if self.debug:
+            if self.debug or (isinstance(error, OSError) and error.filename is None and error.errno in _OF_STDOUT):
                 raise
-            raise click.exceptions.Exit(_tell(error)) from error
+            raise click.exceptions.Exit(_tell(error, options)) from error
 
 
 def common(command: Callable[..., None]) -> Callable[..., None]:
     """Options of every command, which is given a `Presentation` for them."""
 
     @functools.wraps(command)
-    def presented(*, form: Format, quiet: bool, debug: bool, **options: Any) -> None:
+    def presented(
+        *,
+        form: Format,
+        quiet: bool,
+        debug: bool,
+        isolation: Literal["auto", "process", "none"],
+        timeout: float | None,
+        memory_limit: int | None,
+        **options: Any,
+    ) -> None:
         shown = Presentation(form, quiet, debug)
-        with shown.telling_faults():
-            command(shown=shown, **options)
+
+        def work() -> None:
+            with shown.telling_faults(options):
+                command(shown=shown, **options)
+
+        alone = click.get_current_context().find_root().obj is ALONE
+        if isolation == "none" or (isolation == "auto" and not alone) or not can_supervise():
+            work()
+            return
+        limits = Limits(timeout, default_memory_bytes() if memory_limit is None else memory_limit)
+        ended = supervised(work, limits, alone=alone)
+        if ended is not None:
+            raise click.exceptions.Exit(_end(ended, options))
 
     for option in (
         click.option("--debug", is_flag=True, help="Show a traceback when something fails."),
         click.option("-q", "--quiet", is_flag=True, help="No notes on stderr."),
+        click.option(
+            "--isolation",
+            type=click.Choice(["auto", "process", "none"]),
+            default="auto",
+            show_default=True,
+            help="Whether the work is done in a process of its own, which can be killed; auto does where it can.",
+        ),
+        click.option("--memory-limit", metavar="SIZE", callback=_read_size, help=_MEMORY_HELP),
+        click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S", help=_TIMEOUT_HELP),
         click.option(
             "--format",
             "form",
@@ -119,6 +169,38 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
     ):
         presented = option(presented)
     return presented
+
+
+def _read_size(context: click.Context, option: click.Parameter, given: str | None) -> int | None:
+    found = None if given is None else _SIZE.fullmatch(given)
+    if given is not None and found is None:
+        raise click.BadParameter(f"not a size: {given}; for example 800M or 4G", context, option)
+    size = None if found is None else int(float(found[1]) * (1 << _SHIFTS[found[2].upper()]))
+    if size is not None and size < _LEAST_BYTES:
+        raise click.BadParameter(f"no command runs in {given}; for example 800M or 4G", context, option)
+    return size
+
+
+def _end(ended: Ended, options: Mapping[str, Any]) -> int:
+    """Say why a command was ended, where it cannot say so itself any more, and return the exit code."""
+    code = 2 if ended.code is None else ended.code
+    if ended.death is not None:
+        hint = ended.death.hint
+        if options.get("resume") is not None and partial_path(options["output"]).exists():
+            hint = "the same command with `--resume` goes on behind the last shard that is done"
+        code = fail(_naming(ended.death.reason, options), hint)
+    if ended.signal not in (None, signal.SIGINT):
+        signal.signal(ended.signal, signal.SIG_DFL)
+        os.kill(os.getpid(), ended.signal)
+    return code
+
+
+def _naming(message: str, options: Mapping[str, Any]) -> str:
+    """A message with the files that the command is about behind it, unless it names them all."""
+    files = [str(options[name]) for name in _FILES if options.get(name) is not None]
+    if all(os.path.basename(path) in message for path in files):
+        return message
+    return f"{message}: {' and '.join(files)}"
 
 
 def model_argument(command: _Command) -> _Command:
@@ -274,14 +356,15 @@ def fail(message: str, hint: str | None) -> int:
     click.echo(f"onnxscope: error: {printable(message)}", err=True)
     if hint:
         click.echo(f"hint: {printable(hint)}", err=True)
+    has_told()
     return 2
 
 
-def _tell(error: Exception) -> int:
+def _tell(error: Exception, options: Mapping[str, Any]) -> int:
     """Print what could not be done, and return its exit code."""
     if isinstance(error, OnnxscopeError):
         return fail(str(error), error.hint)
     if isinstance(error, MemoryError):
-        return fail("not enough memory", "choose fewer taps with --select")
+        return fail(_naming("not enough memory", options), "`--memory-limit` allows more; `--select` takes less")
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     return fail(f"unexpected {text[:300]}", "this is a fault of onnxscope; --debug shows where")

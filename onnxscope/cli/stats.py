@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from onnxscope.base.files import partial_path
 from onnxscope.base.text import counted
 from onnxscope.cli.options import (
     Presentation,
@@ -89,7 +90,6 @@ def stats(
     shown: Presentation,
 ) -> None:
     """Compute statistics of every layer and channel of MODEL over a dataset, and what is odd about them."""
-    from onnxscope.profiling.dataset_run import partial_path
     from onnxscope.profiling.dataset_run import stats as analyze
 
     progress = _Progress() if sys.stderr.isatty() and not shown.quiet else None

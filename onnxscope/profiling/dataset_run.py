@@ -15,7 +15,7 @@ import onnx
 
 from onnxscope._version import __version__
 from onnxscope.analyses.weight_statistics import WeightStatistics, weights
-from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, writing_whole
+from onnxscope.base.files import partial_path, record_file, refuse_foreign, refuse_inputs, writing_whole
 from onnxscope.base.plugins import load_engine
 from onnxscope.base.run_options import BatchAxis, Layout, OnError, RunOptions
 from onnxscope.base.text import counted, printable
@@ -37,7 +37,7 @@ from onnxscope.runtime.session import runtime_version
 from onnxscope.selection.selectors import At, Tap, select_taps
 from onnxscope.selection.working_layers import note_on_default
 
-__all__ = ["partial_path", "run_stats", "start_pilot", "stats"]
+__all__ = ["run_stats", "start_pilot", "stats"]
 
 _WRITING_SHARE = 0.05  # of the running time goes into writing what is known so far, at most
 
@@ -228,11 +228,6 @@ def start_pilot(model: Model, taps: Sequence[Tap], dataset: Dataset, options: Ru
         )
     pilot = Pilot(model, taps, options)
     return pilot, start_on_samples(pilot, dataset, batch.feeds, few_samples(dataset, batch.feeds))
-
-
-def partial_path(output: str | os.PathLike[str]) -> Path:
-    """Return where an analysis keeps what it knows until it is done."""
-    return Path(f"{os.fspath(output)}.partial")
 
 
 class _DryRunError(Exception):

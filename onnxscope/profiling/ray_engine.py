@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
+from onnxscope.base.files import list_partial
 from onnxscope.base.text import first_line
 from onnxscope.errors import InputError, MissingDependencyError, OnnxscopeError, RunError
 
@@ -23,6 +26,7 @@ Shard = TypeVar("Shard")
 Result = TypeVar("Result")
 
 _ATTEMPTS = 3
+_MAX_FOLDER = 36  # characters, of the 107 that Linux allows; Ray appends 68
 _STORE_BYTES = 128 << 20  # results are small, and Ray would otherwise take a third of the machine's memory
 
 
@@ -45,6 +49,7 @@ class RayEngine:
         self._workers = workers
         self._address = address
         self._ray = _import_ray()
+        self._folder: str | None = None
 
     def map(self, function: Callable[[Shard], Result], shards: Sequence[Shard]) -> Generator[Result]:
         """Yield results in order; at most twice as many shards as there are workers are begun and not yet taken.
@@ -65,6 +70,8 @@ class RayEngine:
                 crew.dismiss()
             if started:
                 ray.shutdown()
+                if self._folder is not None:
+                    shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self) -> None:
         ray = self._ray
@@ -75,12 +82,14 @@ class RayEngine:
             if self._address is not None:
                 ray.init(address=self._address, **common)
             else:
+                self._folder = _short_folder()
                 # "local" even where RAY_ADDRESS is set: a cluster has to be asked for.
                 ray.init(
                     address="local",
                     num_cpus=self._workers,
                     include_dashboard=False,
                     object_store_memory=_STORE_BYTES,
+                    _temp_dir=self._folder,
                     **common,
                 )
         except Exception as error:  # ray raises ConnectionError, RuntimeError, ValueError and its own
@@ -162,6 +171,15 @@ class _Worker:
     def run(self, shard: Any) -> Any:
         """Run one shard."""
         return self._function(shard)
+
+
+def _short_folder() -> str | None:
+    """A folder for Ray's sockets, whose paths the system limits, where that for temporary files has a long name."""
+    if os.name != "posix" or len(tempfile.gettempdir()) <= _MAX_FOLDER:
+        return None
+    folder = tempfile.mkdtemp(prefix="onnxscope-", dir="/tmp")
+    list_partial(folder)
+    return folder
 
 
 def _cause(error: Any) -> BaseException:

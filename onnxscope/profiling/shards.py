@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from onnxscope.base.last_words import doing
 from onnxscope.base.run_options import RunOptions
 from onnxscope.findings.unstable import find_unstable_layers
 from onnxscope.inputs.batches import Fed, read_batches
@@ -94,7 +95,8 @@ class ShardWorker:
             for name, observations in batch.observations.items():
                 for position, observation in zip(batch.positions, observations, strict=True):
                     inputs[name] = inputs[name].observed(observation, [position], self._dataset.batch_axes[name])
-            observed, missed = self.observer.observe(batch.feeds, len(batch.positions), padded=batch.padded)
+            with doing(f"samples {batch.positions[0]} to {batch.positions[-1]}"):
+                observed, missed = self.observer.observe(batch.feeds, len(batch.positions), padded=batch.padded)
             for name, observation in observed.items():
                 # A value without an axis of samples counts once a run, for its first sample.
                 positions = batch.positions[: len(observation.moments.count)]

@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto
 
-from onnxscope.base.text import printable
+from onnxscope.base.last_words import doing
+from onnxscope.base.text import label, printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.model.graphs import Graph, Step
 from onnxscope.model.loading import Model
@@ -102,12 +103,13 @@ class Session:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         register_libraries(options, custom_ops)
         try:
-            self._session = self._ort.InferenceSession(
-                with_unique_names(proto).SerializeToString(),
-                options,
-                providers=list(execution_providers),
-                enable_fallback=0,
-            )
+            with doing(f"loading {where}"):
+                self._session = self._ort.InferenceSession(
+                    with_unique_names(proto).SerializeToString(),
+                    options,
+                    providers=list(execution_providers),
+                    enable_fallback=0,
+                )
         except Exception as error:  # onnxruntime raises many unrelated classes
             raise RunError(f"onnxruntime cannot load the model ({_reason(error)}): {where}") from error
         self._inputs = {value.name: value for value in self._session.get_inputs()}
@@ -166,13 +168,14 @@ class Session:
             tensors, others = [], wanted
         answers: dict[str, Any] = {}
         try:
-            values = {name: self._ort_value(array) for name, array in arrays.items()}
-            if tensors:
-                computed = self._session.run_with_ort_values(tensors, values)
-                lent = {value.data_ptr() for value in values.values() if value.data_type() != "tensor(string)"}
-                answers.update((name, _own(answer, lent)) for name, answer in zip(tensors, computed, strict=True))
-            if others:
-                answers.update(zip(others, self._session.run(others, {**feeds, **values}), strict=True))
+            with doing(f"running {self._where} for {_listed(wanted)}"):
+                values = {name: self._ort_value(array) for name, array in arrays.items()}
+                if tensors:
+                    computed = self._session.run_with_ort_values(tensors, values)
+                    lent = {value.data_ptr() for value in values.values() if value.data_type() != "tensor(string)"}
+                    answers.update((name, _own(answer, lent)) for name, answer in zip(tensors, computed, strict=True))
+                if others:
+                    answers.update(zip(others, self._session.run(others, {**feeds, **values}), strict=True))
         except Exception as error:  # see above
             raise RunError(f"onnxruntime cannot run the model ({_reason(error)}): {self._where}") from error
         return {name: answers[name] for name in wanted}
@@ -268,6 +271,13 @@ def evaluate_constants(model: Model, values: Sequence[str], path: tuple[Step, ..
     for value in values:
         proto.graph.output.add().name = value
     return open_session(model, proto, optimize=False).run({})
+
+
+def _listed(values: Sequence[str]) -> str:
+    """The first value by name, and how many more there are."""
+    if not values:
+        return "nothing"
+    return repr(label(values[0])) + (f" and {len(values) - 1:,} more" if len(values) > 1 else "")
 
 
 def _own(answer: Any, lent: Collection[int]) -> Array:

@@ -1,0 +1,382 @@
+"""A command that is ended: by a crash, a limit, a signal; with one line, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import helper, numpy_helper
+
+import onnxscope
+from onnxscope.cli.main import run
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+DIGITS, DEPLOYED, IMAGES = (FIXTURES / name for name in ("digits.onnx", "digits_deployed.onnx", "digits.npz"))
+# What a driver does in place of the first run of a session, before it runs the command.
+CRASH = """
+    with doing("running digits.onnx for 'y' and 1 more"):
+        os.kill(os.getpid(), signal.SIGSEGV)"""
+HANG = "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}); time.sleep(60)"
+HANG_AND_WRITE = f"writing = writing_whole(os.environ['TARGET']); writing.__enter__(); {HANG}"
+WITHIN_S = 1.0
+
+
+def ended_with(*arguments, instead=None, tmp_path, **options):
+    with started(*arguments, instead=instead, tmp_path=tmp_path, **options) as process:
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def started(*arguments, instead=None, tmp_path, **environment):
+    (tmp_path / "temporary").mkdir(exist_ok=True)
+    program = ["-m", "onnxscope"]
+    if instead is not None:
+        lines = [
+            "import atexit, os, signal, subprocess, sys, time",
+            "from onnxscope.base.files import writing_whole",
+            "from onnxscope.base.last_words import doing",
+            "from onnxscope.cli.main import main",
+            "from onnxscope.runtime.session import Session",
+            "def instead(*arguments, **options):",
+            "    open(os.environ['STARTED'], 'w').close()",
+            f"    {instead}",
+            "Session.run = instead",
+            "main()",
+        ]
+        program = ["-c", "\n".join(lines)]
+    return subprocess.Popen(
+        [sys.executable, *program, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary"), "STARTED": str(tmp_path / "started"), **environment},
+    )
+
+
+def is_true_within(seconds, condition):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def is_there(process):
+    """Whether a process runs; one that has ended and that nobody has waited for does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def children_of(process):
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.fixture
+def hanging(tmp_path):
+    """A command within its first run, with half of an output written; and the process that does its work."""
+    target = tmp_path / "output"
+    process = started(
+        *("stats", DIGITS, "-i", "random", "-o", tmp_path / "p.json"),
+        instead=HANG_AND_WRITE,
+        tmp_path=tmp_path,
+        TARGET=str(target),
+    )
+    with process:
+        assert is_true_within(60, (tmp_path / "started").exists)
+        assert is_true_within(10, lambda: list(tmp_path.glob(".onnxscope-*.partial")))
+        yield process, children_of(process.pid)
+        process.kill()
+
+
+def nothing_is_left(tmp_path):
+    return not list(tmp_path.glob(".*")) and not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_crash_of_the_engine_is_one_line(tmp_path):
+    code, out, err = ended_with("stats", DIGITS, "-i", "random", "-o", "p.json", instead=CRASH, tmp_path=tmp_path)
+    assert (code, out) == (2, "")
+    error, hint = [line for line in err.splitlines() if not line.startswith("the input is random")]
+    assert error == "onnxscope: error: onnxruntime has crashed (SIGSEGV) while running digits.onnx for 'y' and 1 more"
+    assert hint.startswith("hint: ")
+    assert nothing_is_left(tmp_path)
+
+
+def batch_norm(outputs):
+    """In training mode, which makes onnxruntime 1.32 write through a null pointer where an output has no name."""
+    node = helper.make_node("BatchNormalization", ["x", "s", "s", "s", "s"], outputs, training_mode=1)
+    return [node], [2, 4], [numpy_helper.from_array(np.ones(4, np.float32), "s")], 1
+
+
+def layer_norm():
+    """Whose scale is longer than its axis and whose axis lies outside."""
+    node = helper.make_node("LayerNormalization", ["x", "s"], ["y"], axis=-5)
+    return [node], [2, 4], [numpy_helper.from_array(np.ones(4096, np.float32), "s")], 1
+
+
+def half_lstm():
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=4)
+    weights = [
+        numpy_helper.from_array(np.ones(shape, np.float16), n) for n, shape in (("w", (1, 16, 3)), ("r", (1, 16, 4)))
+    ]
+    return [node], [5, 2, 3], weights, 10
+
+
+CRASHERS = {"batch norm": batch_norm(["y", "", ""]), "layer norm": layer_norm(), "half lstm": half_lstm()}
+
+
+@pytest.mark.parametrize("name", CRASHERS)
+def test_a_model_that_crashes_onnxruntime_does_not_crash_the_command(name, tmp_path):
+    nodes, shape, stored, kind = CRASHERS[name]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", kind, None)],
+        stored,
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    code, _, err = ended_with(
+        "stats", path, "-i", "random", "-s", "value:*", "-o", tmp_path / "p.json", tmp_path=tmp_path
+    )
+    print(err)
+    assert code in (0, 2)  # an onnxruntime that has been mended runs it
+    assert "Traceback" not in err
+    if code:
+        assert "m.onnx" in err
+    assert nothing_is_left(tmp_path)
+
+
+def test_without_isolation_the_command_dies_with_its_engine(tmp_path):
+    options = ("stats", DIGITS, "-i", "random", "-o", "p.json", "--isolation", "none")
+    assert ended_with(*options, instead=CRASH, tmp_path=tmp_path)[0] == -signal.SIGSEGV
+
+
+def test_a_loop_without_end_ends_in_time(tmp_path):
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[1] x) => (float[1] y) <int64 count = {1099511627776}, bool yes = {1}, float[1] one = {1}> {
+            y = Loop(count, yes, x) <body = b (int64 i, bool c, float[1] v) => (bool d, float[1] w) {
+                d = Identity(c)
+                w = Add(v, one)
+            }>
+        }""")
+    onnx.save(model, tmp_path / "loop.onnx")
+    start = time.monotonic()
+    code, _, err = ended_with(
+        *("stats", tmp_path / "loop.onnx", "-i", "random", "-o", tmp_path / "p.json", "--timeout", "3"),
+        tmp_path=tmp_path,
+    )
+    assert time.monotonic() - start < 3 + WITHIN_S + 2  # with two starts of Python on a busy machine
+    assert code == 2
+    assert "onnxscope: error: stopped after 3 s while running loop.onnx for 'y'\n" in err
+    assert nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("filling", "message"),
+    [
+        ("held = [bytearray(os.urandom(1 << 20) * 64) for _ in range(100)]", "not enough memory"),
+        ("held = bytearray(1 << 40)", "not enough memory"),
+        (
+            "filling = [sys.executable, '-c', 'import time; x = bytes(1) * (1 << 28); time.sleep(60)']; "
+            "children = [subprocess.Popen(filling) for _ in range(3)]; time.sleep(60)",
+            "stopped at 0.5 GiB of memory",
+        ),
+    ],
+)
+def test_what_takes_more_memory_than_is_allowed_ends(filling, message, tmp_path):
+    code, _, err = ended_with(
+        *("stats", DIGITS, "-i", "random", "-o", "p.json", "--memory-limit", "0.5G"), instead=filling, tmp_path=tmp_path
+    )
+    assert code == 2
+    assert f"onnxscope: error: {message}: {DIGITS}" in err
+    assert "--memory-limit" in err
+    assert nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize(("given", "code"), [("SIGINT", 2), ("SIGTERM", -15), ("SIGHUP", -1)])
+def test_a_signal_ends_everything_within_a_second(given, code, hanging, tmp_path):
+    process, children = hanging
+    process.send_signal(getattr(signal, given))
+    start = time.monotonic()
+    _, err = process.communicate(timeout=10)
+    assert time.monotonic() - start < WITHIN_S + 0.5  # of a busy machine
+    assert process.returncode == code
+    assert "onnxscope: error: interrupted" in err
+    assert children
+    assert not any(map(is_there, children))
+    assert nothing_is_left(tmp_path)
+
+
+def test_a_command_that_can_ends_by_itself_at_a_signal(tmp_path):
+    process = started(
+        "stats", DIGITS, "-i", "random", "-o", tmp_path / "p.json", instead="time.sleep(60)", tmp_path=tmp_path
+    )
+    with process:
+        assert is_true_within(60, (tmp_path / "started").exists)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 2
+    assert "interrupted before the first shard was done" in err
+    assert nothing_is_left(tmp_path)
+
+
+def test_what_is_said_once_is_not_said_again_by_what_waits(tmp_path):
+    """A command that tells of its interruption, and then takes longer to end than it may."""
+    process = started(
+        *("stats", DIGITS, "-i", "random", "-o", tmp_path / "p.json"),
+        instead="atexit.register(time.sleep, 60); os._exit = lambda code: time.sleep(60); time.sleep(60)",
+        tmp_path=tmp_path,
+    )
+    with process:
+        assert is_true_within(60, (tmp_path / "started").exists)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 2
+    assert [line for line in err.splitlines() if "error" in line] == [
+        "onnxscope: error: interrupted before the first shard was done"
+    ]
+
+
+def test_what_waits_may_be_killed_and_takes_all_with_it(hanging, tmp_path):
+    process, children = hanging
+    process.kill()
+    process.wait(10)
+    assert is_true_within(2, lambda: not any(map(is_there, children)))
+    assert is_true_within(2, lambda: nothing_is_left(tmp_path))
+
+
+def test_a_terminal_stops_and_continues_both(hanging):
+    process, children = hanging
+
+    def state(one):
+        return Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[0]
+
+    process.send_signal(signal.SIGTSTP)
+    assert is_true_within(5, lambda: {state(one) for one in (process.pid, *children)} == {"T"})
+    process.send_signal(signal.SIGCONT)
+    assert is_true_within(5, lambda: "T" not in {state(one) for one in (process.pid, *children)})
+
+
+def test_results_and_exit_codes_pass(tmp_path):
+    other = onnx.load(DIGITS)
+    tensor = other.graph.initializer[0]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 2, tensor.name))
+    onnx.save(other, tmp_path / "other.onnx")
+    for isolation in ("none", "process"):
+        (tmp_path / "temporary" / ".ses").unlink(missing_ok=True)  # of onnxruntime, which leaves it behind
+        code, out, err = ended_with(
+            "diff", DIGITS, tmp_path / "other.onnx", "--isolation", isolation, tmp_path=tmp_path
+        )
+        assert code == 1
+        assert "\ndiffers: " in out
+        assert "error" not in err
+    assert ended_with("inspect", tmp_path / "none.onnx", tmp_path=tmp_path)[0] == 2
+    assert nothing_is_left(tmp_path)
+
+
+def test_a_size_that_is_none_is_refused(capsys):
+    for wrong in ("much", "-1G", "0", "4 PB", "1M"):
+        assert run(["inspect", str(DIGITS), f"--memory-limit={wrong}"]) == 2
+        assert "for example 800M or 4G" in capsys.readouterr().err
+
+
+COMMANDS = {
+    "inspect": ["inspect", DIGITS],
+    "weights": ["weights", DIGITS, "-o", "w"],
+    "features": ["features", DIGITS, "-i", IMAGES, "-o", "f", "--arrays"],
+    "stats": ["stats", DIGITS, "-i", IMAGES, "-o", "p.json", "--batch-size", "1", "--workers", "2"],
+    "diff": ["diff", DIGITS, DEPLOYED, "-i", IMAGES],
+    "snapshot": ["snapshot", DIGITS, "-i", IMAGES, "-o", "s.json"],
+    "check": ["check", DIGITS, "--baseline", "baseline.json"],
+    "report": ["report", DIGITS, "-i", IMAGES, "-o", "r.html"],
+    "doctor": ["doctor"],
+}
+HEAVY = {
+    "convert": ["convert", "torch", "alexnet", "-o", "a.onnx"],
+    "convert to verify": ["convert", "tensorflow", "alexnet", "-o", "a.onnx", "--verify"],
+    "demo": ["demo", "-o", "d"],
+    "stats on ray": ["stats", DIGITS, "-i", IMAGES, "-o", "p.json", "--batch-size", "1", "--engine", "ray"],
+}
+
+
+def marked(mark):
+    """Processes that run and that have been started with a mark in their environment."""
+    found = []
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if mark.encode() in Path(f"/proc/{process}/environ").read_bytes() and is_there(process):
+                found.append(process)
+    return found
+
+
+def interrupt(arguments, moment_s, number, folder):
+    """Send a signal to a command some time after its start: exit code, stderr and the seconds from signal to end."""
+    (folder / "temporary").mkdir(parents=True)
+    onnxscope.snapshot(DIGITS).save(folder / "baseline.json")
+    mark = uuid.uuid4().hex
+    with subprocess.Popen(
+        [sys.executable, "-m", "onnxscope", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder / "temporary"), "MARK": mark},
+    ) as process:
+        time.sleep(moment_s)
+        start = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+        took_s = time.monotonic() - start
+        assert marked(mark) == []
+    assert list((folder / "temporary").iterdir()) == []
+    assert [path for path in folder.rglob("*") if "onnxscope-" in path.name] == []
+    assert "Traceback" not in err or "onnxscope/cli" not in err  # while Python starts it says so in its own way
+    if process.returncode == 2 and err:
+        assert len([line for line in err.splitlines() if line.startswith("onnxscope: error: interrupted")]) == 1
+    return process.returncode, took_s
+
+
+def moments(seed, count, last_s):
+    """The first is before Python has started, others anywhere until the command has nearly ended."""
+    return [0.02, *(random.Random(seed).uniform(0.1, last_s) for _ in range(count - 1))]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_signals_end_a_command_at_any_moment(name, tmp_path):
+    codes = set()
+    for index, moment_s in enumerate(moments(name, 3, 1.2)):
+        number = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)[index]
+        code, took_s = interrupt(COMMANDS[name], moment_s, number, tmp_path / str(index))
+        assert took_s < WITHIN_S + 1  # of a machine that does several things at a time
+        assert code in (0, 1, 2, -number)
+        codes.add(code)
+    assert codes & {2, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP}
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("name", COMMANDS | HEAVY)
+def test_ten_signals_at_random_moments_end_a_command(name, number, tmp_path):
+    longest_s, ended = 0.0, 0
+    arguments, last_s = (HEAVY[name], 12.0) if name in HEAVY else (COMMANDS[name], 1.5)
+    for index, moment_s in enumerate(moments(f"{name} {number}", 10, last_s)):
+        code, took_s = interrupt(arguments, moment_s, number, tmp_path / str(index))
+        assert code in (0, 1, 2, -number)
+        ended += code in (2, -number)
+        longest_s = max(longest_s, took_s)
+    print(f"{name}, {number.name}: {ended} of 10 ended by it, the longest in {longest_s:.2f} s")
+    assert longest_s < WITHIN_S
+    assert ended
