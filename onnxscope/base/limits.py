@@ -20,6 +20,7 @@ __all__ = [
     "Death",
     "Limits",
     "adopt",
+    "allowed_memory_bytes",
     "clean",
     "default_memory_bytes",
     "descendants",
@@ -77,6 +78,17 @@ def default_memory_bytes() -> int | None:
         with contextlib.suppress(OSError, ValueError):  # `max` is no number
             sizes.append(int(path.read_text(encoding="ascii")))
     return int(min(sizes) * _OF_MEMORY) if sizes else None
+
+
+def allowed_memory_bytes() -> int | None:
+    """What this process may take: the limit that it was given, else four fifths of what there is."""
+    with contextlib.suppress(ImportError, AttributeError):
+        import resource
+
+        given, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        if given != resource.RLIM_INFINITY:
+            return given
+    return default_memory_bytes()
 
 
 def _limit_files() -> list[Path]:

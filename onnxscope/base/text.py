@@ -108,7 +108,7 @@ def count_text(number: float) -> str:
 
 def bytes_text(count: int) -> str:
     """A size in three digits, decimal: `102 MB`."""
-    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+    for power, unit in ((15, "PB"), (12, "TB"), (9, "GB"), (6, "MB"), (3, "kB")):
         if count >= 10**power:
             return f"{count / 10**power:.3g} {unit}"
     return f"{count} B"

@@ -129,12 +129,13 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         isolation: Literal["auto", "process", "none"],
         timeout: float | None,
         memory_limit: int | None,
+        max_nodes: int | None,
         **options: Any,
     ) -> None:
         shown = Presentation(form, quiet, debug)
 
         def work() -> None:
-            with shown.telling_faults(options):
+            with shown.telling_faults(options), _environment("ONNXSCOPE_MAX_NODES", max_nodes):
                 command(shown=shown, **options)
 
         alone = click.get_current_context().find_root().obj is ALONE
@@ -156,6 +157,9 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Whether the work is done in a process of its own, which can be killed; auto does where it can.",
         ),
+        click.option(
+            "--max-nodes", type=click.IntRange(1), metavar="N", help="Read models of so many nodes; 250,000 by default."
+        ),
         click.option("--memory-limit", metavar="SIZE", callback=_read_size, help=_MEMORY_HELP),
         click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S", help=_TIMEOUT_HELP),
         click.option(
@@ -169,6 +173,20 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
     ):
         presented = option(presented)
     return presented
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: int | None) -> Iterator[None]:
+    """Hand a limit on to whatever reads a model for this command, in other processes too."""
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = str(value)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ.pop(name)
+            os.environ.update({} if before is None else {name: before})
 
 
 def _read_size(context: click.Context, option: click.Parameter, given: str | None) -> int | None:

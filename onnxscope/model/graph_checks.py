@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import heapq
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
-from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
-from onnxscope.model.graphs import Graph, Node, Step, walk_graphs
+from onnxscope.model.graphs import Graph, Node, Step, graphs_of, walk_graphs
 
-__all__ = ["check_graphs", "check_text", "require_text"]
+__all__ = ["check_graphs", "check_operators", "check_text", "max_nodes", "refuse_nodes", "require_text"]
+
+_MAX_NODES = 250_000
 
 
 def check_graphs(proto: GraphProto, *, where: str) -> list[Graph]:
@@ -30,6 +33,38 @@ def check_graphs(proto: GraphProto, *, where: str) -> list[Graph]:
     for graph in graphs:
         graph.parent = by_path[graph.path[:-1]] if graph.path else None
     return graphs
+
+
+def max_nodes() -> int:
+    """How many nodes a model may have, local functions expanded; `--max-nodes` sets the environment variable."""
+    given = os.environ.get("ONNXSCOPE_MAX_NODES", "")
+    return int(given) if given.isdecimal() else _MAX_NODES
+
+
+def refuse_nodes(*, where: str) -> NoReturn:
+    """Refuse a model of more nodes than `max_nodes`."""
+    raise ModelError(f"more than {max_nodes():,} nodes: {where}", hint="`--max-nodes` allows more")
+
+
+def check_operators(proto: ModelProto, *, where: str) -> None:
+    """Check that operator sets have versions, nodes operators, and that there are not too many of them.
+
+    Raises:
+        ModelError: One has none, or there are more nodes than `max_nodes`.
+    """
+    for owner in (proto, *proto.functions):
+        for imported in owner.opset_import:
+            if imported.version < 1:
+                domain = printable(imported.domain) or "ai.onnx"
+                raise ModelError(f"operator set {domain!r} has version {imported.version}: {where}")
+    count, most = 0, max_nodes()
+    for nodes in (*(graph.node for graph in graphs_of(proto)), *(function.node for function in proto.functions)):
+        count += len(nodes)
+        if count > most:
+            refuse_nodes(where=where)
+        for index, node in enumerate(nodes):
+            if not node.op_type:
+                raise ModelError(f"node {printable(node.name) or f'#{index}'!r} has no operator: {where}")
 
 
 def check_text(graph: GraphProto, *, where: str) -> None:

@@ -10,13 +10,13 @@ from onnx.helper import make_tensor_value_info
 
 from onnxscope.base.text import first_line, printable
 from onnxscope.errors import ModelError
+from onnxscope.model.graph_checks import max_nodes
 from onnxscope.model.graphs import graphs_of
 from onnxscope.operators.table import OPERATORS
 
 __all__ = ["inline_functions", "inline_standard_functions"]
 
 # Past these we do not inline local functions. Real exports stay far below; onnx's inliner takes 5 s for the nodes.
-_MAX_INLINED_NODES = 1_000_000
 _MAX_INLINED_BYTES = 1 << 30
 _MAX_INLINED_DEPTH = 100  # it recurses, and so do we
 
@@ -184,9 +184,13 @@ class _Expansion:
             for more, bytes_more, below in inner:
                 count, size, depth = count + more, size + bytes_more, max(depth, below + 1)
             self._check_depth(len(active) + depth)
-            if count > _MAX_INLINED_NODES or size > _MAX_INLINED_BYTES:
-                limit = f"{_MAX_INLINED_NODES:,} nodes or {_MAX_INLINED_BYTES:,} bytes"
-                raise ModelError(f"local functions expand to more than {limit}: {self._where}")
+            if count > max_nodes():
+                raise ModelError(
+                    f"local functions expand to more than {max_nodes():,} nodes: {self._where}",
+                    hint="`--max-nodes` allows more",
+                )
+            if size > _MAX_INLINED_BYTES:
+                raise ModelError(f"local functions expand to more than {_MAX_INLINED_BYTES:,} bytes: {self._where}")
         return count, size, depth
 
     def _check_depth(self, depth: int) -> None:

@@ -20,10 +20,12 @@ from pathlib import Path
 
 from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
+from onnxscope.model.graph_checks import max_nodes, refuse_nodes
 
 __all__ = ["MappedFile", "contained_path", "skeleton_of", "store_of"]
 
 _MODEL_GRAPH = 7
+_GRAPH_NODE = 1
 _GRAPH_INITIALIZER = 5
 _TENSOR_RAW_DATA = 9
 _TENSOR_EXTERNAL_DATA = 13
@@ -151,10 +153,10 @@ def skeleton_of(file: MappedFile, *, where: str, location: str | None = None) ->
         location: The file's name where its data is looked up, its own by default.
 
     Raises:
-        ModelError: The bytes are not protobuf, hold no graph or two, or stay over 2 GB.
+        ModelError: The bytes are not protobuf, hold no graph or two or more nodes than `max_nodes`, or stay over 2 GB.
     """
     try:
-        return _Scanner(file.data, location or file.path.name).model()
+        return _Scanner(file.data, location or file.path.name, where).model()
     except _MalformedError as error:
         hint = "give a file that an ONNX exporter wrote"
         raise ModelError(f"not an ONNX model ({error}): {where}", hint=hint) from error
@@ -165,8 +167,9 @@ class _MalformedError(Exception):
 
 
 class _Scanner:
-    def __init__(self, data: memoryview, location: str) -> None:
+    def __init__(self, data: memoryview, location: str, where: str) -> None:
         self._data = data
+        self._where = where
         self._location = _length_delimited(1, b"location") + _length_delimited(2, os.fsencode(location))
 
     def model(self) -> bytes:
@@ -191,8 +194,11 @@ class _Scanner:
 
     def _graph(self, begin: int, finish: int) -> list[bytes | memoryview]:
         pieces: list[bytes | memoryview] = []
-        copied = begin
+        copied, nodes, most = begin, 0, max_nodes()
         for number, wire_type, start, value, end in self._fields(begin, finish):
+            nodes += number == _GRAPH_NODE
+            if nodes > most:
+                refuse_nodes(where=self._where)
             if number == _GRAPH_INITIALIZER and wire_type == 2 and end - value >= _MIN_EXTERNAL_BYTES:
                 tensor = self._tensor(value, end)
                 if tensor is not None:

@@ -20,7 +20,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxscope.errors import ModelError
-from onnxscope.model.graph_checks import check_graphs, check_text, require_text
+from onnxscope.model.graph_checks import check_graphs, check_operators, check_text, require_text
 from onnxscope.model.graphs import value_type, walk_graphs
 from onnxscope.model.local_functions import inline_functions
 from onnxscope.model.provenance import Provenance, read_provenance
@@ -75,6 +75,7 @@ class StoredModel:
         if not proto.opset_import and proto.ir_version >= 3:
             raise ModelError(f"not an ONNX model (it imports no operator set): {name}")
         require_text(_own_texts(proto), where=name)
+        check_operators(proto, where=name)
         self.storage = Storage(folder, file, where=name)
         self.storage.check(proto)
         # Of what is stored, not of what is inlined: a function that is called twice would count twice.

@@ -21,6 +21,7 @@ from onnxscope.model.skeleton import MappedFile, contained_path
 __all__ = ["Storage", "every_tensor", "stored_tensors"]
 
 _MAX_RANK = 64  # numpy's
+_MAX_SHARED = 16  # how often a byte of external data may be a tensor's: layers share weights, a bomb has one hole
 _MAX_WRITTEN_OUT = 256 << 20  # bytes of all sparse tensors of a model
 _CONSTANT_FORMS = {
     "value_float": (AttributeProto.FLOAT, "f", TensorProto.FLOAT),
@@ -58,8 +59,19 @@ class Storage:
         Raises:
             ModelError: A tensor's type, shape and bytes contradict each other, or its file is not to be trusted.
         """
+        covered = 0
         for tensor in every_tensor(proto):
             self._check_tensor(tensor)
+            if tensor.data_location == TensorProto.EXTERNAL:
+                covered += self._external_range(tensor)[2]
+        stored = sum(file.size_bytes for file in self._files.values())
+        if covered > _MAX_SHARED * stored:
+            raise ModelError(
+                f"its tensors cover {covered:,} bytes of files that have {stored:,}, each byte more than "
+                f"{_MAX_SHARED} times: {self._where}"
+            )
+        for sparse in _every_sparse(proto):
+            self._places(sparse)
 
     def write_out(self, graph: GraphProto) -> None:
         """Give every checked sparse weight, and every Constant of another form, as a plain tensor in its place.
@@ -100,30 +112,38 @@ class Storage:
 
     def _dense(self, sparse: SparseTensorProto) -> TensorProto | None:
         """A checked sparse tensor with its zeros written out, None where they are too many or no zeros."""
-        where = f"sparse tensor {printable(sparse.values.name)!r}: {self._where}"
         kind = TensorProto.DataType.Name(sparse.values.data_type)
         if not sparse.HasField("values") or kind == "STRING" or kind in _SUB_BYTE_BITS:
             return None
         dims, values = tuple(sparse.dims), self.array(sparse.values)
-        size = math.prod(dims)
-        if len(dims) > _MAX_RANK or any(side < 0 for side in dims):
-            raise ModelError(f"the shape {list(dims)} is none: {where}")
-        if self._written_out + size * values.dtype.itemsize > _MAX_WRITTEN_OUT:
+        if self._written_out + math.prod(dims) * values.dtype.itemsize > _MAX_WRITTEN_OUT:
             return None
-        places = self.array(sparse.indices)
-        if sparse.indices.data_type != TensorProto.INT64 or values.ndim != 1:
-            raise ModelError(f"values and their places have to be lists, places of int64: {where}")
-        shape: tuple[int, ...] = dims
-        if places.shape == (len(values),):
-            places, shape = places[:, np.newaxis], (size,)
-        elif places.shape != (len(values), len(dims)):
-            raise ModelError(f"{len(values)} values at places of shape {list(places.shape)}: {where}")
-        if ((places < 0) | (places >= np.array(shape, np.int64))).any():
-            raise ModelError(f"a value lies outside of {list(dims)}: {where}")
+        places, shape = self._places(sparse)
         dense = np.zeros(shape, values.dtype)
         dense[tuple(places.T)] = values
         self._written_out += dense.nbytes
         return onnx.numpy_helper.from_array(dense.reshape(dims), sparse.values.name)
+
+    def _places(self, sparse: SparseTensorProto) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
+        """Where a sparse tensor's values stand, a row for each, in a dense one of the shape beside them, maybe flat.
+
+        Raises:
+            ModelError: They do not stand in it.
+        """
+        where = f"sparse tensor {printable(sparse.values.name)!r}: {self._where}"
+        dims, values, places = tuple(sparse.dims), tuple(sparse.values.dims), self.array(sparse.indices)
+        if len(dims) > _MAX_RANK or any(side < 0 for side in dims):
+            raise ModelError(f"the shape {list(dims)} is none: {where}")
+        if sparse.indices.data_type != TensorProto.INT64 or len(values) != 1:
+            raise ModelError(f"values and their places have to be lists, places of int64: {where}")
+        shape: tuple[int, ...] = dims
+        if places.shape == values:
+            places, shape = places[:, np.newaxis], (math.prod(dims),)
+        elif places.shape != (*values, len(dims)):
+            raise ModelError(f"{values[0]} values at places of shape {list(places.shape)}: {where}")
+        if any(((column < 0) | (column >= side)).any() for column, side in zip(places.T, shape, strict=True)):
+            raise ModelError(f"a value lies outside of {list(dims)}: {where}")
+        return places, shape
 
     @property
     def files(self) -> list[Path]:
@@ -284,17 +304,23 @@ def every_tensor(proto: ModelProto) -> Iterator[TensorProto]:
     graphs = graphs_of(proto)
     for graph in graphs:
         yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield sparse.values
-            yield sparse.indices
     for attribute in _attributes(proto, graphs):
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
+    for sparse in _every_sparse(proto):
+        yield sparse.values
+        yield sparse.indices
+
+
+def _every_sparse(proto: ModelProto) -> Iterator[SparseTensorProto]:
+    graphs = graphs_of(proto)
+    for graph in graphs:
+        yield from graph.sparse_initializer
+    for attribute in _attributes(proto, graphs):
         for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
             if sparse.HasField("values"):
-                yield sparse.values
-                yield sparse.indices
+                yield sparse
 
 
 def _attributes(proto: ModelProto, graphs: Sequence[GraphProto]) -> Iterator[AttributeProto]:

@@ -23,6 +23,7 @@ from onnxscope.model.loading import Model
 from onnxscope.runtime.custom_libraries import register_libraries
 from onnxscope.runtime.custom_operators import cut_off, reason_cut_off, without_unknown
 from onnxscope.runtime.nodes import with_unique_names
+from onnxscope.selection.large_values import refuse_large_values
 
 __all__ = ["Session", "evaluate_constants", "open_session", "providers", "runtime_version"]
 
@@ -220,8 +221,9 @@ def open_session(model: Model, proto: ModelProto | None = None, *, threads: int 
         optimize: Whether onnxruntime may fuse and fold.
 
     Raises:
-        RunError: onnxruntime refuses the model.
+        RunError: onnxruntime refuses the model, or a value of it would not fit into memory.
     """
+    refuse_large_values(model)
     _import_onnxruntime()  # before anything asks it for its operators
     return Session(
         without_unknown(model, model.proto if proto is None else proto),

@@ -5,15 +5,20 @@ from __future__ import annotations
 import onnx
 import onnx.parser
 import pytest
-from onnx import AttributeProto, GraphProto, NodeProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from onnxscope.errors import ModelError
 from onnxscope.model.graph_checks import check_graphs
 from onnxscope.model.graphs import Graph
+from onnxscope.model.loading import load_model
 
 
 def parse(text: str) -> GraphProto:
     return onnx.parser.parse_graph(text)
+
+
+def model(text: str) -> ModelProto:
+    return onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 17]> {text}')
 
 
 def main_of(proto: GraphProto) -> Graph:
@@ -149,3 +154,37 @@ def test_unnamed_outputs_and_omitted_inputs_are_no_values() -> None:
     graph = main_of(parse('g (float x) => (float y) { y, "" = TopK(x, x)  z, "" = Clip(x, "", x) }'.replace('""', "")))
     assert set(graph.producers) == {"y", "z"}
     assert graph.nodes[1].inputs == ("x", "", "x")
+
+
+def test_what_has_no_operator_is_refused_with_its_place() -> None:
+    proto = model("g (float[2] x) => (float[2] y) { h = Relu(x) y = Neg(h) }")
+    proto.graph.node[1].op_type = ""
+    with pytest.raises(ModelError, match=r"^node '#1' has no operator: g$"):
+        load_model(proto)
+    proto.graph.node[1].name = "second"
+    with pytest.raises(ModelError, match=r"^node 'second' has no operator: g$"):
+        load_model(proto)
+
+
+@pytest.mark.parametrize("version", [0, -1, -(2**63)])
+def test_an_operator_set_below_1_is_refused(version: int) -> None:
+    proto = model("g (float[2] x) => (float[2] y) { y = Relu(x) }")
+    proto.opset_import.add(domain="mine", version=version)
+    with pytest.raises(ModelError, match=rf"^operator set 'mine' has version {version}: g$"):
+        load_model(proto)
+    del proto.opset_import[1]
+    proto.opset_import[0].version = version
+    with pytest.raises(ModelError, match=rf"^operator set 'ai.onnx' has version {version}: g$"):
+        load_model(proto)
+
+
+def test_nodes_are_counted_in_bodies_and_functions_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = model("""g (bool c, float[2] x) => (float[2] y) {
+        y = If (c) <then_branch = t () => (float[2] p) { p = Relu(x) },
+                    else_branch = e () => (float[2] q) { q = Neg(x) }> }""")
+    monkeypatch.setenv("ONNXSCOPE_MAX_NODES", "3")
+    assert load_model(proto)
+    monkeypatch.setenv("ONNXSCOPE_MAX_NODES", "2")
+    with pytest.raises(ModelError, match=r"^more than 2 nodes: g$") as caught:
+        load_model(proto)
+    assert caught.value.hint == "`--max-nodes` allows more"

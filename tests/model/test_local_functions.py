@@ -121,7 +121,7 @@ def test_recursive_functions_are_refused(functions: str, message: str) -> None:
 
 @pytest.mark.parametrize("levels", [20, 60, 90])
 def test_functions_that_explode_are_refused(levels: int) -> None:
-    with pytest.raises(ModelError, match=r"^local functions expand to more than 1,000,000 nodes or .* bytes: g$"):
+    with pytest.raises(ModelError, match=r"^local functions expand to more than 250,000 nodes: g$"):
         load_model(doubling(levels))
 
 
@@ -139,7 +139,7 @@ def test_a_large_constant_in_a_function_called_often_is_refused() -> None:
     proto = doubling(14)
     constant = onnx.numpy_helper.from_array(np.zeros(1 << 18, np.float32))
     proto.functions[0].node.append(onnx.helper.make_node("Constant", [], ["unused"], value=constant))
-    with pytest.raises(ModelError, match=r"^local functions expand to more than .* or 1,073,741,824 bytes: g$"):
+    with pytest.raises(ModelError, match=r"^local functions expand to more than 1,073,741,824 bytes: g$"):
         load_model(proto)
 
 
@@ -150,7 +150,7 @@ def test_a_large_tensor_handed_to_a_function_that_uses_it_often_is_refused() -> 
     )
     tensor = onnx.numpy_helper.from_array(np.zeros(1 << 18, np.float32))
     proto.graph.node[0].attribute.append(onnx.helper.make_attribute("t", tensor))
-    with pytest.raises(ModelError, match=r"^local functions expand to more than .* or 1,073,741,824 bytes: g$"):
+    with pytest.raises(ModelError, match=r"^local functions expand to more than 1,073,741,824 bytes: g$"):
         load_model(proto)
 
 

@@ -348,3 +348,37 @@ def test_a_sparse_weight_of_many_gigabytes_stays_sparse():
     model = load_model(proto)
     assert "W" not in model.main.initializers
     assert len(model.proto.graph.sparse_initializer) == 1
+
+
+@pytest.mark.parametrize("place", ["attribute", "initializer"])
+def test_places_outside_of_a_sparse_tensor_that_stays_sparse_are_refused(place):
+    values = numpy_helper.from_array(np.array([1, 2], np.float32), "W")
+    sparse = helper.make_sparse_tensor(
+        values, numpy_helper.from_array(np.array([[0, 0], [0, 1 << 20]]), "places"), [1 << 30, 1 << 20]
+    )
+    proto = storage_forms()
+    if place == "initializer":
+        proto.graph.sparse_initializer[0].CopyFrom(sparse)
+    else:
+        proto.graph.node[0].attribute.append(helper.make_attribute("other", sparse))
+    with pytest.raises(ModelError, match=r"^a value lies outside of \[1073741824, 1048576\]: sparse tensor 'W': "):
+        load_model(proto)
+
+
+def test_a_hole_that_many_tensors_share_is_refused_before_it_is_read(tmp_path):
+    with open(tmp_path / "w.bin", "wb") as stream:
+        stream.truncate(3 << 30)
+    proto = storage_forms()
+    for index in range(16):
+        tensor = external(TensorProto.FLOAT, [3 << 28], location="w.bin")
+        tensor.name = f"shared{index}"
+        proto.graph.initializer.append(tensor)
+    assert load_model(proto, base_dir=tmp_path)
+    for index in range(16, 2000):
+        tensor = external(TensorProto.FLOAT, [3 << 28], location="w.bin")
+        tensor.name = f"shared{index}"
+        proto.graph.initializer.append(tensor)
+    with pytest.raises(
+        ModelError, match=r"^its tensors cover 6,442,450,944,000 bytes of files that have 3,221,225,472"
+    ):
+        load_model(proto, base_dir=tmp_path)

@@ -211,6 +211,13 @@ file_case("5,000 bodies deep", lambda: nested(5000))
 file_case("no graph", lambda: b"\x08\x09\x42\x04\x0a\x00\x10\x11")
 file_case("two graphs", lambda: network().SerializeToString() * 2)
 file_case("two million fields and no graph", lambda: b"\x08\x09" * 2_000_000)
+file_case(
+    "a million empty nodes", lambda: b"\x08\x09" + field(7, b"\x0a\x00" * 1_000_000) + b"\x42\x04\x0a\x00\x10\x11"
+)
+file_case(
+    "a million nodes",
+    lambda: b"\x08\x09" + field(7, field(1, field(4, b"Relu")) * 1_000_000) + b"\x42\x04\x0a\x00\x10\x11",
+)
 edited("no operator set", lambda m: m.ClearField("opset_import"))
 edited("no IR version", lambda m: m.ClearField("ir_version"))
 
