@@ -89,7 +89,7 @@ def diff(
     if not result.was_run:
         shown.note("nothing was run: weights and structure alone are compared; -i names an input")
     if shown.form == "table":
-        if result.was_run:
+        if result.was_run or result.is_ranked:
             shown.show(result)
             click.echo()
         changes = result.changes_table()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxscope.errors import RunError
-from onnxscope.model.encodings import encoding_of
+from onnxscope.model.encodings import codes_scale, encoding_of
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.layer_names import Operand, Origin
 from onnxscope.model.layers import Layer
@@ -138,12 +138,14 @@ class LayerWeights:
         if values is None:
             return None
         name = f"{layer.name}.{role}"
-        quantized = encoding_of(self._model.graphs[operand.node.path], operand) is not None
+        graph = self._model.graphs[operand.node.path]
+        quantized = encoding_of(graph, operand) is not None
+        quantized = quantized or codes_scale(graph, operand.node.inputs[operand.position]) is not None
         stored = values.dtype.name
         if origin is not None:
             name = self._name(operand.node, origin) or name
             quantized = quantized or origin.dequantized is not None
-            tensor = self._model.graphs[operand.node.path].stored(origin.value)
+            tensor = graph.stored(origin.value)
             if tensor is not None:
                 stored = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
         return StoredWeight(
@@ -177,9 +179,9 @@ def _role(layer: Layer, operand: Operand) -> str:
         return operand.role
     if operand.node is layer.norm:
         return NORM + operand.role
-    if operand.node.op_type == "Add" and layer.node.operator.cost in ("convolution", "product"):
+    if operand.node.operator.kind == "Add" and layer.node.operator.cost in ("convolution", "product"):
         return "bias"
-    return f"{operand.node.op_type.lower()}.{operand.role}"
+    return f"{operand.node.operator.kind.lower()}.{operand.role}"
 
 
 def _outputs_first(operand: Operand, values: Array) -> Array:

@@ -145,14 +145,16 @@ def own_model(
     proto = ModelProto(ir_version=proto_b.ir_version)
     proto.opset_import.extend(proto_b.opset_import)
     proto.graph.name = "own"
-    replaced = {name: pair for pair in counterparts if pair.replaced for name in b.main.names_of(pair.read_b)}
+    fed = [pair for pair in counterparts if pair.replaced]
+    coded = {name: pair for pair in fed if pair.codes for name in b.main.names_of(pair.read_b)}
+    replaced = {name: pair for pair in fed for name in b.main.names_of(pair.b)} | coded
     constants = b.main.constants
     used: dict[str, Counterpart] = {}
 
     def rename(name: str, *, reading: bool) -> str:
         if reading and name in replaced:
             used[f"fed:{name}"] = replaced[name]
-            return f"{'codes' if replaced[name].codes else 'fed'}:{name}"
+            return f"{'codes' if name in coded else 'fed'}:{name}"
         return name if name in constants or name in b.main.inputs else f"o:{name}"
 
     decoders = frozenset(pair.b for pair in counterparts if pair.codes)
@@ -161,9 +163,9 @@ def own_model(
         if any(output in needed for output in node.output):
             proto.graph.node.append(_renamed(node, rename, decoders))
     for name, pair in used.items():
-        if pair.codes is not None:
-            codes = f"codes:{name.removeprefix('fed:')}"
-            node = onnx.helper.make_node("QuantizeLinear", [name, *pair.codes[1:]], [codes])
+        own = name.removeprefix("fed:")
+        if pair.codes is not None and own in coded:
+            node = onnx.helper.make_node("QuantizeLinear", [name, *pair.codes[1:]], [f"codes:{own}"])
             proto.graph.node.insert(0, node)
     reads = {name for node in proto.graph.node for name in _names_read(node)}
     proto.graph.initializer.extend(tensor for tensor in proto_b.graph.initializer if tensor.name in reads)
@@ -248,9 +250,10 @@ def _copy_with_replacements(
     for pair in counterparts:
         if pair.replaced:
             value = _like_b(writer, f"a:{pair.a}", pair, in_b(pair.b))
+            replaced |= dict.fromkeys(b.main.names_of(pair.b), value)
             if pair.codes is not None:
-                value = writer.node("QuantizeLinear", [value, *map(in_b, pair.codes[1:])])
-            replaced |= dict.fromkeys(b.main.names_of(pair.read_b), value)
+                codes = writer.node("QuantizeLinear", [value, *map(in_b, pair.codes[1:])])
+                replaced |= dict.fromkeys(b.main.names_of(pair.read_b), codes)
     constants = b.main.constants
 
     def rename(name: str, *, reading: bool) -> str:
@@ -391,8 +394,7 @@ def _common_folder(a: Model, b: Model) -> Path | None:
 
 def _rebase(tensor: TensorProto, old: Path | None, new: Path | None) -> None:
     """Make the location of external data relative to another folder, above its own."""
-    if tensor.data_location != TensorProto.EXTERNAL or old is None or new is None or old == new:
-        return
-    for entry in tensor.external_data:
-        if entry.key == "location":
-            entry.value = os.path.relpath(old / entry.value, new)
+    if tensor.data_location == TensorProto.EXTERNAL and old is not None and new is not None and old != new:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = os.path.relpath(old / entry.value, new)

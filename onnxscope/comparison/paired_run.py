@@ -21,6 +21,7 @@ from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.unstable_sides import WhenFed, noise_when_fed, random_values
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
+from onnxscope.model.encodings import decoded_codes
 from onnxscope.model.layers import Layer
 from onnxscope.numerics.distances import Discrepancy, Tolerance
 from onnxscope.numerics.score_agreement import are_scores
@@ -336,8 +337,10 @@ class PairedRun:
                 (default_axis(len(shapes[0]), left.channel_axis), default_axis(len(shapes[1]), right.channel_axis)),
                 replaced=not is_output and not right.path and not left.path,
             )
-            if pair is not None and right.scale is not None:
-                pair = replace(pair, codes=(right.value, *right.scale))
+            if pair is not None:
+                graph = self._sides[1].model.graphs[right.path]
+                shared = decoded_codes(graph, right.value) if pair.replaced else None
+                pair = replace(pair, codes=shared if right.scale is None else (right.value, *right.scale))
             if pair is not None and is_output:
                 is_scored = all(are_scores(shapes[side], (pair.dtype_a, pair.dtype_b)[side]) for side in (0, 1))
                 pair = replace(pair, scores=is_scored)

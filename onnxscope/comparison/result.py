@@ -236,17 +236,33 @@ class Comparison(Record, Sequence[LayerDifference]):
     @property
     def is_ranked(self) -> bool:
         """Whether layers are ranked by what they cost: of a partner in few bits, all of them differ."""
-        return self.was_run and self.partner is not None
+        return self.partner is not None
 
     @property
     def _ranking(self) -> list[tuple[int, LayerDifference]]:
-        """The layers with their places, those with the lowest signal-to-noise ratio of their own first."""
-        return sorted(enumerate(self.layers), key=lambda item: -size_of(item[1].own) if item[1].own else 1.0)
+        """The layers with their places, those with the lowest signal-to-noise ratio of their own first.
+
+        Where nothing was run, of their weights.
+        """
+        if self.was_run:
+            return sorted(enumerate(self.layers), key=lambda item: -size_of(item[1].own) if item[1].own else 1.0)
+        ratios = map(self._weights_db, range(len(self.layers)))
+        order = [(math.inf if ratio is None else ratio, place) for place, ratio in enumerate(ratios)]
+        return [(place, self.layers[place]) for _, place in sorted(order)]
 
     @property
     def costly(self) -> tuple[LayerDifference, ...]:
-        """The layers in the order of what each adds by itself, the lowest signal-to-noise ratio first."""
-        return tuple(row for _, row in self._ranking)
+        """The layers in the order of what each adds by itself, the lowest signal-to-noise ratio first.
+
+        Where nothing was run, in that of the ratios of their weights.
+        """
+        return tuple(row for row, _ in self.costs)
+
+    @property
+    def costs(self) -> tuple[tuple[LayerDifference, float | None], ...]:
+        """The same, with the ratio in decibels; None where it is infinite, or there is none."""
+        own = [None if row.own is None else row.own.sqnr_db for row in self.layers]
+        return tuple((row, own[place] if self.was_run else self._weights_db(place)) for place, row in self._ranking)
 
     def _weights_db(self, place: int) -> float | None:
         """The lowest signal-to-noise ratio of a layer's weights; None where none was rounded."""
@@ -329,21 +345,22 @@ class Comparison(Record, Sequence[LayerDifference]):
     def _in_few_bits(self) -> list[str]:
         """The partner's form, what the outputs say, and the layers that cost most."""
         parts = [f"{self.partner}"]
-        for row in self.outputs[:_NAMED]:
+        for row in self.outputs[:_NAMED] if self.was_run else ():
             ratio, cosine = row.ratio, row.entire.cosine if row.entire else None
             words = [f"{ratio:.1f} dB" if isinstance(ratio, float) else ratio or ""]
             words += [f"cosine {cosine:.6g}"] if cosine is not None and ratio != "exact" else []
             words += [row.scores.text] if row.scores else []
             words += [row.reason or row.undecided or row.unstable or ""]
             parts.append(f"output {printable(row.a.name)}: {', '.join(filter(None, words))}")
-        if len(self.outputs) > _NAMED:
+        if self.was_run and len(self.outputs) > _NAMED:
             parts.append(f"{len(self.outputs) - _NAMED} more outputs")
         costly = [
-            f"{printable(row.a.layer)} ({row.own.sqnr_db:.1f} dB of its own)"
-            for row in self.costly[:_NAMED]
-            if row.own is not None and row.own.sqnr_db is not None
+            f"{printable(row.a.layer)} ({ratio:.1f} dB{' of its own' if self.was_run else ''})"
+            for row, ratio in self.costs[:_NAMED]
+            if ratio is not None
         ]
-        return parts + ([f"most is lost in {', '.join(costly)}"] if costly else [])
+        where = "most is lost in" if self.was_run else "nothing was run; most is lost in the weights of"
+        return parts + ([f"{where} {', '.join(costly)}"] if costly else [])
 
     def _shown(self, row: LayerDifference) -> str:
         """The layer in both models, and its value where several layers have that name."""

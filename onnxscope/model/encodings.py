@@ -7,7 +7,8 @@ gives codes, which a Mul or a DequantizeLinear turns into real numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.layer_names import Operand
 
-__all__ = ["FEW_BITS", "Encoding", "codes_scale", "encoding_of"]
+__all__ = ["FEW_BITS", "Encoding", "codes_scale", "decoded_codes", "encoding_of"]
 
 FEW_BITS: Mapping[int, int] = {
     TensorProto.INT2: 2,
@@ -121,21 +122,73 @@ def encoding_of(graph: Graph, operand: Operand) -> Encoding | None:
 
 
 def codes_scale(graph: Graph, value: str) -> tuple[str, str] | None:
-    """Return the values of scale and zero point of codes that a quantized operator gives, None for other values.
+    """Return the values of scale and zero point of codes, None for other values and where several scales lie in them.
 
-    They are followed back through what hands numbers on, and through MaxPool.
+    What reads the codes tells them, and what gives them, through what hands numbers on. Where they do not agree, it is
+    what most of them say, and of as many what is said first by a reader: so others see the numbers.
     """
-    while True:
-        node = graph.producers.get(value)
-        if node is None or value != node.outputs[0]:
-            return None
-        if node.operator.gives_codes is not None:
-            scale, zero_point = (_given(node, position) for position in node.operator.gives_codes)
-            are_constant = all(name in graph.constants for name in (scale, zero_point))
-            return (scale, zero_point) if scale and zero_point and are_constant else None
-        if node.operator.passes_on not in ("same", "permuted", "reshaped") and node.op_type != "MaxPool":
-            return None
+    told = [*_told_behind(graph, value), *_told_before(graph, value)]
+    numbers = [tuple(graph.small_constant(_source(graph, name)) or name for name in names) for names in told]
+    counts = Counter(numbers)
+    return next((names for names, key in zip(told, numbers, strict=True) if counts[key] == max(counts.values())), None)
+
+
+def _told_before(graph: Graph, value: str) -> list[tuple[str, str]]:
+    """Scale and zero point as what gives the codes has them."""
+    while (node := graph.producers.get(value)) is not None:
+        gives = (1, 2) if node.op_type == "QuantizeLinear" else node.operator.gives_codes
+        if gives is not None or node.outputs.index(value) in node.operator.index_outputs:
+            told = _one_scale(graph, node, *gives) if gives and value == node.outputs[0] else None
+            return [] if told is None else [told]
+        if not _keeps_codes(node):
+            break
         value = node.inputs[0]
+    return []
+
+
+def _told_behind(graph: Graph, value: str) -> list[tuple[str, str]]:
+    """Scale and zero point as each reader of the codes has them."""
+    told = []
+    waiting = [value]
+    for behind in waiting:
+        for reader in graph.readers_of(behind):
+            read = graph.inputs_of(reader).index(behind) if behind in graph.inputs_of(reader) else -1
+            codes = reader.operator.codes.get(read)
+            if reader.operator.passes_on == "dequantized" and read == 0:
+                told.append(_one_scale(graph, reader, 1, 2))
+            elif codes is not None and len(codes.scales) == 1 and codes.zero_point is not None and not codes.packing:
+                told.append(_one_scale(graph, reader, codes.scales[0], codes.zero_point))
+            elif read == 0 and _keeps_codes(reader):
+                waiting += [name for name in reader.outputs if name]
+    return [names for names in told if names is not None]
+
+
+def decoded_codes(graph: Graph, value: str) -> tuple[str, str, str] | None:
+    """Return the computed codes that a value is the real numbers of, where others read them too; None elsewhere.
+
+    Returns:
+        The value of the codes, of their scale and of their zero point.
+    """
+    node = graph.producers.get(value)
+    if node is None or node.operator.passes_on != "dequantized" or node.inputs[0] in graph.constants:
+        return None
+    codes = graph.inputs_of(node)[0]
+    scale = _one_scale(graph, node, 1, 2)
+    return (codes, *scale) if scale is not None and len(graph.readers_of(codes)) > 1 else None
+
+
+def _keeps_codes(node: Node) -> bool:
+    return node.operator.keeps_codes or node.operator.passes_on in ("same", "permuted", "reshaped")
+
+
+def _one_scale(graph: Graph, node: Node, scale: int, zero_point: int) -> tuple[str, str] | None:
+    """The operands of a node that are scale and zero point, where both are constants of one number."""
+    names = _given(node, scale), _given(node, zero_point)
+    if names[0] is None or names[1] is None or not all(name in graph.constants for name in names):
+        return None
+    stored = [graph.stored(_source(graph, name)) for name in names if name]
+    are_single = all(tensor is None or list(tensor.dims) in ([], [1]) for tensor in stored)
+    return (names[0], names[1]) if are_single else None
 
 
 def _of_dequantize(graph: Graph, node: Node, value: str, tensor: TensorProto) -> Encoding | None:
@@ -170,6 +223,11 @@ def _behind(graph: Graph, node: Node, tensor: TensorProto, zero_point: str | Non
     value = node.outputs[0]
     while not set(scales) - set(fed):
         readers = graph.readers.get(value, ())
+        told = _told_by(graph, readers, value)
+        if told is not None:
+            scale, zero_point = told
+            scales.append(_source(graph, scale))
+            break
         reader = readers[0] if len(readers) == 1 else graph.decoder_of(value)
         if reader is None or not reader.outputs or value not in reader.inputs:
             return None
@@ -198,6 +256,16 @@ def _behind(graph: Graph, node: Node, tensor: TensorProto, zero_point: str | Non
         bits=_bits(tensor),
         shape=tuple(tensor.dims),
     )
+
+
+def _told_by(graph: Graph, readers: Sequence[Node], value: str) -> tuple[str, str | None] | None:
+    """The scale and the zero point that an operator of codes has for a value among its operands."""
+    for reader in readers:
+        codes = reader.operator.codes.get(reader.inputs.index(value)) if value in reader.inputs else None
+        if codes is not None and len(codes.scales) == 1 and not codes.packing:
+            scale = _given(reader, codes.scales[0])
+            return (scale, _given(reader, codes.zero_point)) if scale in graph.constants and scale else None
+    return None
 
 
 def _factors(graph: Graph, node: Node, value: str) -> tuple[list[str], bool]:

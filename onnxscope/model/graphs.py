@@ -209,12 +209,12 @@ class Graph:
         ):
             return None
         written = sorted(stored.SerializeToString(deterministic=True) for stored in attributes)
-        read = tuple(self._small_constant(name) or same.get(name, name) for name in node.inputs)
+        read = tuple(self.small_constant(name) or same.get(name, name) for name in node.inputs)
         outputs = tuple(bool(name) for name in node.outputs)  # with a mask a node does more than without
         return node.domain, node.op_type, read, tuple(written), outputs
 
-    def _small_constant(self, name: str) -> Hashable | None:
-        """The numbers of a small stored constant: exporters store one for each reader."""
+    def small_constant(self, name: str) -> Hashable | None:
+        """The numbers of a small stored constant, None for others: exporters store one for each reader."""
         tensor = self.stored(name) if name else None
         if tensor is None or tensor.data_location == TensorProto.EXTERNAL or tensor.data_type == TensorProto.STRING:
             return None

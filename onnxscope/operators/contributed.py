@@ -239,7 +239,7 @@ CONTRIBUTED = (
     *(Operator(name, roles={1: "bias"}, function="bends") for name in ("FastGelu", "BiasGelu")),
     Operator("QuickGelu", function="bends"),
     # ---- places and channels
-    Operator("NhwcMaxPool", alike="MaxPool", channel_axis=-1),
+    Operator("NhwcMaxPool", alike="MaxPool", keeps_codes=True, channel_axis=-1),
     Operator("QLinearAveragePool", alike="AveragePool", control=_ONE_SCALED, gives_codes=(3, 4), channel_axis=1),
     Operator(
         "QLinearGlobalAveragePool", alike="GlobalAveragePool", control=_ONE_SCALED, gives_codes=(3, 4), channel_axis=1

@@ -101,6 +101,7 @@ class Operator:
         codes: Operands, by position, whose integers stand for real numbers, with what makes these of them.
         gives_codes: Which operands are scale and zero point of its output, where that is integers that stand for real
             numbers; where it has not that many operands it gives real numbers.
+        keeps_codes: Whether its outputs hold numbers of its first input, so that codes keep their scale.
         packs: Positions of operands whose last axis holds the numbers for query, key and value one behind the other.
         is_packed: Whether its weight is stored in a form of its own, which cannot be read.
         takes_norm: Whether exporters fold a BatchNorm into its weight.
@@ -143,6 +144,7 @@ class Operator:
     integers: bool = False
     codes: Mapping[int, Codes] = field(default_factory=dict)
     gives_codes: tuple[int, int] | None = None
+    keeps_codes: bool = False
     packs: frozenset[int] = frozenset()
     is_packed: bool = False
     takes_norm: bool = False

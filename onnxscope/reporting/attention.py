@@ -118,10 +118,11 @@ def _attention(
 def _blamed(comparison: Comparison) -> Iterator[Attention]:
     """The layers that a difference comes from, the largest error of their own first."""
     other = printable(comparison.b["name"])
-    for row in comparison.costly[:_LISTED] if comparison.is_ranked else ():
-        if row.own is not None and row.own.sqnr_db is not None:
-            message = f"is among those that cost most against {other}: {row.own.sqnr_db:.1f} dB of its own"
-            yield Attention(kind="own_error", weight="note", layer=row.a.layer, message=message)
+    kind, of = ("own_error", "of its own") if comparison.was_run else ("changed_weights", "of its weights")
+    for row, ratio in comparison.costs[:_LISTED] if comparison.is_ranked else ():
+        if ratio is not None:
+            message = f"is among those that cost most against {other}: {ratio:.1f} dB {of}"
+            yield Attention(kind=kind, weight="note", layer=row.a.layer, message=message)
     for row in comparison.guilty[:_LISTED]:
         if comparison.is_ranked and row.reason is None:
             continue

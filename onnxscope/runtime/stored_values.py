@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from onnxscope.base.text import printable
 from onnxscope.errors import RunError
-from onnxscope.model.encodings import Encoding, encoding_of
+from onnxscope.model.encodings import Encoding, codes_scale, encoding_of
 from onnxscope.model.graphs import Graph
 from onnxscope.model.layer_names import Operand
 from onnxscope.model.loading import Model
@@ -119,7 +119,7 @@ def read_operand(model: Model, operand: Operand) -> Array:
     origin, graph = operand.origin, model.graphs[operand.node.path]
     tensor = None if origin is None else graph.stored(origin.value)
     if origin is None or tensor is None or origin.permutation is None:
-        return _constant(model, graph, operand.node.inputs[operand.position])
+        return _computed(model, graph, operand.node.inputs[operand.position])
     encoding = encoding_of(graph, operand)
     if encoding is not None:
         values = _real(model, graph, tensor, operand, encoding)
@@ -128,6 +128,14 @@ def read_operand(model: Model, operand: Operand) -> Array:
     else:
         values = model.array(tensor)
     return values.transpose(origin.permutation) if origin.permutation else values
+
+
+def _computed(model: Model, graph: Graph, name: str) -> Array:
+    """A constant that nodes compute, as the real numbers behind it where it is codes."""
+    values, scale = _constant(model, graph, name), codes_scale(graph, name)
+    if scale is None or values.dtype.kind not in "iu":
+        return values
+    return dequantized(values, _constant(model, graph, scale[0]), _constant(model, graph, scale[1]), axis=0, block=0)
 
 
 def _real(

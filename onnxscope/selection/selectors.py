@@ -375,7 +375,7 @@ class _Resolver:
             channel_axis=axis,
             order=order,
             holds_indices=value in graph.index_values,
-            scale=None if at is None else codes_scale(graph, value),
+            scale=None if at is None and value in graph.outputs else codes_scale(graph, value),
             axes=self._model.value_axes(graph.path).get(value),
         )
 

@@ -20,7 +20,7 @@ __all__ = ["Form", "Partner", "form_of", "partner_of"]
 
 _HALF = ("float16", "bfloat16")
 _ABSORBED = ("Relu", "Clip")  # what limits a value is done by the limits of its codes
-_SCALING = re.compile(r"(scale|zero_point)\Z|\A\d+\Z")  # operands of what knows no names for them are numbered
+_SCALING = re.compile(r"(scale|zero_point)\Z|(?:\A|\.)\d+\Z")  # operands of what knows no names for them are numbered
 _ONLY = re.compile(r"(?:[\d,]+ more of )?(\S+)(?: (.*))? (?:is|are) only in the")
 
 

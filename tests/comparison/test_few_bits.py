@@ -97,6 +97,66 @@ def test_the_verdict_starts_with_the_outputs_and_ranks_the_layers(form, pairs):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_without_data_the_weights_rank_the_layers(form, pairs, capsys):
+    made, _, _ = pairs
+    source, target = made[form]
+    result = onnxscope.diff(source, target)
+    ratios = {layer: stored_ratio(source, target, name) for layer, name in MAIN.items()}
+    order = sorted(ratios, key=ratios.__getitem__)
+    assert [row.a.layer for row in result.costly] == order
+    np.testing.assert_allclose([ratio for _, ratio in result.costs], [ratios[layer] for layer in order], atol=0.01)
+    first = f"most is lost in the weights of {order[0]} ({ratios[order[0]]:.1f} dB)"
+    assert f"{FORMS[form]}; nothing was run; {first}" in result.summary()
+    assert run(["diff", str(source), str(target), "--weights-only"]) == 1
+    shown = capsys.readouterr().out
+    places = [shown.index(f"\n{layer} ") for layer in order]
+    assert places == sorted(places)
+    assert "weights SNR" in shown
+    assert (
+        run(["report", str(source), "--against", str(target), "-o", str(target.with_name("page.html")), "--force"]) == 0
+    )
+    page = target.with_name("page.html").read_text(encoding="utf-8")
+    assert f"{ratios[order[0]]:.1f} dB of its weights" in page
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
+@pytest.mark.parametrize("planted", ["W", "V", "F"])
+def test_without_data_a_planted_scale_leads_the_ranking(planted, form, pairs, tmp_path):
+    made, _, _ = pairs
+    changed = onnx.load(made[form][1])
+    tensor = next(
+        one for one in changed.graph.initializer if one.name in (f"{planted}_scale", f"{planted}_Transposed_scale")
+    )
+    tensor.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(tensor) * 1.2).astype(np.float32), tensor.name))
+    onnx.save(changed, tmp_path / "planted.onnx")
+    assert MAIN[onnxscope.diff(made[form][0], tmp_path / "planted.onnx").costly[0].a.layer] == planted
+
+
+MAIN = {"conv1": "W", "conv2": "V", "fc": "F"}
+
+
+def stored_ratio(source, target, name):
+    """The lowest ratio of a layer's weights by numpy, from what both files store."""
+    reference, stored = (
+        {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer} for path in (source, target)
+    )
+    if f"{name}_Transposed_quantized" in stored:
+        stored |= {
+            f"{name}_{what}": stored[f"{name}_Transposed_{what}"].T for what in ("scale", "zero_point", "quantized")
+        }
+    if "b_quantized" in stored:
+        stored |= {"b_scale": stored["x_scale"] * stored["W_scale"], "b_zero_point": 0}
+    ratios = []
+    for tensor in (name, "b") if name == "W" else (name,):
+        if f"{tensor}_fp16" in stored:
+            ratios.append(decibels(reference[tensor], stored[f"{tensor}_fp16"].astype(np.float64)))
+        elif f"{tensor}_quantized" in stored:
+            codes = stored[f"{tensor}_quantized"].astype(np.float64) - stored[f"{tensor}_zero_point"]
+            ratios.append(decibels(reference[tensor], codes * stored[f"{tensor}_scale"]))
+    return min(ratios)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_what_comes_with_the_form_is_one_line(form, pairs):
     made, x, _ = pairs
     result = onnxscope.diff(*made[form], x)

@@ -122,11 +122,34 @@ def test_statistics_of_a_quantized_layer_are_those_of_real_numbers(pictures, tmp
     np.testing.assert_allclose([tap.overall.min, tap.overall.max], [expected.min(), expected.max()], rtol=1e-6)
 
 
-def test_a_value_that_is_asked_for_by_its_name_is_as_it_is(pictures, tmp_path):
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_codes_that_are_asked_for_by_name_are_real_numbers(form, pictures, tmp_path):
+    proto, x = pictures
+    _, target = quantized(proto, x, tmp_path, form, per_channel=False)
+    stored = {one.name: numpy_helper.to_array(one) for one in onnx.load(target).graph.initializer}
+    names = [name for node in onnx.load(target).graph.node for name in node.output]
+    names = [name for name in names if name.endswith(("_quantized", "_QuantizeLinear_Output"))]
+    names = [name for name in names if f"{name.rpartition('_quantized')[0] or name[:-22]}_zero_point" in stored]
+    observed = {tap.name: tap for tap in onnxscope.stats(target, x, select=["value:*"]).profile.taps}
+    assert len(names) > 4
+    for name in names:
+        tensor = name.removesuffix("_quantized").removesuffix("_QuantizeLinear_Output")
+        expected = values(target, [name], x)[name].astype(np.float64) - stored[f"{tensor}_zero_point"]
+        expected *= stored[f"{tensor}_scale"]
+        overall = observed[name].overall
+        np.testing.assert_allclose([overall.min, overall.max], [expected.min(), expected.max()], rtol=1e-6)
+        np.testing.assert_allclose(overall.mean, expected.mean(), rtol=1e-5, atol=1e-6)
+    (shown,) = features(target, x, select=f"value:{names[0]}")
+    assert shown.data.dtype == np.float32
+
+
+def test_codes_between_operators_are_real_numbers_in_a_baseline(pictures, tmp_path):
     proto, x = pictures
     _, target = quantized(proto, x, tmp_path, "QOperator", per_channel=False)
-    (shown,) = features(target, x, select="value:d_quantized")
-    assert shown.data.dtype == np.uint8
+    rows = {row["layer"]: row for row in onnxscope.snapshot(target, x).to_dict()["layers"]}
+    expected = real(target, "d", x)
+    observed = [rows["conv2_quant"][key] for key in ("mean", "min", "max")]
+    np.testing.assert_allclose(observed, [expected.mean(), expected.min(), expected.max()], rtol=1e-5)
 
 
 def test_a_map_of_what_a_quantized_layer_sees_is_made(pictures, tmp_path):
@@ -175,3 +198,61 @@ def test_what_is_quantized_twice_is_compared_as_what_is_quantized_once(again, pi
     )
     assert 20 < expected[0][1] < 50
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def looked_up():
+    """Two tables whose sum is read by a product, by a sum and by a normalization, which is none of codes."""
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["T", "ids"], ["t"], "words"),
+        node("Gather", ["P", "places"], ["p"], "places"),
+        node("Add", ["t", "p"], ["e"], "sum"),
+        node("MatMul", ["e", "W"], ["m"], "fc1"),
+        node("Add", ["m", "b"], ["h"], "bias1"),
+        node("Add", ["h", "e"], ["r"], "res"),
+        node("MatMul", ["r", "V"], ["z"], "fc2"),
+        node("LayerNormalization", ["e", "g", "o"], ["n"], "norm"),
+        node("Add", ["n", "z"], ["y"], "last"),
+    ]
+    tensors = {"T": array(20, 16), "P": array(6, 16), "W": array(16, 16, scale=0.2), "V": array(16, 16, scale=0.2)}
+    tensors |= {"b": array(16, scale=0.3), "g": np.ones(16, np.float32), "o": array(16, scale=0.1)}
+    tensors["places"] = np.arange(6)
+    proto = model(nodes, {"x": ["N", 6]}, {"y": ["N", 6, 16]}, tensors)
+    proto.graph.node.insert(0, node("Cast", ["x"], ["ids"], to=7))
+    return proto, RNG.integers(0, 20, (8, 6)).astype(np.float32)
+
+
+def test_tables_and_biases_of_codes_are_real_numbers(looked_up, tmp_path):
+    proto, x = looked_up
+    source, target = quantized(proto, x, tmp_path, "QOperator", per_channel=False)
+    assert {"QLinearAdd", "QLinearMatMul"} <= {node.op_type for node in onnx.load(target).graph.node}
+    stored = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
+    for row in onnxscope.weights(target):
+        tensor, overall = row.parameter.initializer.removesuffix("_quantized"), row.summary.overall
+        np.testing.assert_allclose(overall.mean, stored[tensor].mean(), atol=2e-3)
+        np.testing.assert_allclose(overall.std, stored[tensor].std(ddof=1), rtol=2e-2)
+    compared = onnxscope.diff(source, target, x)
+    assert {change.change for change in compared.weights} == {"quantized"}
+    rows = {row.a.layer: row for row in compared.layers}
+    references = values(source, ["e", "h", "z"], x)
+    for layer, tensor in (("words", "e"), ("fc1", "h"), ("fc2", "z")):
+        held = real(target, tensor, x)
+        np.testing.assert_allclose(rows[layer].entire.sqnr_db, decibels(references[tensor], held), atol=0.01)
+    assert rows["norm"].own.max_abs == 0  # it reads the real numbers, and others their codes
+    for layer, tensor, before in (("fc1", "h", ["e"]), ("fc2", "z", ["e", "h"])):
+        own = decibels(references[tensor], fed_with(target, {name: references[name] for name in before}, tensor, x))
+        np.testing.assert_allclose(rows[layer].own.sqnr_db, own, atol=0.01)
+
+
+def fed_with(path, numbers, wanted, x):
+    """A tensor of the quantized model where the codes of others are those nearest to numbers: by plain onnxruntime."""
+    proto = onnx.load(path)
+    stored = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
+    for tensor, reference in numbers.items():
+        codes = np.rint(reference / stored[f"{tensor}_scale"]) + stored[f"{tensor}_zero_point"]
+        fed = numpy_helper.from_array(np.clip(codes, 0, 255).astype(np.uint8))
+        node = next(one for one in proto.graph.node if f"{tensor}_quantized" in one.output)
+        node.CopyFrom(helper.make_node("Constant", [], [f"{tensor}_quantized"], value=fed))
+    onnx.save(proto, path.with_name("fed.onnx"))
+    return real(path.with_name("fed.onnx"), wanted, x)
