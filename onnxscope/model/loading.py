@@ -118,6 +118,19 @@ class Model(StoredModel):
             return declared
         return self.types.get(scope.path, {}).get(value) or declared
 
+    def shape_of(self, graph: Graph, value: str) -> Sequence[int | str | None] | None:
+        """The sides of a value that a graph sees, names for those that vary; None where its rank is unknown."""
+        stored = graph.stored(value)
+        if stored is not None:
+            return list(stored.dims)
+        kind = self.type_of(graph, value)
+        return None if kind is None else kind.shape
+
+    def dtype_of(self, graph: Graph, value: str) -> str | None:
+        """The element type of a value that a graph sees; None where it is unknown."""
+        kind = self.type_of(graph, value)
+        return None if kind is None else kind.dtype
+
     @cached_property
     def ranks(self) -> Mapping[str, int]:
         """The ranks of the main graph's values, as far as they can be inferred."""

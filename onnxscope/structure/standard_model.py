@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ from onnxscope.structure.written_out import find_norms, is_root
 __all__ = ["standard_model"]
 
 Array = NDArray[Any]
-_WIDE = frozenset({"float32", "float64"})
+_WIDE = frozenset({"float32", "float64"})  # in which no part of a function overflows before the function does
 _WHOLE = frozenset({"int32", "int64", "bool"})
 _MOST_BYTES = 1 << 30  # cut out of packed weights: what is cut lies in the model itself, which has 2 GiB at most
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -56,8 +56,9 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
     Args:
         model: Not changed. The answer reads its weights from where this one does.
         other: What it is compared with, which tells whether weights that are packed were one layer's; None takes each
-            part for a layer.
+            part for a layer. A function that codes may cut in one of the two stays written out in both.
     """
+    given = model
     written_out = inline_standard_functions(model.proto)
     model = model if written_out is None else model.rewritten(written_out)
     for step in (
@@ -67,7 +68,7 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
         _drop_idle,
         _drop_idle,  # what computes with a constant behind an idle cast
         _put_norms_together,
-        _put_functions_together,
+        partial(_put_functions_together, other=other),
         partial(_take_apart, other=other),
         partial(_take_apart, other=other),  # what the first time has left for want of a shape
         _resolve_places,
@@ -75,7 +76,29 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
         _merge_pads,
     ):
         model = _rewritten(model, step(model))
-    return model
+    return _without_left_over(model, given)
+
+
+def _without_left_over(model: Model, given: Model) -> Model:
+    """Leave out stored tensors that outputs depended on before: their numbers lie in parts now, or do nothing."""
+    if model is given:
+        return model
+    graphs = model.graphs.values()
+    read = {
+        value
+        for graph in graphs
+        for values in (graph.outputs, *(node.inputs for node in graph.nodes))
+        for value in values
+    }
+    left = (model.main.initializers.keys() & given.main.needed) - read
+    if not left:
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model.proto)
+    kept = GraphProto(initializer=[tensor for tensor in copy.graph.initializer if tensor.name not in left])
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(kept.initializer)
+    return model.rewritten(copy)
 
 
 def _rewritten(model: Model, plans: Mapping[Graph, _Plan]) -> Model:
@@ -159,7 +182,7 @@ def _fold_places(model: Model) -> Mapping[Graph, _Plan]:
     plans: dict[Graph, _Plan] = {}
     constants = ConstantValues(model)
     for path, graph in model.graphs.items():
-        dtypes = _dtypes_of(model, graph)
+        dtypes = partial(model.dtype_of, graph)
         computing = (node for node in graph.nodes if any(name not in graph.constants for name in node.outputs))
         read = dict.fromkeys(name for node in computing for name in node.inputs if name in graph.constants)
         places = [
@@ -176,7 +199,7 @@ def _fold_places(model: Model) -> Mapping[Graph, _Plan]:
             if values is not None:
                 plans.setdefault(graph, _Plan()).nodes[node.index] = [_constant(node, values)]
         for node in graph.nodes:
-            sides = known_sides(node, _shapes_of(model, graph))
+            sides = known_sides(node, partial(model.shape_of, graph))
             if sides is not None:
                 plans.setdefault(graph, _Plan()).nodes[node.index] = [_constant(node, np.array(sides, np.int64))]
     return plans
@@ -192,7 +215,7 @@ def _drop_idle(model: Model) -> Mapping[Graph, _Plan]:
     plans: dict[Graph, _Plan] = {}
     for graph in model.graphs.values():
         for node in graph.nodes:
-            source = source_behind(model, graph, node, _dtypes_of(model, graph), _shapes_of(model, graph))
+            source = source_behind(model, graph, node, partial(model.dtype_of, graph), partial(model.shape_of, graph))
             if idle_dropout(model, graph, node) and node.outputs[0] not in graph.outputs:
                 source = node.inputs[0]
             if source is not None:
@@ -206,19 +229,20 @@ def _put_norms_together(model: Model) -> Mapping[Graph, _Plan]:
     plans: dict[Graph, _Plan] = {}
     for graph in model.graphs.values():
         if any(is_root(node) for node in graph.nodes):
-            plans[graph] = _Plan(find_norms(model, graph, _ranks_of(model, graph)))
+            plans[graph] = _Plan(find_norms(model, graph, partial(_rank, model, graph)))
     return plans
 
 
-def _put_functions_together(model: Model) -> Mapping[Graph, _Plan]:
+def _put_functions_together(model: Model, other: Model | None) -> Mapping[Graph, _Plan]:
     plans: dict[Graph, _Plan] = {}
+    may_be_cut = cache(partial(_may_be_cut, sides=[side for side in (model, other) if side is not None]))
     for graph in model.graphs.values():
         if not any(node.op_type in MAY_BEND for node in graph.nodes):
             continue
         plan = plans[graph] = _Plan()
         for value in graph.readers:
             found = None if value in graph.constants else function_from(model, graph, value, factor_behind)
-            if found is None or not _is_wide(model, graph, value):
+            if found is None or may_be_cut(found.name) or model.dtype_of(graph, value) not in _WIDE:
                 continue
             if plan.nodes.keys().isdisjoint(node.index for node in found.nodes):
                 plan.nodes |= {node.index: [] for node in found.nodes}
@@ -228,6 +252,13 @@ def _put_functions_together(model: Model) -> Mapping[Graph, _Plan]:
                 if found.product is not None:
                     plan.nodes[found.product.index] = [without_factor(found.product, end)]
     return plans
+
+
+def _may_be_cut(name: str, sides: Sequence[Model]) -> bool:
+    """Whether codes are made within functions that are spelled out: they are somewhere, and nobody has it as a node."""
+    nodes = [node for side in sides for graph in side.graphs.values() for node in graph.nodes]
+    has_codes = any(node.op_type == "QuantizeLinear" for node in nodes)
+    return has_codes and not any(node.op_type.endswith(name) for node in nodes)
 
 
 def _function(name: str, value: str, last: Node, end: str) -> NodeProto:
@@ -252,7 +283,7 @@ def _take_apart(model: Model, other: Model | None) -> Mapping[Graph, _Plan]:
                 opset=opset_of(model.proto),
                 used=used,
                 layer=partial(_layer_of, model, node),
-                shape=_shapes_of(model, graph),
+                shape=partial(model.shape_of, graph),
                 dtype=partial(_dtype_of, model, graph),
                 numbers=partial(_numbers_of, model, graph),
                 made_by=partial(_made_by, graph),
@@ -282,7 +313,7 @@ def _layer_of(model: Model, node: Node) -> str:
 
 def _dtype_of(model: Model, graph: Graph, value: str) -> str:
     """The element type of a value; where it is unknown, the one that most of the stored numbers have."""
-    known = _dtypes_of(model, graph)(value)
+    known = model.dtype_of(graph, value)
     if known is not None:
         return known
     sizes: Counter[int] = Counter()
@@ -345,31 +376,16 @@ def _merge_pads(model: Model) -> Mapping[Graph, _Plan]:
     return plans
 
 
-def _ranks_of(model: Model, graph: Graph) -> Callable[[str], int | None]:
-    return lambda value: _rank(model, graph, value)
-
-
 def _rank(model: Model, graph: Graph, value: str) -> int | None:
-    shape = _shapes_of(model, graph)(value)
+    shape = model.shape_of(graph, value)
     return None if shape is None else len(shape)
-
-
-def _shapes_of(model: Model, graph: Graph) -> Callable[[str], Sequence[int | str | None] | None]:
-    def shape(value: str) -> Sequence[int | str | None] | None:
-        tensor = graph.stored(value)
-        if tensor is not None:
-            return list(tensor.dims)
-        declared = model.type_of(graph, value)
-        return None if declared is None else declared.shape
-
-    return shape
 
 
 def _targets_of(
     model: Model, graph: Graph, constants: ConstantValues
 ) -> Callable[[str], Sequence[int | str | None] | None]:
     """Shapes, with the sides that a Reshape leads to where neither the file nor inference tells them."""
-    known = _shapes_of(model, graph)
+    known = partial(model.shape_of, graph)
 
     def shape(value: str) -> Sequence[int | str | None] | None:
         sides = known(value)
@@ -381,16 +397,3 @@ def _targets_of(
         return sides if target is None else [side if side is not None and side > 0 else None for side in target]
 
     return shape
-
-
-def _is_wide(model: Model, graph: Graph, value: str) -> bool:
-    """Whether a value is of a type in which no part of a function overflows before the function does."""
-    return _dtypes_of(model, graph)(value) in _WIDE
-
-
-def _dtypes_of(model: Model, graph: Graph) -> Callable[[str], str | None]:
-    def dtype(value: str) -> str | None:
-        declared = model.type_of(graph, value)
-        return None if declared is None else declared.dtype
-
-    return dtype
