@@ -32,6 +32,7 @@ __all__ = [
     "record_file",
     "refuse_foreign",
     "refuse_inputs",
+    "require_folders",
     "write_whole",
     "writing_whole",
 ]
@@ -191,6 +192,23 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int | str, ...]:
         return folder, name
     except ValueError:  # a zero byte: no file has such a path
         return (os.fspath(path),)
+
+
+def require_folders(*outputs: str | os.PathLike[str] | None) -> None:
+    """Refuse outputs whose folder is missing, before anything is run for them.
+
+    Args:
+        outputs: What will be written; None stands for nothing.
+
+    Raises:
+        OutputError: A folder is missing.
+    """
+    for path in outputs:
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise OutputError(
+                f"cannot write (No such file or directory): {printable(os.fspath(path))}",
+                hint="write to a folder that is there",
+            )
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -39,6 +39,8 @@ _OWN_STEM = re.compile(r"([0-9]{3,9})_(.+)", re.DOTALL)
 
 def printable(text: str) -> str:
     """Replace every control, format and surrogate character, so that a terminal or a log shows nothing but text."""
+    if text.isprintable():  # as nearly every name is
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

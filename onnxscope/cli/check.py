@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from onnxscope.base.files import JUNIT, MARKDOWN, refuse_foreign, refuse_inputs, write_whole
+from onnxscope.base.files import JUNIT, MARKDOWN, refuse_foreign, refuse_inputs, require_folders, write_whole
 from onnxscope.base.text import printable
 from onnxscope.cli.options import (
     Presentation,
@@ -104,6 +104,7 @@ def check(
         [*_files_read(models, opened, inputs, preprocess), find_settings(config), *(() if update else places)],
     )
     refuse_foreign([(junit_file, JUNIT), (markdown_file, MARKDOWN)], force=force)
+    require_folders(junit_file, markdown_file)
     asked: dict[str, Any] = {"select": select, "preprocess": preprocess, "layout": layout}
     asked |= {"batch_axis": batch_axis, "batch_size": batch_size, "limit": limit}
     gate = _Gate(inputs=inputs, options={**asked, "settings": settings}, update=update, single=len(models) == 1)

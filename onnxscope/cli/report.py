@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.base.files import OVERLAY, PAGE, refuse_foreign, refuse_inputs
+from onnxscope.base.files import OVERLAY, PAGE, refuse_foreign, refuse_inputs, require_folders
 from onnxscope.cli.options import (
     Presentation,
     StatusLine,
@@ -109,6 +109,7 @@ def report(
     )
     overlays = overlay_files(node_data) if node_data is not None else []
     refuse_foreign([(output, PAGE), *((path, OVERLAY) for path in overlays)], force=force)
+    require_folders(output)
     progress = StatusLine() if sys.stderr.isatty() and not shown.quiet else None
     try:
         result = make(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs
+from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, require_folders
 from onnxscope.cli.options import (
     Presentation,
     batch_options,
@@ -64,6 +64,7 @@ def snapshot(
     loaded = load_model(model, custom_ops=custom_ops)
     refuse_inputs([output], files_of(loaded, inputs=inputs, preprocess=preprocess))
     refuse_foreign([(output, record_file(SCHEMA))], force=force)
+    require_folders(output)
     baseline = take(
         loaded,
         list(inputs) or None,

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from onnxscope.base.files import MODEL, refuse_foreign, refuse_inputs
+from onnxscope.base.files import MODEL, refuse_foreign, refuse_inputs, require_folders
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Table
 from onnxscope.base.text import first_line
@@ -177,6 +177,7 @@ def run_child(module: str, request: ConversionRequest, *, environment: Mapping[s
     """
     refuse_inputs(request.outputs, _files_read(request))
     refuse_foreign([(request.output, MODEL)], force=request.force)
+    require_folders(request.output)
     try:
         question_text = json.dumps(asdict(request))
     except (TypeError, ValueError) as error:

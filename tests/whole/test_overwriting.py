@@ -79,6 +79,14 @@ TWICE = [
     "report m.onnx -o r --node-data r",
     "report m.onnx -o d/onnxscope_weight_std.json --node-data d",
 ]
+MISSING = [
+    f"snapshot m.onnx {IMAGES_FED} -o none/b.json",
+    f"{CHECKED} --junit none/j.xml",
+    f"{CHECKED} --markdown none/s.md",
+    f"report m.onnx {IMAGES_FED} -o none/p.html",
+    f"{CONVERTED} -o none/out.onnx",
+    "convert tensorflow saved.keras -o none/out.onnx",
+]
 # Options whose type is a path, and what a command does with it; a new one belongs here and above.
 WRITTEN = {
     *(("weights", "output"), ("features", "output"), ("stats", "output"), ("snapshot", "output")),
@@ -176,6 +184,11 @@ def test_a_folder_of_photographs_takes_results_beside_them(workplace, monkeypatc
     assert run(["features", "m.onnx", "-i", "photos", "--preprocess", "recipe.json", "-o", "photos", "-q"]) == 0
     assert before.items() <= contents(workplace).items()
     assert Path("photos/features.json").exists()
+
+
+@pytest.mark.parametrize("command", MISSING)
+def test_a_folder_that_is_missing_costs_no_run(refused, command):
+    refused(command, "cannot write (No such file or directory): none/")
 
 
 @pytest.mark.parametrize("command", TWICE)
