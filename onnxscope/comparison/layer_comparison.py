@@ -22,6 +22,7 @@ from onnxscope.comparison.unstable_sides import mode_changes, notes_on_narrow_su
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, folded_change, one_sided
 from onnxscope.comparison.whole_weights import whole_of
 from onnxscope.errors import RunError
+from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
@@ -305,11 +306,23 @@ def _structure_changes(
                 changes.append(
                     _within(tolerance, change, sides[0].attribute(left, name), sides[1].attribute(right, name))
                 )
-    if x.activated != y.activated and not (x.quantized or y.quantized):
+    bent = _is_bent(sides[0], x), _is_bent(sides[1], y)
+    if x.activated != y.activated and bent[0] != bent[1] and not (x.quantized or y.quantized):
         where = ("first", "second") if x.activated else ("second", "first")
         message = f"an activation function follows in the {where[0]} model, none in the {where[1]}"
         changes.append(StructureChange(x.name, message))
     return changes
+
+
+def _is_bent(side: ModelLayers, layer: Layer) -> bool:
+    """Whether an activation function follows a layer, if only behind what gives its value another shape."""
+    graph, value = side.model.graphs[layer.path], layer.value
+    while not layer.activated:
+        readers = graph.readers_of(value)
+        if len(readers) != 1 or readers[0].operator.passes_on not in ("reshaped", "permuted", "same"):
+            break
+        value = readers[0].outputs[0]
+    return layer.activated or activation_after(graph, value) is not None
 
 
 def _node_changes(

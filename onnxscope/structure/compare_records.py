@@ -29,6 +29,14 @@ __all__ = ["NodeChange", "changes_numbers", "compare_records"]
 
 _MOST_ROWS = 3  # of nodes of one operator that one model alone has, until a count tells the others
 
+_SIZING = frozenset(
+    {
+        *("Shape", "Size", "Gather", "Slice", "Squeeze", "Unsqueeze", "Concat", "Reshape", "Cast", "Identity"),
+        *("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Floor", "Ceil"),
+    }
+)
+"""Operators that exporters compute the sizes of a Reshape, a Slice or an Expand with."""
+
 _LISTS = (defs.OpSchema.AttrType.INTS, defs.OpSchema.AttrType.FLOATS)
 _LEARNED = ("float", "bfloat", "double", "int8", "uint8", "int4", "uint4", "int16", "uint16", "complex")
 """Element types of what was learned, by how they start; longer integers are mostly shapes, axes and counts."""
@@ -60,7 +68,9 @@ class NodeChange:
 def compare_records(
     a: Sequence[NodeRecord], b: Sequence[NodeRecord], known: Sequence[tuple[int, int]] = ()
 ) -> list[NodeChange]:
-    """Return what is not the same, in the order of the first graph; what only the second has comes last.
+    """Return what is not the same, in the order of the first graph; what only the second has comes behind that.
+
+    What only computes sizes comes last: exporters write it in many ways, and it says least.
 
     Args:
         a: The first graph, each record behind those that it reads, its outputs last.
@@ -109,12 +119,15 @@ class _Pairing:
     def changes(self) -> list[NodeChange]:
         """What is not the same about pairs, and what is in no pair."""
         changes: list[NodeChange] = []
-        for left in range(len(self._a.records)):
-            if left in self._of_a:
-                changes += self._of_pair(left, self._of_a[left])
+        of_sizes: list[NodeChange] = []
         for side, paired, is_first in ((self._a, self._of_a, True), (self._b, self._of_b, False)):
-            changes += _alone(side, [place for place in range(len(side.records)) if place not in paired], is_first)
-        return changes
+            sizing = _sizing(side)
+            for left in sorted(paired) if is_first else ():
+                (of_sizes if left in sizing else changes).extend(self._of_pair(left, self._of_a[left]))
+            alone = [place for place in range(len(side.records)) if place not in paired]
+            changes += _alone(side, [place for place in alone if place not in sizing], is_first)
+            of_sizes += _sizes_alone(side, [place for place in alone if place in sizing], is_first)
+        return changes + of_sizes
 
     def _to_a(self, source: str) -> str:
         return self._named.get(source, source)
@@ -297,6 +310,25 @@ def _alone(side: Side, places: Sequence[int], is_first: bool) -> list[NodeChange
             before, after = (more, None) if is_first else (None, more)
             changes.append(NodeChange("", "node", before, after, printable(message)))
     return changes
+
+
+def _sizing(side: Side) -> frozenset[int]:
+    """Places of nodes that compute with the sizes of values, and with nothing else."""
+    found: set[int] = set()
+    for place, record in enumerate(side.records):
+        sources = record.reads.values()
+        reads_sizes = bool(sources) and all(not isinstance(source, str) and source[0] in found for source in sources)
+        if record.op_type in ("Shape", "Size") or (record.op_type in _SIZING and reads_sizes):
+            found.add(place)
+    return frozenset(found)
+
+
+def _sizes_alone(side: Side, places: Sequence[int], is_first: bool) -> list[NodeChange]:
+    if len(places) <= 1:
+        return _alone(side, places, is_first)
+    what = f"{len(places):,} nodes that compute sizes"
+    message = f"{what} are only in the {'first' if is_first else 'second'} model"
+    return [NodeChange("", "node", what if is_first else None, None if is_first else what, message)]
 
 
 def _source(side: Side, record: NodeRecord, slot: str, source: Source | None) -> str:

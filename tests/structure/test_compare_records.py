@@ -27,8 +27,8 @@ CHAIN = """
 STORED = {"w": W, "scales": np.array([1, 1, 2, 2], np.float32), "gain": np.array(2, np.float32)}
 
 
-def messages(a, b):
-    return [change.message for change in diff(a, b).structure]
+def messages(a, b, given=None):
+    return [change.message for change in diff(a, b, given).structure]
 
 
 @pytest.mark.parametrize(
@@ -251,3 +251,20 @@ def test_a_tensor_of_another_type_or_shape_is_told():
     text = '<ir_version: 9, opset_import: ["": 18]> g (float[4] x) => (float[4] y) { y = Sub(x, c) }'
     one, row = (parsed(text, c=value) for value in (np.float32(1) * np.ones(1, "f"), np.ones(4, "f")))
     assert messages(one, row) == ["Sub Sub(y): B float32[1] 1.0 became float32[4] 1.0 1.0 1.0 1.0"]
+
+
+@pytest.mark.parametrize("given", [None, np.ones((2, 3, 4), np.float32)])
+def test_nodes_that_compute_sizes_are_told_last_and_in_one_line(given):
+    text = '<ir_version: 9, opset_import: ["": 18]> g (float[b, s, 4] x) => (float[b, s, 4] y) {{ {} }}'
+    sizes = (
+        "all = Shape(x) one = Gather<axis = 0>(all, zero) two = Gather<axis = 0>(all, first) "
+        "n = Unsqueeze(one, zeros) m = Unsqueeze(two, zeros) to = Concat<axis = 0>(n, m, last) r = Reshape(x, to) "
+    )
+    stored = {"zero": np.int64(0), "first": np.int64(1), "zeros": np.array([0]), "last": np.array([4])}
+    computed = parsed(text.format(f"{sizes} y = Relu(r)"), **stored)
+    plain = parsed(text.format("r = Reshape(x, to) y = Abs(r)"), to=np.array([0, -1, 4]))
+    for first, second, where in ((computed, plain, "first"), (plain, computed, "second")):
+        told = messages(first, second, given)
+        assert told[-1] == f"6 nodes that compute sizes are only in the {where} model"
+        assert any("Relu" in message and "Abs" in message for message in told[:-1])
+        assert not any("Gather" in message or "Concat" in message for message in told)
