@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
@@ -22,7 +23,6 @@ from onnxscope.comparison.unstable_sides import mode_changes, notes_on_narrow_su
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, folded_change, one_sided
 from onnxscope.comparison.whole_weights import whole_of
 from onnxscope.errors import RunError
-from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
@@ -163,7 +163,7 @@ class LayerComparison:
             only_a=only_a,
             only_b=only_b,
             weights=tuple(weights),
-            structure=self._structure,
+            structure=_likeliest_first(self._structure, self._sides, [*layers, *outputs]),
             notes=(*self._notes, *run.notes, *notes),
             unfit=run.unfit,
             partner=self._partner.text if self._partner is not None else None,
@@ -306,23 +306,12 @@ def _structure_changes(
                 changes.append(
                     _within(tolerance, change, sides[0].attribute(left, name), sides[1].attribute(right, name))
                 )
-    bent = _is_bent(sides[0], x), _is_bent(sides[1], y)
+    bent = sides[0].is_bent(x), sides[1].is_bent(y)
     if x.activated != y.activated and bent[0] != bent[1] and not (x.quantized or y.quantized):
         where = ("first", "second") if x.activated else ("second", "first")
         message = f"an activation function follows in the {where[0]} model, none in the {where[1]}"
         changes.append(StructureChange(x.name, message))
     return changes
-
-
-def _is_bent(side: ModelLayers, layer: Layer) -> bool:
-    """Whether an activation function follows a layer, if only behind what gives its value another shape."""
-    graph, value = side.model.graphs[layer.path], layer.value
-    while not layer.activated:
-        readers = graph.readers_of(value)
-        if len(readers) != 1 or readers[0].operator.passes_on not in ("reshaped", "permuted", "same"):
-            break
-        value = readers[0].outputs[0]
-    return layer.activated or activation_after(graph, value) is not None
 
 
 def _node_changes(
@@ -352,6 +341,7 @@ def _node_changes(
                 change.message,
                 counts=changes_numbers(change),
                 folded=partner is not None and not changes_numbers(change) and partner.explains(change),
+                node=change.node,
             ),
             numbers(change, 0),
             numbers(change, 1),
@@ -362,6 +352,23 @@ def _node_changes(
         and (chosen is None or chosen.holds(change.node))
     ]
     return (*of_nodes, *(change for change, node in modes if chosen is None or chosen.holds(node)))
+
+
+def _likeliest_first(
+    changes: Sequence[StructureChange], sides: tuple[ModelLayers, ModelLayers], rows: Sequence[LayerDifference]
+) -> tuple[StructureChange, ...]:
+    """Put first what may have made the first difference: nodes behind all that agrees, those that move numbers last."""
+    first = next((row for row in rows if row.differs), None)
+    if first is None:
+        return tuple(changes)
+    same = [row for row in rows if not row.differs]
+    suspects = sides[0].between([row.a.name for row in same], first.a.name)
+    suspects |= sides[1].between([row.b.name for row in same], first.b.name)
+
+    def order(change: StructureChange) -> int:
+        return 2 if change.node not in suspects else change.node is None or bool(change.node.operator.passes_on)
+
+    return tuple(sorted(changes, key=order))
 
 
 def _within(tolerance: Tolerance | None, change: StructureChange, x: Array | None, y: Array | None) -> StructureChange:
@@ -381,4 +388,6 @@ def _tells_mode(change: NodeChange, node: Node) -> bool:
 
 
 def _text(value: Any) -> str:
-    return "by default" if value is None else f"{value}"
+    if isinstance(value, float):
+        value = np.float32(value)  # which is what an attribute holds
+    return "by default" if value is None else f"{value!s}"

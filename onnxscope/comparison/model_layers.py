@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxscope.comparison.layer_weights import LayerWeights
+from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.encodings import codes_scale
 from onnxscope.model.graphs import Node, Step
 from onnxscope.model.layers import Layer
@@ -91,6 +92,27 @@ class ModelLayers:
         while len(readers) == 1 and readers[0].operator.passes_on == "same":
             readers = graph.readers_of(readers[0].outputs[0])
         return layer.quantized or any(reader.op_type == "QuantizeLinear" for reader in readers)
+
+    def is_bent(self, layer: Layer) -> bool:
+        """Whether an activation function follows a layer, if only behind what gives its value another shape."""
+        graph, value = self.model.graphs[layer.path], layer.value
+        while not layer.activated:
+            readers = graph.readers_of(value)
+            if len(readers) != 1 or readers[0].operator.passes_on not in ("reshaped", "permuted", "same"):
+                break
+            value = readers[0].outputs[0]
+        return layer.activated or activation_after(graph, value) is not None
+
+    def between(self, values: Iterable[str], last: str) -> set[Node]:
+        """Nodes of the main graph behind the latest of some values that come before another one, up to that one's."""
+        graph = self.model.main
+        node = graph.producers.get(last)
+        if node is None:
+            return set()
+        end = graph.position(node)
+        ends = (graph.position(made) for value in values if (made := graph.producers.get(value)) is not None)
+        start = max((place for place in ends if place < end), default=-1)
+        return set(graph.nodes[start + 1 : end + 1])
 
     def before_rounding(self, layer: Layer) -> str:
         """What leaves a layer before it is quantized."""

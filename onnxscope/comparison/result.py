@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 from onnxscope.base.results import Record, paragraph, remarks
@@ -12,6 +12,7 @@ from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, printable
 from onnxscope.comparison.layer_difference import COLUMNS, RANKED, LayerDifference, Verdict, size_of
 from onnxscope.comparison.weight_changes import WeightChange
+from onnxscope.model.graphs import Node
 from onnxscope.numerics.distances import decibels
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
 
@@ -51,6 +52,7 @@ class StructureChange:
             one, or a random node that the inputs at hand may not show.
         folded: Whether it is nothing but the form of a partner in few bits, and told in one line with others.
         forgiven: Whether it is of numbers none of which is beyond the tolerance that was given: it never counts.
+        node: The node that it is about, of the first model where it is there; None for none, or several.
     """
 
     layer: str
@@ -58,6 +60,7 @@ class StructureChange:
     counts: bool = False
     folded: bool = False
     forgiven: bool = False
+    node: Node | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""

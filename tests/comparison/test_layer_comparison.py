@@ -158,3 +158,28 @@ def test_parallel_layers_that_are_added_may_stand_in_any_order(inputs):
     stored = {name: np.random.default_rng(seed).standard_normal((4, 3), np.float32) for seed, name in enumerate("vw")}
     compared = diff(parsed(text % ("v", "w"), **stored), parsed(text % ("w", "v"), **stored), inputs)
     assert compared.equal, compared.summary()
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(
+    ("old", "new", "blamed"),
+    [
+        ("alpha = 0.1", "alpha = 0.3", "LeakyRelu"),
+        ("c = LeakyRelu<alpha = 0.1>(b)", "k = Neg(b) c = LeakyRelu<alpha = 0.1>(k)", "Neg"),
+        ("y = Tanh(f)", "y = Sigmoid(f)", "Tanh"),
+    ],
+)
+def test_the_node_where_values_part_is_named_before_others_that_change_nothing(old, new, blamed, swapped):
+    nodes = """n = Neg(x) m = Neg(n) a = MatMul(m, v) b = Relu(a) c = LeakyRelu<alpha = 0.1>(b)
+        d = Transpose<perm = [1, 0]>(c) e = Transpose<perm = [1, 0]>(d) f = MatMul(e, w) y = Tanh(f)"""
+    text = '<ir_version: 9, opset_import: ["": 18]> net (float[n, 4] x) => (float[n, 4] y) {{ {} }}'
+    stored = {name: np.random.default_rng(seed).standard_normal((4, 4), np.float32) for seed, name in enumerate("vw")}
+    assert old in nodes
+    other = nodes.replace(old, new).replace("n = Neg(x) m = Neg(n)", "m = Abs(x)")
+    if blamed == "LeakyRelu":  # it bends below zero alone
+        nodes, other = (chain.replace("b = Relu(a)", "b = Identity(a)") for chain in (nodes, other))
+    models = [parsed(text.format(chain), **stored) for chain in (nodes, other)]
+    result = diff(*reversed(models) if swapped else models, np.abs(np.random.default_rng(3).standard_normal((4, 4))))
+    assert {"Neg", "Abs"} & {word for change in result.structure for word in change.message.split()}
+    assert blamed in result.structure[0].message
+    assert blamed in result.summary().partition(";")[0]
