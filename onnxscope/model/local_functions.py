@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.helper import make_tensor_value_info
 
 from onnxscope.base.text import first_line, printable
@@ -49,7 +49,8 @@ def inline_standard_functions(proto: ModelProto) -> ModelProto | None:
     Returns:
         A copy, or None where there is nothing to replace, or where onnx does not know the types that decide how.
     """
-    functions = {row.name for row in OPERATORS.values() if row.by_function}
+    opset = max((entry.version for entry in proto.opset_import if not _domain(entry.domain)), default=1)
+    functions = {row.name for row in OPERATORS.values() if 0 < row.by_function <= opset}
     if not any(node.op_type in functions for graph in graphs_of(proto) for node in graph.node):
         return None
     import onnx.inliner
@@ -60,12 +61,19 @@ def inline_standard_functions(proto: ModelProto) -> ModelProto | None:
         declared = {value.name for value in (*graph.input, *graph.value_info, *graph.output)}
         stored = [tensor for tensor in graph.initializer if tensor.name not in declared]
         graph.value_info.extend(make_tensor_value_info(each.name, each.data_type, each.dims) for each in stored)
+        graph.value_info.append(
+            make_tensor_value_info("", TensorProto.FLOAT, None)
+        )  # of operands that are left out too
     try:
-        return onnx.inliner.inline_selected_functions(
+        inlined: ModelProto = onnx.inliner.inline_selected_functions(
             copy, [("", name) for name in sorted(functions)], inline_schema_functions=True
         )
     except Exception:  # the inliner's own errors, and protobuf's where its answer cannot be parsed
         return None
+    for graph in graphs_of(inlined):
+        for place in reversed([place for place, value in enumerate(graph.value_info) if not value.name]):
+            del graph.value_info[place]
+    return inlined
 
 
 class _OtherOrderError(Exception):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, TypeProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto, helper
 
 from onnxscope.model.graphs import Step, ValueType, declared_types
 from onnxscope.model.stored_model import StoredModel
@@ -137,4 +137,23 @@ def _annotate(graph: GraphProto, outer: dict[str, TypeProto], model: ModelProto,
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
+                _declare_inputs(node, attribute.g, types)
                 _annotate(attribute.g, types, model, child)
+
+
+def _declare_inputs(node: NodeProto, body: GraphProto, types: Mapping[str, TypeProto]) -> None:
+    """Write down what the body of a Scan is fed, where it does not say so itself: a state, or a slice of an operand."""
+    if node.op_type != "Scan" or len(body.input) != len(node.input):
+        return
+    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    states = len(node.input) - given.get("num_scan_inputs", 0)
+    axes = given.get("scan_input_axes") or [0] * len(node.input)
+    for place, value in enumerate(body.input):
+        fed = types.get(node.input[place])
+        if value.HasField("type") or fed is None or not fed.tensor_type.HasField("shape"):
+            continue
+        value.type.CopyFrom(fed)
+        sides = value.type.tensor_type.shape.dim
+        axis = axes[place - states] if place >= states else None
+        if axis is not None and -len(sides) <= axis < len(sides):
+            del sides[axis]

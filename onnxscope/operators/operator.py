@@ -126,7 +126,8 @@ class Operator:
         training: How it says that it is in training mode, None where it has no such mode.
         reads_shape: Whether it reads the shape of its first input, and none of its numbers.
         shaped_by: Positions of operands whose numbers decide the shape of its output.
-        by_function: Whether onnxruntime has no kernel for it, and computes the function that onnx defines it by (1.32).
+        by_function: From which operator set on onnxruntime (1.32) has no kernel for it, and computes the function that
+            onnx defines it by; 0 for those that have one.
     """
 
     name: str
@@ -167,7 +168,7 @@ class Operator:
     training: Training | None = None
     reads_shape: bool = False
     shaped_by: frozenset[int] = frozenset()
-    by_function: bool = False
+    by_function: int = 0
 
     @property
     def kind(self) -> str:

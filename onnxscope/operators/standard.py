@@ -153,6 +153,7 @@ STANDARD = (
         attends=Attends(cache=(4, 5)),
         channel_axis=-1,
         output_axes={1: _CACHE, 2: _CACHE, 3: ("batch", "head", "query", "key")},
+        by_function=25,
     ),
     Operator("PRelu", roles={1: "weight"}, function="bends"),
     # ---- normalization
@@ -243,7 +244,7 @@ STANDARD = (
     Operator("Unique", keeps_axes=False, shaped_by=_FIRST, index_outputs=frozenset({1, 2, 3})),
     *(
         Operator(f"Reduce{word}", keeps_axes=False, shaped_by=_SECOND)
-        for word in ("Max", "Min", "Mean", "Sum", "Prod", "L1", "L2", "SumSquare", "LogSum", "LogSumExp")
+        for word in ("Max", "Min", "Mean", "Sum", "Prod", "L1", "L2", "SumSquare")
     ),
     Operator("ArgMax", keeps_axes=False, index_outputs=_FIRST),
     Operator("ArgMin", keeps_axes=False, index_outputs=_FIRST),
@@ -257,11 +258,16 @@ STANDARD = (
     Operator("Loop", keeps_axes=False),
     Operator("Scan", keeps_axes=False),
     # ---- functions of the operators above
-    Operator("CenterCropPad", shaped_by=_SECOND, by_function=True),
-    Operator("NegativeLogLikelihoodLoss", keeps_axes=False, by_function=True),
-    Operator("SoftmaxCrossEntropyLoss", keeps_axes=False, by_function=True),
-    Operator("SequenceMap", keeps_axes=False, by_function=True),
-    Operator("SwiGLU", by_function=True),
+    Operator("CenterCropPad", shaped_by=_SECOND, by_function=1),
+    Operator("NegativeLogLikelihoodLoss", keeps_axes=False, by_function=1),
+    Operator("SoftmaxCrossEntropyLoss", keeps_axes=False, by_function=1),
+    Operator("SequenceMap", keeps_axes=False, by_function=1),
+    Operator("SwiGLU", by_function=1),
+    # Where onnx defines them by a function, whether onnxruntime computes that (from operator set 28 on) or not.
+    Operator("ReduceLogSum", keeps_axes=False, shaped_by=_SECOND, by_function=18),
+    Operator("ReduceLogSumExp", keeps_axes=False, shaped_by=_SECOND, by_function=18),
+    Operator("LinearAttention", keeps_axes=False, by_function=27),
+    Operator("CausalConvWithState", keeps_axes=False, by_function=27),
     # ---- other numbers in every run
     Operator("RandomNormal", is_random=True),
     Operator("RandomNormalLike", is_random=True, reads_shape=True),

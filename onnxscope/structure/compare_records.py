@@ -30,10 +30,7 @@ __all__ = ["NodeChange", "changes_numbers", "compare_records"]
 _MOST_ROWS = 3  # of nodes of one operator that one model alone has, until a count tells the others
 
 _SIZING = frozenset(
-    {
-        *("Shape", "Size", "Gather", "Slice", "Squeeze", "Unsqueeze", "Concat", "Reshape", "Cast", "Identity"),
-        *("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Floor", "Ceil"),
-    }
+    "Shape Size Gather Slice Squeeze Unsqueeze Concat Reshape Cast Identity Add Sub Mul Div Mod Min Max".split()
 )
 """Operators that exporters compute the sizes of a Reshape, a Slice or an Expand with."""
 
@@ -248,8 +245,9 @@ class _Pairing:
     def _wiring(self, x: NodeRecord, y: NodeRecord, layer: str, what: str) -> list[NodeChange]:
         """Operands that come from elsewhere, but for those that come from a node that one model alone has."""
         changes = []
+        exchanged = _exchanged(x, y)
         for slot, old, new in self._moved(x, y):
-            if is_weight(x.constants.get(slot)) or is_weight(y.constants.get(slot)):
+            if (is_weight(x.constants.get(slot)) or is_weight(y.constants.get(slot))) and slot not in exchanged:
                 continue
             fresh = (old is not None and not isinstance(old, str) and old[0] not in self._of_a) or (
                 new is not None and not isinstance(new, str) and new[0] not in self._of_b
@@ -287,6 +285,13 @@ def _is_told(old: str | None, new: str | None) -> bool:
         return is_weight(old) or is_weight(new)
     digests = {text.partition(" ")[2] if is_weight(text) else digest_of_text(text) for text in (old, new)}
     return (is_weight(old) or is_weight(new)) and len(digests) == 1
+
+
+def _exchanged(x: NodeRecord, y: NodeRecord) -> set[str]:
+    """Operands that are a weight in one node alone, where there are such of either node: they changed places."""
+    weights = [{slot for slot, text in record.constants.items() if is_weight(text)} for record in (x, y)]
+    left, right = weights[0] & y.reads.keys(), weights[1] & x.reads.keys()
+    return left | right if left and right else set()
 
 
 def _alone(side: Side, places: Sequence[int], is_first: bool) -> list[NodeChange]:

@@ -6,19 +6,16 @@ What is left in the place of the fused operator is one that multiplies them, and
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.model.graphs import Node, attribute_value
-from onnxscope.model.loading import Model
 from onnxscope.structure.node_writer import FUSED_DOMAIN, NodeWriter
 
-__all__ = ["attention", "biased_attention", "held_as_one", "packed_attention", "quantized_attention"]
+__all__ = ["attention", "biased_attention", "packed_attention", "quantized_attention"]
 
 Array = NDArray[Any]
 _PARTS = ("query", "key", "value")
@@ -134,20 +131,6 @@ def _products_by_blocks(write: NodeWriter, made: Node, bias: str, sizes: Sequenc
         write.call(f"{layer}.{name}", start)
         parts.append(value)
     return parts
-
-
-def held_as_one(model: Model, other: Model | None) -> Callable[[tuple[int, ...], int], bool]:
-    """Return what tells which packed weights are one layer's in the other model: those of GPT-2 are, of BERT not."""
-
-    @cache
-    def counts(side: Model | None) -> Counter[tuple[int, ...]]:
-        return Counter(layer.shape for layer in (() if side is None else side.layers) if layer.kind == "Linear")
-
-    def is_one(shape: tuple[int, ...], layers: int = 0) -> bool:
-        theirs = counts(other)[shape[::-1]]
-        return theirs > 0 and counts(model)[shape[::-1]] - layers < theirs
-
-    return is_one
 
 
 def _is_plain(write: NodeWriter, mask: str) -> bool:

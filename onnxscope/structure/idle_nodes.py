@@ -7,12 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 
-__all__ = ["idle_dropout", "merged_pad", "source_behind", "turned_reduction"]
+__all__ = [
+    "idle_dropout",
+    "merged_pad",
+    "source_behind",
+    "turned_reduction",
+    "unturned_softmax",
+    "without_negations",
+]
 
 Sides = Sequence["int | str | None"]
 
@@ -54,6 +61,9 @@ def source_behind(
         return node.inputs[0] if _keeps_all(model, graph, node, shape(node.inputs[0])) else None
     if node.op_type == "Cast" and dtype(node.inputs[0]) in {dtype(node.outputs[0])} - {None}:
         return node.inputs[0]
+    if node.op_type == "Not":
+        negation = _negated(graph, node.inputs[0])
+        return None if negation is None else negation.inputs[0]
     wider = graph.producers.get(node.inputs[0]) if node.op_type == "Cast" else None
     if wider is None or wider.op_type != "Cast" or not wider.is_standard:
         return None
@@ -144,6 +154,56 @@ def turned_reduction(model: Model, graph: Graph, node: Node) -> tuple[Node, list
     name = f"{node.outputs[0]}/onnxscope:axes"
     stored = helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(found)))
     return turn, [stored, _with_attributes(node, [turn.inputs[0], name], {})]
+
+
+def unturned_softmax(model: Model, graph: Graph, node: Node) -> tuple[Node, NodeProto] | None:
+    """Return the Transpose that undoes the one in front of a Softmax, and the Softmax that needs neither; or None."""
+    if node.op_type not in ("Softmax", "LogSoftmax", "Hardmax") or not node.is_standard:
+        return None
+    turn, readers = graph.producers.get(node.inputs[0]), graph.readers_of(node.outputs[0])
+    back = readers[0] if len(readers) == 1 and node.outputs[0] not in graph.outputs else None
+    if turn is None or back is None or {turn.op_type, back.op_type} != {"Transpose"}:
+        return None
+    order, other = turn.attribute("perm"), back.attribute("perm")
+    axis = -1 if node.attribute("axis") is None else node.attribute("axis")
+    is_undone = order is not None and other is not None and [order[place] for place in other] == sorted(order)
+    if not is_undone or (model.opsets.get("ai.onnx") or 0) < 13:
+        return None
+    proto = _with_attributes(node, turn.inputs, {"axis": order[axis]})
+    proto.output[:] = back.outputs
+    return back, proto
+
+
+def without_negations(model: Model) -> Model:
+    """Return a model in which no If asks a Not, which exchanges its branches; itself where none does."""
+    while True:
+        found = [
+            (path, node, negation.inputs[0])
+            for path, graph in model.graphs.items()
+            for node in graph.nodes
+            if node.op_type == "If" and (negation := _negated(graph, node.inputs[0])) is not None
+        ]
+        if not found:
+            return model
+        copy = ModelProto()
+        copy.CopyFrom(model.proto)
+        for path, node, asked in reversed(found):  # inner ones first: the branches give their names to what is inside
+            graph = copy.graph
+            for step in path:
+                owner = graph.node[step.node_index]
+                graph = next(attribute.g for attribute in owner.attribute if attribute.name == step.attribute)
+            graph.node[node.index].input[0] = asked
+            for attribute in graph.node[node.index].attribute:
+                attribute.name = {"then_branch": "else_branch", "else_branch": "then_branch"}.get(
+                    attribute.name, attribute.name
+                )
+        model = model.rewritten(copy)
+
+
+def _negated(graph: Graph, value: str) -> Node | None:
+    """The Not that makes a value."""
+    node = graph.scope_of(value).producers.get(value)
+    return node if node is not None and node.op_type == "Not" and node.is_standard else None
 
 
 def merged_pad(model: Model, graph: Graph, node: Node) -> tuple[Node, NodeProto] | None:

@@ -11,16 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 from onnxscope.structure.attributes import default_of, schema_of
 
-__all__ = ["Places", "resolved", "stored_row"]
+__all__ = ["Places", "resolved"]
 
 _END = (1 << 63) - 1
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _FAR = (1 << 31) - 1  # what exporters write for the end, whatever its length
 _POOLS = frozenset({"Conv", "AveragePool", "MaxPool", "LpPool"})
 _LITERALS: Mapping[str, Any] = {
@@ -80,22 +79,6 @@ def resolved(
         names.pop()
     proto.input[:] = names
     return [*written, proto]
-
-
-def stored_row(graph: Graph, node: Node) -> TensorProto | None:
-    """Return a Constant of several numbers as onnxruntime stores it when it saves a model; None for other nodes."""
-    if node.op_type != "Constant" or not node.is_standard or node.outputs[0] in graph.outputs:
-        return None
-    tensor = graph.stored(node.outputs[0])
-    literals = node.attribute("value_floats")
-    if tensor is None and literals is not None:
-        tensor = numpy_helper.from_array(np.array(literals, np.float32))
-    if tensor is None or len(tensor.dims) != 1 or tensor.dims[0] < 2 or tensor.data_type not in _FLOATS:
-        return None
-    row = TensorProto()
-    row.CopyFrom(tensor)
-    row.name = node.outputs[0]
-    return row
 
 
 class _Reader:

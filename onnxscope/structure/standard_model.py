@@ -9,26 +9,33 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxscope.model.graphs import Graph, Node, walk_graphs
+from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 from onnxscope.model.local_functions import inline_standard_functions
 from onnxscope.runtime.constant_values import ConstantValues
 from onnxscope.runtime.nodes import opset_of
 from onnxscope.structure.blocked_layout import laid_out_plainly
-from onnxscope.structure.fused_attention import held_as_one
 from onnxscope.structure.fused_operators import expansion_of, factor_behind, without_factor
-from onnxscope.structure.idle_nodes import idle_dropout, merged_pad, source_behind, turned_reduction
-from onnxscope.structure.node_writer import FUSED_DOMAIN, NodeWriter, Site
+from onnxscope.structure.idle_nodes import (
+    idle_dropout,
+    merged_pad,
+    source_behind,
+    turned_reduction,
+    unturned_softmax,
+    without_negations,
+)
+from onnxscope.structure.known_sequences import KnownSequences
+from onnxscope.structure.node_writer import NodeWriter, Site
 from onnxscope.structure.reshaped_sides import known_sides
-from onnxscope.structure.resolved_places import resolved, stored_row
+from onnxscope.structure.resolved_places import resolved
+from onnxscope.structure.rewriting import Plan, rewritten, without_left_over
 from onnxscope.structure.spelled_functions import MAY_BEND, function_from
 from onnxscope.structure.written_out import find_norms, is_root
 
@@ -41,15 +48,6 @@ _MOST_BYTES = 1 << 30  # cut out of packed weights: what is cut lies in the mode
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
-@dataclass
-class _Plan:
-    """What becomes of a graph: what stands in the place of some nodes, what is read in place of some values."""
-
-    nodes: dict[int, Sequence[NodeProto]] = field(default_factory=dict)
-    values: dict[str, str] = field(default_factory=dict)
-    stored: list[TensorProto] = field(default_factory=list)
-
-
 def standard_model(model: Model, other: Model | None = None) -> Model:
     """Return a model with one form for what can be fused or written out; itself where it has nothing of the kind.
 
@@ -60,11 +58,12 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
     """
     given = model
     written_out = inline_standard_functions(model.proto)
-    model = model if written_out is None else model.rewritten(written_out)
+    model = without_negations(model if written_out is None else model.rewritten(written_out))
     for step in (
         _leave_blocks,
         _name_types,
         _fold_places,
+        _open_sequences,
         _drop_idle,
         _drop_idle,  # what computes with a constant behind an idle cast
         _put_norms_together,
@@ -75,96 +74,22 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
         _turn_reductions,
         _merge_pads,
     ):
-        model = _rewritten(model, step(model))
-    return _without_left_over(model, given)
+        model = rewritten(model, step(model))
+    return without_left_over(model, given)
 
 
-def _without_left_over(model: Model, given: Model) -> Model:
-    """Leave out stored tensors that outputs depended on before: their numbers lie in parts now, or do nothing."""
-    if model is given:
-        return model
-    graphs = model.graphs.values()
-    read = {
-        value
-        for graph in graphs
-        for values in (graph.outputs, *(node.inputs for node in graph.nodes))
-        for value in values
-    }
-    left = (model.main.initializers.keys() & given.main.needed) - read
-    if not left:
-        return model
-    copy = ModelProto()
-    copy.CopyFrom(model.proto)
-    kept = GraphProto(initializer=[tensor for tensor in copy.graph.initializer if tensor.name not in left])
-    del copy.graph.initializer[:]
-    copy.graph.initializer.extend(kept.initializer)
-    return model.rewritten(copy)
-
-
-def _rewritten(model: Model, plans: Mapping[Graph, _Plan]) -> Model:
-    """Carry plans out; inner graphs first, since their places are counted in outer ones."""
-    if not any(plan.nodes for plan in plans.values()):
-        return model
-    copy = ModelProto()
-    copy.CopyFrom(model.proto)
-    for graph in reversed(model.graphs.values()):
-        plan = plans.get(graph)
-        if plan is None or not plan.nodes:
-            continue
-        proto = copy.graph
-        for step in graph.path:
-            owner = proto.node[step.node_index]
-            proto = next(attribute.g for attribute in owner.attribute if attribute.name == step.attribute)
-        written = [new for index, node in enumerate(proto.node) for new in plan.nodes.get(index, [node])]
-        nodes = GraphProto(node=written)  # copies: what a message lends does not outlive its deletion
-        del proto.node[:]
-        proto.node.extend(nodes.node)
-        proto.initializer.extend(plan.stored)
-        if plan.values:
-            _rename(proto, plan.values)
-        _forget_shapeless(proto, plan)
-    if not any(entry.domain == FUSED_DOMAIN for entry in copy.opset_import):
-        copy.opset_import.append(OperatorSetIdProto(domain=FUSED_DOMAIN, version=1))
-    return model.rewritten(copy)
-
-
-def _forget_shapeless(graph: GraphProto, plan: _Plan) -> None:
-    """Leave out declarations without a shape, which keep it from being inferred now that ONNX's own operators tell."""
-    written = {name for new in plan.nodes.values() for node in new if not node.domain for name in node.output}
-    kept = [
-        entry for entry in graph.value_info if entry.name not in written or entry.type.tensor_type.HasField("shape")
-    ]
-    if len(kept) < len(graph.value_info):
-        copies = GraphProto(value_info=kept)
-        del graph.value_info[:]
-        graph.value_info.extend(copies.value_info)
-
-
-def _rename(graph: GraphProto, values: Mapping[str, str]) -> None:
-    """Read other values, in the bodies too."""
-    for inner in walk_graphs(graph):
-        for node in inner.node:
-            node.input[:] = [_end_of(values, name) for name in node.input]
-
-
-def _end_of(values: Mapping[str, str], name: str) -> str:
-    while name in values:
-        name = values[name]
-    return name
-
-
-def _leave_blocks(model: Model) -> Mapping[Graph, _Plan]:
-    plans: dict[Graph, _Plan] = {}
+def _leave_blocks(model: Model) -> Mapping[Graph, Plan]:
+    plans: dict[Graph, Plan] = {}
     for graph in model.graphs.values():
         plain = laid_out_plainly(model, graph)
         if plain is not None:
-            plans[graph] = _Plan(nodes=plain[0], stored=plain[1])
+            plans[graph] = Plan(nodes=plain[0], stored=plain[1])
     return plans
 
 
-def _name_types(model: Model) -> Mapping[Graph, _Plan]:
+def _name_types(model: Model) -> Mapping[Graph, Plan]:
     """Cast to a type by its name what is cast to that of another value."""
-    plans: dict[Graph, _Plan] = {}
+    plans: dict[Graph, Plan] = {}
     for graph in model.graphs.values():
         for node in graph.nodes:
             is_like = node.op_type == "CastLike" and node.is_standard
@@ -173,13 +98,13 @@ def _name_types(model: Model) -> Mapping[Graph, _Plan]:
                 cast = helper.make_node("Cast", [node.inputs[0]], list(node.outputs), name=node.name, to=like.elem_type)
                 cast.attribute.extend(node.proto.attribute)
                 cast.metadata_props.extend(node.proto.metadata_props)
-                plans.setdefault(graph, _Plan()).nodes[node.index] = [cast]
+                plans.setdefault(graph, Plan()).nodes[node.index] = [cast]
     return plans
 
 
-def _fold_places(model: Model) -> Mapping[Graph, _Plan]:
+def _fold_places(model: Model) -> Mapping[Graph, Plan]:
     """Store the axes, ranges, pads and shapes that are computed from constants, as an optimizer does."""
-    plans: dict[Graph, _Plan] = {}
+    plans: dict[Graph, Plan] = {}
     constants = ConstantValues(model)
     for path, graph in model.graphs.items():
         dtypes = partial(model.dtype_of, graph)
@@ -197,11 +122,23 @@ def _fold_places(model: Model) -> Mapping[Graph, _Plan]:
         for name, node in places:
             values = constants.values(path, name) if constants.is_constant(path, name) else None
             if values is not None:
-                plans.setdefault(graph, _Plan()).nodes[node.index] = [_constant(node, values)]
+                plans.setdefault(graph, Plan()).nodes[node.index] = [_constant(node, values)]
         for node in graph.nodes:
             sides = known_sides(node, partial(model.shape_of, graph))
             if sides is not None:
-                plans.setdefault(graph, _Plan()).nodes[node.index] = [_constant(node, np.array(sides, np.int64))]
+                plans.setdefault(graph, Plan()).nodes[node.index] = [_constant(node, np.array(sides, np.int64))]
+    return plans
+
+
+def _open_sequences(model: Model) -> Mapping[Graph, Plan]:
+    """Read what was put into a sequence or an optional in place of what is taken out of it."""
+    plans: dict[Graph, Plan] = {}
+    sequences = KnownSequences(model)
+    for graph in model.graphs.values():
+        for node in graph.nodes:
+            plain = sequences.plain(graph, node)
+            if plain is not None:
+                plans.setdefault(graph, Plan()).nodes[node.index] = plain
     return plans
 
 
@@ -210,36 +147,36 @@ def _constant(node: Node, values: Array) -> NodeProto:
     return helper.make_node("Constant", [], [node.outputs[0]], name=node.name, value=value)
 
 
-def _drop_idle(model: Model) -> Mapping[Graph, _Plan]:
+def _drop_idle(model: Model) -> Mapping[Graph, Plan]:
     """Leave out what does nothing: Dropouts, Transposes into the same order, Slices of everything, idle casts."""
-    plans: dict[Graph, _Plan] = {}
+    plans: dict[Graph, Plan] = {}
     for graph in model.graphs.values():
         for node in graph.nodes:
             source = source_behind(model, graph, node, partial(model.dtype_of, graph), partial(model.shape_of, graph))
             if idle_dropout(model, graph, node) and node.outputs[0] not in graph.outputs:
                 source = node.inputs[0]
             if source is not None:
-                plan = plans.setdefault(graph, _Plan())
+                plan = plans.setdefault(graph, Plan())
                 plan.nodes[node.index] = []
                 plan.values[node.outputs[0]] = source
     return plans
 
 
-def _put_norms_together(model: Model) -> Mapping[Graph, _Plan]:
-    plans: dict[Graph, _Plan] = {}
+def _put_norms_together(model: Model) -> Mapping[Graph, Plan]:
+    plans: dict[Graph, Plan] = {}
     for graph in model.graphs.values():
         if any(is_root(node) for node in graph.nodes):
-            plans[graph] = _Plan(find_norms(model, graph, partial(_rank, model, graph)))
+            plans[graph] = Plan(find_norms(model, graph, partial(_rank, model, graph)))
     return plans
 
 
-def _put_functions_together(model: Model, other: Model | None) -> Mapping[Graph, _Plan]:
-    plans: dict[Graph, _Plan] = {}
+def _put_functions_together(model: Model, other: Model | None) -> Mapping[Graph, Plan]:
+    plans: dict[Graph, Plan] = {}
     may_be_cut = cache(partial(_may_be_cut, sides=[side for side in (model, other) if side is not None]))
     for graph in model.graphs.values():
         if not any(node.op_type in MAY_BEND for node in graph.nodes):
             continue
-        plan = plans[graph] = _Plan()
+        plan = plans[graph] = Plan()
         for value in graph.readers:
             found = None if value in graph.constants else function_from(model, graph, value, factor_behind)
             if found is None or may_be_cut(found.name) or model.dtype_of(graph, value) not in _WIDE:
@@ -269,14 +206,14 @@ def _function(name: str, value: str, last: Node, end: str) -> NodeProto:
     return node
 
 
-def _take_apart(model: Model, other: Model | None) -> Mapping[Graph, _Plan]:
+def _take_apart(model: Model, other: Model | None) -> Mapping[Graph, Plan]:
     """Write the operators that fused ones stand for in their places."""
     graphs = model.graphs.values()
     used = {value for graph in graphs for node in graph.nodes for value in (*node.inputs, *node.outputs)}
     used |= {value for graph in graphs for value in (*graph.inputs, *graph.initializers)}
-    is_one_layer = held_as_one(model, other)
+    is_one_layer = _held_as_one(model, other)
     size_bytes = 0
-    plans: dict[Graph, _Plan] = {}
+    plans: dict[Graph, Plan] = {}
     for graph in graphs:
         for node in graph.nodes:
             site = Site(
@@ -295,11 +232,25 @@ def _take_apart(model: Model, other: Model | None) -> Mapping[Graph, _Plan]:
                 expand(writer)
             size_bytes += sum(tensor.ByteSize() for tensor in writer.stored)
             if writer.nodes and not (writer.stored and size_bytes > _MOST_BYTES):
-                plan = plans.setdefault(graph, _Plan())
+                plan = plans.setdefault(graph, Plan())
                 plan.nodes |= {replaced.index: [] for replaced in writer.replaced}
                 plan.nodes[node.index] = writer.nodes
                 plan.stored += writer.stored
     return plans
+
+
+def _held_as_one(model: Model, other: Model | None) -> Callable[[tuple[int, ...], int], bool]:
+    """Return what tells which packed weights are one layer's in the other model: those of GPT-2 are, of BERT not."""
+
+    @cache
+    def counts(side: Model | None) -> Counter[tuple[int, ...]]:
+        return Counter(layer.shape for layer in (() if side is None else side.layers) if layer.kind == "Linear")
+
+    def is_one(shape: tuple[int, ...], layers: int = 0) -> bool:
+        theirs = counts(other)[shape[::-1]]
+        return theirs > 0 and counts(model)[shape[::-1]] - layers < theirs
+
+    return is_one
 
 
 def _made_by(graph: Graph, value: str) -> Node | None:
@@ -328,49 +279,69 @@ def _numbers_of(model: Model, graph: Graph, value: str) -> Array | None:
     return None if tensor is None else model.array(tensor)
 
 
-def _resolve_places(model: Model) -> Mapping[Graph, _Plan]:
+def _resolve_places(model: Model) -> Mapping[Graph, Plan]:
     """Say axes, ranges and pads in plain numbers, and store rows of numbers where weights are stored."""
-    plans: dict[Graph, _Plan] = {}
+    plans: dict[Graph, Plan] = {}
     constants = ConstantValues(model)
     for graph in model.graphs.values():
         for node in graph.nodes:
-            row = None if graph.path else stored_row(graph, node)
+            row = None if graph.path else _stored_row(graph, node)
             if row is not None:
-                plan = plans.setdefault(graph, _Plan())
+                plan = plans.setdefault(graph, Plan())
                 plan.nodes[node.index] = []
                 plan.stored.append(row)
                 continue
             written = resolved(model, graph, node, _targets_of(model, graph, constants))
             if written is not None:
-                plans.setdefault(graph, _Plan()).nodes[node.index] = written
+                plans.setdefault(graph, Plan()).nodes[node.index] = written
     return plans
 
 
-def _turn_reductions(model: Model) -> Mapping[Graph, _Plan]:
+def _stored_row(graph: Graph, node: Node) -> TensorProto | None:
+    """Return a Constant of several numbers as onnxruntime stores it when it saves a model; None for other nodes."""
+    if node.op_type != "Constant" or not node.is_standard or node.outputs[0] in graph.outputs:
+        return None
+    tensor = graph.stored(node.outputs[0])
+    literals = node.attribute("value_floats")
+    if tensor is None and literals is not None:
+        tensor = numpy_helper.from_array(np.array(literals, np.float32))
+    if tensor is None or len(tensor.dims) != 1 or tensor.dims[0] < 2 or tensor.data_type not in _FLOATS:
+        return None
+    row = TensorProto()
+    row.CopyFrom(tensor)
+    row.name = node.outputs[0]
+    return row
+
+
+def _turn_reductions(model: Model) -> Mapping[Graph, Plan]:
     """Let a reduction read what a Transpose turns, where the axes that are left keep their order."""
-    plans: dict[Graph, _Plan] = {}
+    plans: dict[Graph, Plan] = {}
     for graph in model.graphs.values():
         turned: dict[Node, set[Node]] = {}
         for node in graph.nodes:
             found = turned_reduction(model, graph, node)
             if found is not None:
-                plans.setdefault(graph, _Plan()).nodes[node.index] = found[1]
+                plans.setdefault(graph, Plan()).nodes[node.index] = found[1]
                 turned.setdefault(found[0], set()).add(node)
         for turn, nodes in turned.items():
             if set(graph.readers.get(turn.outputs[0], ())) == nodes and turn.outputs[0] not in graph.outputs:
                 plans[graph].nodes[turn.index] = []
+        for node in graph.nodes:
+            unturned = unturned_softmax(model, graph, node)
+            if unturned is not None:
+                plans.setdefault(graph, Plan()).nodes |= {unturned[0].index: [], node.index: [unturned[1]]}
     return plans
 
 
-def _merge_pads(model: Model) -> Mapping[Graph, _Plan]:
+def _merge_pads(model: Model) -> Mapping[Graph, Plan]:
     """Let a convolution or a pool pad for itself."""
-    plans: dict[Graph, _Plan] = {}
+    plans: dict[Graph, Plan] = {}
     for graph in model.graphs.values():
         for node in graph.nodes:
             merged = merged_pad(model, graph, node)
             if merged is not None:
                 reader, proto = merged
-                plan = plans.setdefault(graph, _Plan())
+                plan = plans.setdefault(graph, Plan())
                 plan.nodes |= {node.index: [], reader.index: [proto]}
                 plan.values[node.outputs[0]] = node.inputs[0]
     return plans

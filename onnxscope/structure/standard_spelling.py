@@ -25,6 +25,9 @@ COMMUTATIVE = frozenset(
 )
 """Operators that do not care in which order their operands stand."""
 
+_MIRRORED = {"Less": "Greater", "LessOrEqual": "GreaterOrEqual"}
+"""Operators that are another one with their operands exchanged."""
+
 _RENAMED_OPERATORS = {"Scatter": "ScatterElements", "Upsample": "Resize"}
 _RENAMED_ATTRIBUTES = {("Pad", "value"): "constant_value", ("Pad", "paddings"): "pads"}
 _NEUTRAL: Mapping[str, int] = {"pads": 0, "output_padding": 0, "strides": 1, "dilations": 1}  # along every axis
@@ -56,7 +59,7 @@ def spell(node: Node, opset: int | None, storage: Storage) -> Spelling:
         storage: Of the node's model; reads the tensors among its attributes.
     """
     domain = "" if node.is_standard else node.domain
-    op_type = node.op_type if domain else _RENAMED_OPERATORS.get(node.op_type, node.op_type)
+    op_type = node.op_type if domain else (_RENAMED_OPERATORS | _MIRRORED).get(node.op_type, node.op_type)
     own, newest = schema_of(node.op_type, domain, opset), schema_of(op_type, domain)
     values: dict[str, Any] = {}
     if own is not None:
@@ -104,6 +107,8 @@ def operand_names(node: Node, spelled: str) -> list[str]:
     formal = list(schema.inputs) if schema is not None else []
     if not domain and node.op_type in ("Resize", "Upsample") and len(node.inputs) == 2 and len(formal) > 2:
         return [formal[0].name, formal[2].name]
+    if not domain and node.op_type in _MIRRORED:
+        return [entry.name for entry in reversed(formal)]
     names = []
     for place in range(len(node.inputs)):
         last = formal[-1] if formal else None

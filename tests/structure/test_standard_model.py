@@ -347,3 +347,106 @@ def test_what_only_looks_like_a_norm_over_groups_stays_as_it_is(tmp_path):
         other.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None))
         norms = [node for node in standard_model(load_model(other)).proto.graph.node if "Norm" in node.op_type]
         assert len(norms) == 1
+
+
+ASKED = """<ir_version: 9, opset_import: ["": 17]> g (float[N, 4] x) => (float[N, 4] y) {
+    s = ReduceSum<keepdims = 0>(x)  z = Constant<value_float = 0.0>()  c = Greater(s, z)  n = Not(c)  k = Not(n)
+    y = If(ASKED) <then_branch = t () => (float[N, 4] u) { THEN }, else_branch = e () => (float[N, 4] v) { ELSE }> }"""
+RELU, NEG = ("u = Relu(x)", "v = Relu(x)"), ("u = Neg(x)", "v = Neg(x)")
+INNER = "w = If(n) <then_branch = t2 () => (float[N, 4] p) { p = Abs(x) }, else_branch = e2 () => (float[N, 4] q) "
+INNER += "{ q = Exp(x) }> "
+X4 = np.random.default_rng(2).standard_normal((3, 4)).astype(np.float32)
+
+
+def asked(condition, then, other):
+    return parsed(ASKED.replace("ASKED", condition).replace("THEN", then).replace("ELSE", other))
+
+
+def verdicts(a, b, inputs):
+    """Of diff and check, without data and with it."""
+    assert snapshot(a).nodes
+    return [
+        verdict for data in (None, inputs) for verdict in (diff(a, b, data).equal, check(b, snapshot(a, data), data).ok)
+    ]
+
+
+def test_an_if_that_asks_the_opposite_with_its_branches_exchanged_is_the_same():
+    model = asked("c", RELU[0], NEG[1])
+    for other in (asked("n", NEG[0], RELU[1]), asked("k", RELU[0], NEG[1])):
+        assert verdicts(model, other, X4) == [True] * 4
+        assert verdicts(other, model, X4) == [True] * 4
+    nested = asked("n", INNER + "u = Add(w, x)", RELU[1])
+    plain = asked(
+        "c",
+        RELU[0],
+        INNER.replace("If(n)", "If(c)").replace("Abs", "?").replace("Exp", "Abs").replace("?", "Exp") + "v = Add(w, x)",
+    )
+    assert verdicts(nested, plain, -np.abs(X4)) == [True] * 4
+    for other in (asked("n", RELU[0], NEG[1]), asked("c", NEG[0], RELU[1]), asked("k", NEG[0], RELU[1])):
+        assert verdicts(model, other, X4) == [False] * 4
+    assert not diff(nested, asked("c", RELU[0], INNER.replace("If(n)", "If(c)") + "v = Add(w, x)")).equal
+
+
+@pytest.mark.parametrize(("one", "mirrored"), [("Greater", "Less"), ("GreaterOrEqual", "LessOrEqual")])
+def test_a_comparison_with_its_operands_exchanged_is_the_same(one, mirrored):
+    text = '<ir_version: 9, opset_import: ["": 17]> g (float[N, 4] x) => (float[N, 4] y) '
+    text += "{ r = Relu(x) c = MADE y = Where(c, x, r) }"
+    limits = np.float32([0.5, -0.5, 0.1, 0])
+
+    def network(made):
+        return parsed(text.replace("MADE", made), l=limits)
+
+    model = network(f"{one}(x, l)")
+    assert verdicts(model, network(f"{mirrored}(l, x)"), X4) == [True] * 4
+    assert verdicts(network(f"{mirrored}(l, x)"), model, X4) == [True] * 4
+    for other in (f"{mirrored}(x, l)", f"{one}(l, x)"):
+        assert verdicts(model, network(other), X4) == [False] * 4
+    fed = network(f"{one}(x, r)")
+    assert diff(fed, network(f"{mirrored}(r, x)")).equal
+    assert not diff(fed, network(f"{mirrored}(x, r)")).equal
+
+
+@pytest.mark.parametrize("made", ["Sub", "Div", "Pow", "Concat<axis = 0>", "Where"])
+def test_operands_that_change_places_are_found(made):
+    """Though one of them is a weight, whose numbers stay the same."""
+    text = '<ir_version: 9, opset_import: ["": 17]> g (float[4, 4] x) => (float[P, 4] y) '
+    text += "{ r = Exp(x) c = IsNaN(x) y = MADE }"
+    constant = np.arange(1, 17, dtype=np.float32).reshape(4, 4)
+    models = [
+        parsed(text.replace("MADE", f"{made}({'c, ' if made == 'Where' else ''}{operands})"), k=constant)
+        for operands in ("r, k", "k, r")
+    ]
+    assert verdicts(*models, np.vstack([X4, X4[:1]])) == [False] * 4
+
+
+@pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax", "Hardmax"])
+def test_a_softmax_between_a_transpose_and_the_one_that_undoes_it_needs_neither(kind):
+    text = '<ir_version: 9, opset_import: ["": 17]> g (float[2, 3, 4] x) => (float[2, 3, 4] y) '
+    text += "{ r = Relu(x) NODES n = Neg(s) y = Exp(n) }"
+
+    def network(nodes):
+        return parsed(text.replace("NODES", nodes))
+
+    turned = f"a = Transpose<perm = [2, 0, 1]>(r) b = {kind}<axis = AXIS>(a) s = Transpose<perm = [1, 2, 0]>(b)"
+    data = np.random.default_rng(1).standard_normal((2, 3, 4)).astype(np.float32)
+    for axis, plain in ((0, 2), (-1, 1), (1, 0)):
+        model = network(turned.replace("AXIS", f"{axis}"))
+        assert verdicts(model, network(f"s = {kind}<axis = {plain}>(r)"), data) == [True] * 4
+        assert diff(model, network(f"s = {kind}<axis = {(plain + 1) % 3}>(r)"), data).verdict == "differs"
+        assert not diff(model, network(f"s = {kind}<axis = {(plain + 1) % 3}>(r)")).equal
+    other = network(turned.replace("AXIS", "0").replace("[1, 2, 0]", "[1, 0, 2]").replace("g (", "g ("))
+    assert not diff(network(turned.replace("AXIS", "0")), other).equal
+
+
+def test_a_norm_over_groups_with_a_scale_that_is_fed_is_its_function_too(tmp_path):
+    text = """<ir_version: 10, opset_import: ["": 21]>
+        g (float[2, 4, 3, 3] x, float[4] s, float[4] b) => (float[2, 4, 3, 3] y) {
+            y = GroupNormalization<num_groups = GROUPS>(x, s, b) }"""
+    models = [parsed(text.replace("GROUPS", groups)) for groups in ("2", "4")]
+    copies = [optimized(model, "basic", tmp_path) for model in models]
+    assert "GroupNormalization" not in {node.op_type for node in copies[0].graph.node}
+    rng = np.random.default_rng(0)
+    shapes = {"x": (2, 4, 3, 3), "s": (4,), "b": (4,)}
+    data = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    assert verdicts(models[0], copies[0], data) == [True] * 4
+    assert verdicts(models[0], copies[1], data) == [False] * 4

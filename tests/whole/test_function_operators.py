@@ -18,9 +18,14 @@ from onnxscope import check, diff, snapshot
 from onnxscope.runtime.session import Session
 
 OPERATORS = (
+    "Attention",
     "CastLike",
+    "CausalConvWithState",
     "CenterCropPad",
+    "LinearAttention",
     "NegativeLogLikelihoodLoss",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
     "SoftmaxCrossEntropyLoss",
     "SequenceMap",
     "Swish",
