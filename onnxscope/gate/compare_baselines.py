@@ -22,6 +22,7 @@ from onnxscope.gate.folded_layers import folded_layers, remarks_on_folds
 from onnxscope.gate.renamed_weights import beside_names, under_new_names
 from onnxscope.gate.selected_rows import SelectedRows
 from onnxscope.gate.settings import Settings
+from onnxscope.gate.signatures import compare_signatures
 from onnxscope.model.graphs import Node
 from onnxscope.runtime.half_range import unfit_sentence
 from onnxscope.structure.node_records import NodeRecord
@@ -49,7 +50,7 @@ def compare_baselines(
         The findings, the layers that were compared, and remarks.
     """
     settings = rows.settings
-    findings = _signature_findings(expected, actual)
+    findings, remarks = compare_signatures(expected.model, actual.model)
     keys = keys_of(expected), keys_of(actual)
     alignment = align_layers(keys[0], keys[1])
     weights: dict[str, list[Deviation]] = {}
@@ -101,23 +102,7 @@ def compare_baselines(
             if is_number or not (ran and (not unjudged or finding.layer in judged))
         ]
     findings = [*findings, *itertools.chain(*weights.values()), *_unfit_findings(actual, settings)]
-    return findings, layers, remarks_on_folds(expected, folded)
-
-
-def _signature_findings(expected: Baseline, actual: Baseline) -> list[Deviation]:
-    """What is not the same about inputs and outputs."""
-    return [
-        Deviation(
-            layer="",
-            statistic=key,
-            expected=expected.model[key],
-            found=actual.model[key],
-            tolerance=None,
-            message=f"the model's {key} have changed",
-        )
-        for key in ("inputs", "outputs")
-        if not _is_same_signature(expected.model[key], actual.model[key], exact=key == "inputs")
-    ]
+    return findings, layers, [*remarks, *remarks_on_folds(expected, folded)]
 
 
 def _node_findings(
@@ -158,22 +143,6 @@ def _unpaired(
                     )
                 )
     return findings
-
-
-def _is_same_signature(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], *, exact: bool) -> bool:
-    """Whether inputs or outputs are the same; an output's shape follows from the graph, and may be told in part."""
-    if exact or len(old) != len(new):
-        return bool(old == new)
-    for x, y in zip(old, new, strict=True):
-        shapes = x["shape"], y["shape"]
-        if {**x, "shape": None} != {**y, "shape": None}:
-            return False
-        if None not in shapes and (
-            len(shapes[0]) != len(shapes[1])
-            or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(*shapes, strict=True))
-        ):
-            return False
-    return True
 
 
 def _without_constants(
