@@ -30,7 +30,8 @@ __all__ = ["NodeChange", "changes_numbers", "compare_records"]
 _MOST_ROWS = 3  # of nodes of one operator that one model alone has, until a count tells the others
 
 _SIZING = frozenset(
-    "Shape Size Gather Slice Squeeze Unsqueeze Concat Reshape Cast Identity Add Sub Mul Div Mod Min Max".split()
+    {"Shape", "Size", "Gather", "Slice", "Squeeze", "Unsqueeze", "Concat", "Reshape", "Cast", "Identity"}
+    | {"Add", "Sub", "Mul", "Div", "Mod", "Min", "Max"}
 )
 """Operators that exporters compute the sizes of a Reshape, a Slice or an Expand with."""
 
