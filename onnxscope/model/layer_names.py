@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from onnx import TensorProto
+
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.provenance import LAYER_KEY, ParameterRecord
 from onnxscope.model.stored_model import StoredModel
@@ -157,13 +159,16 @@ class Names:
     def owns_weights(self, node: Node) -> bool:
         """Whether a node is a layer: an operator with a weight of its own, stored or computed from stored ones.
 
-        What computes a shape from a shape, as a Gather of a stored tensor's sides does, is none.
+        What computes a shape from a shape, as a Gather of sides does that are stored or a stored tensor's, is none.
         """
         owned = [operand for operand in self.operands(node) if operand.role.startswith(("weight", "running"))]
         if not node.operator.roles or not owned:
             return False
-        is_stored = any(operand.origin is not None for operand in owned)
-        return is_stored or any(value not in self.graphs[node.path].constants for value in node.inputs if value)
+        graph = self.graphs[node.path]
+        if any(value not in graph.constants for value in node.inputs if value):
+            return True
+        stored = [graph.stored(operand.origin.value) for operand in owned if operand.origin is not None]
+        return any(tensor is None or tensor.data_type != TensorProto.INT64 for tensor in stored)
 
     def value(self, graph: Graph, value: str) -> str:
         """What tells a value of a graph from every other: its name, led by its body's where graphs share that name."""

@@ -94,3 +94,16 @@ def test_signatures_tell_layers_by_what_surrounds_them():
     assert len(set(three)) == 3
     assert [before for before, _ in two] == [before for before, _ in three][:2]
     assert [behind for _, behind in two] == [behind for _, behind in three][1:]
+
+
+def test_a_lookup_of_stored_sides_is_no_layer_and_one_of_other_numbers_is():
+    text = """g (float[N, 4] x, int64[N] ids) => (float[N, 4] y, int64[N] m, float[N, 4] t) {
+        sides = Constant <value = int64[3] {2, 4, 8}> ()  at = Constant <value = int64 {1}> ()
+        n = Gather(sides, at)  k = Unsqueeze(n, axis)  y = Reshape(x, k)
+        m = Gather(sides, ids)
+        t = Gather(v1, places) }"""
+    model = parsed(text, "v1")
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array([0]), "axis"), numpy_helper.from_array(np.arange(4), "places")]
+    )
+    assert [layer.value for layer in layers_of(model)] == ["m", "t"]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from quantized_networks import NETWORKS, export, quantized
+from quantized_networks import Feeds, export, quantized, run_options
 
 import onnxscope
 
@@ -226,10 +226,10 @@ CASES = [
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A network's file, its data and its quantized copy, by the names of network and form."""
-    sources: dict[str, tuple[Path, np.ndarray]] = {}
+    sources: dict[str, tuple[Path, Feeds]] = {}
     copies: dict[tuple[str, str], Path] = {}
 
-    def of(network: str, form: str) -> tuple[Path, np.ndarray, Path]:
+    def of(network: str, form: str) -> tuple[Path, Feeds, Path]:
         if network not in sources:
             sources[network] = export(network, tmp_path_factory.mktemp(network))
         if (network, form) not in copies:
@@ -245,14 +245,13 @@ def test_there_are_thirty():
 
 @pytest.mark.parametrize(("network", "form", "layer", "fault"), CASES)
 def test_the_layer_with_the_fault_is_named_first(network, form, layer, fault, made, tmp_path):
-    source, x, target = made(network, form)
+    source, feeds, target = made(network, form)
     proto = onnx.load(target)
     fault(Stored(proto, onnx.load(source), layer))
     onnx.save(proto, tmp_path / "faulty.onnx")
-    axis = NETWORKS[network][2]
-    options = {"batch_size": x.shape[axis], "batch_axis": {"x": axis}}
-    result = onnxscope.diff(source, tmp_path / "faulty.onnx", x, **options)
+    options = run_options(network, feeds)
+    result = onnxscope.diff(source, tmp_path / "faulty.onnx", feeds, **options)
     assert next(row.a.layer for row in result.costly) == layer
     assert f"most is lost in {layer} (" in result.summary()
-    sound = {row.a.layer: row.own.sqnr_db for row in onnxscope.diff(source, target, x, **options).layers}
+    sound = {row.a.layer: row.own.sqnr_db for row in onnxscope.diff(source, target, feeds, **options).layers}
     assert result.costly[0].own.sqnr_db < sound[layer] - 1
