@@ -22,6 +22,7 @@ from onnxscope.model.graph_checks import require_text
 from onnxscope.model.graphs import Graph, Step, ValueType
 from onnxscope.model.layer_names import Names
 from onnxscope.model.layers import Layer, find_layers
+from onnxscope.model.loop_invariants import read_invariants_outside
 from onnxscope.model.parameters import Parameter, find_parameters
 from onnxscope.model.skeleton import MappedFile, contained_path, skeleton_of, store_of
 from onnxscope.model.stored_model import StoredModel
@@ -208,6 +209,7 @@ def _loaded(source: Any, base_dir: str | os.PathLike[str] | None) -> Model:
         copy.CopyFrom(source)
         folder = None if base_dir is None else Path(base_dir).resolve()
         require_text((source.graph.name,), where="model")
+        read_invariants_outside(copy.graph)
         return Model(copy, name=printable(source.graph.name) or "model", folder=folder, file=None)
     if not isinstance(source, (str, os.PathLike)):
         raise ModelError(f"a model is a path or a ModelProto, not {type(source).__name__}")
@@ -223,6 +225,7 @@ def _loaded(source: Any, base_dir: str | os.PathLike[str] | None) -> Model:
         folder = store.parent
     elif folder != file.path.parent:
         proto = _parse(file, file.given.name, name)
+    read_invariants_outside(proto.graph)
     return Model(proto, name=name, folder=folder, file=file)
 
 
