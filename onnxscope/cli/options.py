@@ -58,7 +58,8 @@ _TIMEOUT_HELP = "End after so many seconds; never by default."
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _SELECT_HELP = (
-    "What to look at: a layer or module, a glob, op:Conv, value:NAME, node:NAME, rank:4, re:REGEX; ! excludes."
+    "What to look at: a layer or module, a glob, op:Conv, value:NAME, node:NAME, rank:4, re:REGEX;"
+    " ! excludes (a parameter by itself, its layer stays)."
 )
 
 

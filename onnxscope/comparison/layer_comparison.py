@@ -103,7 +103,7 @@ class LayerComparison:
         shown = [
             place for place, (left, _) in enumerate(self._alignment.pairs) if self._kept is None or left in self._kept
         ]
-        self._weights = _weight_changes(sides, self._alignment, self._kept, tolerance)
+        self._weights = _weight_changes(sides, self._alignment, chosen, tolerance)
         self._partner = partner_of(sides[0].model, sides[1].model)
         self._structure = (
             *(change for place in shown for change in _structure_changes(sides, *pairs[place], tolerance)),
@@ -249,16 +249,22 @@ def _by_values(
 def _weight_changes(
     sides: tuple[ModelLayers, ModelLayers],
     alignment: Alignment,
-    kept: frozenset[int] | None,
+    chosen: Selection | None,
     tolerance: Tolerance | None,
 ) -> list[WeightChange]:
+    kept = None if chosen is None else chosen.layers
+    left_out = frozenset() if chosen is None else chosen.left_out
     changes: list[WeightChange] = []
     pairs = [(left, right) for left, right in alignment.pairs if kept is None or left in kept]
     for place, (left, right) in enumerate(pairs):
         x, y = sides[0].layers[left], sides[1].layers[right]
         read = [sides[0].layers[index].shape[:1] for index in x.before]
         before = read[0][0] if len(read) == 1 and read[0] else None
-        found = compare_weights(x, y, sides[0].weights.read(x), sides[1].weights.read(y), before, tolerance)
+        weights = [side.weights.read(layer) for side, layer in zip(sides, (x, y), strict=True)]
+        if left_out:
+            roles = {role for role, weight in weights[0].items() if weight.name in left_out}
+            weights = [{role: weight for role, weight in of.items() if role not in roles} for of in weights]
+        found = compare_weights(x, y, weights[0], weights[1], before, tolerance)
         if any(change.counts for change in found):
             folded = folded_change(x.name, whole_of(x, sides[0].weights), whole_of(y, sides[1].weights))
             found = found if folded is None else [folded]
@@ -349,7 +355,7 @@ def _node_changes(
         for change in compare_records(sides[0].records, sides[1].records, known)
         if not (is_moved and change.what == "node" and "Transpose" in (change.expected, change.found))
         and not any(_tells_mode(change, node) for _, node in modes)
-        and (chosen is None or chosen.holds(change.node))
+        and (chosen is None or (chosen.holds(change.node) and not _is_left_out(chosen, change)))
     ]
     return (*of_nodes, *(change for change, node in modes if chosen is None or chosen.holds(node)))
 
@@ -369,6 +375,11 @@ def _likeliest_first(
         return 2 if change.node not in suspects else change.node is None or bool(change.node.operator.passes_on)
 
     return tuple(sorted(changes, key=order))
+
+
+def _is_left_out(chosen: Selection, change: NodeChange) -> bool:
+    """Whether a change is of a parameter that is left out by its name."""
+    return change.records is not None and change.records[0].held.get(change.what) in chosen.left_out_places
 
 
 def _within(tolerance: Tolerance | None, change: StructureChange, x: Array | None, y: Array | None) -> StructureChange:

@@ -52,7 +52,9 @@ class SelectedRows:
         self._chosen = Selection(model, [*known, *ignored], may_be_empty=known == []) if known or ignored else None
         self._layers = _names_of(names, self._chosen)
         self._weights = {
-            part.name: self.holds(None if part.operand is None else part.operand.node) for part in model.parameters
+            part.name: self.holds(None if part.operand is None else part.operand.node)
+            and (self._chosen is None or part.name not in self._chosen.left_out)
+            for part in model.parameters
         }
         self._left_out = frozenset(names) - self._layers
         self.outputs = frozenset(

@@ -19,6 +19,8 @@ class Selection:
     Attributes:
         layers: Indices of the chosen layers.
         values: Chosen values that belong to no layer, such as those of a pooling.
+        left_out: Names of the parameters that are left out by their own name; their layers stay.
+        left_out_places: The graph and the name under which each of these is stored.
     """
 
     def __init__(self, model: Model, selectors: Sequence[str], *, may_be_empty: bool = False) -> None:
@@ -33,6 +35,10 @@ class Selection:
             SelectorError: One is malformed or matches nothing, or nothing is left.
         """
         choice = choose(model, selectors)
+        self.left_out = choice.parameters
+        self.left_out_places = frozenset(
+            (part.graph.path, part.initializer) for part in model.parameters if part.name in choice.parameters
+        )
         owned = [{(layer.path, value) for value in layer.values} for layer in model.layers]
         taps = weighted_taps(model)
         # What stands for a layer where it is excluded: what it is observed at, not what is inside it.

@@ -8,7 +8,7 @@
     value:GLOB      node outputs and graph inputs by name, exactly as they are; an initializer by its exact name
     rank:4          values with four axes
     re:REGEX        a regular expression that must match a whole layer, module, node or value name
-    !SELECTOR       leaves out what the selector matches; a module goes with all that it holds
+    !SELECTOR       leaves out what the selector matches: a module with all that it holds, a parameter without its layer
 
 Layers and nodes are tapped after or before the activation function that follows them; modules and values are tapped
 as they are.
@@ -27,6 +27,7 @@ from onnxscope.model.activation_functions import activation_after, is_activation
 from onnxscope.model.encodings import codes_scale
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
+from onnxscope.model.parameters import Parameter
 from onnxscope.model.value_axes import ValueAxes, channel_axis_of
 from onnxscope.selection.working_layers import working_layers
 
@@ -92,7 +93,7 @@ def select_taps(model: Model, selectors: Sequence[str], *, at: At = "post") -> l
         if chosen
         else resolver.default(everything=bool(excluded))
     )
-    dropped = {tap.name for selector in excluded for tap in resolver.resolve(selector, inside=True)}
+    dropped = {tap.name for selector in excluded for tap in resolver.resolve_excluded(selector)}
     unique: dict[str, Tap] = {}
     for tap in sorted(taps, key=lambda tap: (tap.order, tap.at is None)):
         if tap.name not in dropped:
@@ -133,17 +134,19 @@ def select_layers(
 
 @dataclass(frozen=True)
 class Choice:
-    """What selectors choose of a whole model; a parameter stands for the layers that use it.
+    """What selectors choose of a whole model; a chosen parameter stands for the layers that use it.
 
     Attributes:
         taps: The values that were named, without those that are excluded; None where everything is meant.
         inside: These, and everything within the modules that were named.
         excluded: What is left out.
+        parameters: Names of the parameters that are left out by their own name.
     """
 
     taps: tuple[Tap, ...] | None
     inside: frozenset[Place]
     excluded: frozenset[Place]
+    parameters: frozenset[str]
 
 
 def choose(model: Model, selectors: Sequence[str]) -> Choice:
@@ -159,17 +162,17 @@ def choose(model: Model, selectors: Sequence[str]) -> Choice:
     resolver = _Resolver(model, "post")
     chosen, excluded = split_selectors(selectors)
 
-    def places(chosen: Sequence[str]) -> frozenset[Place]:
-        taps = [tap for selector in chosen for tap in resolver.resolve_weights(selector, inside=True)]
+    def places(taps: Iterable[Tap]) -> frozenset[Place]:
         return frozenset((tap.path, tap.value) for tap in taps)
 
-    left_out = places(excluded)
+    left_out = places(tap for selector in excluded for tap in resolver.resolve_excluded(selector))
     taps = [tap for selector in chosen for tap in resolver.resolve_weights(selector)]
     kept = {(tap.path, tap.value): tap for tap in sorted(taps, key=lambda tap: tap.order)}
     return Choice(
         taps=tuple(tap for place, tap in kept.items() if place not in left_out) if chosen else None,
-        inside=places(chosen),
+        inside=places(tap for selector in chosen for tap in resolver.resolve_weights(selector, inside=True)),
         excluded=left_out,
+        parameters=frozenset(part.name for selector in excluded for part in resolver.parameters(selector)),
     )
 
 
@@ -213,9 +216,7 @@ class _Resolver:
 
     def resolve_weights(self, selector: str, *, inside: bool = False) -> list[Tap]:
         """As `resolve`; a parameter, by its own name or that of what stores it, stands for the layers that use it."""
-        matches = matcher(selector.removeprefix("value:"))
-        parameters = [part for part in self._model.parameters if matches(part.name) or matches(part.initializer)]
-        stored = {(part.graph.path, part.initializer) for part in parameters}
+        stored = {(part.graph.path, part.initializer) for part in self.parameters(selector)}
         taps = [
             tap
             for node in (self._nodes() if stored else ())
@@ -224,14 +225,18 @@ class _Resolver:
             and (self._model.graphs[node.path].scope_of(operand.origin.value).path, operand.origin.value) in stored
             for tap in self.node_taps(node)
         ]
-        try:
-            return [*taps, *self.resolve(selector, inside=inside)]
-        except SelectorError:
-            if not taps:
-                raise
-            return taps
+        return [*taps, *self.resolve(selector, inside=inside, may_be_none=bool(taps))]
 
-    def resolve(self, selector: str, *, inside: bool = False) -> list[Tap]:
+    def resolve_excluded(self, selector: str) -> list[Tap]:
+        """What leaving out a selector leaves out of the taps: of a parameter by its name, nothing but its own."""
+        return self.resolve(selector, inside=True, may_be_none=bool(self.parameters(selector)))
+
+    def parameters(self, selector: str) -> list[Parameter]:
+        """The parameters of that name, or stored under it."""
+        matches = matcher(selector.removeprefix("value:"))
+        return [part for part in self._model.parameters if matches(part.name) or matches(part.initializer)]
+
+    def resolve(self, selector: str, *, inside: bool = False, may_be_none: bool = False) -> list[Tap]:
         """The taps that a selector chooses; `inside` adds everything within the modules that it names."""
         kind, _, pattern = selector.partition(":")
         if kind == "op":
@@ -249,7 +254,7 @@ class _Resolver:
                 or self._by_node(selector, lambda node: node.name)
                 or self._by_value(matches, initializer=selector)
             )
-        if not taps:
+        if not taps and not may_be_none:
             raise nothing_matches(selector, self._known_names(kind), self._model.name)
         return taps
 

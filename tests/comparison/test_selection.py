@@ -55,7 +55,7 @@ ROWS = {  # what each selector compares, beside the output
     "!re:conv.*": ["fc"],
     "!value:r1": ["conv2", "fc"],
     "!value:c1": ["conv1", "conv2", "fc"],
-    "!w1": ["conv2", "fc"],
+    "!w1": ["conv1", "conv2", "fc"],
     "!op:MaxPool": ["conv1", "conv2", "fc"],
 }
 
@@ -102,6 +102,46 @@ def test_check_finds_a_weight_where_it_is_selected_and_nowhere_else(selector, in
     assert {change.layer for change in diff(network(), changed, inputs, select=selector).weights} == (
         {"conv2"} & set(ROWS[selector])
     )
+
+
+@pytest.mark.parametrize(
+    ("selector", "stored"),
+    [("!w2", "w2"), ("!value:w2", "w2"), ("!re:w2", "w2"), ("!conv2.weight", "onnx::Conv_12")],
+)
+def test_a_parameter_is_left_out_by_itself_and_its_layer_stays(selector, stored):
+    """One meaning in every command, by the parameter's name or by that of what stores it."""
+    text = NETWORK.replace("(p1, w2)", f'(p1, "{stored}", b2)')
+    known = {"w1": STORED["w1"], "w3": STORED["w3"]}
+
+    def made(weight=STORED["w2"], bias=0):
+        return parsed(text, **known, **{stored: weight}, b2=np.arange(6, dtype=np.float32) + np.float32(bias))
+
+    model, layers = made(), ["conv1", "conv2", "fc"]
+    assert [row.layer for row in onnxscope.inspect(model, select=selector).layers] == layers
+    assert [seen.tap.layer for seen in onnxscope.features(model, X, select=selector)] == layers
+    assert [row.layer for row in onnxscope.stats(model, X, select=selector)] == layers
+    weights = onnxscope.weights(model, select=selector)
+    assert [row.parameter.name for row in weights] == ["w1", "b2", "w3"]
+    other_weight, other_bias = made(weight=STORED["w2"] * np.float32(1.5)), made(bias=1)
+    baseline = onnxscope.snapshot(model)
+    for other, is_found in ((other_weight, False), (other_bias, True)):
+        result = diff(model, other, select=selector)
+        assert [row.a.layer for row in result] == layers
+        assert result.equal != is_found
+        assert onnxscope.check(other, baseline, select=selector).ok != is_found
+    # With data the layer's values are compared: it is the numbers of the parameter that are not.
+    result = diff(model, other_weight, X, select=selector)
+    assert (result.verdict, result.weights) == ("differs", ())
+    assert diff(model, other_weight, X, select="!conv2").weights == ()
+
+
+def test_a_parameter_of_no_layer_is_left_out_too():
+    text = NETWORK.replace("m = Gl", "k = Mul(r2, gain) [mean] m = Gl").replace("Pool(r2)", "Pool(k)")
+    gain = np.arange(1, 7, dtype=np.float32).reshape(6, 1, 1)
+    model, other = network(text, gain=gain), network(text, gain=gain * 2)
+    for select, is_same in (((), False), (["!gain"], True), (["!w1"], False), (["op:Mul", "!gain"], True)):
+        assert diff(model, other, select=select).equal == is_same
+        assert onnxscope.check(other, onnxscope.snapshot(model), select=select).ok == is_same
 
 
 def other_pool():
