@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from onnxscope.base.files import (
     ARRAYS,
     PICTURE,
-    make_folder,
+    WholeFolder,
     record_file,
     refuse_foreign,
     refuse_inputs,
-    write_whole,
-    writing_whole,
+    writing_folder,
 )
 from onnxscope.base.json_files import dump_json, parse_json
 from onnxscope.base.text import is_safe_stem, safe_stem
@@ -40,8 +39,9 @@ def save_features(
 ) -> dict[str, str]:
     """Write `features.json`, a picture for every tap that has one, and with `arrays` `features.npz`.
 
-    Files that an earlier call wrote into the folder are replaced, pictures that it drew and this one does not are
-    removed; nothing else in the folder is touched. `force` also replaces other files of these names.
+    They appear together, or none does. Files that an earlier call wrote into the folder are replaced, pictures that it
+    drew and this one does not are removed; nothing else in the folder is touched. `force` also replaces other files of
+    these names.
 
     Returns:
         The picture's file name by tap name.
@@ -53,18 +53,17 @@ def save_features(
         maps.check_names()
     names = [f"{safe_stem(tap.tap.layer, index)}.png" for index, tap in enumerate(maps, 1)]
     refuse_others(folder, "features", names, arrays=arrays, force=force)
-    target = make_folder(folder)
     pictures: dict[str, str] = {}
-    with ThreadPoolExecutor() as pool:
-        drawn = pool.map(lambda tap: _drawn(tap, cmap), maps)
-        for index, (tap, content) in enumerate(zip(maps, drawn, strict=True), 1):
-            if content is not None:
-                pictures[tap.tap.name] = f"{safe_stem(tap.tap.layer, index)}.png"
-                write_whole(target / pictures[tap.tap.name], content)
-    if arrays:
-        with writing_whole(target / "features.npz") as stream:
-            maps.save_arrays(stream)
-    _finish(target, "features.json", maps.to_dict(pictures), set(pictures.values()))
+    with writing_folder(folder) as target:
+        with ThreadPoolExecutor() as pool:
+            drawn = pool.map(lambda tap: _drawn(tap, cmap), maps)
+            for index, (tap, content) in enumerate(zip(maps, drawn, strict=True), 1):
+                if content is not None:
+                    pictures[tap.tap.name] = f"{safe_stem(tap.tap.layer, index)}.png"
+                    target.write(pictures[tap.tap.name], content)
+        if arrays:
+            maps.save_arrays(target.open("features.npz"))
+        _finish(target, "features.json", maps.to_dict(pictures), set(pictures.values()))
     return pictures
 
 
@@ -92,25 +91,24 @@ def save_weights(
     refuse_inputs(files_in_place(folder, "weights"), model.files)
     names = [f"{safe_stem(row.parameter.name, index)}.{picture}" for index, row in enumerate(statistics, 1)]
     refuse_others(folder, "weights", names, force=force)
-    target = make_folder(folder)
     pictures: dict[str, str] = {}
-    for index, row in enumerate(statistics, 1):
-        if row.summary.histogram is None:
-            continue
-        name = f"{safe_stem(row.parameter.name, index)}.{picture}"
-        pictures[row.parameter.name] = name
-        draw = histogram_png if picture == "png" else histogram_svg
-        write_whole(target / name, draw(row.parameter.name, row.summary.histogram.edges, row.summary.histogram.counts))
-    drawn = set(pictures.values())
-    first = next((row for row in statistics if _shows_colours(row)), None)
-    if first is not None:
-        name = f"{safe_stem('kernels_' + first.parameter.name, 0)}.png"
-        values = read_parameter(model, first.parameter)
-        if first.parameter.channel_axis == 3:  # height, width, in, out, as Keras stores it
-            values = values.transpose(3, 2, 0, 1)
-        write_whole(target / name, encode_png(kernels(values)))
-        drawn.add(name)
-    _finish(target, "weights.json", {**statistics.to_dict(), "pictures": sorted(drawn)}, drawn)
+    draw = histogram_png if picture == "png" else histogram_svg
+    with writing_folder(folder) as target:
+        for index, row in enumerate(statistics, 1):
+            histogram = row.summary.histogram
+            if histogram is not None:
+                name = pictures[row.parameter.name] = f"{safe_stem(row.parameter.name, index)}.{picture}"
+                target.write(name, draw(row.parameter.name, histogram.edges, histogram.counts))
+        drawn = set(pictures.values())
+        first = next((row for row in statistics if _shows_colours(row)), None)
+        if first is not None:
+            name = f"{safe_stem('kernels_' + first.parameter.name, 0)}.png"
+            values = read_parameter(model, first.parameter)
+            if first.parameter.channel_axis == 3:  # height, width, in, out, as Keras stores it
+                values = values.transpose(3, 2, 0, 1)
+            target.write(name, encode_png(kernels(values)))
+            drawn.add(name)
+        _finish(target, "weights.json", {**statistics.to_dict(), "pictures": sorted(drawn)}, drawn)
     return pictures
 
 
@@ -171,12 +169,11 @@ def _kernel_inputs(shape: Sequence[int], channel_axis: int | None) -> int:
     return shape[2] if channel_axis == 3 else shape[1]
 
 
-def _finish(folder: Path, manifest: str, record: dict[str, Any], drawn: set[str]) -> None:
+def _finish(folder: WholeFolder, manifest: str, record: dict[str, Any], drawn: set[str]) -> None:
     """Write the manifest last, and remove the pictures that the previous one names and this one does not."""
-    previous = _pictures_of(folder / manifest)
-    write_whole(folder / manifest, dump_json(record))
-    for name in previous - drawn:
-        (folder / name).unlink(missing_ok=True)
+    folder.write(manifest, dump_json(record))
+    for name in _pictures_of(folder.path / manifest) - drawn:
+        folder.remove(name)
 
 
 def _pictures_of(manifest: Path) -> set[str]:

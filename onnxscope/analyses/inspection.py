@@ -14,7 +14,7 @@ from onnxscope.analyses.estimators import Estimator, describe_estimator
 from onnxscope.analyses.odd_numbers import Odd, find_odd_numbers
 from onnxscope.base.results import Record, facts
 from onnxscope.base.tables import Table
-from onnxscope.base.text import not_finite_text
+from onnxscope.base.text import not_finite_text, printable
 from onnxscope.model.encodings import encoding_of
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model, load_model
@@ -206,7 +206,8 @@ class ModelSummary(Record):
     def header(self) -> str:
         """The lines above the table."""
         (name, size), *others = self.facts()
-        return "\n".join([f"{name}: {size}", *(f"{word:<9} {line}" for word, line in others)]) + "\n"
+        lines = [f"{name}: {size}", *(f"{word:<9} {line}" for word, line in others)]
+        return "\n".join(map(printable, lines)) + "\n"
 
     def html_parts(self) -> tuple[str, ...]:
         """What there is to say of the model as a whole, and its layers."""

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,6 +24,7 @@ __all__ = [
     "PAGE",
     "PARTIAL_FILES",
     "PICTURE",
+    "WholeFolder",
     "Written",
     "list_partial",
     "make_folder",
@@ -34,6 +35,7 @@ __all__ = [
     "refuse_inputs",
     "require_folders",
     "write_whole",
+    "writing_folder",
     "writing_whole",
 ]
 
@@ -71,12 +73,22 @@ def writing_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` that takes its place when the block ends without an exception.
 
     Raises:
-        OutputError: The folder is missing, read-only or full; what stood at `path` is untouched.
+        OutputError: The folder is missing, read-only or full, or a link is in the way; what stood at `path` is
+            untouched.
     """
-    target = Path(path)
+    with _staged(Path(path)) as (stream, finish):
+        yield stream
+        stream.close()
+        finish()
+
+
+@contextlib.contextmanager
+def _staged(target: Path) -> Iterator[tuple[IO[bytes], Callable[[], None]]]:
+    """Open a temporary file beside `target`, with what puts it in its place; it is gone after the block."""
     try:
         if target.exists() and not target.is_file():  # a file must not take the place of /dev/null
             raise OutputError(f"cannot write (not a regular file): {printable(str(target))}")
+        _refuse_link(target)
         # tempfile would make it readable to its owner alone, and the umask cannot be asked for without being changed.
         name = os.fspath(target.parent / f".onnxscope-{secrets.token_hex(8)}.partial")
         list_partial(name)
@@ -85,8 +97,7 @@ def writing_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         raise OutputError(f"cannot write ({error.strerror or error}): {printable(str(target))}") from error
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-        os.replace(name, target)
+            yield stream, lambda: os.replace(name, target)
     except OSError as error:
         raise OutputError(f"cannot write ({error.strerror or error}): {printable(str(target))}") from error
     finally:
@@ -94,12 +105,77 @@ def writing_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.unlink(name)
 
 
-def list_partial(name: str) -> None:
-    """Say that a file or folder is for a while, to whoever ends this process by force; see `PARTIAL_FILES`."""
+class WholeFolder:
+    """Files that appear in a folder together; see `writing_folder`."""
+
+    def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
+        """Begin with none."""
+        self.path = path
+        self._stack = stack
+        self._finish: list[Callable[[], None]] = []
+        self._removed: list[Path] = []
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file that will be there under this name."""
+        stream, finish = self._stack.enter_context(_staged(self.path / name))
+        self._finish += [stream.close, finish]
+        return stream
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write a file (text as UTF-8) that will be there under this name."""
+        stream = self.open(name)
+        stream.write(_encoded(content))
+        stream.close()  # there may be more of them than can be open
+
+    def remove(self, name: str) -> None:
+        """Remove a file, with the last of the others in place."""
+        self._removed.append(self.path / name)
+
+    def finish(self) -> None:
+        """Put all files in their places, in the order in which they were opened."""
+        for step in self._finish:
+            step()
+        for path in self._removed:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing_folder(path: str | os.PathLike[str]) -> Iterator[WholeFolder]:
+    """Make a folder, where it is missing, and put files into it, all of them or none.
+
+    They are written beside their places first, so that a disk which fills half way leaves the folder as it was.
+
+    Raises:
+        OutputError: The folder cannot be made or written to, or a link is in the way; folders that were made are gone.
+    """
+    target = Path(path)
+    missing = [place for place in (target, *target.parents) if not place.exists()]
+    for place in reversed(missing):
+        list_partial(os.fspath(place))
+    try:
+        make_folder(target)
+        with contextlib.ExitStack() as stack:
+            folder = WholeFolder(target, stack)
+            yield folder
+            folder.finish()
+    except BaseException:
+        for place in missing:
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                place.rmdir()
+        raise
+
+
+def list_partial(name: str, *, with_content: bool = False) -> None:
+    """Say what has to go where this process is ended by force; see `PARTIAL_FILES`.
+
+    Args:
+        name: A file, or a folder, which goes if it is empty.
+        with_content: Whether it is a folder that goes with all that is in it.
+    """
     listing = os.environ.get(PARTIAL_FILES)
     if listing:
         with open(listing, "ab") as stream:
-            stream.write(os.fsencode(os.path.abspath(name)) + b"\0")
+            stream.write(os.fsencode(os.path.abspath(name)) + (b"/\0" if with_content else b"\0"))
 
 
 def partial_path(output: str | os.PathLike[str]) -> Path:
@@ -114,7 +190,11 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
         OutputError: See `writing_whole`.
     """
     with writing_whole(path) as stream:
-        stream.write(content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content)
+        stream.write(_encoded(content))
+
+
+def _encoded(content: bytes | str) -> bytes:
+    return content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content
 
 
 def refuse_inputs(
@@ -161,22 +241,33 @@ def refuse_foreign(outputs: Iterable[tuple[str | os.PathLike[str] | None, Writte
         force: Whether the user has said that such files may be replaced.
 
     Raises:
-        OutputError: Another file is there, or one that cannot be read.
+        OutputError: Another file is there, one that cannot be read, or a link.
     """
     for path, written in outputs:
-        if path is None or force or not os.path.isfile(path):
+        if path is None:
             continue
         shown = printable(os.fspath(path))
-        try:
-            with open(path, "rb") as stream:
-                start = stream.read(_START_BYTES)
-        except OSError as error:
-            raise OutputError(f"cannot read what would be replaced ({error.strerror}): {shown}") from error
-        if start and not written.start.match(start):
-            raise OutputError(
-                f"the output would replace a file that is not {written.what}: {shown}",
-                hint="write to another place, or replace it with `--force` (`force=True`)",
-            )
+        if not force and os.path.isfile(path):
+            try:
+                with open(path, "rb") as stream:
+                    start = stream.read(_START_BYTES)
+            except OSError as error:
+                raise OutputError(f"cannot read what would be replaced ({error.strerror}): {shown}") from error
+            if start and not written.start.match(start):
+                raise OutputError(
+                    f"the output would replace a file that is not {written.what}: {shown}",
+                    hint="write to another place, or replace it with `--force` (`force=True`)",
+                )
+        _refuse_link(Path(path))
+
+
+def _refuse_link(path: Path) -> None:
+    """Refuse a link in the way of an output: to follow it would write elsewhere, to replace it would lose it."""
+    if path.is_symlink() and not (path.exists() and not path.is_file()):
+        raise OutputError(
+            f"cannot write (a link is in the way): {printable(str(path))}",
+            hint="remove the link, or name the place that it leads to",
+        )
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int | str, ...]:

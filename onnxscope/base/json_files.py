@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from onnxscope.base.files import open_regular
-from onnxscope.base.text import printable
+from onnxscope.base.text import COMMAND_START, printable
 from onnxscope.errors import InputError, OnnxscopeError
 
 __all__ = ["MAX_INTEGER", "Fields", "JsonFormat", "dump_json", "parse_json"]
@@ -40,6 +40,7 @@ def dump_json(record: Mapping[str, Any]) -> str:
         else:
             lines.append(f"{_compact_json(key)}: {_compact_json(value)}")
     text = "{\n  " + ",\n  ".join(lines) + "\n}\n"
+    text = COMMAND_START.sub(r"\\u0023", text)  # it stands in a string: what is ours has neither # nor : at its start
     return _UNUSUAL.sub(lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
 
 

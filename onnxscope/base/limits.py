@@ -202,10 +202,13 @@ def descendants(process: int) -> list[int]:
 def clean(folder: str) -> None:
     """Remove what a process has left behind."""
     with contextlib.suppress(OSError):
-        for name in filter(None, Path(folder, "partial").read_bytes().split(b"\0")):
+        for name in reversed(Path(folder, "partial").read_bytes().split(b"\0")):  # files before their folders
+            if name.endswith(b"/"):
+                shutil.rmtree(os.fsdecode(name[:-1]), ignore_errors=True)
+                continue
+            remove = os.rmdir if os.path.isdir(name) and not os.path.islink(name) else os.unlink
             with contextlib.suppress(OSError):
-                os.unlink(name)
-            shutil.rmtree(os.fsdecode(name), ignore_errors=True)  # which no link leads anywhere
+                remove(name)  # a folder where it is empty, and no link
     shutil.rmtree(folder, ignore_errors=True)
 
 

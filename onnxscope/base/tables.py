@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -16,6 +17,9 @@ __all__ = ["Cell", "Format", "Result", "Summed", "Table", "render", "show_table"
 
 Format = Literal["table", "json", "csv", "md"]
 _CELL, _HTML_CELL, _SENTENCE = 60, 200, 400  # characters of a name in a terminal and in HTML, of a sentence
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # wide ones too, as Japanese Excel has them
+_LINK = re.compile(r"(:|\bwww)(//|\.)", re.IGNORECASE)
+"""What GitHub makes a link of without being asked, before and behind the place where a backslash keeps it from that."""
 Cell = str | int | float | bool | Sequence[int] | None
 
 
@@ -215,11 +219,11 @@ def _csv_cell(cell: Cell) -> str | int | float:
         assert isinstance(cell, (int, float))
         return cell
     text = _shown(cell)
-    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
+    return "'" + text if text.lstrip()[:1] in _FORMULA else text
 
 
 def _markdown_cell(text: str) -> str:
     escaped = html.escape(printable(text), quote=False)
     for character in "\\|`*_[]":
         escaped = escaped.replace(character, "\\" + character)
-    return escaped
+    return _LINK.sub(lambda match: f"{match[1]}\\{match[2]}", escaped)

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 
 __all__ = [
+    "COMMAND_START",
     "MAX_NAME",
     "bytes_text",
     "count_text",
@@ -30,6 +31,9 @@ __all__ = [
 MAX_NAME = 96
 """Characters of a name that a page shows; the tool tip has more of it."""
 
+COMMAND_START = re.compile(r"^( *):(?=:)|#(?=#\w*\[)")
+"""The character that makes a command of CI of what follows; before it, where it stands at the start, the spaces."""
+
 _MAX_TIP = 1000
 _MAX_STEM_BYTES = 60
 _MAX_READ = 4096  # characters of a name that a stem is made from
@@ -38,10 +42,14 @@ _OWN_STEM = re.compile(r"([0-9]{3,9})_(.+)", re.DOTALL)
 
 
 def printable(text: str) -> str:
-    """Replace every control, format and surrogate character, so that a terminal or a log shows nothing but text."""
-    if text.isprintable():  # as nearly every name is
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    """Replace what a terminal or a log would do something about, so that they show nothing but text.
+
+    That is every control, format and surrogate character, and the first character of what the machines of CI take for
+    commands: `::` at the start of a line, `##[` and `##vso[` anywhere.
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return COMMAND_START.sub(lambda match: f"{match[1] or ''}\\x{ord(match[0][-1]):02x}", text)
 
 
 def first_line(error: Exception | Warning | str) -> str:

@@ -19,12 +19,12 @@ from onnxscope.cli.options import (
     batch_options,
     common,
     custom_ops_option,
-    fail,
     force_option,
     image_options,
     input_option,
     select_option,
 )
+from onnxscope.cli.streams import fail
 from onnxscope.errors import BaselineError, InputError, OnnxscopeError
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class _Gate:
         for remark in result.notes:
             shown.note(remark if self.single else f"{name}: {remark}")
         if shown.form == "table" and result.ok:
-            click.echo(f"{printable(name)}: {result.summary()}")
+            click.echo(printable(f"{name}: {result.summary()}"))
         elif shown.form == "table" or self.single:
             shown.show(result)
         if self.update:

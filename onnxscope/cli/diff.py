@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from onnxscope.base.text import printable
 from onnxscope.cli.options import (
     Presentation,
     batch_options,
@@ -96,7 +97,7 @@ def diff(
         if changes.rows:
             shown.show_table(changes)
             click.echo()
-        click.echo(result.summary())
+        click.echo(printable(result.summary()))
     else:
         shown.show(result)
     context.exit(0 if result.equal else 1)

@@ -41,5 +41,5 @@ def inspect(model: Path, select: tuple[str, ...], dims: dict[str, int], shown: P
 
     summary = describe(model, select=select, dims=dims)
     if shown.form == "table":
-        click.echo("\n".join(map(printable, summary.header().splitlines())))
+        click.echo(summary.header(), nl=False)
     shown.show(summary)

@@ -23,21 +23,21 @@ from onnxscope.cli.diff import diff
 from onnxscope.cli.doctor import doctor
 from onnxscope.cli.features import features
 from onnxscope.cli.inspect import inspect
-from onnxscope.cli.options import ALONE, fail
+from onnxscope.cli.options import ALONE
 from onnxscope.cli.report import report
 from onnxscope.cli.snapshot import snapshot
 from onnxscope.cli.stats import stats
+from onnxscope.cli.streams import PIPE_CLOSED, fail, is_of_stdout, open_streams, tell_of_stdout
 from onnxscope.cli.weights import weights
 
 __all__ = ["cli", "main", "run"]
 
-_PIPE_CLOSED = 128 + 13  # what a shell says of a program that SIGPIPE has ended
-
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit; the console script's entry point."""
+    open_streams()
     code = run(sys.argv[1:] if arguments is None else list(arguments), alone=True)
-    if code == _PIPE_CLOSED and hasattr(signal, "SIGPIPE"):  # end as any program does whose reader goes away
+    if code == PIPE_CLOSED and hasattr(signal, "SIGPIPE"):  # end as any program does whose reader goes away
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
     sys.exit(code)
@@ -65,38 +65,20 @@ def run(arguments: list[str], *, alone: bool = False) -> int:
 
 def _run(arguments: list[str], alone: bool) -> int:
     if sys.stdout is None:
-        _open_standard_streams()
         return fail("cannot write the result (it is closed): standard output", None)
-    _open_standard_streams()
     try:
         code = cli.main(args=arguments, prog_name="onnxscope", standalone_mode=False, obj=ALONE if alone else None)
         sys.stdout.flush()
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "onnxscope"
         return fail(error.format_message().rstrip("."), f"`{command} --help` shows how it is used")
-    except BrokenPipeError:
-        _leave_stdout()
-        return _PIPE_CLOSED
     except OSError as error:
-        if error.filename is not None:
+        if not is_of_stdout(error):
             raise
-        _leave_stdout()
-        return fail(f"cannot write the result ({error.strerror}): standard output", None)
+        return tell_of_stdout(error)
     except (KeyboardInterrupt, click.Abort):
         return fail("interrupted", None)
     return code if isinstance(code, int) else 0  # what a command's context exited with
-
-
-def _open_standard_streams() -> None:
-    """Have no file that is opened later take the place of a standard stream that is closed: libraries write there."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-
-
-def _leave_stdout() -> None:
-    """Write nothing more to stdout, which has failed; python would complain again when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import os
 import re
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from onnxscope.base.files import partial_path
-from onnxscope.base.last_words import has_told
 from onnxscope.base.limits import Limits, default_memory_bytes
 from onnxscope.base.run_options import BatchAxis, read_batch_axis
 from onnxscope.base.text import printable
-from onnxscope.cli.supervision import Ended, can_supervise, supervised
+from onnxscope.cli.streams import fail, is_of_stdout, tell_of_stdout
+from onnxscope.cli.supervision import Ended, can_supervise, supervised, was_interrupted
 from onnxscope.errors import InputError, OnnxscopeError
 
 if TYPE_CHECKING:
@@ -30,14 +29,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ALONE",
     "Presentation",
-    "StatusLine",
     "batch_axis_option",
     "batch_options",
     "batch_size_option",
     "channel_options",
     "common",
     "custom_ops_option",
-    "fail",
     "force_option",
     "image_options",
     "input_option",
@@ -50,7 +47,6 @@ ALONE = object()
 """What the context of the commands holds where each has the process for itself."""
 _FILES = ("model", "a", "b", "source")  # options and arguments that say what a command is about
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_OF_STDOUT = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EBADF)  # files of ours are told of as an OutputError
 _LEAST_BYTES = 128 << 20
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _MEMORY_HELP = "End at so much memory, such as 4G; four fifths of the machine's or container's by default."
@@ -110,10 +106,12 @@ class Presentation:
         """
         try:
             yield
-        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
         except Exception as error:
-            if self.debug or (isinstance(error, OSError) and error.filename is None and error.errno in _OF_STDOUT):
+            if is_of_stdout(error):
+                raise click.exceptions.Exit(tell_of_stdout(error)) from error
+            if self.debug:
                 raise
             raise click.exceptions.Exit(_tell(error, options)) from error
 
@@ -215,11 +213,13 @@ def _end(ended: Ended, options: Mapping[str, Any]) -> int:
 
 
 def _naming(message: str, options: Mapping[str, Any]) -> str:
-    """A message with the files that the command is about behind it, unless it names them all."""
-    files = [str(options[name]) for name in _FILES if options.get(name) is not None]
-    if all(os.path.basename(path) in message for path in files):
+    """A message with the files that the command is about behind it, unless it names one that the command was given."""
+    values = [(key, one) for key, value in options.items() for one in (value if isinstance(value, tuple) else (value,))]
+    given = [str(value) for key, value in values if isinstance(value, Path) or key in ("inputs", "source")]
+    if any(name in message for name in (printable(os.path.basename(path)) for path in given) if name):
         return message
-    return f"{message}: {' and '.join(files)}"
+    files = [str(options[name]) for name in _FILES if options.get(name) is not None]
+    return f"{message}: {' and '.join(files)}" if files else message
 
 
 def model_argument(command: _Command) -> _Command:
@@ -354,35 +354,12 @@ def channel_options(command: _Command) -> _Command:
     return command
 
 
-class StatusLine:
-    """A line on stderr that is written over: what is being done."""
-
-    def __call__(self, text: str) -> None:
-        """Show a text in place of the one before."""
-        try:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns
-        except OSError:
-            width = 0
-        click.echo(f"\r{printable(text)[: (width or 80) - 1]}\x1b[K", nl=False, err=True)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        click.echo("\r\x1b[K", nl=False, err=True)
-
-
-def fail(message: str, hint: str | None) -> int:
-    """Print an error on stderr, and return the exit code of work that could not be done."""
-    click.echo(f"onnxscope: error: {printable(message)}", err=True)
-    if hint:
-        click.echo(f"hint: {printable(hint)}", err=True)
-    has_told()
-    return 2
-
-
 def _tell(error: Exception, options: Mapping[str, Any]) -> int:
     """Print what could not be done, and return its exit code."""
+    if was_interrupted() and not str(error).startswith("interrupted"):
+        return fail("interrupted", None)
     if isinstance(error, OnnxscopeError):
-        return fail(str(error), error.hint)
+        return fail(_naming(str(error), options), error.hint)
     if isinstance(error, MemoryError):
         return fail(_naming("not enough memory", options), "`--memory-limit` allows more; `--select` takes less")
     text = f"{type(error).__name__}: {error}".splitlines()[0]

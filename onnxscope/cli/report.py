@@ -11,7 +11,6 @@ import click
 from onnxscope.base.files import OVERLAY, PAGE, refuse_foreign, refuse_inputs, require_folders
 from onnxscope.cli.options import (
     Presentation,
-    StatusLine,
     batch_axis_option,
     batch_size_option,
     channel_options,
@@ -21,6 +20,7 @@ from onnxscope.cli.options import (
     input_options,
     model_argument,
 )
+from onnxscope.cli.streams import StatusLine
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import BatchAxis

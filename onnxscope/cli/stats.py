@@ -13,7 +13,6 @@ from onnxscope.base.files import partial_path
 from onnxscope.base.text import counted
 from onnxscope.cli.options import (
     Presentation,
-    StatusLine,
     batch_options,
     common,
     custom_ops_option,
@@ -21,6 +20,7 @@ from onnxscope.cli.options import (
     input_options,
     model_argument,
 )
+from onnxscope.cli.streams import StatusLine
 from onnxscope.errors import OnnxscopeError, RunError
 
 if TYPE_CHECKING:

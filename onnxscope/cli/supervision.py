@@ -36,10 +36,11 @@ from onnxscope.base.limits import (
     words_of,
 )
 
-__all__ = ["Ended", "can_supervise", "supervised"]
+__all__ = ["Ended", "can_supervise", "supervised", "was_interrupted"]
 
 _GRACE_S = 0.6  # for the command to end by itself after a signal
 _LOOK_EVERY_S = 0.05  # at the memory
+_interrupted_here = False
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT,)
 
 
@@ -74,8 +75,9 @@ def supervised(command: Callable[[], None], limits: Limits, *, alone: bool) -> E
     Returns:
         How it has ended; None in the new process, once the command has returned there.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed
+            stream.flush()
     with _signals() as (wakeup, restore):
         folder = new_folder()
         end, lifeline = os.pipe()
@@ -86,6 +88,8 @@ def supervised(command: Callable[[], None], limits: Limits, *, alone: bool) -> E
             os.close(lifeline)
             follow(end, folder, limits)
             restore()
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, _interrupt)
             command()
             return None
         os.close(end)
@@ -167,6 +171,17 @@ def _signals() -> Iterator[tuple[int, Callable[[], None]]]:
     finally:
         if os.getpid() == here:
             restore()
+
+
+def was_interrupted() -> bool:
+    """Whether this process was interrupted; libraries make errors of their own of that, which say something else."""
+    return _interrupted_here
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _interrupted_here
+    _interrupted_here = True
+    raise KeyboardInterrupt
 
 
 def _collect(number: int, frame: FrameType | None) -> None:

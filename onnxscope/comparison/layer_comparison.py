@@ -19,11 +19,10 @@ from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.result import Comparison, StructureChange
 from onnxscope.comparison.shared_constants import unread_changes
-from onnxscope.comparison.unstable_sides import mode_changes, notes_on_narrow_sums, notes_on_unstable
+from onnxscope.comparison.unstable_sides import mode_changes, notes_on_narrow_sums, notes_on_unstable, tells_mode
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, folded_change, one_sided
 from onnxscope.comparison.whole_weights import whole_of
 from onnxscope.errors import RunError
-from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Tolerance
@@ -354,7 +353,7 @@ def _node_changes(
         )
         for change in compare_records(sides[0].records, sides[1].records, known)
         if not (is_moved and change.what == "node" and "Transpose" in (change.expected, change.found))
-        and not any(_tells_mode(change, node) for _, node in modes)
+        and not any(tells_mode(change, node) for _, node in modes)
         and (chosen is None or (chosen.holds(change.node) and not _is_left_out(chosen, change)))
     ]
     return (*of_nodes, *(change for change, node in modes if chosen is None or chosen.holds(node)))
@@ -387,15 +386,6 @@ def _within(tolerance: Tolerance | None, change: StructureChange, x: Array | Non
     if tolerance is None or x is None or y is None or x.shape != y.shape or not tolerance.forgives(x, y):
         return change
     return replace(change, message=f"{change.message}; within the tolerance", forgiven=True)
-
-
-def _tells_mode(change: NodeChange, node: Node) -> bool:
-    """Whether a change is no more than the mode of a node that is told as such: training, or being there at all."""
-    if change.what == "node":
-        return change.node is node
-    return change.what in ("training_mode", f"{node.op_type}.training_mode") and (
-        change.node is None or change.node.op_type == node.op_type or change.what != "training_mode"
-    )
 
 
 def _text(value: Any) -> str:

@@ -17,8 +17,17 @@ from onnxscope.runtime.narrow_sums import remarks_on_narrow_sums
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import open_session
 from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable, remarks_on_unstable
+from onnxscope.structure.compare_records import NodeChange
 
-__all__ = ["WhenFed", "mode_changes", "noise_when_fed", "notes_on_narrow_sums", "notes_on_unstable", "random_values"]
+__all__ = [
+    "WhenFed",
+    "mode_changes",
+    "noise_when_fed",
+    "notes_on_narrow_sums",
+    "notes_on_unstable",
+    "random_values",
+    "tells_mode",
+]
 
 _Key = Callable[[UnstableNode], tuple[str, ...]]
 
@@ -164,3 +173,12 @@ def _paired(
         left = [node for node in left if all(node is not x for x, _ in taken)]
         right = [node for node in right if all(node is not y for _, y in taken)]
     return pairs, (left, right)
+
+
+def tells_mode(change: NodeChange, node: Node) -> bool:
+    """Whether a change is no more than the mode of a node that is told as such: training, or being there at all."""
+    if change.what == "node":
+        return change.node is node
+    return change.what in ("training_mode", f"{node.op_type}.training_mode") and (
+        change.node is None or change.node.op_type == node.op_type or change.what != "training_mode"
+    )

@@ -189,7 +189,7 @@ def _excess(finding: Deviation) -> float:
 
 
 def _xml(text: str) -> str:
-    return _NOT_XML.sub("\ufffd", text)
+    return _NOT_XML.sub("\ufffd", "\n".join(map(printable, text.split("\n"))))
 
 
 def _data(text: str) -> str:

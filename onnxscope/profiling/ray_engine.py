@@ -178,7 +178,7 @@ def _short_folder() -> str | None:
     if os.name != "posix" or len(tempfile.gettempdir()) <= _MAX_FOLDER:
         return None
     folder = tempfile.mkdtemp(prefix="onnxscope-", dir="/tmp")
-    list_partial(folder)
+    list_partial(folder, with_content=True)
     return folder
 
 

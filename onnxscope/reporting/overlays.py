@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxscope.base.files import OVERLAY, make_folder, refuse_foreign, refuse_inputs, write_whole
+from onnxscope.base.files import OVERLAY, WholeFolder, refuse_foreign, refuse_inputs, writing_folder
 from onnxscope.base.json_files import dump_json
 from onnxscope.model.loading import Model, load_model
 
@@ -118,7 +118,6 @@ def write_node_data(
     refuse_inputs(overlay_files(folder), loaded.files)
     refuse_foreign([(path, OVERLAY) for path in overlay_files(folder)], force=force)
     nodes = _Nodes(loaded)
-    target = make_folder(folder)
     rows: dict[str, list[_Row]] = {}
     if activations is not None:
         rows["activation"] = [nodes.value(tap["name"], tap) for tap in activations.to_dict()["taps"]]
@@ -127,13 +126,13 @@ def write_node_data(
     if comparison is not None:
         rows["error"] = [nodes.value(row.a.name, row.to_dict()) for row in (*comparison.layers, *comparison.outputs)]
     overlays = []
-    for kind, quantities in _QUANTITIES.items():
-        for quantity, colours in quantities.items():
-            path = target / _file_name(kind, quantity)
-            if kind in rows:
-                overlays.append(_overlay(path, nodes.graph, kind, quantity, rows[kind], colours))
-            if kind not in rows or overlays[-1].file is None:
-                path.unlink(missing_ok=True)
+    with writing_folder(folder) as target:
+        for kind, quantities in _QUANTITIES.items():
+            for quantity, colours in quantities.items():
+                if kind in rows:
+                    overlays.append(_overlay(target, nodes.graph, kind, quantity, rows[kind], colours))
+                if kind not in rows or overlays[-1].file is None:
+                    target.remove(_file_name(kind, quantity))
     return tuple(overlays)
 
 
@@ -172,7 +171,9 @@ class _Nodes:
         return replace(row, name=parameter.name, fault="inside a body" if parameter.graph.path else row.fault)
 
 
-def _overlay(path: Path, graph: str, kind: str, quantity: str, rows: Iterable[_Row], colours: _Colours) -> Overlay:
+def _overlay(
+    folder: WholeFolder, graph: str, kind: str, quantity: str, rows: Iterable[_Row], colours: _Colours
+) -> Overlay:
     name = f"{kind} {quantity}".replace("_", " ")
     results: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}
@@ -187,10 +188,10 @@ def _overlay(path: Path, graph: str, kind: str, quantity: str, rows: Iterable[_R
         else:
             left_out[row.name] = fault
     if results:
-        write_whole(path, dump_json({graph: {"results": results, "name": name, **colours}}))
+        folder.write(_file_name(kind, quantity), dump_json({graph: {"results": results, "name": name, **colours}}))
     return Overlay(
         name=name,
-        file=path.name if results else None,
+        file=_file_name(kind, quantity) if results else None,
         shown=len(results),
         left_out=tuple(left_out.items()),
     )

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from onnxscope.base.files import open_regular, refuse_inputs, write_whole, writing_whole
+from onnxscope.base.files import (
+    PAGE,
+    open_regular,
+    refuse_foreign,
+    refuse_inputs,
+    write_whole,
+    writing_folder,
+    writing_whole,
+)
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, OutputError
 
@@ -48,11 +56,69 @@ def test_the_new_file_is_not_there_before_it_is_whole(tmp_path: Path) -> None:
     assert (tmp_path / "result").read_bytes() == b"new"
 
 
-def test_a_symbolic_link_is_replaced_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["precious", "nowhere", "result"])
+def test_a_link_in_the_way_is_neither_replaced_nor_followed(tmp_path: Path, target: str) -> None:
     (tmp_path / "precious").write_text("old")
-    (tmp_path / "result").symlink_to("precious")
-    write_whole(tmp_path / "result", "new")
-    assert ((tmp_path / "precious").read_text(), (tmp_path / "result").read_text()) == ("old", "new")
+    (tmp_path / "result").symlink_to(target)
+    for write in (
+        lambda: write_whole(tmp_path / "result", "new"),
+        lambda: refuse_foreign([(tmp_path / "result", PAGE)], force=True),
+    ):
+        with pytest.raises(OutputError, match=r"^cannot write \(a link is in the way\): .*result$"):
+            write()
+    assert ((tmp_path / "precious").read_text(), os.readlink(tmp_path / "result")) == ("old", target)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() if path.is_file() else "" for path in folder.rglob("*")}
+
+
+def test_the_files_of_a_folder_appear_together(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("old", "stale"):
+        (tmp_path / "a" / name).write_text("old")
+    with writing_folder(tmp_path / "a") as folder:
+        folder.write("old", "new")
+        folder.write("other", b"new")
+        folder.open("third").write(b"new")
+        folder.remove("stale")
+        folder.remove("nothing")
+        assert {name for name in contents(tmp_path) if "partial" not in name} == {"a", "a/old", "a/stale"}
+        assert (tmp_path / "a" / "old").read_text() == "old"
+    assert contents(tmp_path) == {"a": "", "a/old": "new", "a/other": "new", "a/third": "new"}
+
+
+@pytest.mark.parametrize(
+    "fault", [KeyboardInterrupt(), OSError(28, "No space left on device"), RuntimeError("drawn badly")]
+)
+def test_a_folder_that_cannot_be_filled_is_as_it_was(tmp_path: Path, fault: BaseException) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").write_text("old")
+    before = contents(tmp_path)
+    for place in ("a", "b/c/d"):
+        expected = OutputError if isinstance(fault, OSError) else type(fault)
+        with pytest.raises(expected), writing_folder(tmp_path / place) as folder:  # noqa: PT012
+            folder.write("old", "new")
+            folder.write("other", "new")
+            folder.remove("old")
+            raise fault
+        assert contents(tmp_path) == before
+
+
+def test_what_someone_else_has_put_into_a_new_folder_stays(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), writing_folder(tmp_path / "a" / "b") as folder:  # noqa: PT012
+        folder.write("file", "new")
+        (tmp_path / "a" / "theirs").write_text("theirs")
+        raise KeyboardInterrupt
+    assert contents(tmp_path) == {"a": "", "a/theirs": "theirs"}
+
+
+def test_many_files_of_a_folder_are_not_open_at_a_time(tmp_path: Path) -> None:
+    with writing_folder(tmp_path / "a") as folder:
+        for index in range(3000):
+            folder.write(f"{index}", "")
+        assert len(os.listdir("/dev/fd")) < 100
+    assert len(contents(tmp_path)) == 3001
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Limits, what a process takes, and the words for its end."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from onnxscope.base import limits
+from onnxscope.base.files import PARTIAL_FILES, list_partial
 from onnxscope.base.last_words import LastWords
 from onnxscope.base.limits import (
     Limits,
@@ -85,13 +85,17 @@ def test_limits_name_the_option_that_raises_them():
 def test_what_is_listed_is_removed_with_the_folder(tmp_path, monkeypatch):
     folder = new_folder()
     assert words_of(folder) == LastWords()
-    partial = tmp_path / "line\nbreak"
-    partial.mkdir()
-    (partial / "file").touch()
-    kept, link = tmp_path / "kept", tmp_path / "link"
-    kept.mkdir()
-    link.symlink_to(kept)
-    Path(folder, "partial").write_bytes(b"\0".join(map(os.fsencode, (partial, link, tmp_path / "gone", ""))))
+    monkeypatch.setenv(PARTIAL_FILES, str(Path(folder, "partial")))
+    names = ("line\nbreak", "made", "made/file", "taken", "whole", "link", "gone")
+    for name in ("made", "taken", "whole", "kept"):
+        (tmp_path / name).mkdir()
+    for name in ("line\nbreak", "made/file", "taken/other", "whole/file", "kept/file"):
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    for name in names:
+        list_partial(str(tmp_path / name), with_content=name == "whole")
     clean(folder)
-    assert sorted(tmp_path.iterdir()) == [kept]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        *("kept", "kept/file", "taken", "taken/other")
+    ]
     assert not Path(folder).exists()

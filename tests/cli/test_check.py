@@ -205,7 +205,8 @@ def test_github_obeys_no_name_of_a_layer(tmp_path, monkeypatch, capsys):
     first, *shown = capsys.readouterr().out.splitlines()
     token = first.removeprefix("::stop-commands::")
     assert len(token) == 32
-    assert any(line.startswith("::add-mask::") for line in shown[: shown.index(f"::{token}::")])
+    assert any(line.startswith("\\x3a:add-mask::") for line in shown[: shown.index(f"::{token}::")])
+    assert not any(line.startswith("::") for line in shown[: shown.index(f"::{token}::")])
     assert all(line.startswith("::error ") for line in shown[shown.index(f"::{token}::") + 1 :])
 
 

@@ -211,7 +211,7 @@ def test_usage_errors_end_with_2(call, arguments, message, command):
 def test_an_unknown_framework(call):
     assert_refused(
         call("convert", "jax", "net", "-o", "m.onnx"),
-        "no converter for 'jax'",
+        "no converter for 'jax': net",
         "installed converters: tensorflow, torch",
     )
 
@@ -250,13 +250,6 @@ def test_version(call):
     code, out, _ = call("--version")
     assert code == 0
     assert out.startswith("onnxscope, version ")
-
-
-def test_a_reader_that_goes_away_is_no_error():
-    command = f"{sys.executable} -m onnxscope weights {DIGITS} --format json | head -c 10"
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    assert done.stdout == '{\n  "schem'
 
 
 def test_shell_completion_is_there():

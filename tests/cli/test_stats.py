@@ -53,8 +53,8 @@ def test_infinities_of_half_precision_are_said(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engine", "dask"], "no engine 'dask'\nhint: installed engines: local, ray"),
-        (["--ray-address", "auto"], "the local engine has no address: auto\nhint: add `--engine ray`"),
+        (["--engine", "dask"], f"no engine 'dask': {MODEL}\nhint: installed engines: local, ray"),
+        (["--ray-address", "auto"], f"the local engine has no address: auto: {MODEL}\nhint: add `--engine ray`"),
         (["--workers", "0"], "Invalid value for '--workers'"),
         (["-o", "/nonexistent/p.json"], "cannot write (No such file or directory): /nonexistent/p.json"),
         (["--on-error", "maybe"], "Invalid value for '--on-error'"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import onnx
 import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
+from PIL import Image
 
 import onnxscope
 from onnxscope.cli.main import run
@@ -380,3 +383,80 @@ def test_ten_signals_at_random_moments_end_a_command(name, number, tmp_path):
     print(f"{name}, {number.name}: {ended} of 10 ended by it, the longest in {longest_s:.2f} s")
     assert longest_s < WITHIN_S
     assert ended
+
+
+# ---- standard streams
+
+
+def in_shell(redirection, *arguments):
+    """A command whose streams a shell has redirected: its exit code, and what it says on stderr."""
+    command = " ".join(map(shlex.quote, map(str, (sys.executable, "-m", "onnxscope", *arguments))))
+    done = subprocess.run(["bash", "-c", f"{command} {redirection}"], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("isolation", ["process", "none"])
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_full_stdout_is_an_error(isolation, form):
+    code, err = in_shell(">/dev/full", "inspect", DIGITS, "--format", form, "--isolation", isolation)
+    assert (code, err) == (
+        2,
+        "onnxscope: error: cannot write the result (No space left on device): standard output\n",
+    )
+
+
+def test_a_closed_stdout_is_an_error():
+    code, err = in_shell(">&-", "inspect", DIGITS)
+    assert (code, err) == (2, "onnxscope: error: cannot write the result (it is closed): standard output\n")
+
+
+@pytest.mark.parametrize("buffering", ["", "1"])
+@pytest.mark.parametrize("isolation", ["process", "none"])
+def test_a_reader_that_goes_away_ends_a_command_quietly(isolation, buffering, monkeypatch):
+    """`weights` in JSON is more than a pipe holds."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", buffering)
+    arguments = ("weights", DIGITS, "--format", "json", "--bins", "2000", "--isolation", isolation)
+    code, err = in_shell("| head -c 10; exit ${PIPESTATUS[0]}", *arguments)
+    assert (code, err) == (128 + signal.SIGPIPE, '{\n  "schem')
+
+
+def test_no_file_takes_the_place_of_a_closed_stderr(tmp_path):
+    code, _ = in_shell(f"2>&- >{tmp_path / 'out'}", "snapshot", DIGITS, "-o", tmp_path / "s.json")
+    assert code == 0
+    assert json.loads((tmp_path / "s.json").read_text())["schema"].startswith("onnxscope.baseline/")
+
+
+# ---- errors are one line that names a file
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["features", DIGITS, "-i", "x.npy", "-o", "f"],
+        ["features", DIGITS, "-i", "photo.png", "-o", "f"],
+        ["features", DIGITS, "-i", "x.npz", "-o", "f"],
+        ["stats", DIGITS, "-i", "x.npy", "-o", "p.json"],
+        ["stats", DIGITS, "-i", "random", "-o", "nowhere/p.json"],
+        ["diff", DIGITS, DEPLOYED, "-i", "x.npy"],
+        ["weights", DIGITS, "-s", "y" * 100_000],
+        ["weights", DIGITS, "-s", "\0"],
+        ["inspect", "z" * 3000],
+        ["inspect", DIGITS, "--dim", "N=3"],
+        ["check", DIGITS, "--baseline", "x.npy"],
+    ],
+    ids=range(11),
+)
+def test_an_error_is_one_line_that_names_a_file(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((2, 5, 5), np.float32))
+    np.savez("x.npz", other=np.zeros((2, 1, 8, 8), np.float32))
+    Image.new("RGB", (8, 8)).save("photo.png")
+    assert run(list(map(str, arguments))) == 2
+    out, err = capsys.readouterr()
+    error, *hints = err.splitlines()
+    assert out == ""
+    assert error.startswith("onnxscope: error: ")
+    assert len(error) <= 300
+    assert all(hint.startswith("hint: ") and len(hint) <= 306 for hint in hints)
+    names = ["digits", "x.npy", "x.npz", "photo.png", "p.json", "zzz"]
+    assert any(name in error for name in names)

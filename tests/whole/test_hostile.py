@@ -26,6 +26,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from evil_names import EVIL_NAMES, commands_of_ci
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from onnxscope.cli.main import run
@@ -482,7 +483,8 @@ def assert_refused(arguments: list[str], folder: Path, capfd: pytest.CaptureFixt
     assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("hint: ")), err
     assert "Traceback" not in err
     assert safe_for_terminals(err)
-    assert len(err) < 2000
+    assert len(lines[0]) <= 300
+    assert not commands_of_ci(err)
     assert contents(folder) == before
     return lines[0]
 
@@ -547,21 +549,8 @@ def test_the_evil_pickle_would_run_if_it_were_loaded(tmp_path: Path) -> None:
 
 # ---- hostile names are no errors
 
-NAMES = [
-    "../../escape",
-    "/absolute",
-    "\x1b[31mred\x1b]0;title\x07",
-    "line\nbreak\r\ttab",
-    "\x9b1mC1\x7f\u202eright to left\u2028",
-    "<script>alert(1)</script>&amp;\"'",
-    "]]><!ENTITY x SYSTEM 'file:///etc/passwd'>",
-    "back\\slash:colon*star?",
-    "=cmd|' /C calc'!A0",
-    "$(touch marker) `id` %s {0} {{7*7}}",
-    "漢字 😀 é",
-    "x" * 50_000,
-    "x" * 100_000,
-]
+# No protobuf holds a surrogate, and no archive a name with NUL.
+NAMES = [name for name in EVIL_NAMES if "\udce9" not in name]
 LONGEST_IN_ARCHIVE = 60_000  # zip has 16 bits for the length of a name
 
 
@@ -590,7 +579,7 @@ def test_hostile_names_are_shown_and_written_safely(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     onnx.save(named(name), tmp_path / "m.onnx")
-    archived = len(name) < LONGEST_IN_ARCHIVE
+    archived = len(name) < LONGEST_IN_ARCHIVE and "\0" not in name
     before = contents(tmp_path)
     for command in (
         ["inspect", "m.onnx"],
@@ -602,6 +591,7 @@ def test_hostile_names_are_shown_and_written_safely(
             out, err = capfd.readouterr()
             assert safe_for_terminals(out)
             assert safe_for_terminals(err)
+            assert commands_of_ci(out + err) == []
             if form == "json":
                 assert any(name in text for text in strings(json.loads(out)))
             elif form == "csv":
