@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
@@ -168,6 +169,7 @@ class _Checker:
         node = Node(
             path, index, proto.name, proto.op_type, proto.domain, tuple(proto.input), tuple(proto.output), (), proto
         )
+        self._refuse_fatal(node)
         captured: dict[str, None] = {}
         seen: set[str] = set()
         # Bodies in an order of their own, not in the stored one: `then_branch` first.
@@ -182,6 +184,25 @@ class _Checker:
                 # What reads the type first and what reads the field first would see two different models.
                 raise ModelError(f"{self._shown(attribute, node)} hides a graph: {self._where}")
         return replace(node, captured=tuple(captured)) if captured else node
+
+    def _refuse_fatal(self, node: Node) -> None:
+        """Refuse what ends the process that runs it: a TfIdfVectorizer that has more n-grams than places for them."""
+        if node.op_type != "TfIdfVectorizer" or not node.is_standard:
+            return
+        counts, places = node.attribute("ngram_counts") or [], node.attribute("ngram_indexes") or []
+        pool = len(node.attribute("pool_int64s") or node.attribute("pool_strings") or [])
+        shortest, longest = node.attribute("min_gram_length") or 1, node.attribute("max_gram_length") or len(counts)
+        grams, needed, ends = 0, 0, [*counts, pool]
+        if ends != sorted(ends):
+            return  # onnxruntime says so
+        for length, (start, end) in enumerate(itertools.pairwise(ends), 1):
+            grams += (end - start) // length
+            needed = grams if shortest <= length <= longest and end > start else needed
+        if needed > len(places):
+            raise ModelError(
+                f"node {printable(node.label)!r} has {needed:,} n-grams by its ngram_counts, and ngram_indexes for"
+                f" {len(places):,} of them: {self._where}"
+            )
 
     @staticmethod
     def _shown(attribute: AttributeProto, node: Node) -> str:

@@ -188,3 +188,45 @@ def test_nodes_are_counted_in_bodies_and_functions_too(monkeypatch: pytest.Monke
     with pytest.raises(ModelError, match=r"^more than 2 nodes: g$") as caught:
         load_model(proto)
     assert caught.value.hint == "`--max-nodes` allows more"
+
+
+# ---- what would end the process
+
+
+def tfidf(counts: list[int], places: int, **options: int) -> GraphProto:
+    options = {"min_gram_length": 1, "max_gram_length": 2, "max_skip_count": 0, **options}
+    node = onnx.helper.make_node(
+        "TfIdfVectorizer",
+        ["x"],
+        ["y"],
+        name="words",
+        mode="TF",
+        ngram_counts=counts,
+        ngram_indexes=list(range(places)),
+        pool_int64s=[1, 2, 3, 1, 2, 2, 3],  # 3 words, then 2 pairs
+        **options,
+    )
+    x, y = (onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in (("x", 7), ("y", 1)))
+    return onnx.helper.make_graph([node], "g", [x], [y])
+
+
+@pytest.mark.parametrize(("counts", "places", "grams"), [([0, 3], 4, 5), ([0, 3], 1, 5), ([0, 7], 6, 7)])
+def test_more_n_grams_than_places_for_them_are_refused(counts: list[int], places: int, grams: int) -> None:
+    """onnxruntime looks the place up in a thread of its own, and ends the process where there is none."""
+    message = rf"^node 'words' has {grams} n-grams by its ngram_counts, and ngram_indexes for {places} of them: m$"
+    with pytest.raises(ModelError, match=message):
+        check_graphs(tfidf(counts, places), where="m")
+
+
+def test_n_grams_that_have_their_places_or_are_not_looked_for_are_fine() -> None:
+    cases: tuple[tuple[list[int], int, dict[str, int]], ...] = (
+        ([0, 3], 5, {}),
+        ([0, 3], 9, {}),
+        ([0, 3], 3, {"max_gram_length": 1}),  # the pairs are not looked for
+        ([0, 300], 5, {}),  # beyond the pool: onnxruntime says so
+        ([3, 0], 5, {}),
+    )
+    for counts, places, options in cases:
+        check_graphs(tfidf(counts, places, **options), where="m")
+    with pytest.raises(ModelError, match="has 5 n-grams"):  # those of the pairs come behind those of the words
+        check_graphs(tfidf([0, 3], 4, min_gram_length=2), where="m")
