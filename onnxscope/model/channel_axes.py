@@ -18,13 +18,13 @@ def activation_axes(graph: Graph) -> Mapping[str, int]:
     """Return the channel axis of every value of a graph for which the operators tell; -1 stands for the last."""
     axes: dict[str, int] = {}
     for node in graph.nodes:
-        axis = _output_axis(node, axes)
+        axis = _output_axis(graph, node, axes)
         if node.operator.passes_on == "permuted" and node.inputs[0] not in axes:
             # NHWC models turn their input into NCHW before the first convolution.
             follower = next(iter(graph.readers.get(node.outputs[0], ())), None)
-            order = node.attribute("perm")
+            order = node.axis_order(_rank(graph, node.inputs[0]))
             if follower is not None and follower.operator.channel_axis == 1 and order and len(order) > 1:
-                axes.setdefault(node.inputs[0], int(order[1]))
+                axes.setdefault(node.inputs[0], order[1])
                 axis = 1
         if node.operator.channel_axis == 1:
             axes.setdefault(node.inputs[0], 1)
@@ -83,7 +83,7 @@ def _used_axis(node: Node, position: int, rank: int) -> tuple[int, int]:
     return 0, 1
 
 
-def _output_axis(node: Node, axes: Mapping[str, int]) -> int | None:
+def _output_axis(graph: Graph, node: Node, axes: Mapping[str, int]) -> int | None:
     operator = node.operator
     if operator.channel_axis is not None:
         return operator.channel_axis
@@ -93,10 +93,16 @@ def _output_axis(node: Node, axes: Mapping[str, int]) -> int | None:
     if not known:
         return None
     if operator.passes_on == "permuted":
-        order = node.attribute("perm")
+        order = node.axis_order(_rank(graph, node.inputs[0]))
         if not order or node.inputs[0] not in axes:
             return None
         axis = axes[node.inputs[0]]
         axis = axis if axis >= 0 else axis + len(order)
-        return list(order).index(axis) if axis in order else None
+        return order.index(axis) if axis in order else None
     return known[0]
+
+
+def _rank(graph: Graph, value: str) -> int | None:
+    """How many axes the file declares that a value has."""
+    declared = graph.types.get(value)
+    return None if declared is None or declared.shape is None else len(declared.shape)

@@ -104,6 +104,21 @@ class Node:
         """The attribute's value as onnx reads it, or None where it is missing or of a type that does not exist."""
         return next((attribute_value(stored) for stored in self.proto.attribute if stored.name == name), None)
 
+    def axis_order(self, rank: int | None) -> list[int] | None:
+        """The axes of what a Transpose reads, in the order in which it gives them: the other way round by default.
+
+        Args:
+            rank: How many axes there are, None where that is not known.
+
+        Returns:
+            None where nothing tells it, and where what is told is no order of all axes.
+        """
+        order = self.attribute("perm")
+        if order is None:
+            return None if rank is None else list(range(rank))[::-1]
+        axes = [int(axis) for axis in order]
+        return axes if sorted(axes) == list(range(len(axes) if rank is None else rank)) else None
+
 
 def attribute_value(attribute: AttributeProto) -> Any:
     """Return an attribute's value as onnx reads it, or None where its type does not exist."""

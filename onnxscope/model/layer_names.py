@@ -183,7 +183,7 @@ class Names:
     def origin(self, graph: Graph, value: str) -> Origin | None:
         """Trace a constant value back to the tensor that stores it, through layout, casts and dequantization."""
         alias, dequantized = value, None
-        permutations: list[tuple[int, ...] | None] | None = []
+        turns: list[Node] | None = []
         while graph.stored(value) is None:
             node = graph.scope_of(value).producers.get(value)
             passed_on = None if node is None else node.operator.passes_on
@@ -192,16 +192,15 @@ class Names:
             if passed_on == "dequantized":
                 dequantized = dequantized or value
             elif passed_on == "permuted":
-                if permutations is not None:
-                    order = node.attribute("perm")
-                    permutations.append(None if order is None else tuple(order))
+                if turns is not None:
+                    turns.append(node)
             elif passed_on == "reshaped":
-                permutations = None
+                turns = None
             value = node.inputs[0]
             if passed_on != "same" or is_anonymous(alias):
                 alias = value
         stored = graph.stored(value)
-        return Origin(value, alias, _compose(permutations, len(stored.dims)) if stored else None, dequantized)
+        return Origin(value, alias, _compose(turns, len(stored.dims)) if stored else None, dequantized)
 
     def parts_of(self, operand: Operand) -> dict[str, str]:
         """The stored tensors that nothing but layout makes an operand of, with what each is to the operator.
@@ -353,22 +352,19 @@ def _legacy_scope(name: str) -> str | None:
     return ".".join(filter(None, layer)) or None
 
 
-def _compose(permutations: list[tuple[int, ...] | None] | None, rank: int) -> tuple[int, ...] | None:
-    """One permutation for several, the last applied first; None where it is unknown, empty where there is none.
+def _compose(turns: list[Node] | None, rank: int) -> tuple[int, ...] | None:
+    """One permutation for several Transposes; None where it is unknown, empty where there is none.
 
     Args:
-        permutations: Nearest to the operand first. None among them reverses the axes, as a Transpose does that names
-            no order.
-        rank: Of what is permuted.
+        turns: Nearest to the operand first.
+        rank: Of what they turn.
     """
-    if permutations is None:
+    if turns is None:
         return None
     result: tuple[int, ...] = ()
-    for permutation in permutations:
-        order = tuple(range(rank))[::-1] if permutation is None else permutation
-        if any(axis < 0 for axis in order) or sorted(order) != list(range(len(order))):
+    for turn in turns:
+        order = turn.axis_order(rank)
+        if order is None:
             return None
-        if result and len(result) != len(order):
-            return None
-        result = tuple(order[axis] for axis in result) if result else order
+        result = tuple(order[axis] for axis in result) if result else tuple(order)
     return result

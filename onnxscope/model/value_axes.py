@@ -92,8 +92,8 @@ def known_axes(graph: Graph) -> Mapping[str, ValueAxes]:
 def _handed_on(node: Node, names: tuple[str, ...]) -> tuple[str, ...]:
     """The axes behind a node that turns them or works on each element; empty where it does something else."""
     if node.operator.passes_on == "permuted":
-        order = node.attribute("perm") or range(len(names))[::-1]
-        return tuple(names[axis] for axis in order) if sorted(order) == list(range(len(names))) else ()
+        order = node.axis_order(len(names))
+        return () if order is None else tuple(names[axis] for axis in order)
     return names if node.operator.function is not None or _hands_on(node) else ()
 
 
@@ -114,9 +114,10 @@ def _before(node: Node, names: tuple[str, ...]) -> tuple[str, ...]:
     """The axes of what a node hands on with these, empty where it turns another number of axes."""
     if node.operator.passes_on != "permuted":
         return names
-    order = node.attribute("perm") or range(len(names))[::-1]
-    behind = names[-len(order) :]
-    if sorted(order) != list(range(len(behind))):
+    written = node.attribute("perm")
+    behind = names if written is None else names[-len(written) :]
+    order = node.axis_order(len(behind))
+    if order is None:
         return ()
     return tuple(behind[order.index(axis)] for axis in range(len(order)))
 

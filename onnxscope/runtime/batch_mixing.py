@@ -33,7 +33,7 @@ def mixed_first_axis(model: Model) -> str | None:
         if _mixes(model, graph, node, places, ranks):
             return f"{node.op_type} {printable(node.label)!r} works along it"
         for output in filter(None, node.outputs[:1]):
-            place = _place_behind(node, reads[0], places[reads[0]])
+            place = _place_behind(node, reads[0], places[reads[0]], ranks.get(reads[0]))
             if place is not None:
                 places[output] = place
                 ranks[output] = max(ranks.get(name, 0) for name in reads)
@@ -103,13 +103,13 @@ def _mixes(model: Model, graph: Graph, node: Node, places: Mapping[str, int], ra
     return False
 
 
-def _place_behind(node: Node, read: str, place: int) -> int | None:
+def _place_behind(node: Node, read: str, place: int, rank: int | None) -> int | None:
     """Where the axis is in a node's first output, None where it is not known."""
     if node.op_type in _UNKNOWN:
         return None
     if node.op_type == "Transpose":
-        order = node.attribute("perm")
-        return None if order is None else list(order).index(place)
+        order = node.axis_order(None) or node.axis_order(rank)  # the rank is a guess
+        return None if order is None or place not in order else order.index(place)
     if node.op_type.startswith("Reduce") and node.attribute("keepdims") not in (None, 1) and place:
         return None
     if node.op_type in _RECURRENT:

@@ -53,7 +53,8 @@ def source_behind(
     if not node.is_standard or not node.inputs or node.outputs[0] in graph.outputs:
         return None
     if node.op_type == "Transpose":
-        order = node.attribute("perm")
+        sides = shape(node.inputs[0])
+        order = node.axis_order(None if sides is None else len(sides))
         return node.inputs[0] if order is not None and order == sorted(order) else None
     if node.op_type in _NEUTRAL:
         return _unchanged_operand(model, graph, node, shape)
@@ -139,11 +140,12 @@ def turned_reduction(model: Model, graph: Graph, node: Node) -> tuple[Node, list
     if not node.is_standard or not (of_index or node.op_type.startswith("Reduce")) or node.attribute("keepdims") != 0:
         return None
     turn = graph.producers.get(node.inputs[0])
-    order = turn.attribute("perm") if turn is not None and turn.op_type == "Transpose" and turn.is_standard else None
+    is_turned = turn is not None and turn.op_type == "Transpose" and turn.is_standard
+    order = _order_of(model, graph, turn) if turn is not None and is_turned else None
     axes = [node.attribute("axis") or 0] if of_index else _whole_numbers(model, graph, node, "axes", 1)
     if turn is None or order is None or not axes or not all(-len(order) <= axis < len(order) for axis in axes):
         return None
-    found = sorted(int(order[axis]) for axis in axes)
+    found = sorted(order[axis] for axis in axes)
     left = [axis for axis in order if axis not in found]
     if left != sorted(left):
         return None
@@ -164,14 +166,21 @@ def unturned_softmax(model: Model, graph: Graph, node: Node) -> tuple[Node, Node
     back = readers[0] if len(readers) == 1 and node.outputs[0] not in graph.outputs else None
     if turn is None or back is None or {turn.op_type, back.op_type} != {"Transpose"}:
         return None
-    order, other = turn.attribute("perm"), back.attribute("perm")
+    order, other = _order_of(model, graph, turn), _order_of(model, graph, back)
     axis = -1 if node.attribute("axis") is None else node.attribute("axis")
-    is_undone = order is not None and other is not None and [order[place] for place in other] == sorted(order)
-    if not is_undone or (model.opsets.get("ai.onnx") or 0) < 13:
+    if order is None or other is None or (model.opsets.get("ai.onnx") or 0) < 13:
+        return None
+    if [order[place] for place in other] != sorted(order):
         return None
     proto = _with_attributes(node, turn.inputs, {"axis": order[axis]})
     proto.output[:] = back.outputs
     return back, proto
+
+
+def _order_of(model: Model, graph: Graph, turn: Node) -> list[int] | None:
+    """Of a Transpose; one that names none has the rank of what it reads."""
+    declared = model.type_of(graph, turn.inputs[0])
+    return turn.axis_order(None if declared is None or declared.shape is None else len(declared.shape))
 
 
 def without_negations(model: Model) -> Model:

@@ -140,7 +140,7 @@ class _Reader:
     def _order(self) -> Places:
         """Of a Transpose that names none: the other way round."""
         rank = None if self._node.attribute("perm") is not None else self._rank()
-        return Places({"perm": list(range(rank))[::-1]}) if rank else Places()
+        return Places({"perm": self._node.axis_order(rank)}) if rank else Places()
 
     def _axes(self) -> Places:
         axes = self._numbers("axes", 1)

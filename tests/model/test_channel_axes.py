@@ -22,6 +22,17 @@ def axes_of(body, **shapes):
     return dict(activation_axes(load_model(model).main))
 
 
+@pytest.mark.parametrize("order", ["", "<perm = [3, 2, 1, 0]>"])
+def test_a_transpose_that_names_no_order_turns_the_axes_round(order):
+    axes = axes_of(
+        f"""g (float[8, 8, 3, N] x) => (float[8, 8, 4, N] y) {{
+            t = Transpose{order}(x) c = Conv(t, w) y = Transpose{order}(c) }}""",
+        w=(4, 3, 1, 1),
+    )
+    assert (axes["x"], axes["t"], axes["c"]) == (2, 1, 1)
+    assert axes.get("y", 2) == 2  # the rank of `c` is not declared
+
+
 def test_images_keep_their_channels_at_axis_1():
     axes = axes_of(
         """g (float[N, 3, H, W] x, float[N, 4, H, W] z) => (float[A, B] y) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 import onnx.parser
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
@@ -119,6 +121,18 @@ def test_attributes_are_read_by_name_and_unreadable_ones_are_absent() -> None:
     proto.node[0].attribute.append(AttributeProto(name="odd", i=3))
     (node,) = main_of(proto).nodes
     assert (node.attribute("alpha"), node.attribute("beta"), node.attribute("odd")) == (0.5, None, None)
+
+
+def test_the_order_of_a_transpose_is_the_other_way_round_where_it_names_none() -> None:
+    text = "g (float[2, 3, 4] x) => (float y) { y = Transpose(x)  z = Transpose<perm = [0, 2, 1]>(x) }"
+    plain, named = check_graphs(onnx.parser.parse_graph(text), where="m")[0].nodes
+    assert (plain.axis_order(3), plain.axis_order(1), plain.axis_order(0)) == ([2, 1, 0], [0], [])
+    assert plain.axis_order(None) is None
+    assert named.axis_order(3) == named.axis_order(None) == [0, 2, 1]
+    assert named.axis_order(4) is None
+    for wrong in ([0, 0, 1], [1, 2, 3], [-1, 0, 1]):
+        proto = onnx.helper.make_node("Transpose", ["x"], ["y"], perm=wrong)
+        assert replace(named, proto=proto).axis_order(None) is None
 
 
 def test_declared_types_cover_values_initializers_and_kinds() -> None:

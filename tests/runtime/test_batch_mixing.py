@@ -22,6 +22,8 @@ def loaded(text):
         ("g (float[N, 3] x) => (float[1, 3] y) <int64[1] a = {0}> { y = ReduceMax(x, a) }", "ReduceMax"),
         ("g (float[N, 3] x) => (float[1, 1] y) { y = ReduceMean(x) }", "ReduceMean"),
         ("g (float[N, 3] x) => (float[3, N] y) { t = Transpose<perm = [1, 0]>(x)  y = Softmax(t) }", "Softmax"),
+        ("g (float[N, 3] x) => (float[3, N] y) { t = Transpose(x)  y = Softmax(t) }", "Softmax"),
+        ("g (float[N, 3] x) => (float[3, N] y) { t = Transpose(x)  y = Softmax<axis = 0>(t) }", None),
         ("g (float[N, 3] x, float[N, N] e) => (float[N, 3] y) { y = MatMul(e, x) }", "MatMul"),
         ("g (float[N, 3] x) => (float[N, N] y) { y = Gemm<transB = 1>(x, x) }", None),
         ("g (float[N, 3] x, float[N, N] e) => (float[N, 3] y) { y = Gemm(e, x) }", "Gemm"),

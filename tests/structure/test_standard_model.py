@@ -450,3 +450,19 @@ def test_a_norm_over_groups_with_a_scale_that_is_fed_is_its_function_too(tmp_pat
     data = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     assert verdicts(models[0], copies[0], data) == [True] * 4
     assert verdicts(models[0], copies[1], data) == [False] * 4
+
+
+def test_a_transpose_that_names_no_order_is_known_by_its_rank():
+    row = '<ir_version: 9, opset_import: ["": 17]> g (float[4] x) => (float[4] y) { NODES }'
+    plain, turned = (parsed(row.replace("NODES", nodes)) for nodes in ("y = Relu(x)", "t = Transpose(x) y = Relu(t)"))
+    assert verdicts(plain, turned, X4[0]) == [True] * 4
+    table = '<ir_version: 9, opset_import: ["": 17]> g (float[3, 4] x) => (float[P] y) { NODES }'
+    sides = [
+        "t = Transpose(x) y = ReduceMax<axes = [0], keepdims = 0>(t)",
+        "y = ReduceMax<axes = [1], keepdims = 0>(x)",
+    ]
+    a, b, c = (
+        parsed(table.replace("NODES", nodes)) for nodes in (*sides, "y = ReduceMax<axes = [0], keepdims = 0>(x)")
+    )
+    assert verdicts(a, b, X4) == [True] * 4
+    assert verdicts(a, c, X4) == [False] * 4
