@@ -18,7 +18,7 @@ from onnxscope.errors import InputError
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.parameters import Parameter
-from onnxscope.numerics.quantization import Quantization
+from onnxscope.numerics.quantization import QUANTIZED, Quantization, quantized_cells
 from onnxscope.numerics.tensor_summary import Summary, describe_all
 from onnxscope.runtime.stored_values import read_quantized
 from onnxscope.selection.selectors import choose
@@ -30,7 +30,6 @@ __all__ = ["WeightRecord", "WeightStatistics", "run_weights", "weights"]
 
 Array = np.ndarray[Any, Any]
 _COLUMNS = ("parameter", "shape", "dtype", "mean", "std", "min", "max", "zeros", "folded", "initializer")
-_QUANTIZED = ("quantized", "scale", "zero point", "saturated", "unused codes")
 _MAX_DRAWN_BINS = 2000  # in a notebook
 _MAX_TITLE = 200
 
@@ -168,8 +167,8 @@ class WeightStatistics(Record, Sequence[WeightRecord]):
         rows = [row for row in self.rows if row.quantization is not None]
         count, total = (sum(row.summary.overall.count for row in some) for some in (rows, self.rows))
         title = f"{len(rows)} of {len(self.rows)} parameters are quantized, {count:,} of {total:,} numbers"
-        cells = tuple((row.parameter.name, row.parameter.shape, *_quantized_cells(row.quantization)) for row in rows)
-        return Table(title, ("parameter", "shape", *_QUANTIZED), cells)
+        cells = tuple((row.parameter.name, row.parameter.shape, *quantized_cells(row.quantization)) for row in rows)
+        return Table(title, ("parameter", "shape", *QUANTIZED), cells)
 
     def __repr__(self) -> str:
         return self.table().text()
@@ -272,16 +271,10 @@ def _table(title: str, rows: Sequence[WeightRecord]) -> Table:
     """One row per parameter; what is told of quantization has columns where any is quantized."""
     table = Table(title, _COLUMNS, tuple(row._cells() for row in rows))
     if any(row.quantization is not None for row in rows):
-        more = tuple(_quantized_cells(row.quantization) for row in rows)
+        more = tuple(quantized_cells(row.quantization) for row in rows)
         cells = tuple((*left, *right) for left, right in zip(table.rows, more, strict=True))
-        table = Table(title, (*_COLUMNS, *_QUANTIZED), cells)
+        table = Table(title, (*_COLUMNS, *QUANTIZED), cells)
     return table.with_marks("not finite", [row._mark() for row in rows])
-
-
-def _quantized_cells(told: Quantization | None) -> tuple[Cell, ...]:
-    if told is None:
-        return ("",) * len(_QUANTIZED)
-    return (told.text, told.scale_text, told.zero_point_text, told.saturated_fraction, told.unused_codes)
 
 
 def _facets(parameter: Parameter) -> dict[str, str]:

@@ -24,6 +24,7 @@ FindingKind = Literal[
     "float16_weight",
     "float16_overflow",
     "clipped_weight",
+    "clipped_activation",
     "massive_activation",
     "outlier_channel",
     "outlier_token",

@@ -19,7 +19,7 @@ from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.layer_names import Operand
 
-__all__ = ["FEW_BITS", "Encoding", "codes_scale", "decoded_codes", "encoding_of"]
+__all__ = ["FEW_BITS", "LOWEST_CODES", "Encoding", "codes_scale", "decoded_codes", "encoding_of", "rounding_of"]
 
 FEW_BITS: Mapping[int, int] = {
     TensorProto.INT2: 2,
@@ -29,6 +29,17 @@ FEW_BITS: Mapping[int, int] = {
     TensorProto.FLOAT4E2M1: 4,
 }
 """Element types of less than a byte, with their bits."""
+LOWEST_CODES: Mapping[int, tuple[int, int]] = {
+    TensorProto.INT2: (2, -2),
+    TensorProto.UINT2: (2, 0),
+    TensorProto.INT4: (4, -8),
+    TensorProto.UINT4: (4, 0),
+    TensorProto.INT8: (8, -128),
+    TensorProto.UINT8: (8, 0),
+    TensorProto.INT16: (16, -32768),
+    TensorProto.UINT16: (16, 0),
+}
+"""Types of the codes that activations are rounded to, with their bits and the lowest code."""
 _WORD = 8  # bits of a packed tensor's elements
 _BLOCK = 128  # what GatherBlockQuantized takes without an attribute
 
@@ -175,6 +186,23 @@ def decoded_codes(graph: Graph, value: str) -> tuple[str, str, str] | None:
     codes = graph.inputs_of(node)[0]
     scale = _one_scale(graph, node, 1, 2)
     return (codes, *scale) if scale is not None and len(graph.readers_of(codes)) > 1 else None
+
+
+def rounding_of(graph: Graph, value: str) -> tuple[TensorProto, TensorProto] | None:
+    """Return the stored scale and zero point of the codes that a value is, is made of or is rounded to; None elsewhere.
+
+    Of a value that is rounded in several ways, those of the first.
+    """
+    node = graph.producers.get(value)
+    names = None
+    if node is not None and node.operator.passes_on == "dequantized" and node.inputs[0] not in graph.constants:
+        names = _one_scale(graph, node, 1, 2)
+    rounding = (reader for reader in graph.readers_of(value) if reader.op_type == "QuantizeLinear")
+    reader = next((reader for reader in rounding if graph.inputs_of(reader)[0] == value), None)
+    if names is None:
+        names = codes_scale(graph, value) if reader is None else _one_scale(graph, reader, 1, 2)
+    stored = [graph.stored(_source(graph, name)) for name in names or ()]
+    return (stored[0], stored[1]) if len(stored) == 2 and stored[0] is not None and stored[1] is not None else None
 
 
 def _keeps_codes(node: Node) -> bool:

@@ -9,12 +9,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.tables import Cell
 from onnxscope.base.text import format_number
 from onnxscope.numerics.dequantization import LEVELS
 
-__all__ = ["Quantization", "describe_codes"]
+__all__ = ["QUANTIZED", "Quantization", "describe_codes", "quantized_cells"]
 
 Array = NDArray[Any]
+QUANTIZED = ("quantized", "scale", "zero point", "saturated", "unused codes")
+"""Columns of a table that says how each of its rows is quantized."""
 _BLOCK = 1 << 20  # codes that are counted at a time: `bincount` makes 64 bits of each
 _COUNTED_BITS = 8  # codes of more bits are not counted one by one: a bias, which uses few of them
 
@@ -80,6 +83,13 @@ class Quantization:
     def zero_point_text(self) -> str:
         """The range of the zero points."""
         return _range(self.zero_point_min, self.zero_point_max)
+
+
+def quantized_cells(told: Quantization | None) -> tuple[Cell, ...]:
+    """Return a row of the columns `QUANTIZED`, empty for what is not quantized."""
+    if told is None:
+        return ("",) * len(QUANTIZED)
+    return (told.text, told.scale_text, told.zero_point_text, told.saturated_fraction, told.unused_codes)
 
 
 def describe_codes(

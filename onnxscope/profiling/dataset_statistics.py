@@ -10,9 +10,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, overload
 
 from onnxscope.base.results import Record, remarks
-from onnxscope.base.tables import Table
+from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, not_finite_text, samples_text
 from onnxscope.findings.kinds import Finding
+from onnxscope.numerics.quantization import QUANTIZED, quantized_cells
 from onnxscope.profiling.findings import find, saturated_fraction
 from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.tap_profile import COLUMNS, TapProfile
@@ -107,10 +108,17 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
 
     def table(self) -> Table:
         """One row per tap."""
-        rows = tuple((*tap.cells(), ", ".join(self._remarks(tap))) for tap in self)
+        columns = QUANTIZED if any(tap.codes is not None for tap in self) else ()
+        rows = tuple(
+            (*tap.cells(), *self._quantized(tap)[: len(columns)], ", ".join(self._remarks(tap))) for tap in self
+        )
         skipped = f", {len(self.profile.skipped):,} skipped" if self.profile.skipped else ""
         title = f"{self.profile.model['name']} over {self._counted()}{skipped}: {counted(len(rows), 'tap')}"
-        return Table(title, (*COLUMNS, "remarks"), rows)
+        return Table(title, (*COLUMNS, *columns, "remarks"), rows)
+
+    @staticmethod
+    def _quantized(tap: TapProfile) -> tuple[Cell, ...]:
+        return quantized_cells(None if tap.codes is None else tap.codes.quantization)
 
     def tables(self) -> list[Table]:
         """The taps, and the findings where there are any."""
@@ -167,6 +175,7 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
             ("massive_activation", "massive"),
             ("outlier_channel", "outlying"),
             ("outlier_token", "token stands out"),
+            ("clipped_activation", "clipped"),
             ("dead_head", "dead heads"),
             ("duplicate_head", "duplicate heads"),
             ("attention_sink", "sinks"),

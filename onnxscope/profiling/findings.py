@@ -19,6 +19,7 @@ _FLOAT16_SMALLEST = 2.0**-24  # its smallest subnormal number
 _UNDERFLOW_SHARE = 0.01
 _FILL = -3.3e38  # exporters mask with the least number of float32, -3.403e38, to which scores are added
 _SATURATED_SHARE = 0.5
+_CLIPPED_SHARE = 0.01  # a calibration leaves out a tenth of that
 _MARGIN = 1 / 128  # of the distance between the limits
 
 
@@ -32,6 +33,7 @@ def find(profile: Profile) -> tuple[Finding, ...]:
         findings += _overflow(profile, tap)
         findings += _underflow(tap)
         findings += _saturation(tap)
+        findings += _clipped(tap)
         findings += find_outliers(profile, tap)
     return by_gravity(findings)
 
@@ -157,6 +159,17 @@ def _saturation(tap: TapProfile) -> Iterator[Finding]:
         low, high = tap.limits
         message = f"{share:.1%} of the values are within 1/128 of a limit of {low:g} to {high:g}"
         yield Finding(kind="saturation", layer=tap.layer, channel=None, message=message)
+
+
+def _clipped(tap: TapProfile) -> Iterator[Finding]:
+    """A quantized value of which many numbers have the codes at the ends, where no function limits it as well."""
+    if tap.codes is None or tap.limits is not None or tap.codes.clipped_fraction <= _CLIPPED_SHARE:
+        return
+    grid = tap.codes.grid
+    low, high = ((end - grid.zero_point) * grid.scale for end in (grid.lowest, grid.highest))
+    share = f"{tap.codes.clipped_fraction:.1%} of the values"
+    message = f"{share} are rounded to an end of what the codes reach, {low:.4g} to {high:.4g}"
+    yield Finding(kind="clipped_activation", layer=tap.layer, channel=None, message=message)
 
 
 def _samples(tap: TapProfile) -> str:

@@ -14,9 +14,11 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import RunError
 from onnxscope.inputs.dataset import Dataset
 from onnxscope.inputs.samples import axis_of_samples
+from onnxscope.model.encodings import LOWEST_CODES, rounding_of
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.model.value_axes import batch_axis_of, grown_axis
+from onnxscope.numerics.code_use import CodeGrid
 from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.sample_moments import sample_steps
 from onnxscope.profiling.observer import Observer, Plan
@@ -91,6 +93,7 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
             probed=False,
             masked=(tap.path, tap.value) in masked,
             heads=_heads(tap, shape, batch),
+            codes=_codes(model, tap),
         )
         planned.append(plain)
     exact = options.exact or _is_little(planned, dataset.count, options.memory_budget_bytes)
@@ -157,6 +160,18 @@ def _heads(tap: Tap, shape: Shape | None, batch: int | None) -> int | None:
     if tap.axes is None or not tap.axes.are_shares or shape is None or len(shape) not in (3, 4) or 0 in shape:
         return None
     return 1 if len(shape) == 3 and batch == 0 else shape[-3]
+
+
+def _codes(model: Model, tap: Tap) -> CodeGrid | None:
+    """The codes of a value that is quantized with one stored scale, None for any other."""
+    stored = None if tap.holds_indices else rounding_of(model.graphs[tap.path], tap.value)
+    if stored is None:
+        return None
+    (scale,), (zero_point,) = (model.array(tensor).reshape(-1).tolist() for tensor in stored)
+    lowest = LOWEST_CODES.get(int(stored[1].data_type))
+    if lowest is None or not scale > 0 or not math.isfinite(scale):
+        return None
+    return CodeGrid(*lowest, scale=float(scale), zero_point=int(zero_point))
 
 
 def _limits(model: Model, tap: Tap) -> tuple[float, float] | None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxscope.numerics.blocks import widened
+from onnxscope.numerics.code_use import CodeGrid
 from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.sample_moments import Observation, count_zeros, sample_rows
 from onnxscope.runtime.nodes import HALF_TYPES, MIN_ROW, GraphWriter
@@ -58,6 +59,7 @@ class PlannedTap:
         shift: A number per channel near its mean, where squares about zero would cancel.
         masked: Whether infinities are there by design.
         heads: How many heads an attention has, where its shares are observed; numpy reduces them then.
+        codes: What a quantized value is rounded to, None for any other.
     """
 
     tap: Tap
@@ -71,6 +73,7 @@ class PlannedTap:
     shift: tuple[float, ...] | None = None
     masked: bool = False
     heads: int | None = None
+    codes: CodeGrid | None = None
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from onnxscope.base.json_files import MAX_INTEGER, Fields, JsonFormat
 from onnxscope.errors import ProfileError
 from onnxscope.findings.kinds import Finding, FindingKind
 from onnxscope.numerics.attention_shares import AttentionShares
+from onnxscope.numerics.code_use import CodeGrid, CodeUse
 from onnxscope.numerics.log_histogram import MAX_KEY, LogHistogram
 from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.token_outlier import TokenOutlier
@@ -73,6 +74,8 @@ def tap_record(tap: TapProfile) -> dict[str, Any]:
     record["histogram"] = {"keys": tap.histogram.keys.tolist(), "counts": tap.histogram.counts.tolist()}
     if tap.heads is not None:
         record["heads"] = {name: values.reshape(-1).tolist() for name, values in vars(tap.heads).items()}
+    if tap.codes is not None:
+        record["codes"] = {**vars(tap.codes.grid), "counts": tap.codes.counts.tolist()}
     if tap.token is not None:
         record["token"] = vars(tap.token)
     return record
@@ -118,7 +121,18 @@ def tap_of(fields: Fields) -> TapProfile:
         masked=bool(fields.optional("masked", bool)),
         heads=_heads(fields.part("heads")) if "heads" in fields.values else None,
         token=_token(fields.part("token")) if "token" in fields.values else None,
+        codes=_codes(fields.part("codes")) if "codes" in fields.values else None,
     )
+
+
+def _codes(fields: Fields) -> CodeUse:
+    bits = fields.count("bits", 16)
+    lowest, zero_point = (int(_integers(fields, name, 1, -(1 << 15))[0]) for name in ("lowest", "zero_point"))
+    (scale,) = _floats(fields, "scale", 1, 0.0).tolist()
+    if not bits or not 0 < scale < math.inf:
+        fields.fault("codes that stand for nothing")
+    grid = CodeGrid(bits, lowest, scale, zero_point)
+    return CodeUse(grid, _integers(fields, "counts", CodeUse.places(grid), 0))
 
 
 def _token(fields: Fields) -> TokenOutlier:

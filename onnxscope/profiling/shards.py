@@ -12,6 +12,7 @@ from onnxscope.findings.unstable import find_unstable_layers
 from onnxscope.inputs.batches import Fed, read_batches
 from onnxscope.inputs.dataset import Dataset
 from onnxscope.model.loading import Model
+from onnxscope.numerics.code_use import CodeGrid, CodeUse
 from onnxscope.numerics.log_histogram import LogHistogram
 from onnxscope.profiling.observer import Observer, Plan
 from onnxscope.profiling.profile import Profile
@@ -150,6 +151,7 @@ def empty_profile(model: Model, plan: Plan, dataset: Dataset, *, provenance: Map
             channel_axis=planned.channel_axis,
             limits=planned.limits,
             masked=planned.masked,
+            codes=planned.codes,
         )
         for planned in plan.taps
     )
@@ -183,6 +185,7 @@ def _unseen(
     channel_axis: int | None,
     limits: tuple[float, float] | None,
     masked: bool = False,
+    codes: CodeGrid | None = None,
 ) -> TapProfile:
     return TapProfile(
         name=name,
@@ -197,4 +200,5 @@ def _unseen(
         state=ChannelState.empty(0),
         histogram=LogHistogram.empty(),
         masked=masked,
+        codes=None if codes is None else CodeUse.empty(codes),
     )

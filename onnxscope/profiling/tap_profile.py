@@ -14,6 +14,7 @@ from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import printable
 from onnxscope.errors import MergeError
 from onnxscope.numerics.attention_shares import AttentionShares
+from onnxscope.numerics.code_use import CodeUse
 from onnxscope.numerics.hashes import mix_bits
 from onnxscope.numerics.log_histogram import RELATIVE_ERROR, LogHistogram
 from onnxscope.numerics.moments import ChannelStatistics, Moments, Statistics
@@ -118,6 +119,7 @@ class TapProfile(Record):
         masked: Whether infinities are there by design: from a mask, a fill or a limit.
         heads: What the heads of an attention do with their shares, None for any other value.
         token: The token that stands out most, None where there are none.
+        codes: How the elements that were examined use the codes of a quantized value, None for any other.
     """
 
     name: str
@@ -134,6 +136,7 @@ class TapProfile(Record):
     masked: bool = False
     heads: AttentionShares | None = None
     token: TokenOutlier | None = None
+    codes: CodeUse | None = None
 
     def observed(
         self, observation: Observation, indices: Sequence[int], batch_axis: int | None, token_step: int | None = None
@@ -157,6 +160,7 @@ class TapProfile(Record):
             histogram=LogHistogram.of(observation.values),
             heads=observation.heads,
             token=None if token_step is None else TokenOutlier.of(observation.values, indices, token_step),
+            codes=None if self.codes is None else CodeUse.of(self.codes.grid, observation.values),
         )
         return self._joined(run)
 
@@ -170,6 +174,9 @@ class TapProfile(Record):
             mine, theirs = getattr(self, field), getattr(other, field)
             if mine != theirs:
                 raise MergeError(f"cannot merge {field} {mine!r} with {theirs!r}: tap {printable(self.name)}")
+        grids = [None if tap.codes is None else tap.codes.grid for tap in (self, other)]
+        if grids[0] != grids[1]:
+            raise MergeError(f"cannot merge codes {grids[0]} with {grids[1]}: tap {printable(self.name)}")
         return self._joined(other)
 
     def _joined(self, other: TapProfile) -> TapProfile:
@@ -190,6 +197,7 @@ class TapProfile(Record):
             histogram=self.histogram.merge(other.histogram),
             heads=_merged_heads(self.heads, other.heads),
             token=other.token if self.token is None else self.token.merge(other.token),
+            codes=None if self.codes is None or other.codes is None else self.codes.merge(other.codes),
         )
 
     @property
@@ -270,6 +278,7 @@ class TapProfile(Record):
             "channel_outlier": self.channel_outlier,
             "token_outlier": None if self.token is None else self.token.ratio,
             "heads": None if self.heads is None else self.heads.to_dict(),
+            "quantization": None if self.codes is None else self.codes.quantization.to_dict(),
         }
 
     def cells(self) -> tuple[Cell, ...]:
