@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
+from onnxscope.base.text import printable
 from onnxscope.comparison.align_layers import Align, Alignment, align_layers, layer_keys, pair_by_values
 from onnxscope.comparison.common_feed import CommonFeed
 from onnxscope.comparison.layer_difference import LayerDifference
@@ -98,6 +99,9 @@ class LayerComparison:
         selectors = [select] if isinstance(select, str) else list(select)
         chosen = Selection(sides[0].model, selectors) if selectors else None
         self._kept = None if chosen is None else chosen.layers
+        if chosen is not None and chosen.fed:
+            fed = ", ".join(map(printable, chosen.fed))
+            self._notes.append(f"inputs are fed to both models, and not compared: {fed}")
         pairs = [(sides[0].layers[left], sides[1].layers[right]) for left, right in self._alignment.pairs]
         shown = [
             place for place, (left, _) in enumerate(self._alignment.pairs) if self._kept is None or left in self._kept

@@ -21,6 +21,7 @@ class Selection:
         values: Chosen values that belong to no layer, such as those of a pooling.
         left_out: Names of the parameters that are left out by their own name; their layers stay.
         left_out_places: The graph and the name under which each of these is stored.
+        fed: Names of chosen inputs, which are fed and not computed.
     """
 
     def __init__(self, model: Model, selectors: Sequence[str], *, may_be_empty: bool = False) -> None:
@@ -57,11 +58,12 @@ class Selection:
             for tap in choice.taps or ()
             if (tap.path, tap.value) not in of_layers and tap.value in model.graphs[tap.path].producers
         )
+        self.fed = tuple(tap.layer for tap in choice.taps or () if tap.op_type == "Input")
         if not self.layers and not self.values and not may_be_empty:
             reason = "the exclusions leave nothing" if choice.excluded else "nothing that is computed is selected"
-            fed = [printable(tap.layer) for tap in choice.taps or () if tap.op_type == "Input"]
-            if fed and not choice.excluded:
-                reason = f"inputs are fed, not computed, and nothing else is selected to be compared ({', '.join(fed)})"
+            if self.fed and not choice.excluded:
+                fed = ", ".join(map(printable, self.fed))
+                reason = f"inputs are fed, not computed, and nothing else is selected to be compared ({fed})"
             raise SelectorError(f"{reason}: {model.name}", hint="name a layer, or use op:Conv")
         kept = set().union(*(owned[index] for index in self.layers))
         self._left_out = (of_layers - kept) | (choice.excluded - kept)

@@ -101,7 +101,7 @@ class Partner:
         if not self.form.is_quantized:
             return change.what == "node" and "Cast" in change.message.split(" is only")[0].split()
         if change.what == "op_type":
-            return self._turns(new) and (old in _ABSORBED or self._turns(new, old))
+            return self._turns(new) and (old in _ABSORBED or self._turns(new, old) or self._is_done_in_codes(old))
         if change.what == "node":
             found = _ONLY.match(change.message)
             return found is not None and self._has_node(found[1], found[2] or "", alone=old is None)
@@ -112,7 +112,12 @@ class Partner:
     def _has_node(self, op_type: str, label: str, *, alone: bool) -> bool:
         if alone:
             return self._turns(op_type) or (op_type, label) in self._steering or (not label and op_type in self._kinds)
-        return op_type in _ABSORBED or any(operator_of(one).kind == op_type for one in self._codes)
+        return op_type in _ABSORBED or self._is_done_in_codes(op_type)
+
+    def _is_done_in_codes(self, op_type: str) -> bool:
+        """Whether another operator does the same on codes somewhere in the model."""
+        kind = operator_of(op_type.removeprefix("com.microsoft."), "com.microsoft" if "." in op_type else "").kind
+        return any(operator_of(one).kind == kind for one in self._codes)
 
     @staticmethod
     def _turns(op_type: str, instead_of: str = "") -> bool:

@@ -255,3 +255,10 @@ def test_nothing_left_and_nothing_computed_are_told():
             onnxscope.diff(network(), network(), X, select=selector)
         with pytest.raises(SelectorError, match=message):
             onnxscope.check(network(), onnxscope.snapshot(network(), X), X, select=selector)
+
+
+def test_inputs_beside_what_is_compared_are_told():
+    result = onnxscope.diff(network(), network(), X, select=["value:x", "conv1"])
+    assert [row.a.layer for row in result.layers] == ["conv1"]
+    assert "inputs are fed to both models, and not compared: x" in result.notes
+    assert not any("are fed" in note for note in onnxscope.diff(network(), network(), X, select=["conv1"]).notes)

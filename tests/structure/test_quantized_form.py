@@ -85,3 +85,33 @@ def test_a_model_in_full_precision_has_no_form_and_two_of_one_form_are_no_partne
 def test_what_is_nothing_but_the_form_is_told_apart(change, expected):
     partner = partner_of(model(PLAIN), model(DYNAMIC, "int8"))
     assert partner.explains(NodeChange("", *change)) is expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("op_type", "Softmax", "QuantizeLinear", "Softmax act became QuantizeLinear"), True),
+        (("op_type", "Sigmoid", "QuantizeLinear", "Sigmoid act became QuantizeLinear"), False),
+        (("node", "MatMul", None, "MatMul mm is only in the first model"), True),
+        (("node", "Neg", None, "Neg n is only in the first model"), False),
+        (("QLinearAdd.1", None, "float32 0.5", "Linear: QLinearAdd.1 nothing became float32 0.5"), True),
+        (("QLinearAdd.1", "float32 0.4", "float32 0.5", "Linear: QLinearAdd.1 float32 0.4 became float32 0.5"), False),
+    ],
+)
+def test_what_is_done_on_codes_stands_for_the_same_on_numbers(change, expected):
+    coded = f"""{HEAD} {{ q = QuantizeLinear(x, s, z)  h = QLinearMatMul(q, s, z, w, s, k, s, z)
+        a = com.microsoft.QLinearAdd(h, s, z, h, s, z, s, z)
+        b = com.microsoft.QLinearSoftmax<opset=13>(a, s, z, s, z)  y = DequantizeLinear(b, s, z) }}"""
+    proto = onnx.parser.parse_model(coded)
+    for name, values in {
+        "w": np.ones((4, 3), np.int8),
+        "k": np.int8(0),
+        "s": np.float32(0.5),
+        "z": np.uint8(3),
+    }.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+    plain = f"{HEAD} {{ h = MatMul(x, f)  a = Add(h, h)  y = Softmax(a) }}"
+    reference = onnx.parser.parse_model(plain)
+    reference.graph.initializer.append(numpy_helper.from_array(np.ones((4, 3), np.float32), "f"))
+    partner = partner_of(load_model(reference), load_model(proto))
+    assert partner.explains(NodeChange("", *change)) is expected
