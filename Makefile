@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 DEMO_DIR ?= demo-output
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test lint unit browser docs acceptance bench fixtures clean
+.PHONY: help demo test lint unit browser docs acceptance hostile bench fixtures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,12 +58,16 @@ docs: $(INSTALLED)  ## build the documentation into site/, with warnings as erro
 acceptance: $(INSTALLED) $(JUNIT_SCHEMA) browser  ## the long proofs: large models, every case in the onnx wheel
 	$(BIN)/python -m pytest -m acceptance -s
 
+hostile: $(INSTALLED)  ## what strangers may send, given to every command: all has to come out as expected
+	PYTHONPATH=tests $(BIN)/python tests/hostile.py
+
 bench: $(INSTALLED) browser  ## measure speed and memory against what a user would otherwise do
 	$(PIP) polygraphy
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.activations
 	$(BIN)/python -m benchmarks.comparisons
 	$(BIN)/python -m benchmarks.pages
+	$(BIN)/python -m benchmarks.isolation
 
 fixtures: $(INSTALLED) browser  ## make the binary fixtures and the figures of the documentation again
 	$(BIN)/python fixtures/make_digits.py

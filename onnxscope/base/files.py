@@ -86,7 +86,7 @@ def writing_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def _staged(target: Path) -> Iterator[tuple[IO[bytes], Callable[[], None]]]:
     """Open a temporary file beside `target`, with what puts it in its place; it is gone after the block."""
     try:
-        if target.exists() and not target.is_file():  # a file must not take the place of /dev/null
+        if os.path.exists(target) and not os.path.isfile(target):  # a file must not take the place of /dev/null
             raise OutputError(f"cannot write (not a regular file): {printable(str(target))}")
         _refuse_link(target)
         # tempfile would make it readable to its owner alone, and the umask cannot be asked for without being changed.
@@ -149,7 +149,7 @@ def writing_folder(path: str | os.PathLike[str]) -> Iterator[WholeFolder]:
         OutputError: The folder cannot be made or written to, or a link is in the way; folders that were made are gone.
     """
     target = Path(path)
-    missing = [place for place in (target, *target.parents) if not place.exists()]
+    missing = [place for place in (target, *target.parents) if not os.path.exists(place)]
     for place in reversed(missing):
         list_partial(os.fspath(place))
     try:
@@ -263,7 +263,7 @@ def refuse_foreign(outputs: Iterable[tuple[str | os.PathLike[str] | None, Writte
 
 def _refuse_link(path: Path) -> None:
     """Refuse a link in the way of an output: to follow it would write elsewhere, to replace it would lose it."""
-    if path.is_symlink() and not (path.exists() and not path.is_file()):
+    if os.path.islink(path) and (os.path.isfile(path) or not os.path.exists(path)):
         raise OutputError(
             f"cannot write (a link is in the way): {printable(str(path))}",
             hint="remove the link, or name the place that it leads to",

@@ -32,7 +32,7 @@ def matcher(pattern: str) -> Matcher:
     if pattern.startswith("re:"):
         try:
             compiled = re.compile(pattern[3:])
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:  # nested too deeply, repeated too often
             raise SelectorError(f"not a regular expression ({error}): {printable(pattern)!r}") from error
         return lambda name: compiled.fullmatch(name) is not None
     if any(character in pattern for character in "*?["):

@@ -228,7 +228,7 @@ def _expected(model: Path, place: Path, inputs: Sequence[str], *, update: bool) 
     from onnxscope.gate.baseline import Baseline
 
     arguments = "".join(f" -i {source}" for source in inputs)
-    if not place.exists():
+    if not os.path.exists(place):
         raise BaselineError(
             f"no such baseline: {printable(str(place))}", hint=f"`onnxscope snapshot {model}{arguments} -o {place}`"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import re
 import signal
@@ -160,7 +161,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
             "--max-nodes", type=click.IntRange(1), metavar="N", help="Read models of so many nodes; 250,000 by default."
         ),
         click.option("--memory-limit", metavar="SIZE", callback=_read_size, help=_MEMORY_HELP),
-        click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S", help=_TIMEOUT_HELP),
+        click.option("--timeout", type=float, callback=_read_time, metavar="S", help=_TIMEOUT_HELP),
         click.option(
             "--format",
             "form",
@@ -188,6 +189,12 @@ def _environment(name: str, value: int | None) -> Iterator[None]:
             os.environ.update({} if before is None else {name: before})
 
 
+def _read_time(context: click.Context, option: click.Parameter, given: float | None) -> float | None:
+    if given is not None and not 0 < given < math.inf:
+        raise click.BadParameter(f"no number of seconds above 0: {given}", context, option)
+    return given
+
+
 def _read_size(context: click.Context, option: click.Parameter, given: str | None) -> int | None:
     found = None if given is None else _SIZE.fullmatch(given)
     if given is not None and found is None:
@@ -203,7 +210,7 @@ def _end(ended: Ended, options: Mapping[str, Any]) -> int:
     code = 2 if ended.code is None else ended.code
     if ended.death is not None:
         hint = ended.death.hint
-        if options.get("resume") is not None and partial_path(options["output"]).exists():
+        if options.get("resume") is not None and os.path.exists(partial_path(options["output"])):
             hint = "the same command with `--resume` goes on behind the last shard that is done"
         code = fail(_naming(ended.death.reason, options), hint)
     if ended.signal not in (None, signal.SIGINT):

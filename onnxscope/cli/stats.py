@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -118,11 +119,13 @@ def stats(
         )
     except KeyboardInterrupt as stop:
         partial = partial_path(output)
-        hint = "the same command with `--resume` goes on from there" if partial.exists() else None
-        detail = f"; what is known so far is in {partial}" if partial.exists() else " before the first shard was done"
+        hint = "the same command with `--resume` goes on from there" if os.path.exists(partial) else None
+        detail = (
+            f"; what is known so far is in {partial}" if os.path.exists(partial) else " before the first shard was done"
+        )
         raise RunError(f"interrupted{detail}", hint=hint) from stop
     except OnnxscopeError as error:
-        if error.hint is None and partial_path(output).exists():
+        if error.hint is None and os.path.exists(partial_path(output)):
             error.hint = "the same command with `--resume` goes on behind the last shard that is done"
         raise
     finally:

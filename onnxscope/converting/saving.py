@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import onnx
@@ -32,7 +33,7 @@ def save_model(model: onnx.ModelProto, path: str, *, limit_bytes: int = _MAX_FIL
         return False
     target = Path(path)
     data = target.with_name(target.name + ".data")
-    fresh = not data.exists()
+    fresh = not os.path.exists(data)
     try:
         with writing_whole(target) as stream:
             with writing_whole(data) as weights:

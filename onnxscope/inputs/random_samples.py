@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis
+from onnxscope.base.text import printable, shape_text
+from onnxscope.errors import InputError
 from onnxscope.inputs.random_inputs import random_feeds
 from onnxscope.inputs.samples import Load, Samples, find_batching, find_layouts, sample_count
 
@@ -50,6 +52,11 @@ class RandomSamples(Samples):
         """
         shapes = {name: array.shape for name, array in random_feeds(specs, seed, bounds).items()}
         batch_axes, fixed, _ = find_batching(specs, shapes, batch_axis)
+        for name, axis in batch_axes.items():
+            if axis is not None and not shapes[name][axis]:
+                raise InputError(
+                    f"the input {printable(name)!r} has no samples: its shape is {shape_text(shapes[name])}"
+                )
         return cls(
             specs=tuple(specs),
             count=count,

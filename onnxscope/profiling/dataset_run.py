@@ -246,7 +246,7 @@ class _Kept:
         # Hours of work should not end with a folder that cannot be written.
         with contextlib.suppress(_DryRunError), writing_whole(output):
             raise _DryRunError
-        if not resume and self._path.exists():
+        if not resume and os.path.exists(self._path):
             raise OutputError(
                 f"an unfinished analysis is in the way: {printable(str(self._path))}",
                 hint="`--resume` goes on from it; remove the file to begin again",
@@ -254,7 +254,7 @@ class _Kept:
 
     def resumed(self, empty: Profile, shards: Sequence[Shard]) -> Profile:
         """The profile to go on from."""
-        if not self._resume or not self._path.exists():
+        if not self._resume or not os.path.exists(self._path):
             return empty
         where = printable(str(self._path))
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from feeding import TOKENS, opened, stacked, whole
 
+from onnxscope.errors import InputError
 from onnxscope.model.stored_model import InputSpec
 
 PICTURE = (InputSpec("x", "float32", ("batch", 3, 16, 16)),)
@@ -30,3 +32,8 @@ def test_random_samples_begin_as_features_does_and_differ():
     np.testing.assert_array_equal(samples[:1], whole("random:7", PICTURE).arrays["x"])
     assert len({sample.tobytes() for sample in samples}) == 3
     np.testing.assert_array_equal(stacked(opened("random:7", PICTURE, limit=2))["x"], samples[:2])
+
+
+def test_an_input_without_samples_is_refused():
+    with pytest.raises(InputError, match=r"^the input 'x' has no samples: its shape is 0 × 3$"):
+        opened("random:7", (InputSpec("x", "float32", (0, 3)),))

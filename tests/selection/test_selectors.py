@@ -445,3 +445,9 @@ def test_a_known_value_is_that_of_its_own_body():
     assert [(tap.path, tap.value) for tap in taps.values()] == [(path, "a") for path in bodies]
     assert {tap.op_type for tap in taps.values()} == {"Relu", "Neg"}
     assert len({tap.name for tap in taps.values()}) == 2
+
+
+@pytest.mark.parametrize("pattern", ["(" * 5000 + ")" * 5000, "a{99999999999}"], ids=["deep", "repeated"])
+def test_a_regular_expression_that_is_too_much_is_an_error(network, pattern):
+    with pytest.raises(SelectorError, match=r"^not a regular expression \("):
+        values(network, f"re:{pattern}")
