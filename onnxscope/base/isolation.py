@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from onnxscope.base.limits import (
+    MEMORY_LIMIT,
     Limits,
     clean,
     default_memory_bytes,
@@ -178,6 +179,8 @@ def serve() -> None:
     """The other process: call, and answer."""
     folder, limits = sys.argv[1], Limits(None, json.loads(sys.argv[3]))
     follow(os.dup(0), folder, limits)
+    if limits.memory_bytes is not None:
+        os.environ[MEMORY_LIMIT] = str(limits.memory_bytes)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:
         function, arguments, options = pickle.loads(Path(folder, "call").read_bytes())  # noqa: S301 - our caller's

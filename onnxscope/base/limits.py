@@ -17,6 +17,8 @@ from onnxscope.base.files import PARTIAL_FILES
 from onnxscope.base.last_words import LastWords, keep_last_words, new_last_words, read_last_words
 
 __all__ = [
+    "MAX_NODES",
+    "MEMORY_LIMIT",
     "Death",
     "Limits",
     "adopt",
@@ -35,7 +37,12 @@ __all__ = [
     "words_of",
 ]
 
+MEMORY_LIMIT = "ONNXSCOPE_MEMORY_LIMIT"
+"""The environment variable that tells a process, and those that it starts, what it may take, in bytes."""
+MAX_NODES = "ONNXSCOPE_MAX_NODES"
+"""The environment variable that tells them how many nodes a model may have."""
 _OF_MEMORY = 0.8
+_RESERVED_BYTES, _THREAD_BYTES = 1 << 30, 16 << 20
 _WORDS = "words"
 _PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl.h
 _END_WITHIN_S = 0.15
@@ -82,13 +89,8 @@ def default_memory_bytes() -> int | None:
 
 def allowed_memory_bytes() -> int | None:
     """What this process may take: the limit that it was given, else four fifths of what there is."""
-    with contextlib.suppress(ImportError, AttributeError):
-        import resource
-
-        given, _ = resource.getrlimit(resource.RLIMIT_DATA)
-        if given != resource.RLIM_INFINITY:
-            return given
-    return default_memory_bytes()
+    given = os.environ.get(MEMORY_LIMIT, "")
+    return int(given) if given.isdecimal() else default_memory_bytes()
 
 
 def _limit_files() -> list[Path]:
@@ -138,7 +140,10 @@ def follow(lifeline: int, folder: str, limits: Limits) -> None:
 
 
 def _limit_memory(size_bytes: int | None) -> None:
-    """Have allocations fail that alone pass the limit, and write no memory to a file after a crash."""
+    """Have allocations fail that alone pass the limit by far, and write no memory to a file after a crash.
+
+    The system counts what is reserved and never touched, such as the stacks of threads, so there is room for these.
+    """
     try:
         import resource
     except ImportError:  # Windows
@@ -146,6 +151,7 @@ def _limit_memory(size_bytes: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if size_bytes is not None and sys.platform == "linux":
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        size_bytes += _RESERVED_BYTES + (os.cpu_count() or 1) * _THREAD_BYTES
         allowed = size_bytes if most == resource.RLIM_INFINITY else min(size_bytes, most)
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, most))  # what we start may have limits of its own
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from onnxscope.base.files import partial_path
-from onnxscope.base.limits import Limits, default_memory_bytes
+from onnxscope.base.limits import MAX_NODES, MEMORY_LIMIT, Limits, default_memory_bytes
 from onnxscope.base.run_options import BatchAxis, read_batch_axis
 from onnxscope.base.text import printable
 from onnxscope.cli.streams import fail, is_of_stdout, tell_of_stdout
@@ -135,7 +135,8 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         shown = Presentation(form, quiet, debug)
 
         def work() -> None:
-            with shown.telling_faults(options), _environment("ONNXSCOPE_MAX_NODES", max_nodes):
+            limits = {MEMORY_LIMIT: memory_limit, MAX_NODES: max_nodes}
+            with shown.telling_faults(options), _environment(limits):
                 command(shown=shown, **options)
 
         alone = click.get_current_context().find_root().obj is ALONE
@@ -176,17 +177,17 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def _environment(name: str, value: int | None) -> Iterator[None]:
-    """Hand a limit on to whatever reads a model for this command, in other processes too."""
-    before = os.environ.get(name)
-    if value is not None:
-        os.environ[name] = str(value)
+def _environment(limits: Mapping[str, int | None]) -> Iterator[None]:
+    """Hand limits on to whatever reads and runs a model for this command, in other processes too."""
+    given = {name: str(value) for name, value in limits.items() if value is not None}
+    before = {name: os.environ[name] for name in given if name in os.environ}
+    os.environ.update(given)
     try:
         yield
     finally:
-        if value is not None:
-            os.environ.pop(name)
-            os.environ.update({} if before is None else {name: before})
+        for name in given:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _read_time(context: click.Context, option: click.Parameter, given: float | None) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
+from onnxscope.base.limits import MAX_NODES
 from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
 from onnxscope.model.graphs import Graph, Node, Step, graphs_of, walk_graphs
@@ -38,7 +39,7 @@ def check_graphs(proto: GraphProto, *, where: str) -> list[Graph]:
 
 def max_nodes() -> int:
     """How many nodes a model may have, local functions expanded; `--max-nodes` sets the environment variable."""
-    given = os.environ.get("ONNXSCOPE_MAX_NODES", "")
+    given = os.environ.get(MAX_NODES, "")
     return int(given) if given.isdecimal() else _MAX_NODES
 
 

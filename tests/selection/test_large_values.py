@@ -1,5 +1,6 @@
 """Values that would not fit into memory are refused before anything is run, by their node and their size."""
 
+import os
 import time
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 import onnxscope
+from onnxscope.base.limits import MEMORY_LIMIT
+from onnxscope.cli.main import run
 from onnxscope.errors import RunError
 from onnxscope.model.loading import load_model
 from onnxscope.selection import large_values
@@ -134,3 +137,12 @@ def test_what_fits_is_not_refused(monkeypatch):
     refuse_large_values(load_model(BOMBS["Expand"][0]))
     monkeypatch.setattr(large_values, "allowed_memory_bytes", lambda: None)
     refuse_large_values(load_model(BOMBS["Tile"][0]))
+
+
+def test_the_limit_is_the_one_that_was_given(tmp_path, capsys):
+    onnx.save(model("float[1] x", "y = Expand(x, s)", s=[1 << 28]), tmp_path / "m.onnx")
+    command = ["stats", str(tmp_path / "m.onnx"), "-i", "random", "-s", "value:*", "-o", str(tmp_path / "p.json")]
+    assert run([*command, "--memory-limit", "600M"]) == 2
+    line = capsys.readouterr().err.splitlines()[0]
+    assert "(Expand) would make 1.07 GB, more than the 629 MB of memory that may be used: m.onnx" in line
+    assert MEMORY_LIMIT not in os.environ
