@@ -38,7 +38,7 @@ from onnxscope.base.limits import (
 
 __all__ = ["Ended", "can_supervise", "supervised", "was_interrupted"]
 
-_GRACE_S = 0.6  # for the command to end by itself after a signal
+_GRACE_S = 0.5  # for the command to end by itself after a signal
 _LOOK_EVERY_S = 0.05  # at the memory
 _interrupted_here = False
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT,)

@@ -388,6 +388,23 @@ def test_ten_signals_at_random_moments_end_a_command(name, number, tmp_path):
     assert ended
 
 
+@pytest.mark.acceptance
+def test_workers_of_ray_end_with_what_waits(tmp_path):
+    pytest.importorskip("ray")
+    (tmp_path / "temporary").mkdir()
+    mark = uuid.uuid4().hex
+    with subprocess.Popen(
+        [sys.executable, "-m", "onnxscope", *map(str, HEAVY["stats on ray"])],
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary"), "MARK": mark},
+    ) as process:
+        assert is_true_within(120, lambda: len(marked(mark)) > 6)  # two of ours, and Ray's own
+        process.kill()
+    assert is_true_within(5, lambda: marked(mark) == [])
+    assert is_true_within(5, lambda: list((tmp_path / "temporary").iterdir()) == [])
+
+
 # ---- standard streams
 
 
