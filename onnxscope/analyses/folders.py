@@ -172,8 +172,7 @@ def _kernel_inputs(shape: Sequence[int], channel_axis: int | None) -> int:
 def _finish(folder: WholeFolder, manifest: str, record: dict[str, Any], drawn: set[str]) -> None:
     """Write the manifest last, and remove the pictures that the previous one names and this one does not."""
     folder.write(manifest, dump_json(record))
-    for name in _pictures_of(folder.path / manifest) - drawn:
-        folder.remove(name)
+    folder.remove(lambda: _pictures_of(folder.path / manifest) - drawn)
 
 
 def _pictures_of(manifest: Path) -> set[str]:

@@ -113,12 +113,14 @@ class WholeFolder:
         self.path = path
         self._stack = stack
         self._finish: list[Callable[[], None]] = []
-        self._removed: list[Path] = []
+        self._written: set[str] = set()
+        self._stale: list[Callable[[], Iterable[str]]] = []
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file that will be there under this name."""
         stream, finish = self._stack.enter_context(_staged(self.path / name))
         self._finish += [stream.close, finish]
+        self._written.add(name)
         return stream
 
     def write(self, name: str, content: bytes | str) -> None:
@@ -127,23 +129,26 @@ class WholeFolder:
         stream.write(_encoded(content))
         stream.close()  # there may be more of them than can be open
 
-    def remove(self, name: str) -> None:
-        """Remove a file, with the last of the others in place."""
-        self._removed.append(self.path / name)
+    def remove(self, find: Callable[[], Iterable[str]]) -> None:
+        """Remove files, with the last of the others in place: `find` names them when that begins."""
+        self._stale.append(find)
 
     def finish(self) -> None:
-        """Put all files in their places, in the order in which they were opened."""
-        for step in self._finish:
-            step()
-        for path in self._removed:
-            path.unlink(missing_ok=True)
+        """Put all files in their places, in the order in which they were opened, while nobody else does so there."""
+        with _locked(self.path):
+            stale = {name for find in self._stale for name in find()}
+            for step in self._finish:
+                step()
+            for name in stale - self._written:
+                (self.path / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def writing_folder(path: str | os.PathLike[str]) -> Iterator[WholeFolder]:
     """Make a folder, where it is missing, and put files into it, all of them or none.
 
-    They are written beside their places first, so that a disk which fills half way leaves the folder as it was.
+    They are written beside their places first, so that a disk which fills half way leaves the folder as it was, and put
+    there one writer after the other, so that what two write at a time does not mix.
 
     Raises:
         OutputError: The folder cannot be made or written to, or a link is in the way; folders that were made are gone.
@@ -163,6 +168,23 @@ def writing_folder(path: str | os.PathLike[str]) -> Iterator[WholeFolder]:
             with contextlib.suppress(OSError):  # somebody else has put something there
                 place.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep others who write to a folder waiting, where the system can."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def list_partial(name: str, *, with_content: bool = False) -> None:

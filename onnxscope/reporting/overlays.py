@@ -126,13 +126,15 @@ def write_node_data(
     if comparison is not None:
         rows["error"] = [nodes.value(row.a.name, row.to_dict()) for row in (*comparison.layers, *comparison.outputs)]
     overlays = []
+    stale = []
     with writing_folder(folder) as target:
         for kind, quantities in _QUANTITIES.items():
             for quantity, colours in quantities.items():
                 if kind in rows:
                     overlays.append(_overlay(target, nodes.graph, kind, quantity, rows[kind], colours))
                 if kind not in rows or overlays[-1].file is None:
-                    target.remove(_file_name(kind, quantity))
+                    stale.append(_file_name(kind, quantity))
+        target.remove(lambda: stale)
     return tuple(overlays)
 
 

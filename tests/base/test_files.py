@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,8 +83,7 @@ def test_the_files_of_a_folder_appear_together(tmp_path: Path) -> None:
         folder.write("old", "new")
         folder.write("other", b"new")
         folder.open("third").write(b"new")
-        folder.remove("stale")
-        folder.remove("nothing")
+        folder.remove(lambda: ["stale", "nothing", "other"])
         assert {name for name in contents(tmp_path) if "partial" not in name} == {"a", "a/old", "a/stale"}
         assert (tmp_path / "a" / "old").read_text() == "old"
     assert contents(tmp_path) == {"a": "", "a/old": "new", "a/other": "new", "a/third": "new"}
@@ -100,7 +101,7 @@ def test_a_folder_that_cannot_be_filled_is_as_it_was(tmp_path: Path, fault: Base
         with pytest.raises(expected), writing_folder(tmp_path / place) as folder:  # noqa: PT012
             folder.write("old", "new")
             folder.write("other", "new")
-            folder.remove("old")
+            folder.remove(lambda: ["old"])
             raise fault
         assert contents(tmp_path) == before
 
@@ -111,6 +112,35 @@ def test_what_someone_else_has_put_into_a_new_folder_stays(tmp_path: Path) -> No
         (tmp_path / "a" / "theirs").write_text("theirs")
         raise KeyboardInterrupt
     assert contents(tmp_path) == {"a": "", "a/theirs": "theirs"}
+
+
+def test_two_writers_of_a_folder_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each writes files of its own, one that both have, and a list; and removes what the list before it names."""
+    replace = os.replace
+
+    def slowly(source: str, target: Path) -> None:
+        time.sleep(0.002)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", slowly)
+
+    def listed() -> list[str]:
+        path = tmp_path / "a" / "list"
+        return path.read_text().split() if path.exists() else []
+
+    def write(who: str) -> None:
+        for _ in range(10):
+            with writing_folder(tmp_path / "a") as folder:
+                names = ["both", *(f"{who}{index}" for index in range(5))]
+                for name in names:
+                    folder.write(name, who)
+                folder.write("list", " ".join(names))
+                folder.remove(listed)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(write, "xyz"))
+    assert sorted(contents(tmp_path / "a")) == sorted([*listed(), "list"])
+    assert len({text for name, text in contents(tmp_path / "a").items() if name != "list"}) == 1
 
 
 def test_many_files_of_a_folder_are_not_open_at_a_time(tmp_path: Path) -> None:
