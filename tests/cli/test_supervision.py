@@ -264,6 +264,18 @@ def test_what_waits_may_be_killed_and_takes_all_with_it(hanging, tmp_path):
     assert is_true_within(2, lambda: nothing_is_left(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("number", "words"), [(signal.SIGKILL, "killed from outside"), (signal.SIGTERM, "ended from outside (SIGTERM)")]
+)
+def test_the_process_that_works_may_be_killed(number, words, hanging, tmp_path):
+    process, (child,) = hanging
+    os.kill(child, number)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 2
+    assert f"onnxscope: error: {words}" in err
+    assert nothing_is_left(tmp_path)
+
+
 def test_a_terminal_stops_and_continues_both(hanging):
     process, children = hanging
 
@@ -386,6 +398,28 @@ def test_ten_signals_at_random_moments_end_a_command(name, number, tmp_path):
     print(f"{name}, {number.name}: {ended} of 10 ended by it, the longest in {longest_s:.2f} s")
     assert longest_s < WITHIN_S
     assert ended
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("name", COMMANDS)
+def test_nothing_is_left_where_what_waits_is_killed_at_random_moments(name, tmp_path):
+    for index, moment_s in enumerate(moments(name, 10, 1.5)):
+        folder = tmp_path / str(index)
+        (folder / "temporary").mkdir(parents=True)
+        onnxscope.snapshot(DIGITS).save(folder / "baseline.json")
+        mark = uuid.uuid4().hex
+        with subprocess.Popen(
+            [sys.executable, "-m", "onnxscope", *map(str, COMMANDS[name])],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env={**os.environ, "TMPDIR": str(folder / "temporary"), "MARK": mark},
+        ) as process:
+            time.sleep(moment_s)
+            process.kill()
+        assert is_true_within(2, lambda mark=mark: marked(mark) == [])
+        assert is_true_within(2, lambda folder=folder: list((folder / "temporary").iterdir()) == [])
+        assert [path for path in folder.rglob("*") if "onnxscope-" in path.name] == []
 
 
 @pytest.mark.acceptance
