@@ -170,6 +170,8 @@ def unturned_softmax(model: Model, graph: Graph, node: Node) -> tuple[Node, Node
     axis = -1 if node.attribute("axis") is None else node.attribute("axis")
     if order is None or other is None or (model.opsets.get("ai.onnx") or 0) < 13:
         return None
+    if not -len(order) <= axis < len(order) or len(other) != len(order):
+        return None
     if [order[place] for place in other] != sorted(order):
         return None
     proto = _with_attributes(node, turn.inputs, {"axis": order[axis]})
