@@ -24,6 +24,7 @@ __all__ = [
 Sides = Sequence["int | str | None"]
 
 _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
+_OF_SEVERAL = frozenset({"Concat", "Max", "Min", "Sum", "Mean"})
 _FAR = (1 << 31) - 1  # what exporters write for the end, whatever its length
 
 _HELD_BY = {
@@ -53,24 +54,40 @@ def source_behind(
     if not node.is_standard or not node.inputs or node.outputs[0] in graph.outputs:
         return None
     if node.op_type == "Transpose":
-        sides = shape(node.inputs[0])
-        order = node.axis_order(None if sides is None else len(sides))
-        return node.inputs[0] if order is not None and order == sorted(order) else None
+        return _unturned(graph, node, shape)
     if node.op_type in _NEUTRAL:
         return _unchanged_operand(model, graph, node, shape)
     if node.op_type == "Slice":
         return node.inputs[0] if _keeps_all(model, graph, node, shape(node.inputs[0])) else None
     if node.op_type == "Cast" and dtype(node.inputs[0]) in {dtype(node.outputs[0])} - {None}:
         return node.inputs[0]
-    if node.op_type == "Not":
-        negation = _negated(graph, node.inputs[0])
-        return None if negation is None else negation.inputs[0]
+    if node.op_type in _OF_SEVERAL:
+        return node.inputs[0] if len(node.inputs) == 1 else None
+    if node.op_type in ("Not", "Neg"):
+        undone = _made_by(graph, node.inputs[0], node.op_type)
+        return None if undone is None else undone.inputs[0]
     wider = graph.producers.get(node.inputs[0]) if node.op_type == "Cast" else None
     if wider is None or wider.op_type != "Cast" or not wider.is_standard:
         return None
     held, kind = dtype(wider.inputs[0]), dtype(node.inputs[0])
     is_back = held is not None and held == dtype(node.outputs[0])
     return wider.inputs[0] if is_back and kind in _HELD_BY.get(held or "", ()) else None
+
+
+def _unturned(graph: Graph, node: Node, shape: Callable[[str], Sides | None]) -> str | None:
+    """What a Transpose gives out in its own order, or as it was before another one turned it."""
+
+    def order_of(turn: Node) -> list[int] | None:
+        sides = shape(turn.inputs[0])
+        return turn.axis_order(None if sides is None else len(sides))
+
+    order, before = order_of(node), _made_by(graph, node.inputs[0], "Transpose")
+    if order is None or order == sorted(order):
+        return None if order is None else node.inputs[0]
+    first = None if before is None else order_of(before)
+    if before is None or first is None or len(first) != len(order):
+        return None
+    return before.inputs[0] if [first[axis] for axis in order] == sorted(first) else None
 
 
 def _unchanged_operand(model: Model, graph: Graph, node: Node, shape: Callable[[str], Sides | None]) -> str | None:
@@ -186,13 +203,13 @@ def _order_of(model: Model, graph: Graph, turn: Node) -> list[int] | None:
 
 
 def without_negations(model: Model) -> Model:
-    """Return a model in which no If asks a Not, which exchanges its branches; itself where none does."""
+    """Return a model in which no If and no Where asks a Not: what they choose is exchanged; itself where none does."""
     while True:
         found = [
             (path, node, negation.inputs[0])
             for path, graph in model.graphs.items()
             for node in graph.nodes
-            if node.op_type == "If" and (negation := _negated(graph, node.inputs[0])) is not None
+            if node.op_type in ("If", "Where") and (negation := _made_by(graph, node.inputs[0], "Not")) is not None
         ]
         if not found:
             return model
@@ -204,6 +221,8 @@ def without_negations(model: Model) -> Model:
                 owner = graph.node[step.node_index]
                 graph = next(attribute.g for attribute in owner.attribute if attribute.name == step.attribute)
             graph.node[node.index].input[0] = asked
+            if node.op_type == "Where":
+                graph.node[node.index].input[1:] = [node.inputs[2], node.inputs[1]]
             for attribute in graph.node[node.index].attribute:
                 attribute.name = {"then_branch": "else_branch", "else_branch": "then_branch"}.get(
                     attribute.name, attribute.name
@@ -211,10 +230,10 @@ def without_negations(model: Model) -> Model:
         model = model.rewritten(copy)
 
 
-def _negated(graph: Graph, value: str) -> Node | None:
-    """The Not that makes a value."""
+def _made_by(graph: Graph, value: str, op_type: str) -> Node | None:
+    """The node of an operator that makes a value."""
     node = graph.scope_of(value).producers.get(value)
-    return node if node is not None and node.op_type == "Not" and node.is_standard else None
+    return node if node is not None and node.op_type == op_type and node.is_standard else None
 
 
 def merged_pad(model: Model, graph: Graph, node: Node) -> tuple[Node, NodeProto] | None:

@@ -60,6 +60,7 @@ def spell(node: Node, opset: int | None, storage: Storage) -> Spelling:
     """
     domain = "" if node.is_standard else node.domain
     op_type = node.op_type if domain else (_RENAMED_OPERATORS | _MIRRORED).get(node.op_type, node.op_type)
+    op_type = "Add" if not domain and op_type == "Sum" and len(node.inputs) == 2 else op_type
     own, newest = schema_of(node.op_type, domain, opset), schema_of(op_type, domain)
     values: dict[str, Any] = {}
     if own is not None:

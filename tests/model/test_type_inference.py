@@ -138,3 +138,19 @@ def test_many_bodies_end_with_the_time(monkeypatch):
     assert len(infer_types(model)) == 81
     monkeypatch.setattr(type_inference, "_TIMEOUT_S", 0)
     assert infer_types(model) == {}
+
+
+def test_the_body_of_a_scan_is_told_what_it_is_fed_where_it_does_not_say():
+    proto = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[2, 3] start, float[5, 2, 3] x, float[2, 5, 3] z) => (float[2, 3] end, float[5, 2, 3] y) {
+            end, y = Scan<num_scan_inputs = 2, scan_input_axes = [0, 1],
+                body = b (float[2, 3] s, float[2, 3] e, float[2, 3] f) => (float[2, 3] n, float[2, 3] o) {
+                    n = Add(s, e)  o = Mul(n, f) }>(start, x, z) }""")
+    body = next(attribute.g for attribute in proto.graph.node[0].attribute if attribute.name == "body")
+    for value in (*body.input, *body.output):
+        value.ClearField("type")
+    model = load_model(proto)
+    (path,) = [path for path in model.graphs if path]
+    shapes = {name: model.type_of(model.graphs[path], name).shape for name in ("s", "e", "f", "n", "o")}
+    assert shapes == dict.fromkeys("sefno", (2, 3))

@@ -466,3 +466,30 @@ def test_a_transpose_that_names_no_order_is_known_by_its_rank():
     )
     assert verdicts(a, b, X4) == [True] * 4
     assert verdicts(a, c, X4) == [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("nodes", "plain", "other"),
+    [
+        (
+            "c = IsNaN(x) n = Not(c) y = Where(n, x, r)",
+            "c = IsNaN(x) y = Where(c, r, x)",
+            "c = IsNaN(x) y = Where(c, x, r)",
+        ),
+        ("a = Neg(r) b = Neg(a) y = Exp(b)", "y = Exp(r)", "a = Neg(r) y = Exp(a)"),
+        ("a = Concat<axis = 0>(r) y = Exp(a)", "y = Exp(r)", "y = Abs(r)"),
+        ("a = Max(r) b = Sum(a) y = Exp(b)", "y = Exp(r)", "y = Abs(r)"),
+        ("y = Sum(x, r)", "y = Add(x, r)", "y = Add(x, x)"),
+        (
+            "a = Transpose<perm = [1, 0]>(r) b = Transpose(a) y = Exp(b)",
+            "y = Exp(r)",
+            "a = Transpose<perm = [0, 1]>(r) b = Transpose(a) y = Exp(b)",
+        ),
+    ],
+)
+def test_what_undoes_itself_or_has_one_operand_does_nothing(nodes, plain, other):
+    text = '<ir_version: 9, opset_import: ["": 17]> g (float[4, 4] x) => (float[4, 4] y) { r = Relu(x) NODES }'
+    a, b, c = (parsed(text.replace("NODES", body)) for body in (nodes, plain, other))
+    data = np.vstack([X4, X4[:1]])
+    assert verdicts(a, b, data) == [True] * 4
+    assert verdicts(a, c, data) == [False] * 4
