@@ -88,9 +88,19 @@ def floor_of(noise: Discrepancy, dtypes: Iterable[str], *, in_codes: bool = Fals
 
 
 def rounds_to_codes(*models: Model) -> bool:
-    """Whether a model rounds values to integers of few bits: a step up or down is then no matter of rounding alone."""
-    nodes = (node for model in models for graph in model.graphs.values() for node in graph.nodes)
-    return any(node.operator.quantizes or node.operator.integers for node in nodes)
+    """Whether a model rounds values to integers of few bits: a step up or down is then no matter of rounding alone.
+
+    onnxruntime does so by itself where a stored weight is dequantized: what the file multiplies in floating point, it
+    multiplies in integers (MatMulNBits with an accuracy level of 4).
+    """
+    return any(
+        node.operator.quantizes
+        or node.operator.integers
+        or (node.operator.passes_on == "dequantized" and node.inputs[0] in graph.constants)
+        for model in models
+        for graph in model.graphs.values()
+        for node in graph.nodes
+    )
 
 
 def discrepancy_of(first: Any, other: Any, axis: int | None, tolerance: Tolerance | None) -> Discrepancy:
