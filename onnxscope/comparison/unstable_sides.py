@@ -13,7 +13,7 @@ from onnxscope.comparison.result import StructureChange
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Discrepancy
-from onnxscope.runtime.narrow_sums import remarks_on_narrow_sums
+from onnxscope.runtime.narrow_sums import remarks_on_bias_scales, remarks_on_narrow_sums
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import open_session
 from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable, remarks_on_unstable
@@ -38,8 +38,9 @@ def notes_on_unstable(first: Model, second: Model) -> tuple[str, ...]:
 
 
 def notes_on_narrow_sums(first: Model, second: Model) -> tuple[str, ...]:
-    """Return a remark on the layers of either model whose numbers depend on the processor."""
-    return _by_sides(remarks_on_narrow_sums(first), remarks_on_narrow_sums(second))
+    """Return remarks on the layers of either model whose numbers depend on the processor, or on the optimizer."""
+    sums = _by_sides(remarks_on_narrow_sums(first), remarks_on_narrow_sums(second))
+    return sums + _by_sides(remarks_on_bias_scales(first), remarks_on_bias_scales(second))
 
 
 def _by_sides(*remarks: tuple[str, ...]) -> tuple[str, ...]:

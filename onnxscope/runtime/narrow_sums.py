@@ -1,8 +1,13 @@
-"""Products of 8-bit codes that onnxruntime adds up in 16 bits, as it does on some processors.
+"""Sums of codes that onnxruntime makes otherwise than the file says.
+
+Products of 8-bit codes are added up in 16 bits on some processors.
 
 Where an x86 processor has AVX2 or AVX-512 without VNNI, two products of an unsigned and a signed code are added in 16
 bits, which end at 32,767: 255 * 127 + 255 * 127 is twice as much. The layer is then wrong there, and right elsewhere.
 Weights of 7 bits are too small for that.
+
+The optimizer adds the codes of a Gemm's bias to the sums as they are: it takes the product of the scales of input and
+weight for theirs, whatever scale is stored (1.32). Of a Conv it looks at the scale first.
 """
 
 from __future__ import annotations
@@ -11,15 +16,18 @@ from functools import cache
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnxscope.base.text import counted
+from onnxscope.base.text import counted, printable
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 
-__all__ = ["remarks_on_narrow_sums", "sums_saturate"]
+__all__ = ["remarks_on_bias_scales", "remarks_on_narrow_sums", "sums_saturate"]
 
 _SIDE = 64  # enough for the kernels that work on whole blocks
+_NAMED = 3
+_SCALE_RTOL = 1e-3  # quantizers take the product in float32
 _SMALL = 64  # two products of 255 and so much are within 16 bits
 
 
@@ -59,6 +67,43 @@ def remarks_on_narrow_sums(model: Model) -> tuple[str, ...]:
         f"{counted(len(layers), 'layer')} may overflow and give other numbers than elsewhere; weights of 7 bits "
         "(`reduce_range`) are safe",
     )
+
+
+def remarks_on_bias_scales(model: Model) -> tuple[str, ...]:
+    """Return a remark on the layers whose bias has another scale than onnxruntime's optimizer takes it to have."""
+    wrong = [
+        model.names.layers[node]
+        for graph in model.graphs.values()
+        for node in graph.nodes
+        if node.op_type == "Gemm" and node.is_standard and _has_other_scale(model, graph, node)
+    ]
+    if not wrong:
+        return ()
+    layers = ", ".join(map(printable, wrong[:_NAMED])) + (f" and {len(wrong) - _NAMED} more" * (len(wrong) > _NAMED))
+    return (
+        f"a bias is stored with another scale than the product of those of input and weight, in {layers}: "
+        "onnxruntime's optimizer takes that product, so that the layer gives other numbers without it, and elsewhere",
+    )
+
+
+def _has_other_scale(model: Model, graph: Graph, node: Node) -> bool:
+    """Whether all three operands of a layer are dequantized, and the bias by more or less than the other two."""
+    makers = [graph.producers.get(name) for name in node.inputs[:3]]
+    scales: list[NDArray[np.float64]] = []
+    for maker in makers:
+        if maker is None or maker.operator.passes_on != "dequantized":
+            return False
+        tensor = graph.stored(maker.inputs[1])
+        if tensor is None:
+            return False
+        scales.append(model.array(tensor).astype(np.float64).reshape(-1))
+    codes = graph.stored(makers[2].inputs[0]) if len(makers) == 3 and makers[2] is not None else None
+    if codes is None or codes.data_type != TensorProto.INT32:
+        return False
+    if scales[0].size != 1 or scales[2].size not in (1, scales[1].size):
+        return False
+    expected = scales[0] * scales[1]
+    return bool(np.any(np.abs(scales[2] - expected) > _SCALE_RTOL * np.abs(expected)))
 
 
 def _makes_unsigned(graph: Graph, node: Node) -> bool:

@@ -82,3 +82,38 @@ def test_nothing_is_said_where_sums_are_whole(pair, monkeypatch):
     monkeypatch.setattr(narrow_sums, "sums_saturate", lambda: False)
     _, target, _ = pair
     assert narrow_sums.remarks_on_narrow_sums(load_model(doubled(target))) == ()
+
+
+@pytest.mark.parametrize("layer", ["conv", "fc"])
+def test_a_bias_of_another_scale_than_the_optimizer_takes_is_told_or_seen(layer, tmp_path):
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "W", "b"], ["c"], "conv"),
+        node("Flatten", ["c"], ["f"], "flat"),
+        node("Gemm", ["f", "V", "d"], ["y"], "fc"),
+    ]
+    stored = {"W": array(4, 3, 2, 2), "b": array(4), "V": array(36, 5), "d": array(5)}
+    made, x = model(nodes, {"x": ["N", 3, 4, 4]}, {"y": ["N", 5]}, stored), array(6, 3, 4, 4)
+    source, target = quantized(made, x, tmp_path, "QDQ", per_channel=True)
+    assert not any("a bias is stored" in note for note in diff(source, target, x).notes)
+    changed = onnx.load(target)
+    name = f"{'b' if layer == 'conv' else 'd'}_quantized_scale"
+    tensor = next(one for one in changed.graph.initializer if one.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(4), name))
+    onnx.save(changed, tmp_path / "changed.onnx")
+    result = diff(source, tmp_path / "changed.onnx", x)
+    told = [note for note in result.notes if "a bias is stored" in note]
+    assert (len(told), result.costly[0].a.layer == layer) == ((0, True) if layer == "conv" else (1, False))
+    start = (
+        "the second model: a bias is stored with another scale than the product of those of input and weight, in fc: "
+    )
+    assert all(note.startswith(start) for note in told)
+    changes = {}
+    for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        sessions = [onnxruntime.InferenceSession(path, options) for path in (target, tmp_path / "changed.onnx")]
+        first, second = (session.run(None, {"x": x})[0] for session in sessions)
+        changes[level] = float(np.abs(first - second).max())
+    assert changes["ORT_DISABLE_ALL"] > 1
+    assert (changes["ORT_ENABLE_ALL"] > 1) == (layer == "conv")
