@@ -73,7 +73,8 @@ def isolated(
 
     Raises:
         InputError: The function, or what it is called with, cannot be had in another process.
-        RunError: The process has crashed, or was killed at a limit: what it was doing, and by what.
+        RunError: The process has crashed, or was killed at a limit: what it was doing, and by what. Or it was not
+            started, since there is no place for temporary files.
         Exception: What the function raises.
     """
     if getattr(function, "__module__", None) == "__main__":
@@ -90,7 +91,13 @@ def isolated(
             hint="give a function of a module, and paths or arrays",
         ) from error
     limits = Limits(timeout_s, default_memory_bytes() if memory_limit_bytes is None else memory_limit_bytes)
-    folder = new_folder()
+    try:
+        folder = new_folder()
+    except OSError as error:
+        raise RunError(
+            f"no folder for temporary files can be made ({error.strerror}): {error.filename}",
+            hint="`TMPDIR` names another place",
+        ) from error
     try:
         Path(folder, "call").write_bytes(call)
         _wait(_start(folder, limits), limits, folder)

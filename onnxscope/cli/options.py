@@ -21,7 +21,7 @@ from onnxscope.base.limits import MAX_NODES, MEMORY_LIMIT, Limits, default_memor
 from onnxscope.base.run_options import BatchAxis, read_batch_axis
 from onnxscope.base.text import printable
 from onnxscope.cli.streams import fail, is_of_stdout, tell_of_stdout
-from onnxscope.cli.supervision import Ended, can_supervise, supervised, was_interrupted
+from onnxscope.cli.supervision import Ended, NoFolderError, can_supervise, supervised, was_interrupted
 from onnxscope.errors import InputError, OnnxscopeError
 
 if TYPE_CHECKING:
@@ -144,7 +144,14 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
             work()
             return
         limits = Limits(timeout, default_memory_bytes() if memory_limit is None else memory_limit)
-        ended = supervised(work, limits, alone=alone)
+        try:
+            ended = supervised(work, limits, alone=alone)
+        except NoFolderError as error:
+            if isolation == "process":
+                fault = f"cannot make a folder for temporary files ({error})"
+                raise click.exceptions.Exit(fail(fault, "`TMPDIR` names another place")) from error
+            work()
+            return
         if ended is not None:
             raise click.exceptions.Exit(_end(ended, options))
 

@@ -36,7 +36,7 @@ from onnxscope.base.limits import (
     words_of,
 )
 
-__all__ = ["Ended", "can_supervise", "supervised", "was_interrupted"]
+__all__ = ["Ended", "NoFolderError", "can_supervise", "supervised", "was_interrupted"]
 
 _GRACE_S = 0.5  # for the command to end by itself after a signal
 _LOOK_EVERY_S = 0.05  # at the memory
@@ -59,6 +59,10 @@ class Ended:
     signal: int | None = None
 
 
+class NoFolderError(Exception):
+    """There is no place for temporary files, and for what the processes tell each other."""
+
+
 def can_supervise() -> bool:
     """Whether this system can fork."""
     return hasattr(os, "fork") and hasattr(os, "killpg")
@@ -74,12 +78,18 @@ def supervised(command: Callable[[], None], limits: Limits, *, alone: bool) -> E
 
     Returns:
         How it has ended; None in the new process, once the command has returned there.
+
+    Raises:
+        NoFolderError: Nothing was started, since nothing can be written.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # closed
             stream.flush()
     with _signals() as (wakeup, restore):
-        folder = new_folder()
+        try:
+            folder = new_folder()
+        except OSError as error:
+            raise NoFolderError(f"{error.strerror}: {error.filename}") from error
         end, lifeline = os.pipe()
         if alone:
             adopt()

@@ -154,3 +154,9 @@ def test_the_other_process_ends_with_ours(temporary):
     while list(temporary.iterdir()) or Path(f"/proc/{other}/exe").exists():
         assert time.monotonic() < end_s
         time.sleep(0.01)
+
+
+def test_without_a_place_for_temporary_files_nothing_is_called(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(RunError, match=r"^no folder for temporary files can be made \(No such file or directory\): "):
+        onnxscope.isolated(onnxscope.inspect, DIGITS)

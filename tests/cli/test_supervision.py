@@ -439,6 +439,31 @@ def test_workers_of_ray_end_with_what_waits(tmp_path):
     assert is_true_within(5, lambda: list((tmp_path / "temporary").iterdir()) == [])
 
 
+# ---- places that cannot be written to
+
+
+def test_without_a_place_for_temporary_files_a_command_runs_where_it_was_started(tmp_path):
+    program = "import tempfile; tempfile.tempdir = {!r}; from onnxscope.cli.main import main; main()"
+    command = [sys.executable, "-c", program.format(str(tmp_path / "nowhere")), "inspect", str(DIGITS)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run([*command, "--isolation", "process"], capture_output=True, text=True)
+    error, hint = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert error.startswith("onnxscope: error: cannot make a folder for temporary files (No such file or directory: ")
+    assert hint == "hint: `TMPDIR` names another place"
+
+
+def test_a_disk_that_fills_half_way_leaves_nothing(tmp_path):
+    """The arrays are more than a file may hold here, the pictures before them are not."""
+    arguments = ("features", DIGITS, "-i", IMAGES, "-o", tmp_path / "f", "--arrays")
+    command = " ".join(map(shlex.quote, map(str, (sys.executable, "-m", "onnxscope", *arguments))))
+    done = subprocess.run(["bash", "-c", f"ulimit -f 64; {command}"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "onnxscope: error: cannot write (File too large): " in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- standard streams
 
 
