@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import subprocess
@@ -183,7 +184,7 @@ def test_a_loop_without_end_ends_in_time(tmp_path):
     )
     assert time.monotonic() - start < 3 + WITHIN_S + 2  # with two starts of Python on a busy machine
     assert code == 2
-    assert "onnxscope: error: stopped after 3 s while running loop.onnx for 'y'\n" in err
+    assert re.match(r"onnxscope: error: stopped after 3 s(: /.*loop.onnx| while \w+ing loop.onnx.*)\n", err)
     assert nothing_is_left(tmp_path)
 
 
