@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
@@ -231,8 +231,12 @@ def without_negations(model: Model) -> Model:
 
 
 def _made_by(graph: Graph, value: str, op_type: str) -> Node | None:
-    """The node of an operator that makes a value."""
+    """The node of an operator that makes a value; one that says yes or no also behind a Cast to just that."""
     node = graph.scope_of(value).producers.get(value)
+    while op_type == "Not" and node is not None and node.is_standard and node.op_type == "Cast":
+        if node.attribute("to") != TensorProto.BOOL:
+            return None
+        node = graph.scope_of(node.inputs[0]).producers.get(node.inputs[0])
     return node if node is not None and node.op_type == op_type and node.is_standard else None
 
 

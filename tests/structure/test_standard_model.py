@@ -351,6 +351,7 @@ def test_what_only_looks_like_a_norm_over_groups_stays_as_it_is(tmp_path):
 
 ASKED = """<ir_version: 9, opset_import: ["": 17]> g (float[N, 4] x) => (float[N, 4] y) {
     s = ReduceSum<keepdims = 0>(x)  z = Constant<value_float = 0.0>()  c = Greater(s, z)  n = Not(c)  k = Not(n)
+    m = Cast<to = 9>(n)  l = Cast<to = 9>(m)
     y = If(ASKED) <then_branch = t () => (float[N, 4] u) { THEN }, else_branch = e () => (float[N, 4] v) { ELSE }> }"""
 RELU, NEG = ("u = Relu(x)", "v = Relu(x)"), ("u = Neg(x)", "v = Neg(x)")
 INNER = "w = If(n) <then_branch = t2 () => (float[N, 4] p) { p = Abs(x) }, else_branch = e2 () => (float[N, 4] q) "
@@ -372,7 +373,7 @@ def verdicts(a, b, inputs):
 
 def test_an_if_that_asks_the_opposite_with_its_branches_exchanged_is_the_same():
     model = asked("c", RELU[0], NEG[1])
-    for other in (asked("n", NEG[0], RELU[1]), asked("k", RELU[0], NEG[1])):
+    for other in (asked("n", NEG[0], RELU[1]), asked("k", RELU[0], NEG[1]), asked("l", NEG[0], RELU[1])):
         assert verdicts(model, other, X4) == [True] * 4
         assert verdicts(other, model, X4) == [True] * 4
     nested = asked("n", INNER + "u = Add(w, x)", RELU[1])
