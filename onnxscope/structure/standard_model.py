@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from onnxscope.errors import ModelError
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 from onnxscope.model.local_functions import inline_standard_functions
@@ -57,8 +58,7 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
             part for a layer. A function that codes may cut in one of the two stays written out in both.
     """
     given = model
-    written_out = inline_standard_functions(model.proto)
-    model = without_negations(model if written_out is None else model.rewritten(written_out))
+    model = without_negations(_written_out(model))
     for step in (
         _leave_blocks,
         _name_types,
@@ -76,6 +76,17 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
     ):
         model = rewritten(model, step(model))
     return without_left_over(model, given)
+
+
+def _written_out(model: Model) -> Model:
+    """Write functions of ONNX in their places; a node that leaves out what its function reads stays as it is."""
+    proto = inline_standard_functions(model.proto)
+    if proto is None:
+        return model
+    try:
+        return model.rewritten(proto)
+    except ModelError:
+        return model
 
 
 def _leave_blocks(model: Model) -> Mapping[Graph, Plan]:
