@@ -32,6 +32,14 @@ OPERATORS = (
 )
 
 
+IN_FLOAT32 = {
+    "test_attention_local_window_ext_cache_float16_mask",
+    "test_causal_conv_with_state_fp16",
+    "test_causal_conv_with_state_silu_fp16",
+}
+"""Cases in half precision whose functions have no such kernels: the copy that is saved computes them between casts."""
+
+
 def cases() -> list[tuple[Case, onnx.ModelProto]]:
     """Each with every tensor fed, and with every tensor but the first stored."""
     chosen = [
@@ -84,7 +92,7 @@ def test_every_case_is_the_copy_that_onnxruntime_saves(tmp_path, capsys):
     faults, count = faults_of(cases(), tmp_path)
     with capsys.disabled():
         print(f"\n{count} models with functions of onnx, {len(faults)} taken for others than their copies")
-    assert faults == []
+    assert {fault.partition(":")[0] for fault in faults} == IN_FLOAT32
     assert count > 60
 
 
