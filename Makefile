@@ -4,24 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 JUNIT_SCHEMA := $(VENV)/junit-10.xsd
-PYTEST := $(shell grep '^pytest==' constraints.txt)
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+PYTEST := $(shell grep -o '^pytest==[0-9.]*' constraints.txt)
+TORCH := $(shell grep -o '^torch==[0-9.]*' constraints.txt)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO_DIR ?= demo-output
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test lint unit browser docs acceptance hostile bench fixtures clean
+.PHONY: help demo test lint unit browser docs acceptance hostile fuzz soak bench fixtures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# torch goes first: with its CPU build in place nothing after it asks for the much larger CUDA build. Model Explorer goes
-# last and alone: tests read our overlays with its classes, which do without its 128 MB of adapters for other formats.
+# torch goes first, in whatever build there is for this machine: the registry's own is a much larger one for CUDA. Of all
+# others files that are not those of constraints.txt are refused. The last step finds everything there, but for the
+# libraries of CUDA where torch needs them.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) hatchling editables
+	$(PIP) --no-deps $(TORCH)
+	$(PIP) --require-hashes --no-deps -r constraints.txt
 	$(PIP) --no-build-isolation -e '.[torch,tensorflow,ray,dev]'
-	$(PIP) --no-deps ai-edge-model-explorer model-explorer-onnx
 	touch $@
 
 # What the JUnit reports are validated against; of pytest's distributions only the source holds it.
@@ -61,8 +62,15 @@ acceptance: $(INSTALLED) $(JUNIT_SCHEMA) browser  ## the long proofs: large mode
 hostile: $(INSTALLED)  ## what strangers may send, given to every command: all has to come out as expected
 	PYTHONPATH=tests $(BIN)/python tests/hostile.py
 
+FUZZ_SECONDS ?= 60
+fuzz: $(INSTALLED)  ## what nobody has thought of, given to everything that reads a stranger's file
+	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
+
+SOAK_SECONDS ?= 3600
+soak: $(INSTALLED)  ## the library in one process for an hour, with nothing that grows
+	PYTHONPATH=tests $(BIN)/python tests/soak.py --seconds $(SOAK_SECONDS)
+
 bench: $(INSTALLED) browser  ## measure speed and memory against what a user would otherwise do
-	$(PIP) polygraphy
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.activations
 	$(BIN)/python -m benchmarks.comparisons

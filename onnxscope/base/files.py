@@ -101,7 +101,7 @@ def _staged(target: Path) -> Iterator[tuple[IO[bytes], Callable[[], None]]]:
     except OSError as error:
         raise OutputError(f"cannot write ({error.strerror or error}): {printable(str(target))}") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it is in its place already
             os.unlink(name)
 
 
@@ -112,14 +112,19 @@ class WholeFolder:
         """Begin with none."""
         self.path = path
         self._stack = stack
-        self._finish: list[Callable[[], None]] = []
+        self._finish: list[tuple[str, Callable[[], None]]] = []
         self._written: set[str] = set()
         self._stale: list[Callable[[], Iterable[str]]] = []
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file that will be there under this name."""
-        stream, finish = self._stack.enter_context(_staged(self.path / name))
-        self._finish += [stream.close, finish]
+        stream, put = self._stack.enter_context(_staged(self.path / name))
+
+        def finish() -> None:
+            stream.close()
+            put()
+
+        self._finish.append((name, finish))
         self._written.add(name)
         return stream
 
@@ -137,10 +142,20 @@ class WholeFolder:
         """Put all files in their places, in the order in which they were opened, while nobody else does so there."""
         with _locked(self.path):
             stale = {name for find in self._stale for name in find()}
-            for step in self._finish:
-                step()
-            for name in stale - self._written:
-                (self.path / name).unlink(missing_ok=True)
+            new: list[Path] = []
+            try:
+                for name, finish in self._finish:
+                    place = self.path / name
+                    if not os.path.lexists(place):
+                        new.append(place)
+                    finish()
+                for name in stale - self._written:
+                    (self.path / name).unlink(missing_ok=True)
+            except BaseException:
+                for place in new:
+                    with contextlib.suppress(OSError):
+                        place.unlink()
+                raise
 
 
 @contextlib.contextmanager

@@ -88,6 +88,11 @@ _OPTIONAL_FIELDS: Mapping[str, tuple[type, ...]] = {
     "place_mean": (int, float),
     "place_count": (int,),
 }
+_DECLARED_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "name": (str,),
+    "dtype": (str,),
+    "shape": (list, type(None)),
+}
 _WEIGHT_FIELDS: Mapping[str, tuple[type, ...]] = {
     "name": (str,),
     "layer": (str,),
@@ -315,6 +320,12 @@ def _check_whole(row: Fields) -> None:
         row.fault("a whole without its sketch")
 
 
+def _check_shape(row: Fields, key: str, sides: tuple[type, ...]) -> None:
+    """Check what may be left out, and may have sides that are not known."""
+    if not all(side is None or isinstance(side, sides) for side in row.values.get(key) or ()):
+        row.fault(f"a {key} that is no shape")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -334,8 +345,7 @@ def _checked(fields: Fields) -> Baseline:
             if row.values.get(key, True) is not True:
                 row.fault(f"an {key} that is not true")
         for key in ("weight_shape", "shape"):
-            if not all(isinstance(side, (int, type(None))) for side in row.values.get(key) or ()):
-                row.fault(f"a {key} that is no shape")
+            _check_shape(row, key, (int,))
     nodes = fields.rows("nodes") if "nodes" in fields.values else None
     for place, row in enumerate(nodes or ()):
         check_node(row, place)
@@ -343,8 +353,10 @@ def _checked(fields: Fields) -> Baseline:
     given = values["input"]
     if given is not None and not (isinstance(given.get("samples"), int) and isinstance(given.get("content"), str)):
         fields.fault("an input without its digest")
-    if not all(isinstance(values["model"].get(key), list) for key in ("inputs", "outputs")):
-        fields.fault("no inputs and outputs")
+    declared = fields.part("model")
+    for row in (*declared.rows("inputs"), *declared.rows("outputs")):
+        row.expect(_DECLARED_FIELDS)
+        _check_shape(row, "shape", (int, str))
     return Baseline(
         model=values["model"],
         input=given,

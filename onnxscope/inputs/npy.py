@@ -190,6 +190,8 @@ def _checked_header(stream: IO[bytes], end: int, where: str) -> tuple[tuple[int,
         raise InputError(f"not a .npy array, or a broken one ({first_line(error)}): {where}") from error
     if dtype.hasobject:
         raise InputError(f"an array of Python objects, which only a pickle could hold: {where}", hint="save numbers")
+    if dtype.subdtype is not None:
+        raise InputError(f"an array whose elements are arrays themselves ({dtype}): {where}", hint="save numbers")
     sides = [side for side in shape if side]
     too_large = len(shape) > _MAX_RANK or math.prod(sides) * dtype.itemsize > _MAX_BYTES
     if min(sides, default=0) < 0 or too_large or not dtype.itemsize:

@@ -57,6 +57,7 @@ def check_operators(proto: ModelProto, *, where: str) -> None:
     for owner in (proto, *proto.functions):
         for imported in owner.opset_import:
             if imported.version < 1:
+                require_text((imported.domain,), where=where)
                 domain = printable(imported.domain) or "ai.onnx"
                 raise ModelError(f"operator set {domain!r} has version {imported.version}: {where}")
     count, most = 0, max_nodes()
@@ -66,6 +67,7 @@ def check_operators(proto: ModelProto, *, where: str) -> None:
             refuse_nodes(where=where)
         for index, node in enumerate(nodes):
             if not node.op_type:
+                require_text((node.name,), where=where)
                 raise ModelError(f"node {printable(node.name) or f'#{index}'!r} has no operator: {where}")
 
 

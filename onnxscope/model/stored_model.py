@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto
 
+from onnxscope.base.text import printable
 from onnxscope.errors import ModelError
 from onnxscope.model.graph_checks import check_graphs, check_operators, check_text, require_text
 from onnxscope.model.graphs import value_type, walk_graphs
@@ -98,13 +99,19 @@ class StoredModel:
         """SHA-256, in hexadecimal, over the model file and the files with its external data, in the order of names.
 
         A model from memory counts as its serialized message.
+
+        Raises:
+            ModelError: One of them cannot be read any more.
         """
         whole = hashlib.sha256()
         if self._file is None:
             whole.update(self.proto.SerializeToString(deterministic=True))
         for path in self.storage.files:
-            with open(path, "rb") as stream:  # not through the memory map, whose pages would count as ours
-                whole.update(hashlib.file_digest(stream, "sha256").digest())
+            try:
+                with open(path, "rb") as stream:  # not through the memory map, whose pages would count as ours
+                    whole.update(hashlib.file_digest(stream, "sha256").digest())
+            except OSError as error:
+                raise ModelError(f"cannot read ({error.strerror or error}): {printable(str(path))}") from error
         return whole.hexdigest()
 
     @cached_property

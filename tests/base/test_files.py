@@ -106,6 +106,20 @@ def test_a_folder_that_cannot_be_filled_is_as_it_was(tmp_path: Path, fault: Base
         assert contents(tmp_path) == before
 
 
+def test_files_that_cannot_all_be_put_in_place_are_removed_again(tmp_path: Path) -> None:
+    (tmp_path / "a" / "third").mkdir(parents=True)
+    (tmp_path / "a" / "third" / "file").touch()
+    (tmp_path / "a" / "second").write_text("old")
+    with pytest.raises(OutputError), writing_folder(tmp_path / "a") as folder:  # noqa: PT012
+        folder.write("first", "new")
+        folder.write("second", "new")
+        folder.open("third/file").write(b"new")
+        (tmp_path / "a" / "third" / "file").unlink()
+        (tmp_path / "a" / "third" / "file").mkdir()
+    assert not (tmp_path / "a" / "first").exists()
+    assert [path.name for path in (tmp_path / "a").rglob(".*")] == []
+
+
 def test_what_someone_else_has_put_into_a_new_folder_stays(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), writing_folder(tmp_path / "a" / "b") as folder:  # noqa: PT012
         folder.write("file", "new")

@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -92,6 +93,52 @@ def test_files_of_tests_that_are_named_exist():
     names = {name for path in texts for name in re.findall(r"tests/\w[\w/]*\.py", path.read_text(encoding="utf-8"))}
     assert len(names) >= 3
     assert [name for name in names if not (ROOT / name).is_file()] == []
+
+
+def test_a_test_holds_each_promise_of_security():
+    rows = re.findall(r"^\| (.*?) \| (.*) \|$", (ROOT / "SECURITY.md").read_text(encoding="utf-8"), re.MULTILINE)[1:]
+    assert len(rows) > 12
+    for promise, cell in rows:
+        tests = re.findall(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`", cell)
+        assert tests, promise
+        for file, name in tests:
+            assert f"def {name or 'test_'}" in (ROOT / file).read_text(encoding="utf-8"), promise
+
+
+def test_what_is_installed_for_development_has_a_digest():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").replace("\\\n", "").splitlines()
+    lines = [line for line in lines if not line.startswith("#")]
+    assert len(lines) > 100
+    assert [line for line in lines if not re.match(r"[\w.-]+==[\w.]+ .*--hash=sha256:[0-9a-f]{64}", line)] == []
+
+
+def test_two_builds_are_the_same_bytes(tmp_path, monkeypatch):
+    """Another day, another umask and other files' times make no difference, and no stray file gets in."""
+    from hatchling.build import build_sdist, build_wheel
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    stray = ROOT / "onnxscope" / "__pycache__" / "stray.pyc"
+    found = []
+    for name, day in (("first", 1_700_000_000), ("second", 1_800_000_000)):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.setattr("time.time", lambda day=day: day)
+        stray.parent.mkdir(exist_ok=True)
+        stray.write_text(name)
+        try:
+            built = [build_wheel(str(folder)), build_sdist(str(folder))]
+        finally:
+            stray.unlink()
+        found.append({file: (folder / file).read_bytes() for file in built})
+    assert found[0] == found[1]
+    with tarfile.open(tmp_path / "first" / built[1]) as archive:
+        members = archive.getmembers()
+    tops = {member.name.split("/")[1] for member in members}
+    assert {"onnxscope", "converters", "tests", "SECURITY.md", "constraints.txt"} <= tops
+    assert not tops & {".venv", ".git", "demo-output", "site", "dist"}
+    assert not [member.name for member in members if member.name.endswith(".pyc") or not member.isfile()]
+    assert {(member.uid, member.mtime) for member in members} == {(0, members[0].mtime)}
 
 
 def test_the_wheel_holds_everything_and_nothing_else(tmp_path, monkeypatch):
