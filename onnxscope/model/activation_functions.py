@@ -61,15 +61,17 @@ def following(graph: Graph, node: Node) -> tuple[str, tuple[Node, ...]]:
     """Return what leaves a layer before its activation function, and the nodes behind it that finish its work.
 
     These are arithmetic with constants (bias, BatchNorm, scales) and quantization, through layout, as long as each
-    value has one reader.
+    value has one reader. Codes may have several: then what makes real numbers of them is the last.
     """
     value = inner = node.outputs[0]
     done: list[Node] = []
     passed: list[Node] = []
+    is_shared = False
     while True:
-        reader = _only_reader(graph, value)
+        reader = None if is_shared else _only_reader(graph, value)
         if reader is None or not _finishes(graph, reader, value):
             return inner, tuple(done)
+        is_shared = len(graph.readers_of(value)) > 1
         value = reader.outputs[0]
         passed.append(reader)
         if reader.operator.behind_layer == "part":
@@ -84,10 +86,10 @@ def activation_after(graph: Graph, value: str) -> str | None:
         group = activation_group(graph, value)
         if group is not None:
             return group[-1].outputs[0]
-        reader = _only_reader(graph, value)
-        if reader is None or not _finishes(graph, reader, value):
+        readers = graph.readers_of(value)
+        if len(readers) != 1 or not _finishes(graph, readers[0], value):
             return None
-        value = reader.outputs[0]
+        value = readers[0].outputs[0]
 
 
 def activation_group(graph: Graph, value: str) -> list[Node] | None:

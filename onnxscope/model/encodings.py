@@ -58,6 +58,8 @@ class Encoding:
         bits: Of a code.
         shape: Of the real numbers.
         levels: Which table of levels the codes are indices of: 0 for FP4, 1 for NF4.
+        codes: The value of the codes where a QuantizeLinear makes them of what is stored, None where they are stored.
+        order: `codes = stored.transpose(order)`, as far as the places of numbers go; empty where they are the same.
     """
 
     scales: tuple[str, ...]
@@ -69,6 +71,8 @@ class Encoding:
     bits: int
     shape: tuple[int, ...]
     levels: int = 0
+    codes: str | None = None
+    order: tuple[int, ...] = ()
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -220,25 +224,61 @@ def _one_scale(graph: Graph, node: Node, scale: int, zero_point: int) -> tuple[s
 
 
 def _of_dequantize(graph: Graph, node: Node, value: str, tensor: TensorProto) -> Encoding | None:
-    """What a DequantizeLinear makes of codes that it reads as they are stored, None of others."""
-    read = node.inputs[0]
+    """What a DequantizeLinear makes of codes that are stored, or of what is stored and rounded to codes.
+
+    Axes are those of the stored tensor. None where several scales belong to numbers in another shape.
+    """
+    rank, block = len(tensor.dims), int(node.attribute("block_size") or 0)
+    order = turned = list(range(rank))
+    read, codes, is_reshaped = node.inputs[0], None, False
     while read != value:
         producer = graph.scope_of(read).producers.get(read)
-        if producer is None or producer.operator.passes_on != "same":
+        if producer is None or not (producer.operator.passes_on or producer.op_type == "QuantizeLinear"):
+            return None
+        if producer.op_type == "QuantizeLinear" and codes is None:
+            codes, turned = read, list(range(rank))
+        elif producer.operator.passes_on == "permuted":
+            axes = producer.axis_order(rank)
+            if axes is None:
+                return None
+            order, turned = ([axes[axis] for axis in before] for before in (order, turned))
+        elif producer.operator.passes_on == "reshaped":
+            is_reshaped = True
+        elif producer.operator.passes_on != "same" and codes is None:
             return None
         read = producer.inputs[0]
-    stated = node.attribute("axis")
     zero_point = _given(node, 2)
+    stated = node.attribute("axis")
+    axis = 1 if stated is None else int(stated)
+    is_turned = order != sorted(order)
+    if is_reshaped or is_turned:
+        scale = graph.stored(_source(graph, node.inputs[1]))
+        is_single = scale is not None and list(scale.dims) in ([], [1])
+        if not is_single and (is_reshaped or block or not -rank <= axis < rank):
+            return None
+        axis = axis if is_single else order[axis]
+    if codes is not None and is_reshaped:
+        return None
     return Encoding(
         scales=(node.inputs[1],),
         divisors=(),
         zero_point=zero_point,
-        axis=1 if stated is None else int(stated),
-        block=int(node.attribute("block_size") or 0),
+        axis=axis,
+        block=block,
         packing="",
-        bits=_bits(tensor),
+        bits=_bits(tensor) if codes is None else _bits_made(graph, codes),
         shape=tuple(tensor.dims),
+        codes=codes,
+        order=tuple(turned) if codes is not None and turned != sorted(turned) else (),
     )
+
+
+def _bits_made(graph: Graph, codes: str) -> int:
+    """How many bits the codes have that a QuantizeLinear makes."""
+    node = graph.scope_of(codes).producers[codes]
+    zero_point = graph.stored(_source(graph, _given(node, 2) or ""))
+    kind = int(node.attribute("output_dtype") or TensorProto.UINT8) if zero_point is None else zero_point.data_type
+    return _bits(TensorProto(data_type=kind))
 
 
 def _behind(graph: Graph, node: Node, tensor: TensorProto, zero_point: str | None, axis: int) -> Encoding | None:

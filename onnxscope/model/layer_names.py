@@ -181,12 +181,17 @@ class Names:
         return self.main.leaving(self.modules.get(scope, ()))
 
     def origin(self, graph: Graph, value: str) -> Origin | None:
-        """Trace a constant value back to the tensor that stores it, through layout, casts and dequantization."""
-        alias, dequantized = value, None
+        """Trace a constant value back to the tensor that stores it, through layout, casts and quantization.
+
+        What an Identity hands on is called as it is behind that: exporters store once what has several names.
+        """
+        alias, dequantized, is_named = value, None, False
         turns: list[Node] | None = []
         while graph.stored(value) is None:
             node = graph.scope_of(value).producers.get(value)
             passed_on = None if node is None else node.operator.passes_on
+            if node is not None and dequantized is not None and node.op_type == "QuantizeLinear":
+                passed_on = "dequantized"  # the other way, to what the codes were made of
             if node is None or passed_on is None:
                 return None
             if passed_on == "dequantized":
@@ -196,8 +201,9 @@ class Names:
                     turns.append(node)
             elif passed_on == "reshaped":
                 turns = None
+            is_named = is_named or (passed_on == "same" and not alias.startswith("/") and not is_anonymous(alias))
             value = node.inputs[0]
-            if passed_on != "same" or is_anonymous(alias):
+            if not is_named:
                 alias = value
         stored = graph.stored(value)
         return Origin(value, alias, _compose(turns, len(stored.dims)) if stored else None, dequantized)
@@ -279,8 +285,8 @@ class Names:
 
     def _find_operands(self, node: Node) -> Iterator[Operand]:
         graph = self.graphs[node.path]
-        if node.operator.passes_on and all(value in graph.constants for value in filter(None, node.inputs)):
-            return  # it only hands a weight on
+        if _hands_on(graph, node) and all(value in graph.constants for value in filter(None, node.inputs)):
+            return
         for position, role in operand_roles(node):
             value = node.inputs[position]
             if value in graph.constants:
@@ -323,6 +329,14 @@ class Names:
                 break
             paths = {node: parts[1:] for node, parts in paths.items()}
         return {node: "/".join(parts) for node, parts in paths.items() if parts}
+
+
+def _hands_on(graph: Graph, node: Node) -> bool:
+    """Whether a node only hands a weight on, or rounds it to codes that are made real numbers again."""
+    if node.op_type != "QuantizeLinear":
+        return node.operator.passes_on is not None
+    readers = graph.readers_of(node.outputs[0])
+    return bool(readers) and all(reader.operator.passes_on == "dequantized" for reader in readers)
 
 
 def _dynamo_scope(node: Node) -> str | None:

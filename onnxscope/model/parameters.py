@@ -247,7 +247,11 @@ class _Finder:
             return True
         has_role = any(self._names.owns_weights(operand.node) for operand in operands)
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        if kind.kind in "iub" and operands[0] not in self._encodings and origin.dequantized is None:
+        if kind.kind in "iub" and operands[0] not in self._encodings:
+            if origin.dequantized is not None:
+                name = f"{self._names.layers[operands[0].node]}.{operands[0].role}"
+                self._missing.append((name, "codes that are laid out in another way for their scales, not read"))
+                return False
             return any(operand.node.operator.integers for operand in operands)
         packing = next((operand.node for operand in operands if operand.node.operator.is_packed), None)
         if packing is not None:

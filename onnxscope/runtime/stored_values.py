@@ -157,7 +157,7 @@ def _real(
         seen: Takes the codes too, where it is given.
     """
     assert operand.origin is not None
-    key = (graph.path, operand.origin.value, *encoding.values)
+    key = (graph.path, operand.origin.value, encoding.codes, *encoding.values)
     values = model.computed.get(key)
     if values is not None and seen is None:
         return values
@@ -182,7 +182,9 @@ def _codes(model: Model, graph: Graph, stored: Array, encoding: Encoding) -> _Co
         scale = scale / _constant(model, graph, name).astype(np.float32)
     zero_point = None if encoding.zero_point is None else _constant(model, graph, encoding.zero_point)
     axis, block, bits, shape = encoding.axis, encoding.block, encoding.bits, encoding.shape
-    codes = stored
+    codes = stored if encoding.codes is None else _constant(model, graph, encoding.codes)
+    if encoding.order:
+        codes = codes.transpose(np.argsort(encoding.order))
     if encoding.packing == "levels":
         high_first = unpacked(stored.reshape(-1), bits, 2 * stored.size).reshape(-1, 2)[:, ::-1].reshape(-1)
         return _Codes(high_first[: math.prod(shape)].reshape(shape), scale, None, encoding)
