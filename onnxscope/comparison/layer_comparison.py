@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
@@ -18,9 +17,10 @@ from onnxscope.comparison.match_values import paired_values
 from onnxscope.comparison.measure import held_by, near_values
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
-from onnxscope.comparison.result import Comparison, StructureChange
+from onnxscope.comparison.result import Comparison
 from onnxscope.comparison.shared_constants import unread_changes
-from onnxscope.comparison.unstable_sides import mode_changes, notes_on_narrow_sums, notes_on_unstable, tells_mode
+from onnxscope.comparison.structure_changes import attribute_changes, likeliest_first, node_changes
+from onnxscope.comparison.unstable_sides import mode_changes, notes_on_narrow_sums, notes_on_unstable
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, folded_change, one_sided
 from onnxscope.comparison.whole_weights import whole_of
 from onnxscope.errors import RunError
@@ -30,9 +30,7 @@ from onnxscope.numerics.distances import Tolerance
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.selection.chosen_parts import Selection
 from onnxscope.selection.selectors import Tap
-from onnxscope.structure.attributes import attributes_of
-from onnxscope.structure.compare_records import NodeChange, changes_numbers, compare_records
-from onnxscope.structure.quantized_form import Partner, partner_of
+from onnxscope.structure.quantized_form import partner_of
 
 __all__ = ["ComparedLayers", "LayerComparison"]
 
@@ -108,9 +106,10 @@ class LayerComparison:
         ]
         self._weights = _weight_changes(sides, self._alignment, chosen, tolerance)
         self._partner = partner_of(sides[0].model, sides[1].model)
+        modes = mode_changes(sides[0].model, sides[1].model)
         self._structure = (
-            *(change for place in shown for change in _structure_changes(sides, *pairs[place], tolerance)),
-            *_node_changes(sides, pairs, self._weights, chosen, self._partner, tolerance),
+            *(change for place in shown for change in attribute_changes(sides, *pairs[place], tolerance)),
+            *node_changes(sides, pairs, self._weights, chosen, self._partner, tolerance, modes),
         )
         for side in sides:
             side.model.storage.release()
@@ -166,7 +165,7 @@ class LayerComparison:
             only_a=only_a,
             only_b=only_b,
             weights=tuple(weights),
-            structure=_likeliest_first(self._structure, self._sides, [*layers, *outputs]),
+            structure=likeliest_first(self._structure, self._sides, [*layers, *outputs]),
             notes=(*self._notes, *run.notes, *notes),
             unfit=run.unfit,
             partner=self._partner.text if self._partner is not None else None,
@@ -295,104 +294,3 @@ def _unaligned(
 
 def _is_needed(side: ModelLayers, layer: Layer) -> bool:
     return layer.is_needed_in(side.model.graphs[layer.path])
-
-
-def _structure_changes(
-    sides: tuple[ModelLayers, ModelLayers], x: Layer, y: Layer, tolerance: Tolerance | None
-) -> list[StructureChange]:
-    """Attributes of two aligned layers that are not the same."""
-    changes = []
-    for left, right in ((x.node, y.node), (x.norm, y.norm)):
-        if left is None or right is None or left.op_type != right.op_type:
-            continue
-        before, after = (
-            attributes_of(node, side.model.storage) for node, side in zip((left, right), sides, strict=True)
-        )
-        for name in sorted(before.keys() | after.keys()):
-            if before.get(name) != after.get(name):
-                message = f"{left.op_type}: {name} {_text(before.get(name))} became {_text(after.get(name))}"
-                change = StructureChange(x.name, message)
-                changes.append(
-                    _within(tolerance, change, sides[0].attribute(left, name), sides[1].attribute(right, name))
-                )
-    bent = sides[0].is_bent(x), sides[1].is_bent(y)
-    if x.activated != y.activated and bent[0] != bent[1] and not (x.quantized or y.quantized):
-        where = ("first", "second") if x.activated else ("second", "first")
-        message = f"an activation function follows in the {where[0]} model, none in the {where[1]}"
-        changes.append(StructureChange(x.name, message))
-    return changes
-
-
-def _node_changes(
-    sides: tuple[ModelLayers, ModelLayers],
-    pairs: Sequence[tuple[Layer, Layer]],
-    weights: Sequence[WeightChange],
-    chosen: Selection | None,
-    partner: Partner | None,
-    tolerance: Tolerance | None,
-) -> tuple[StructureChange, ...]:
-    """What is not the same about any node, beside what is told of layers and weights."""
-    places = ([side.places.get(layer.node) for side, layer in zip(sides, pair, strict=True)] for pair in pairs)
-    known = [(left, right) for left, right in places if left is not None and right is not None]
-    modes = mode_changes(sides[0].model, sides[1].model)
-    # A Transpose that one model alone has is accounted for where a weight has its inputs in the other layout's order.
-    is_moved = any(change.change == "permuted" and not change.counts for change in weights)
-
-    def numbers(change: NodeChange, side: int) -> Array | None:
-        known = tolerance is not None and change.records is not None
-        return sides[side].numbers(change.records[side], change.what) if known and change.records else None
-
-    of_nodes = [
-        _within(
-            tolerance,
-            StructureChange(
-                change.layer,
-                change.message,
-                counts=changes_numbers(change),
-                folded=partner is not None and not changes_numbers(change) and partner.explains(change),
-                node=change.node,
-            ),
-            numbers(change, 0),
-            numbers(change, 1),
-        )
-        for change in compare_records(sides[0].records, sides[1].records, known)
-        if not (is_moved and change.what == "node" and "Transpose" in (change.expected, change.found))
-        and not any(tells_mode(change, node) for _, node in modes)
-        and (chosen is None or (chosen.holds(change.node) and not _is_left_out(chosen, change)))
-    ]
-    return (*of_nodes, *(change for change, node in modes if chosen is None or chosen.holds(node)))
-
-
-def _likeliest_first(
-    changes: Sequence[StructureChange], sides: tuple[ModelLayers, ModelLayers], rows: Sequence[LayerDifference]
-) -> tuple[StructureChange, ...]:
-    """Put first what may have made the first difference: nodes behind all that agrees, those that move numbers last."""
-    first = next((row for row in rows if row.differs), None)
-    if first is None:
-        return tuple(changes)
-    same = [row for row in rows if not row.differs]
-    suspects = sides[0].between([row.a.name for row in same], first.a.name)
-    suspects |= sides[1].between([row.b.name for row in same], first.b.name)
-
-    def order(change: StructureChange) -> int:
-        return 2 if change.node not in suspects else change.node is None or bool(change.node.operator.passes_on)
-
-    return tuple(sorted(changes, key=order))
-
-
-def _is_left_out(chosen: Selection, change: NodeChange) -> bool:
-    """Whether a change is of a parameter that is left out by its name."""
-    return change.records is not None and change.records[0].held.get(change.what) in chosen.left_out_places
-
-
-def _within(tolerance: Tolerance | None, change: StructureChange, x: Array | None, y: Array | None) -> StructureChange:
-    """A change of numbers, which is forgiven where none is beyond the tolerance."""
-    if tolerance is None or x is None or y is None or x.shape != y.shape or not tolerance.forgives(x, y):
-        return change
-    return replace(change, message=f"{change.message}; within the tolerance", forgiven=True)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        value = np.float32(value)  # which is what an attribute holds
-    return "by default" if value is None else f"{value!s}"

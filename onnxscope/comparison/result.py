@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, overload
 
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, printable
 from onnxscope.comparison.layer_difference import COLUMNS, RANKED, LayerDifference, Verdict, size_of
+from onnxscope.comparison.structure_changes import StructureChange
 from onnxscope.comparison.weight_changes import WeightChange
-from onnxscope.model.graphs import Node
 from onnxscope.numerics.distances import decibels
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
 
-__all__ = ["Comparison", "StructureChange", "Undecided"]
+__all__ = ["Comparison", "Undecided"]
 
 _ROUNDED = ("quantized", "rounded")  # changes of weights that a partner in few bits has everywhere
 _NAMED = 3  # layers, or outputs, that the verdict names
@@ -39,38 +39,6 @@ class Undecided:
     def to_dict(self) -> dict[str, str]:
         """Ready for JSON."""
         return {"layer": self.layer, "name": self.name, "reason": self.reason}
-
-
-@dataclass(frozen=True)
-class StructureChange:
-    """Something about an aligned layer, or about the models, that is not the same apart from weights and values.
-
-    Attributes:
-        layer: The layer in the first model, empty for the model itself.
-        message: In words.
-        counts: Whether it makes the models differ where their values were compared too: a stored number that is another
-            one, or a random node that the inputs at hand may not show.
-        folded: Whether it is nothing but the form of a partner in few bits, and told in one line with others.
-        forgiven: Whether it is of numbers none of which is beyond the tolerance that was given: it never counts.
-        node: The node that it is about, of the first model where it is there; None for none, or several.
-    """
-
-    layer: str
-    message: str
-    counts: bool = False
-    folded: bool = False
-    forgiven: bool = False
-    node: Node | None = field(default=None, repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {
-            "layer": self.layer,
-            "message": self.message,
-            "counts": self.counts,
-            "folded": self.folded,
-            "forgiven": self.forgiven,
-        }
 
 
 @dataclass(frozen=True, eq=False)

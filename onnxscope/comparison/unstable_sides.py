@@ -9,7 +9,7 @@ from typing import Any
 from onnxscope.comparison.floors import discrepancy_of, larger_noise
 from onnxscope.comparison.match_values import Counterpart
 from onnxscope.comparison.merged_graph import own_model
-from onnxscope.comparison.result import StructureChange
+from onnxscope.comparison.structure_changes import StructureChange
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Discrepancy
@@ -17,7 +17,6 @@ from onnxscope.runtime.narrow_sums import remarks_on_bias_scales, remarks_on_nar
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import open_session
 from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable, remarks_on_unstable
-from onnxscope.structure.compare_records import NodeChange
 
 __all__ = [
     "WhenFed",
@@ -26,7 +25,6 @@ __all__ = [
     "notes_on_narrow_sums",
     "notes_on_unstable",
     "random_values",
-    "tells_mode",
 ]
 
 _Key = Callable[[UnstableNode], tuple[str, ...]]
@@ -174,12 +172,3 @@ def _paired(
         left = [node for node in left if all(node is not x for x, _ in taken)]
         right = [node for node in right if all(node is not y for _, y in taken)]
     return pairs, (left, right)
-
-
-def tells_mode(change: NodeChange, node: Node) -> bool:
-    """Whether a change is no more than the mode of a node that is told as such: training, or being there at all."""
-    if change.what == "node":
-        return change.node is node
-    return change.what in ("training_mode", f"{node.op_type}.training_mode") and (
-        change.node is None or change.node.op_type == node.op_type or change.what != "training_mode"
-    )

@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model, load_model
 from onnxscope.runtime.session import evaluate_constants
-from onnxscope.structure.node_writer import FUSED_DOMAIN
+from onnxscope.structure.rewriting import FUSED_DOMAIN
 
 __all__ = ["BLOCKED_DOMAIN", "laid_out_plainly"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.model.graphs import Node, attribute_value
-from onnxscope.structure.node_writer import FUSED_DOMAIN, NodeWriter
+from onnxscope.structure.rewriting import FUSED_DOMAIN, NodeWriter
 
 __all__ = ["attention", "biased_attention", "packed_attention", "quantized_attention"]
 

@@ -19,7 +19,7 @@ from onnxscope.structure.fused_attention import (
     packed_attention,
     quantized_attention,
 )
-from onnxscope.structure.node_writer import FUSED_DOMAIN, NodeWriter
+from onnxscope.structure.rewriting import FUSED_DOMAIN, NodeWriter
 
 __all__ = ["expansion_of", "factor_behind", "without_factor"]
 

@@ -33,10 +33,9 @@ from onnxscope.structure.idle_nodes import (
     without_negations,
 )
 from onnxscope.structure.known_sequences import KnownSequences
-from onnxscope.structure.node_writer import NodeWriter, Site
 from onnxscope.structure.reshaped_sides import known_sides
 from onnxscope.structure.resolved_places import resolved
-from onnxscope.structure.rewriting import Plan, rewritten, without_left_over
+from onnxscope.structure.rewriting import NodeWriter, Plan, Site, rewritten, without_left_over
 from onnxscope.structure.spelled_functions import MAY_BEND, function_from
 from onnxscope.structure.written_out import find_norms, is_root
 
