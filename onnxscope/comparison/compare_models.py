@@ -112,7 +112,10 @@ def run_diff(
     """
     tolerance = _tolerance(rtol, atol)
     feed = None if inputs is None else open_common_feed((first, second), inputs, options)
-    sides = ModelLayers(standard_model(first, second)), ModelLayers(standard_model(second, first))
+    sides = (
+        ModelLayers(standard_model(first, second), first),
+        ModelLayers(standard_model(second, first), second),
+    )
     with contextlib.nullcontext() if feed is None else contextlib.closing(feed):
         compared = LayerComparison(sides, feed, options, align=align, tolerance=tolerance, select=select).run()
     return compared.comparison

@@ -19,11 +19,18 @@ from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.result import Comparison
 from onnxscope.comparison.shared_constants import unread_changes
-from onnxscope.comparison.structure_changes import attribute_changes, likeliest_first, node_changes
+from onnxscope.comparison.structure_changes import (
+    attribute_changes,
+    fused_taps,
+    layers_inside,
+    likeliest_first,
+    node_changes,
+)
 from onnxscope.comparison.unstable_sides import mode_changes, notes_on_narrow_sums, notes_on_unstable
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, folded_change, one_sided
 from onnxscope.comparison.whole_weights import whole_of
 from onnxscope.errors import RunError
+from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Tolerance
@@ -114,7 +121,17 @@ class LayerComparison:
         for side in sides:
             side.model.storage.release()
         self._count = len(shown)
-        others = () if chosen is None else paired_values(sides[1].model, chosen.values)
+        regions = [change.region for change in self._structure if change.region is not None]
+        self._inside = layers_inside(regions)
+        names = [{layer.name for layer in side.layers if layer.node in self._inside} for side in sides]
+        self._weights = [
+            replace(change, counts=False)
+            if change.place is None and change.layer in names[0 if change.b is None else 1]
+            else change
+            for change in self._weights
+        ]
+        self._has_fused = chosen is None and bool(regions)
+        others = fused_taps(sides, regions) if chosen is None else paired_values(sides[1].model, chosen.values)
         self._run = PairedRun(sides, pairs, shown, options, others=others, tolerance=tolerance)
 
     @property
@@ -152,7 +169,11 @@ class LayerComparison:
                 replace(row, settled=row.entire is None and place < self._count and row.a.layer not in changed)
                 for place, row in enumerate(layers)
             ]
-        only_a, only_b = _unaligned(self._sides, self._alignment, self._kept)
+        order = self._in_order(layers)
+        layers = [layers[place] for place in order]
+        moved = {place: row for row, place in enumerate(order)}
+        weights = [change if change.place is None else replace(change, place=moved[change.place]) for change in weights]
+        only_a, only_b = _unaligned(self._sides, self._alignment, self._kept, self._inside)
         is_random = run.record is not None and run.record.get("kind") == "random"
         notes = [_OF_RANDOM] if self._partner is not None and is_random else []
         comparison = Comparison(
@@ -170,7 +191,23 @@ class LayerComparison:
             unfit=run.unfit,
             partner=self._partner.text if self._partner is not None else None,
         )
-        return ComparedLayers(comparison, tuple(run.side_by_side))
+        side_by_side = tuple({moved[place]: arrays for place, arrays in batch.items()} for batch in run.side_by_side)
+        return ComparedLayers(comparison, side_by_side)
+
+    def _in_order(self, rows: Sequence[LayerDifference]) -> list[int]:
+        """Places of rows, those of fused operators in front of the first layer that the first model computes later."""
+        order = list(range(len(rows)))
+        if not self._has_fused:
+            return order
+        graph = self._sides[0].model.main
+        ends = [graph.producers.get(row.a.name) for row in rows]
+        steps = [None if node is None else graph.position(node) for node in ends]
+        for place in range(self._count, len(rows)):
+            step = steps[place]
+            later = (at for at, other in enumerate(order) if step is not None and (steps[other] or -1) > step)
+            order.remove(place)
+            order.insert(next(later, len(order)), place)
+        return order
 
     def _started(self, feed: CommonFeed) -> Pilot:
         pilot = Pilot(self._sides[0].model, self.taps, self._options)
@@ -282,10 +319,15 @@ def _weight_changes(
 
 
 def _unaligned(
-    sides: tuple[ModelLayers, ModelLayers], alignment: Alignment, kept: frozenset[int] | None
+    sides: tuple[ModelLayers, ModelLayers],
+    alignment: Alignment,
+    kept: frozenset[int] | None,
+    inside: frozenset[Node],
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """The layers without a counterpart, but for what one operator of the other model stands for."""
+
     def shown(side: ModelLayers, only: Sequence[int]) -> tuple[tuple[str, str], ...]:
-        layers = [side.layers[index] for index in only]
+        layers = [side.layers[index] for index in only if side.layers[index].node not in inside]
         return tuple((layer.name, layer.node.op_type) for layer in layers if _is_needed(side, layer))
 
     only_a = [index for index in alignment.only_a if kept is None or index in kept]

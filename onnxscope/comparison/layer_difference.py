@@ -44,10 +44,12 @@ class Side:
     Attributes:
         layer: The layer, as the source framework called it.
         name: The value that is compared.
+        fused: In words, the fused node that the layer is part of; None where it is a node of the file.
     """
 
     layer: str
     name: str
+    fused: str | None = None
 
     def to_dict(self) -> dict[str, str]:
         """Ready for JSON."""
@@ -146,6 +148,7 @@ class LayerDifference(Record):
             "verdict": self.verdict,
             "reason": self.reason or self.undecided or self.unstable,
             "scores": self.scores.to_dict() if self.scores else None,
+            "fused": {"a": self.a.fused, "b": self.b.fused},
         }
 
     def table(self) -> Table:
@@ -160,6 +163,7 @@ class LayerDifference(Record):
         worst = self.entire.worst_channel if self.entire else None
         mismatched = self.entire.mismatched if self.entire else 0
         reason = record["reason"] or (f"{mismatched:,} numbers finite in one model only" if mismatched else "")
+        reason = reason or self._fused_text
         shown = f"{worst[0]}: {format_number(worst[1])}" if worst and self.differs and self.unstable is None else ""
         verdict = "undecided" if self.undecided is not None else ""
         if judged and self.differs:
@@ -183,8 +187,13 @@ class LayerDifference(Record):
             record["beyond_fraction"],
             f"{worst[0]}: {worst[1]:.2g}" if worst else "",
             self.scores.text if self.scores else "",
-            record["reason"],
+            record["reason"] or self._fused_text,
         )
+
+    @property
+    def _fused_text(self) -> str:
+        """Of which fused nodes the layer is part, on either side."""
+        return "; ".join(dict.fromkeys(filter(None, (self.a.fused, self.b.fused))))
 
     def __repr__(self) -> str:
         return self.table().text()

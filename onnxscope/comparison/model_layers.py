@@ -20,6 +20,7 @@ from onnxscope.runtime.constant_values import ConstantValues
 from onnxscope.selection.selectors import At, Tap
 from onnxscope.structure.attributes import default_of, schema_of
 from onnxscope.structure.node_records import WEIGHT, NodeRecord, node_records
+from onnxscope.structure.rewriting import inside_of
 from onnxscope.structure.surroundings import surroundings
 
 __all__ = ["ModelLayers"]
@@ -36,8 +37,15 @@ class ModelLayers:
         weights: Reads the weights of a layer.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, given: Model | None = None) -> None:
+        """List them.
+
+        Args:
+            model: In the form in which it is compared.
+            given: As it was given, where that is another form.
+        """
         self.model = model
+        self._given = model if given is None else given
         self.layers = model.layers
         self.weights = LayerWeights(model)
 
@@ -135,14 +143,35 @@ class ModelLayers:
             scale=codes_scale(self.model.graphs[layer.path], value),
         )
 
+    def fused(self, layer: Layer, value: str) -> str | None:
+        """In words, the fused node of the given model that a layer, or its value, is part of; None where none is."""
+        made = self.model.graphs[layer.path].producers.get(value)
+        found = (inside_of(node.proto) for node in (layer.node, made) if node is not None)
+        inside = next((told for told in found if told is not None and told[0] in self._given_operators), None)
+        if inside is None or layer.path:
+            return None
+        op_type = inside[0].rpartition(".")[2]
+        if value in self._given.main.producers:
+            return f"fused ({op_type}): compared at {value}"
+        return f"inside {op_type} {inside[1]}"
+
+    @cached_property
+    def _given_operators(self) -> frozenset[str]:
+        """Those of the given model with their domains: a function that is put together may be none of them."""
+        return frozenset(f"{node.domain}.{node.op_type}".lstrip(".") for node in self._given.main.nodes)
+
     def output_tap(self, value: str, name: str) -> Tap:
         """A tap at one of the model's outputs."""
+        return self.value_tap(value, name, value, "Output")
+
+    def value_tap(self, value: str, name: str, layer: str, op_type: str) -> Tap:
+        """A tap at a value of the main graph that is no layer's, shown as `layer` and `op_type`."""
         return Tap(
             name=name,
             value=value,
             path=(),
-            layer=value,
-            op_type="Output",
+            layer=layer,
+            op_type=op_type,
             at=None,
             channel_axis=self.axis((), value),
             order=(0,),

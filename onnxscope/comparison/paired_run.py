@@ -180,8 +180,7 @@ class PairedRun:
         )
         pairs = [(place, *self._pairs[place]) for place in self._shown]
         layers = [
-            self._row(place, Side(x.name, x.value), Side(y.name, y.value), x.node.op_type, types[place])
-            for place, x, y in pairs
+            self._row(place, *self._layer_sides(place, x, y), x.node.op_type, types[place]) for place, x, y in pairs
         ]
         start = len(self._pairs)
         first = start + len(self._outputs)
@@ -206,6 +205,11 @@ class PairedRun:
             if name not in {pair[place] for pair in self._outputs}
         ]
         return layers, outputs
+
+    def _layer_sides(self, place: int, x: Layer, y: Layer) -> tuple[Side, Side]:
+        values = [taps[place].value for taps in self._taps]
+        fused = [side.fused(layer, value) for side, layer, value in zip(self._sides, (x, y), values, strict=True)]
+        return Side(x.name, x.value, fused[0]), Side(y.name, y.value, fused[1])
 
     def _compare_composites(
         self,
@@ -245,8 +249,8 @@ class PairedRun:
         is_reshaped = is_output and pair.is_merged  # who reads the output has to know its axes
         floor = floor_of(noise, types, in_codes=self._in_codes)
         return LayerDifference(
-            a=Side(a.layer, pair.a if is_output else a.name),
-            b=Side(b.layer, pair.b if is_output else b.name),
+            a=replace(a, name=pair.a) if is_output else a,
+            b=replace(b, name=pair.b) if is_output else b,
             op_type=op_type,
             entire=measured.entire,
             own=measured.own,

@@ -11,7 +11,7 @@ from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, printable
 from onnxscope.comparison.layer_difference import COLUMNS, RANKED, LayerDifference, Verdict, size_of
-from onnxscope.comparison.structure_changes import StructureChange
+from onnxscope.comparison.structure_changes import FusedPart, StructureChange
 from onnxscope.comparison.weight_changes import WeightChange
 from onnxscope.numerics.distances import decibels
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
@@ -114,7 +114,8 @@ class Comparison(Record, Sequence[LayerDifference]):
     @property
     def counted_structure(self) -> tuple[StructureChange, ...]:
         """Changes of the structure that make the models differ: all that are not forgiven where nothing was run."""
-        return tuple(change for change in self.structure if (change.counts or not self.was_run) and not change.forgiven)
+        changes = (change for change in self.structure if change.fused is None and not change.forgiven)
+        return tuple(change for change in changes if change.counts or not self.was_run)
 
     @property
     def equal(self) -> bool:
@@ -123,12 +124,24 @@ class Comparison(Record, Sequence[LayerDifference]):
 
     @property
     def undecided(self) -> tuple[Undecided, ...]:
-        """The aligned layers and outputs of which nobody can say whether they are equal."""
-        return tuple(
+        """The aligned layers and outputs of which nobody can say whether they are equal.
+
+        Without a run, also what is one operator in one model and several nodes in the other.
+        """
+        rows = tuple(
             Undecided(row.a.layer, row.a.name, row.undecided)
             for row in (*self.layers, *self.outputs)
             if row.undecided is not None
         )
+        if self.was_run:
+            return rows
+        untold = (change for change in self.structure if change.fused is not None)
+        return (*rows, *(Undecided(change.layer, change.fused_value, change.untold) for change in untold))
+
+    @property
+    def fused(self) -> tuple[FusedPart, ...]:
+        """Operators of one model that stand for several nodes of the other, and where they are compared."""
+        return tuple(change.fused for change in self.structure if change.fused is not None)
 
     @property
     def unfit_sentences(self) -> tuple[str, ...]:
@@ -164,7 +177,8 @@ class Comparison(Record, Sequence[LayerDifference]):
         if not self.was_run or first is None:
             return None
         explained = any(change.layer == first.a.layer and change.counts for change in self.weights)
-        return None if explained else next((change for change in self.structure if not change.forgiven), None)
+        untold = (change for change in self.structure if not change.forgiven and change.fused is None)
+        return None if explained else next(untold, None)
 
     def to_dict(self) -> dict[str, Any]:
         """`onnxscope.diff/1`, ready for JSON."""
@@ -189,6 +203,7 @@ class Comparison(Record, Sequence[LayerDifference]):
             },
             "weights": [change.to_dict() for change in self.weights],
             "structure": [change.to_dict() for change in self.structure],
+            "fused": [part.to_dict() for part in self.fused],
             "unfit": {
                 side: [value.to_dict() for value in values] for side, values in zip("ab", self.unfit, strict=True)
             },
@@ -196,7 +211,7 @@ class Comparison(Record, Sequence[LayerDifference]):
 
     def table(self) -> Table:
         """One row per output, then one per aligned layer; for a partner in few bits what costs most comes first."""
-        title = f"{self.a['name']} against {self.b['name']}: {counted(len(self.layers), 'layer')} aligned"
+        title = f"{self.a['name']} against {self.b['name']}: {self._count} aligned"
         if not self.is_ranked:
             rows = tuple(row.cells(judged=self.was_run) for row in (*self.outputs, *self.layers))
             return Table(title, COLUMNS, rows)
@@ -241,6 +256,14 @@ class Comparison(Record, Sequence[LayerDifference]):
         ratios = [decibels(change.relative_l2) for change in changes]
         return min((ratio for ratio in ratios if ratio is not None), default=None)
 
+    @property
+    def _count(self) -> str:
+        """How many rows there are: layers, and fused operators where there are any."""
+        ends = {part.compared_at for part in self.fused}
+        fused = sum((row.a.name, row.b.name) in ends for row in self.layers)
+        layers = counted(len(self.layers) - fused, "layer")
+        return f"{layers}, {counted(fused, 'fused operator')}" if fused else layers
+
     def changes_table(self) -> Table:
         """One row for whatever is not the same about weights, structure and alignment."""
         rows: list[tuple[Cell, ...]] = []
@@ -250,7 +273,10 @@ class Comparison(Record, Sequence[LayerDifference]):
         if self.partner is not None and folded:
             what = "nodes and operands that come with that are not listed (JSON has them)"
             rows.append(("", "form", f"{self.partner}; {folded:,} {what}"))
-        rows += [(change.layer, "structure", change.message) for change in self.structure if not change.folded]
+        fused = (change for change in self.structure if change.fused is not None)
+        rows += [(change.layer, "fused", change.fused_text(was_run=self.was_run)) for change in fused]
+        others = (change for change in self.structure if not change.folded and change.fused is None)
+        rows += [(change.layer, "structure", change.message) for change in others]
         changes = [change for change in self.weights if not (self.is_ranked and change.change in _ROUNDED)]
         rows += [(change.layer, change.change, change.message) for change in changes if change.counts]
         rows += [(change.layer, change.change, change.message) for change in changes if not change.counts]
@@ -276,7 +302,7 @@ class Comparison(Record, Sequence[LayerDifference]):
 
     def summary(self) -> str:
         """One line: the verdict; where the models differ, where that starts and who is to blame; what is undecided."""
-        compared = f"{counted(len(self.layers), 'layer')} and {counted(len(self.outputs), 'output')}"
+        compared = f"{self._count} and {counted(len(self.outputs), 'output')}"
         if not self.aligned:
             return "differs: nothing of one model was found in the other"
         if self.equal:
@@ -294,8 +320,10 @@ class Comparison(Record, Sequence[LayerDifference]):
             first_undecided = self.undecided[0]
             where = f"first {printable(first_undecided.layer)} ({first_undecided.reason})"
             total = len(self.layers) + len(self.outputs)
-            of = counted(total, "layer or output", "layers and outputs")
-            parts.append(f"{len(self.undecided):,} of {of} cannot be judged, {where}")
+            of = f"{len(self.undecided):,} of {counted(total, 'layer or output', 'layers and outputs')}"
+            if not self.was_run and self.fused:
+                of = counted(len(self.undecided), "fused operator")
+            parts.append(f"{of} cannot be judged, {where}")
         parts += self.unfit_sentences
         return f"{self.verdict}: " + "; ".join(parts or ["the structure"])
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.text import printable
 from onnxscope.comparison.layer_difference import LayerDifference
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.weight_changes import WeightChange
@@ -16,13 +16,48 @@ from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
 from onnxscope.numerics.distances import Tolerance
 from onnxscope.selection.chosen_parts import Selection
-from onnxscope.structure.attributes import attributes_of
+from onnxscope.selection.selectors import Tap
+from onnxscope.structure.attributes import attribute_text, attributes_of
 from onnxscope.structure.compare_records import NodeChange, changes_numbers, compare_records
+from onnxscope.structure.fused_regions import FusedRegion
 from onnxscope.structure.quantized_form import Partner
 
-__all__ = ["StructureChange", "attribute_changes", "likeliest_first", "node_changes"]
+__all__ = ["FusedPart", "StructureChange", "attribute_changes", "likeliest_first", "node_changes"]
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class FusedPart:
+    """An operator of one model that stands for several nodes of the other, which is compared as one.
+
+    Attributes:
+        model: `a` or `b`: which has it as one.
+        node: What the node is called.
+        op_type: Its operator, with its domain.
+        compared_at: The value of each model at which both are compared; None where there is none but what is behind.
+        layers: Layers of the other model that are inside of it, and have no value of their own.
+        count: How many nodes it stands for.
+    """
+
+    model: Literal["a", "b"]
+    node: str
+    op_type: str
+    compared_at: tuple[str, str] | None
+    layers: tuple[str, ...]
+    count: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        compared = None if self.compared_at is None else dict(zip("ab", self.compared_at, strict=True))
+        return {
+            "model": self.model,
+            "node": self.node,
+            "op_type": self.op_type,
+            "compared_at": compared,
+            "layers": list(self.layers),
+            "nodes": self.count,
+        }
 
 
 @dataclass(frozen=True)
@@ -37,6 +72,9 @@ class StructureChange:
         folded: Whether it is nothing but the form of a partner in few bits, and told in one line with others.
         forgiven: Whether it is of numbers none of which is beyond the tolerance that was given: it never counts.
         node: The node that it is about, of the first model where it is there; None for none, or several.
+        fused: The operator that stands for several nodes, where it is that; it says nothing of equal or not, which
+            values alone tell.
+        region: What is known of these nodes.
     """
 
     layer: str
@@ -45,6 +83,8 @@ class StructureChange:
     folded: bool = False
     forgiven: bool = False
     node: Node | None = field(default=None, repr=False, compare=False)
+    fused: FusedPart | None = None
+    region: FusedRegion | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -55,6 +95,25 @@ class StructureChange:
             "folded": self.folded,
             "forgiven": self.forgiven,
         }
+
+    @property
+    def fused_value(self) -> str:
+        """The first model's value at which an operator is compared that stands for several nodes; empty for none."""
+        return self.fused.compared_at[0] if self.fused is not None and self.fused.compared_at is not None else ""
+
+    @property
+    def untold(self) -> str:
+        """Why nobody can say whether such an operator does the same, where nothing was run."""
+        return f"{self.message}: only values tell whether they do the same, on inputs that -i names"
+
+    def fused_text(self, *, was_run: bool) -> str:
+        """What such an operator stands for, the layers inside of it, and where it was compared."""
+        part = self.fused
+        if part is None:
+            return self.message
+        inside = f"; inside of it, without values of their own: {', '.join(part.layers)}" if part.layers else ""
+        where = "what reads it" if part.compared_at is None else " against ".join(dict.fromkeys(part.compared_at))
+        return printable(f"{self.message}{inside}{f'; compared at {where}' if was_run else ''}")
 
 
 def attribute_changes(
@@ -70,7 +129,8 @@ def attribute_changes(
         )
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
-                message = f"{left.op_type}: {name} {_text(before.get(name))} became {_text(after.get(name))}"
+                texts = attribute_text(before.get(name)), attribute_text(after.get(name))
+                message = f"{left.op_type}: {name} {texts[0]} became {texts[1]}"
                 change = StructureChange(x.name, message)
                 changes.append(
                     _within(tolerance, change, sides[0].attribute(left, name), sides[1].attribute(right, name))
@@ -111,16 +171,49 @@ def node_changes(
                 counts=changes_numbers(change),
                 folded=partner is not None and not changes_numbers(change) and partner.explains(change),
                 node=change.node,
+                fused=None if change.region is None else _fused_part(change.region),
+                region=change.region,
             ),
             numbers(change, 0),
             numbers(change, 1),
         )
-        for change in compare_records(sides[0].records, sides[1].records, known)
+        for change in compare_records(sides[0].records, sides[1].records, known, regions=True)
         if not (is_moved and change.what == "node" and "Transpose" in (change.expected, change.found))
         and not any(_tells_mode(change, node) for _, node in modes)
         and (chosen is None or (chosen.holds(change.node) and not _is_left_out(chosen, change)))
     ]
     return (*of_nodes, *(change for change, node in modes if chosen is None or chosen.holds(node)))
+
+
+def _fused_part(region: FusedRegion) -> FusedPart:
+    return FusedPart(
+        model="b" if region.in_second else "a",
+        node=region.name,
+        op_type=region.op_type,
+        compared_at=None if region.end is None else (region.end[0][1], region.end[1][1]),
+        layers=tuple(layer.layer for layer in region.layers),
+        count=len(region.nodes),
+    )
+
+
+def layers_inside(regions: Sequence[FusedRegion]) -> frozenset[Node]:
+    """The layers of either model that are compared as part of one operator, and that operator where it owns weights."""
+    records = (record for region in regions for record in (*region.layers, region.fused))
+    return frozenset(record.node for record in records if record.is_layer and record.node is not None)
+
+
+def fused_taps(sides: tuple[ModelLayers, ModelLayers], regions: Sequence[FusedRegion]) -> list[tuple[Tap, Tap | None]]:
+    """Taps at what operators of one model give, and the nodes of the other that they stand for."""
+    taps: list[tuple[Tap, Tap | None]] = []
+    for region in regions:
+        if region.end is not None:
+            op_type = region.op_type.rpartition(".")[2]
+            left, right = (
+                side.value_tap(value, value, side.model.names.layers[node], op_type)
+                for side, (node, value) in zip(sides, region.end, strict=True)
+            )
+            taps.append((left, right))
+    return taps
 
 
 def likeliest_first(
@@ -159,9 +252,3 @@ def _tells_mode(change: NodeChange, node: Node) -> bool:
     return change.what in ("training_mode", f"{node.op_type}.training_mode") and (
         change.node is None or change.node.op_type == node.op_type or change.what != "training_mode"
     )
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        value = np.float32(value)  # which is what an attribute holds
-    return "by default" if value is None else f"{value!s}"

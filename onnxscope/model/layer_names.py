@@ -25,7 +25,7 @@ __all__ = ["Names", "Operand", "Origin", "are_apart", "is_anonymous", "operand_r
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _ANONYMOUS = re.compile(r"onnx::.*|\d+|_?val_\d+|_?t?const[_a-z]*_?_\d+.*|.*:\d+|", re.IGNORECASE)
-_CUTTING = frozenset({"Concat", "Slice", "Split"})
+_COUNTED = re.compile(r"_\d+\Z")
 _SEPARATOR = re.compile(r"[./]")
 # What quantizers and converters to half precision append to the names of nodes and tensors.
 _ADDED = re.compile(
@@ -208,47 +208,6 @@ class Names:
         stored = graph.stored(value)
         return Origin(value, alias, _compose(turns, len(stored.dims)) if stored else None, dequantized)
 
-    def parts_of(self, operand: Operand) -> dict[str, str]:
-        """The stored tensors that nothing but layout makes an operand of, with what each is to the operator.
-
-        An exporter that folds no constants cuts the gates of a recurrent layer, puts them in ONNX's order, and stacks
-        directions:
-
-            weight_ih_l0 -> Slice -> Concat -> Unsqueeze -+
-            weight_ih_l0_reverse -> ... -> Unsqueeze ------+-> Concat -> LSTM
-
-        Returns:
-            Roles by the names of the tensors, with the gate and the direction where each has a tensor of its own;
-            empty where anything else takes part.
-        """
-        graph, gates = self.graphs[operand.node.path], operand.node.operator.gates
-        is_open = operand.node.attribute("direction") in (b"bidirectional", "bidirectional")
-        waiting = [(operand.node.inputs[operand.position], operand.role, "", None if is_open else "")]
-        found: dict[str, list[tuple[str, str, str]]] = {}
-        while waiting:
-            value, role, gate, direction = waiting.pop()
-            if graph.stored(value) is not None:
-                found.setdefault(value, []).append((role, gate, direction or ""))
-                continue
-            node = graph.scope_of(value).producers.get(value)
-            if node is None or not (node.operator.passes_on or node.op_type in _CUTTING):
-                return {}
-            inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-            for place, name in enumerate(inputs):
-                if direction is None and len(inputs) == 2:
-                    waiting.append((name, role, gate, ("", "_reverse")[place]))
-                elif role == "bias" and len(inputs) == 2:
-                    waiting.append((name, ("bias_ih", "bias_hh")[place], gate, direction))
-                elif len(inputs) == len(gates) > 1 and not gate:
-                    waiting.append((name, role, f"_{gates[place]}", direction))
-                else:
-                    waiting.append((name, role, gate, direction))
-        parts = {}
-        for value, uses in found.items():
-            role, gate, direction = uses[0]
-            parts[value] = f"{role}{gate}{direction}" if len(uses) == 1 else f"{role}{direction}"  # one for all gates
-        return parts
-
     def exporter_scope(self, node: Node) -> str | None:
         """The scope that PyTorch's dynamo exporter recorded for a node, or None."""
         return _dynamo_scope(node)
@@ -310,8 +269,33 @@ class Names:
                 name = own_name(operand.origin.alias)
                 if name.endswith(".weight") and not is_anonymous(name):
                     layer = name.removesuffix(".weight")
+                    scope = scope or self._scope_of_shared(node, operand.origin, layer)
                     return scope if scope is not None and are_apart(scope, layer) else layer
         return None
+
+    def _scope_of_shared(self, node: Node, origin: Origin, layer: str) -> str | None:
+        """The scope of a layer that uses a weight which is stored once for several layers, under the name of one.
+
+        None for the layer of that name, and where all that use the weight may be one layer, which is called again as
+        `fc_1`. Optimizers leave out the Identity nodes that would tell the names apart.
+        """
+        sharing = self._sharing.get((origin.value, origin.alias), ())
+        scopes = {_scope_left(one) for one in sharing}
+        if len({_COUNTED.sub("", scope) for scope in scopes if scope}) < 2:
+            return None
+        own = _scope_left(node)
+        return None if own is None or f".{layer}".endswith(f".{own}") else own
+
+    @cached_property
+    def _sharing(self) -> Mapping[tuple[str, str], Sequence[Node]]:
+        """The layers that use a stored weight under one name."""
+        sharing: dict[tuple[str, str], list[Node]] = {}
+        for graph in self.graphs.values():
+            for node in graph.nodes:
+                for operand in self.operands(node) if node.operator.roles else ():
+                    if operand.role.startswith("weight") and operand.origin is not None:
+                        sharing.setdefault((operand.origin.value, operand.origin.alias), []).append(node)
+        return sharing
 
     def _tensorflow_scopes(self, nodes: Sequence[Node]) -> dict[Node, str]:
         """Scopes of a model written by tf2onnx, without the scope that the whole model shares."""
@@ -351,6 +335,11 @@ def _scope_of(node: Node) -> str | None:
     """The scope in a node's name; where an optimizer has fused several, that in what their output is still called."""
     scope = _legacy_scope(node.name)
     return _legacy_scope(node.outputs[0]) if scope is None and node.operator.packs else scope
+
+
+def _scope_left(node: Node) -> str | None:
+    """The scope in a node's name, else that in what its output is still called."""
+    return _legacy_scope(node.name) or _legacy_scope(node.outputs[0])
 
 
 def _legacy_scope(name: str) -> str | None:

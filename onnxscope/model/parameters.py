@@ -22,6 +22,7 @@ __all__ = ["Parameter", "find_parameters"]
 
 _Place = tuple[tuple[Step, ...], str, str]  # the path of the graph that stores a tensor, its name there, and its alias
 
+_CUTTING = frozenset({"Concat", "Slice", "Split"})
 _LEGACY_FOLDED = re.compile(r"onnx::Conv(Transpose)?_\d+")
 _TENSORFLOW_FOLDED = re.compile(r"batch_?norm", re.IGNORECASE)
 
@@ -110,7 +111,7 @@ class _Finder:
                         value = operand.origin.value
                         place = (graph.scope_of(value).path, value, operand.origin.alias)
                         uses.setdefault(place, []).append(operand)
-                    elif parts := self._names.parts_of(operand) if _is_recurrent(node) else {}:
+                    elif parts := _parts_of(graph, operand) if _is_recurrent(node) else {}:
                         for value, role in parts.items():
                             self._parts.setdefault((graph.scope_of(value).path, value), (node, role))
                     elif (
@@ -311,3 +312,45 @@ class _Finder:
 
 def _is_recurrent(node: Node) -> bool:
     return node.operator.cost == "recurrent"
+
+
+def _parts_of(graph: Graph, operand: Operand) -> dict[str, str]:
+    """The stored tensors that nothing but layout makes an operand of, with what each is to the operator.
+
+    An exporter that folds no constants cuts the gates of a recurrent layer, puts them in ONNX's order, and stacks
+    directions:
+
+        weight_ih_l0 -> Slice -> Concat -> Unsqueeze -+
+        weight_ih_l0_reverse -> ... -> Unsqueeze ------+-> Concat -> LSTM
+
+    Returns:
+        Roles by the names of the tensors, with the gate and the direction where each has a tensor of its own;
+        empty where anything else takes part.
+    """
+    gates = operand.node.operator.gates
+    is_open = operand.node.attribute("direction") in (b"bidirectional", "bidirectional")
+    waiting = [(operand.node.inputs[operand.position], operand.role, "", None if is_open else "")]
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    while waiting:
+        value, role, gate, direction = waiting.pop()
+        if graph.stored(value) is not None:
+            found.setdefault(value, []).append((role, gate, direction or ""))
+            continue
+        node = graph.scope_of(value).producers.get(value)
+        if node is None or not (node.operator.passes_on or node.op_type in _CUTTING):
+            return {}
+        inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+        for place, name in enumerate(inputs):
+            if direction is None and len(inputs) == 2:
+                waiting.append((name, role, gate, ("", "_reverse")[place]))
+            elif role == "bias" and len(inputs) == 2:
+                waiting.append((name, ("bias_ih", "bias_hh")[place], gate, direction))
+            elif len(inputs) == len(gates) > 1 and not gate:
+                waiting.append((name, role, f"_{gates[place]}", direction))
+            else:
+                waiting.append((name, role, gate, direction))
+    parts = {}
+    for value, uses in found.items():
+        role, gate, direction = uses[0]
+        parts[value] = f"{role}{gate}{direction}" if len(uses) == 1 else f"{role}{direction}"  # one for all gates
+    return parts

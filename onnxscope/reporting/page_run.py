@@ -125,7 +125,7 @@ def run_for_page(
             if dataset is not None:
                 feed = stack.enter_context(contextlib.closing(open_common_feed((model, second), dataset, options)))
                 samples = feed.dataset
-            sides = ModelLayers(standard_model(model)), ModelLayers(standard_model(second))
+            sides = ModelLayers(standard_model(model), model), ModelLayers(standard_model(second), second)
             comparison = LayerComparison(sides, feed, options, select=wanted.select)
         if dataset is None or samples is None:
             unreachable = () if of_dataset is None else of_dataset.profile.unreachable

@@ -11,10 +11,19 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, TypeProto, defs
 
+from onnxscope.base.text import printable
 from onnxscope.model.graphs import Node, attribute_value
 from onnxscope.model.tensors import Storage
 
-__all__ = ["attributes_of", "default_of", "digest_of", "is_same_value", "plain_attribute", "schema_of"]
+__all__ = [
+    "attribute_text",
+    "attributes_of",
+    "default_of",
+    "digest_of",
+    "is_same_value",
+    "plain_attribute",
+    "schema_of",
+]
 
 # Attributes that say how a result is computed or laid out, not what it is.
 _INDIFFERENT = frozenset({"auto_pad", "transA", "transB", "perm", "consumed_inputs", "is_test", "training_mode"})
@@ -39,6 +48,13 @@ def attributes_of(node: Node, storage: Storage) -> dict[str, Any]:
         if value is not None and attribute.name not in _INDIFFERENT and not _is_default(node, attribute.name, value):
             attributes[attribute.name] = plain_attribute(value, storage)
     return attributes
+
+
+def attribute_text(value: Any, missing: str = "by default") -> str:
+    """Return a plain attribute, or the text of an operand, in words; `missing` where there is none."""
+    if isinstance(value, float):
+        value = np.float32(value)  # which is what an attribute holds
+    return missing if value is None else printable(f"{value!s}")
 
 
 def schema_of(op_type: str, domain: str, opset: int | None = None) -> Any:

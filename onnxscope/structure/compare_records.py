@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 from onnx import defs
 
 from onnxscope.base.text import printable
 from onnxscope.model.graphs import Node
 from onnxscope.runtime.constant_values import digest_of_text
+from onnxscope.structure.attributes import attribute_text
+from onnxscope.structure.fused_regions import FusedRegion, find_regions
 from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, Source, is_weight
 from onnxscope.structure.reshaped_sides import is_one_shape
 from onnxscope.structure.standard_spelling import promoted_reals
@@ -28,12 +29,6 @@ from onnxscope.structure.surroundings import Side
 __all__ = ["NodeChange", "changes_numbers", "compare_records"]
 
 _MOST_ROWS = 3  # of nodes of one operator that one model alone has, until a count tells the others
-
-_SIZING = frozenset(
-    {"Shape", "Size", "Gather", "Slice", "Squeeze", "Unsqueeze", "Concat", "Reshape", "Cast", "Identity"}
-    | {"Add", "Sub", "Mul", "Div", "Mod", "Min", "Max"}
-)
-"""Operators that exporters compute the sizes of a Reshape, a Slice or an Expand with."""
 
 _LISTS = (defs.OpSchema.AttrType.INTS, defs.OpSchema.AttrType.FLOATS)
 _LEARNED = ("float", "bfloat", "double", "int8", "uint8", "int4", "uint4", "int16", "uint16", "complex")
@@ -52,6 +47,7 @@ class NodeChange:
         message: In words.
         node: Which node, of the first model where it is there; None where it is an output, or several.
         records: What both models have there, where it is something of a node that both have.
+        region: What one operator of one model stands for in the other, where the change is that.
     """
 
     layer: str
@@ -61,10 +57,15 @@ class NodeChange:
     message: str
     node: Node | None = None
     records: tuple[NodeRecord, NodeRecord] | None = None
+    region: FusedRegion | None = None
 
 
 def compare_records(
-    a: Sequence[NodeRecord], b: Sequence[NodeRecord], known: Sequence[tuple[int, int]] = ()
+    a: Sequence[NodeRecord],
+    b: Sequence[NodeRecord],
+    known: Sequence[tuple[int, int]] = (),
+    *,
+    regions: bool = False,
 ) -> list[NodeChange]:
     """Return what is not the same, in the order of the first graph; what only the second has comes behind that.
 
@@ -74,12 +75,13 @@ def compare_records(
         a: The first graph, each record behind those that it reads, its outputs last.
         b: The second.
         known: Places of records that belong together by other evidence, such as their weights.
+        regions: Whether an operator that stands for several nodes of the other graph is told as that, in one change.
     """
     outputs = [{record.layer for record in records if record.op_type == OUTPUT} for records in (a, b)]
     by_name = outputs[0] == outputs[1]
     sides = (Side(records, by_name, [pair[place] for pair in known]) for place, records in enumerate((a, b)))
     pairing = _Pairing(*sides)
-    pairing.pair(known)
+    pairing.pair(known, regions=regions)
     return pairing.changes()
 
 
@@ -89,6 +91,8 @@ class _Pairing:
         self._of_a: dict[int, int] = {}
         self._of_b: dict[int, int] = {}
         self._named = self._input_names()
+        self._regions: Sequence[FusedRegion] = ()
+        self._inside: tuple[set[int], set[int]] = set(), set()
 
     def _input_names(self) -> Mapping[str, str]:
         """What the second graph's inputs are called in the first: the same, or in order where the names differ."""
@@ -98,8 +102,8 @@ class _Pairing:
         right = [name for name in self._b.inputs if name not in self._a.inputs]
         return dict(zip(right, left, strict=False))
 
-    def pair(self, known: Sequence[tuple[int, int]]) -> None:
-        """Pair what can be paired, by the strongest evidence first."""
+    def pair(self, known: Sequence[tuple[int, int]], *, regions: bool) -> None:
+        """Pair what can be paired, by the strongest evidence first; `regions` leaves out what one node stands for."""
         for pair in known:
             self._pair(*pair)
         before = self._a.before(str), self._b.before(self._to_a)
@@ -109,6 +113,8 @@ class _Pairing:
         for key in (_name_key, _layer_key):
             self._alike(self._keyed(self._a, key), self._keyed(self._b, key), unique=True)
             self._spread()
+        if regions:
+            self._regions, self._inside = find_regions((self._a, self._b), (self._of_a, self._of_b))
         for token in (self._own_tokens, self._kind_tokens):
             self._in_order(token)
             self._spread()
@@ -116,13 +122,14 @@ class _Pairing:
 
     def changes(self) -> list[NodeChange]:
         """What is not the same about pairs, and what is in no pair."""
-        changes: list[NodeChange] = []
+        changes = [_of_region(region) for region in self._regions]
         of_sizes: list[NodeChange] = []
         for side, paired, is_first in ((self._a, self._of_a, True), (self._b, self._of_b, False)):
-            sizing = _sizing(side)
+            sizing, inside = side.sizing, self._inside[0 if is_first else 1]
             for left in sorted(paired) if is_first else ():
-                (of_sizes if left in sizing else changes).extend(self._of_pair(left, self._of_a[left]))
-            alone = [place for place in range(len(side.records)) if place not in paired]
+                if left not in inside or self._of_a[left] not in self._inside[1]:
+                    (of_sizes if left in sizing else changes).extend(self._of_pair(left, self._of_a[left]))
+            alone = [place for place in range(len(side.records)) if place not in paired and place not in inside]
             changes += _alone(side, [place for place in alone if place not in sizing], is_first)
             of_sizes += _sizes_alone(side, [place for place in alone if place in sizing], is_first)
         return changes + of_sizes
@@ -200,8 +207,10 @@ class _Pairing:
         return self._of_a.get(x[0]) == y[0] and x[1] == y[1]
 
     def _in_order(self, tokens: Callable[[Side, Sequence[int]], Sequence[Hashable]]) -> None:
-        left = [place for place in range(len(self._a.records)) if place not in self._of_a]
-        right = [place for place in range(len(self._b.records)) if place not in self._of_b]
+        left, right = (
+            [place for place in range(len(side.records)) if place not in paired and place not in inside]
+            for side, paired, inside in zip((self._a, self._b), (self._of_a, self._of_b), self._inside, strict=True)
+        )
         matcher = difflib.SequenceMatcher(None, tokens(self._a, left), tokens(self._b, right), autojunk=False)
         for start_a, start_b, size in matcher.get_matching_blocks():
             for step in range(size):
@@ -217,7 +226,7 @@ class _Pairing:
         return [(record.op_type, record.body, len(record.reads)) for record in records]
 
     def _pair(self, left: int, right: int) -> bool:
-        if left in self._of_a or right in self._of_b:
+        if left in self._of_a or right in self._of_b or left in self._inside[0] or right in self._inside[1]:
             return False
         self._of_a[left] = right
         self._of_b[right] = left
@@ -239,7 +248,9 @@ class _Pairing:
                     continue
                 if x.op_type == "Reshape" and name == "shape" and old and new and is_one_shape(old, new):
                     continue
-                message = f"{what}: {printable(name)} {_text(old, missing)} became {_text(new, missing)}"
+                message = (
+                    f"{what}: {printable(name)} {attribute_text(old, missing)} became {attribute_text(new, missing)}"
+                )
                 changes.append(NodeChange(layer, name, old, new, message, x.node or y.node, (x, y)))
         return changes + self._wiring(x, y, layer, what)
 
@@ -318,15 +329,10 @@ def _alone(side: Side, places: Sequence[int], is_first: bool) -> list[NodeChange
     return changes
 
 
-def _sizing(side: Side) -> frozenset[int]:
-    """Places of nodes that compute with the sizes of values, and with nothing else."""
-    found: set[int] = set()
-    for place, record in enumerate(side.records):
-        sources = record.reads.values()
-        reads_sizes = bool(sources) and all(not isinstance(source, str) and source[0] in found for source in sources)
-        if record.op_type in ("Shape", "Size") or (record.op_type in _SIZING and reads_sizes):
-            found.add(place)
-    return frozenset(found)
+def _of_region(region: FusedRegion) -> NodeChange:
+    before, after = (None, region.fused.op_type) if region.in_second else (region.fused.op_type, None)
+    layer = region.reader.layer or region.reader.label
+    return NodeChange(layer, "fused", before, after, printable(region.message), region.fused.node, region=region)
 
 
 def _sizes_alone(side: Side, places: Sequence[int], is_first: bool) -> list[NodeChange]:
@@ -355,12 +361,6 @@ def _name_key(record: NodeRecord) -> Hashable | None:
 
 def _layer_key(record: NodeRecord) -> Hashable | None:
     return (record.layer, record.op_type, record.body) if record.layer else None
-
-
-def _text(value: Any, missing: str) -> str:
-    if isinstance(value, float):
-        value = np.float32(value)  # which is what an attribute holds
-    return missing if value is None else printable(f"{value!s}")
 
 
 def changes_numbers(change: NodeChange) -> bool:

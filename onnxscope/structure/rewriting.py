@@ -14,12 +14,22 @@ from onnxscope.model.graphs import Graph, Node, attribute_value, walk_graphs
 from onnxscope.model.loading import Model
 from onnxscope.model.provenance import LAYER_KEY
 
-__all__ = ["FUSED_DOMAIN", "NodeWriter", "Plan", "Site", "rewritten", "without_left_over"]
+__all__ = ["FUSED_DOMAIN", "NodeWriter", "Plan", "Site", "inside_of", "rewritten", "without_left_over"]
 
 Array = NDArray[Any]
 
 FUSED_DOMAIN = "com.microsoft"
 """Of the operators that onnxruntime's optimizer makes up."""
+
+_INSIDE_KEY = "onnxscope.inside"
+"""The entry of a node's metadata that says which fused node it is part of, with its operator in front."""
+
+
+def inside_of(node: NodeProto) -> tuple[str, str] | None:
+    """Return operator and name of the fused node that a node was written in place of; None for one of the file."""
+    found = next((entry.value for entry in node.metadata_props if entry.key == _INSIDE_KEY), "")
+    op_type, _, name = found.partition(" ")
+    return (op_type, name) if found else None
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,8 @@ class NodeWriter:
         self.nodes: list[NodeProto] = []
         self.stored: list[TensorProto] = []
         self.replaced: list[Node] = []
+        own = f"{fused.domain}.{fused.op_type} {fused.name or next(filter(None, fused.output), '')}".lstrip(".")
+        self._inside = " ".join(inside_of(fused) or (own,))
 
     def rank(self, value: str) -> int | None:
         """How many axes a value has, where that is known."""
@@ -95,7 +107,8 @@ class NodeWriter:
         node = helper.make_node(op_type, list(inputs), named, domain=domain, **attributes)
         ends = named[0] == self.fused.output[0]
         node.name = self.fused.name if ends or not self.fused.name else f"{self.fused.name}/{op_type}"
-        node.metadata_props.extend(self.fused.metadata_props)
+        node.metadata_props.extend(entry for entry in self.fused.metadata_props if entry.key != _INSIDE_KEY)
+        node.metadata_props.add(key=_INSIDE_KEY, value=self._inside)
         self.nodes.append(node)
         return named[0]
 
@@ -110,6 +123,7 @@ class NodeWriter:
         for node in self.nodes[start:]:
             del node.metadata_props[:]
             node.metadata_props.add(key=LAYER_KEY, value=layer)
+            node.metadata_props.add(key=_INSIDE_KEY, value=self._inside)
 
     def integers(self, *values: int) -> str:
         """Write a Constant of a row of integers."""

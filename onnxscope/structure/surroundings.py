@@ -6,12 +6,19 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from onnxscope.runtime.constant_values import digest_of_text
 from onnxscope.structure.node_records import OUTPUT, UNORDERED, WEIGHT, NodeRecord, is_weight
 
 __all__ = ["Side", "meaning", "place_of", "surroundings"]
+
+_SIZING = frozenset(
+    {"Shape", "Size", "Gather", "Slice", "Squeeze", "Unsqueeze", "Concat", "Reshape", "Cast", "Identity"}
+    | {"Add", "Sub", "Mul", "Div", "Mod", "Min", "Max"}
+)
+"""Operators that exporters compute the sizes of a Reshape, a Slice or an Expand with."""
 
 
 def surroundings(records: Sequence[NodeRecord]) -> list[tuple[str, str]]:
@@ -82,6 +89,19 @@ class Side:
                 key = f"{key} {self.records[source[0]].op_type}" if key == UNORDERED else key
                 sources.setdefault(key, []).append(source[0])
         return sources
+
+    @cached_property
+    def sizing(self) -> frozenset[int]:
+        """Places of nodes that compute with the sizes of values, and with nothing else."""
+        found: set[int] = set()
+        for place, record in enumerate(self.records):
+            sources = record.reads.values()
+            reads_sizes = bool(sources) and all(
+                not isinstance(source, str) and source[0] in found for source in sources
+            )
+            if record.op_type in ("Shape", "Size") or (record.op_type in _SIZING and reads_sizes):
+                found.add(place)
+        return frozenset(found)
 
     def layer_of(self, place: int) -> str:
         """The layer that a record is, or the nearest one before it."""

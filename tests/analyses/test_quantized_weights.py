@@ -161,3 +161,99 @@ def test_a_bias_with_codes_needs_no_axis(attributes, count, per_channel):
     np.testing.assert_allclose(bias["mean"], (codes * scales.astype(np.float64)).mean(), rtol=1e-6)
     assert bias["quantization"]["granularity"] == ("channel" if per_channel and count > 1 else "tensor")
     assert bias["quantization"]["axis"] == (0 if per_channel and count > 1 else None)
+
+
+def parsed(text, tensors):
+    """A model as text; `a__b` stands for a name with a dot."""
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 21]> {text}')
+    proto.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items())
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [name.replace("__", ".") for name in names]
+    return proto
+
+
+def rounded(values, scale, axis=None):
+    """What codes of eight bits stand for, with their zero at 0."""
+    by = np.asarray(scale, np.float32)
+    if axis is not None:
+        by = by.reshape([-1 if place == axis else 1 for place in range(values.ndim)])
+    return (np.clip(np.round(values / by), -128, 127) * by).astype(np.float32)
+
+
+FLOATS = RNG.normal(size=(4, 6)).astype(np.float32)
+WEIGHT_CODES = RNG.integers(-100, 100, (6, 4)).astype(np.int8)
+BY_COLUMN = np.linspace(0.02, 0.05, 6, dtype=np.float32)
+LAID_OUT = {
+    "rounded in the file": (
+        "q = QuantizeLinear<axis = 1>(fc__weight, s, z) w = DequantizeLinear<axis = 1>(q, s, z)",
+        FLOATS,
+        BY_COLUMN,
+        rounded(FLOATS, BY_COLUMN, 1),
+    ),
+    "turned, then rounded": (
+        "t = Transpose(fc__weight) q = QuantizeLinear<axis = 1>(t, s, z) w = DequantizeLinear<axis = 1>(q, s, z)",
+        FLOATS.T.copy(),
+        BY_COLUMN,
+        rounded(FLOATS, BY_COLUMN, 1).T,
+    ),
+    "codes that are turned": (
+        "t = Transpose(fc__weight) w = DequantizeLinear<axis = 1>(t, s, z)",
+        WEIGHT_CODES,
+        BY_COLUMN,
+        WEIGHT_CODES.astype(np.float32) * BY_COLUMN[:, None],
+    ),
+    "codes in another shape": (
+        "t = Reshape(fc__weight, sides) w = DequantizeLinear(t, s, z)",
+        WEIGHT_CODES,
+        np.float32(0.03),
+        WEIGHT_CODES.astype(np.float32) * np.float32(0.03),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAID_OUT)
+def test_a_weight_is_what_its_layer_sees_wherever_codes_are_made_of_it(case):
+    nodes, stored, scale, real = LAID_OUT[case]
+    tensors = {"fc.weight": stored, "s": scale, "z": np.zeros(scale.shape, np.int8), "sides": np.array([4, 6])}
+    proto = parsed(f"g (float[N, 4] x) => (float[N, 6] y) {{ {nodes} y = MatMul(x, w) }}", tensors)
+    result = onnxscope.weights(proto)
+    (row,) = result.rows
+    assert (row.parameter.name, row.parameter.shape, result.absent) == ("fc.weight", stored.shape, ())
+    np.testing.assert_allclose(row.summary.overall.mean, real.astype(np.float64).mean(), rtol=1e-6)
+    np.testing.assert_allclose(row.summary.overall.std, real.astype(np.float64).std(ddof=1), rtol=1e-6)
+    if row.parameter.channel_axis is not None:
+        outputs = np.moveaxis(real, row.parameter.channel_axis, 0).reshape(6, -1).astype(np.float64)
+        np.testing.assert_allclose(row.summary.channels.mean, outputs.mean(axis=1), rtol=1e-6)
+    assert (row.parameter.channel_axis is None) == ("shape" in case)
+    assert row.quantization.bits == 8
+
+
+def test_codes_with_scales_of_another_layout_are_no_numbers():
+    nodes = "t = Reshape(fc__weight, sides) w = DequantizeLinear<axis = 1>(t, s, z)"
+    tensors = {"fc.weight": WEIGHT_CODES, "s": BY_COLUMN, "z": np.zeros(6, np.int8), "sides": np.array([4, 6])}
+    result = onnxscope.weights(parsed(f"g (float[N, 4] x) => (float[N, 6] y) {{ {nodes} y = MatMul(x, w) }}", tensors))
+    assert result.rows == ()
+    ((name, reason),) = result.absent
+    assert (name, "laid out in another way" in reason) == ("fc.weight", True)
+
+
+def test_norms_that_share_what_is_quantized_again_have_names_of_their_own():
+    text = """g (float[N, 4] x) => (float[N, 4] y) {
+        a__weight = DequantizeLinear(a__weight_quantized, s, z) a__bias = DequantizeLinear(a__bias_quantized, t)
+        b__weight = Identity(a__weight) b__bias = Identity(a__bias)
+        q = QuantizeLinear(b__weight, u, v) d = DequantizeLinear(q, u, v)
+        h = LayerNormalization(x, a__weight, a__bias) y = LayerNormalization(h, d, b__bias) }"""
+    codes, shifts = np.array([64, 60, -90, 3], np.int8), np.array([7, -1, 0, 12], np.int32)
+    tensors = {"a.weight_quantized": codes, "a.bias_quantized": shifts, "s": np.float32(1 / 64), "z": np.int8(0)}
+    tensors |= {"t": np.float32(0.01), "u": np.float32(0.05), "v": np.int8(-3)}
+    result = onnxscope.weights(parsed(text, tensors))
+    rows = {row.parameter.name: row for row in result.rows}
+    assert set(rows) == {"a.weight", "a.bias", "b.weight", "b.bias"}
+    assert result.absent == ()
+    first = codes.astype(np.float32) / 64
+    again = rounded(first, 0.05)
+    for name, real in (("a.weight", first), ("b.weight", again), ("b.bias", shifts * np.float32(0.01))):
+        np.testing.assert_allclose(rows[name].summary.overall.mean, real.mean(dtype=np.float64), rtol=1e-6)
+    assert {rows[name].parameter.initializer for name in ("b.weight", "a.weight")} == {"a.weight_quantized"}
+    assert rows["b.weight"].parameter.layer == "b"

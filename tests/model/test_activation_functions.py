@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnxscope.model.activation_functions import activation_after, is_activation, own_output
+from onnxscope.model.activation_functions import activation_after, following, is_activation, own_output
 from onnxscope.model.loading import load_model
 
 SCALARS = {"half": 0.5, "one": 1.0, "three": 3.0, "six": 6.0, "zero": 0.0, "root2": 1.4142, "cubic": 0.044715}
@@ -275,3 +275,16 @@ def test_the_keras_way_conv_transpose_add_relu():
 def test_a_declared_output_between_bias_and_layer_changes_nothing():
     graph = graph_of("s = Add(a, bias) y = Relu(s)", outputs="float[N, 3] y, float[N, 3] a")
     assert own_output(graph, graph.producers["a"]) == "s"
+
+
+def test_behind_codes_that_several_nodes_read_nothing_belongs_to_the_layer():
+    """Of Gelu in codes the factor within it is none behind the layer: another node reads the same codes."""
+    made = "aq = com.microsoft.QLinearAdd(codes, qs, qz, codes, qs, qz, qs, qz) f = DequantizeLinear(aq, qs, qz)"
+    gated = "m = com.microsoft.QLinearMul(aq, qs, qz, codes, qs, qz, qs, qz) g = DequantizeLinear(m, qs, qz)"
+    graph = graph_of(
+        f"{made} d = Div(f, root2) e = Erf(d) {gated} y = Add(e, g)", layer="codes = QuantizeLinear(x, qs, qz)"
+    )
+    node = next(node for node in graph.nodes if node.op_type == "QLinearAdd")
+    inner, parts = following(graph, node)
+    assert (inner, [part.op_type for part in parts]) == ("f", ["DequantizeLinear"])
+    assert activation_after(graph, "aq") is None

@@ -134,3 +134,31 @@ def test_unfolded_exports_have_the_parameters_of_the_network(tmp_path, options):
     assert found == {name: tuple(value.shape) for name, value in net.state_dict().items()}
     assert {parameter.layer for parameter in model.parameters} == {"lstm", "gru"}
     assert not model.absent
+
+
+def sharing(nodes):
+    """Layers of some legacy node names that share the weight `enc.0.norm.weight`."""
+    text = " ".join(f"h{place + 1} = LayerNormalization (h{place}, w)" for place in range(len(nodes))).replace(
+        "h0", "x"
+    )
+    proto = network(f"g (float[N, 3] x) => (float[N, 3] h{len(nodes)}) {{ {text} }}", {})
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "enc.0.norm.weight"))
+    for node, (name, output) in zip(proto.graph.node, nodes, strict=True):
+        node.name, node.input[1] = name, "enc.0.norm.weight"
+        for reader in proto.graph.node:
+            reader.input[:] = [output if output and value == node.output[0] else value for value in reader.input]
+        node.output[0] = output or node.output[0]
+    proto.graph.output[0].name = proto.graph.node[-1].output[0]
+    model = load_model(proto)
+    return [model.names.layers[node] for node in model.names.weighted]
+
+
+def test_layers_that_share_a_weight_that_is_stored_once_have_their_own_scopes():
+    scopes = ["/enc/enc.0/norm/LayerNormalization", "/enc/enc.1/norm/LayerNormalization", "/final/LayerNormalization"]
+    assert sharing([(scope, "") for scope in scopes]) == ["enc.0.norm", "enc.1.norm", "final"]
+    outputs = [("fused_0", ""), ("fused_1", "/enc/enc.1/norm/out_0"), ("fused_2", "/final/out_0")]
+    assert sharing(outputs) == ["enc.0.norm", "enc.1.norm", "final"]
+
+
+def test_a_layer_that_is_called_again_stays_the_same():
+    assert sharing([("/norm/LayerNormalization", ""), ("/norm_1/LayerNormalization", "")]) == ["enc.0.norm"] * 2

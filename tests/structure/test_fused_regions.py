@@ -1,0 +1,159 @@
+"""An operator of one model that stands for several nodes of the other, and where it is compared."""
+
+from __future__ import annotations
+
+import attention_models
+import numpy as np
+import onnx
+import pytest
+from attention_models import DENSE, FED, HEADS, MICROSOFT, PARTS, normal, packed, parsed
+from onnx import helper
+from plain_runs import outputs_of
+
+from onnxscope import diff
+
+
+def both_ways(a, b):
+    return ((a, b), (b, a))
+
+
+def value_of(model, name):
+    """What plain onnxruntime gives for a value."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.insert(0, onnx.ValueInfoProto(name=name))
+    return outputs_of(copy, FED)[0]
+
+
+def with_scale(model, scale):
+    """The model with another factor for the scores of its attention."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (node,) = (node for node in copy.graph.node if "Attention" in node.op_type)
+    node.attribute.append(helper.make_attribute("scale", scale))
+    return copy
+
+
+def told_by_ends(weight=None):
+    """Attention by an operator that its mask, of the starts and ends of rows, keeps from being taken apart."""
+    stored = packed() | DENSE | {"m": np.array([5, 5, 0, 0], np.int32)}
+    stored["self_qkv_weight"] = stored["self_qkv_weight"] if weight is None else weight
+    nodes = f"c = {MICROSOFT}.Attention<num_heads = {HEADS}>(x, self_qkv_weight, self_qkv_bias, m)"
+    return attention_models.named(parsed(f"{nodes} y = MatMul(c, dense__weight)", stored, "float[2, s, 8] x"))
+
+
+def of_two():
+    """Attention written out, for as many rows as the mask above tells of."""
+    model = attention_models.unfused()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    return model
+
+
+@pytest.mark.parametrize("fuse", [attention_models.fused, attention_models.biased])
+def test_without_data_it_is_undecided_and_nothing_else_is_told(fuse):
+    for a, b in both_ways(attention_models.unfused(), fuse()):
+        result = diff(a, b)
+        (part,), (undecided,) = result.fused, result.undecided
+        assert (result.verdict, result.counted_structure, part.layers) == ("undecided", (), ())
+        assert [change.fused for change in result.structure] == [part]
+        assert "stands for" in undecided.reason
+        assert "-i names" in undecided.reason
+        assert "1 fused operator cannot be judged" in result.summary()
+        for word in ("MatMul", "Div", "Softmax"):
+            assert word in undecided.reason
+
+
+@pytest.mark.parametrize("fuse", [attention_models.fused, attention_models.biased])
+def test_it_is_compared_at_what_it_gives(fuse):
+    for a, b in both_ways(attention_models.unfused(), fuse()):
+        result = diff(a, b, FED)
+        (part,) = result.fused
+        assert (result.verdict, part.model) == ("equal", "b" if b.graph.node[-2].domain else "a")
+        assert set(part.compared_at) == {"r", "a"}
+        (row,) = (row for row in result.layers if (row.a.name, row.b.name) == part.compared_at)
+        assert [one.a.layer for one in result.layers].index(row.a.layer) == len(
+            result.layers
+        ) - 2  # in front of `dense`
+        assert "compared at" in result.changes_table().text()
+        assert result.to_dict()["fused"][0]["compared_at"] == dict(zip("ab", part.compared_at, strict=True))
+        assert result.summary() == "equal: 4 layers, 1 fused operator and 1 output"
+
+
+@pytest.mark.parametrize("fuse", [attention_models.fused, attention_models.biased])
+def test_what_it_does_otherwise_is_its_own_fault(fuse):
+    model, copy = attention_models.unfused(), with_scale(fuse(), 0.1)
+    result = diff(model, copy, FED)
+    (guilty,) = result.guilty
+    expected, found = value_of(model, "r"), value_of(copy, "a")
+    ratio = np.linalg.norm(expected - found) / np.linalg.norm(expected)
+    assert guilty.own.relative_l2 == pytest.approx(ratio, rel=1e-4)
+    assert result.first_divergence is guilty
+    assert {guilty.a.name, guilty.b.name} == {"r", "a"}
+
+
+def test_layers_inside_of_it_have_no_value_and_are_named():
+    model, copy = of_two(), told_by_ends()
+    for a, b in both_ways(model, copy):
+        result = diff(a, b, FED)
+        (part,) = result.fused
+        assert part.layers == tuple(f"self.{name}" for name in PARTS)
+        assert (result.verdict, result.only_a, result.only_b) == ("equal", (), ())
+        assert "without values of their own: self.query, self.key, self.value" in result.changes_table().text()
+        assert diff(a, b).verdict == "undecided"
+    weight = packed()["self_qkv_weight"].copy()
+    weight[3, 9] += 0.5
+    changed = diff(model, told_by_ends(weight), FED)
+    assert changed.verdict == "differs"
+    assert [row.b.name for row in changed.guilty] == ["c"]
+
+
+def test_it_stands_for_nothing_that_reads_other_layers():
+    stored = {f"{name}_weight": normal(8, 8) for name in PARTS}
+    layers = " ".join(f"{name} = MatMul(x, {name}_weight)" for name in PARTS)
+    heads = " ".join(
+        f"{name}_r = Reshape({name}, heads) {name}_t = Transpose<perm = [{order}]>({name}_r)"
+        for name, order in (("query", "0, 2, 1, 3"), ("key", "0, 2, 3, 1"), ("value", "0, 2, 1, 3"))
+    )
+    shapes = {"heads": np.array([0, 0, HEADS, 4]), "whole": np.array([0, 0, 8]), "root": np.float32(2)}
+    model = parsed(
+        f"{layers} {heads} s = MatMul(query_t, key_t) d = Div(s, root) p = Softmax<axis = -1>(d) "
+        "c = MatMul(p, value_t) t = Transpose<perm = [0, 2, 1, 3]>(c) r = Reshape(t, whole) e = Add(r, query) "
+        "f = Add(e, key) y = Add(f, value)",
+        stored | shapes,
+    )
+    end = "e = Add(r, query) f = Add(e, key) y = Add(f, value)"
+
+    def fused(*operands):
+        attention = f"r = {MICROSOFT}.MultiHeadAttention<num_heads = {HEADS}>({', '.join(operands)})"
+        return parsed(f"{layers} {attention} {end}", stored)
+
+    for a, b in both_ways(model, fused("query", "key", "value")):
+        assert diff(a, b, FED).equal
+        assert diff(a, b).verdict == "undecided"
+    for a, b in both_ways(model, fused("query", "query", "value")):
+        result = diff(a, b)
+        assert (result.verdict, result.fused) == ("differs", ())
+        assert diff(a, b, FED).verdict == "differs"
+
+
+def test_what_is_changed_outside_of_it_still_differs_without_data():
+    copy = attention_models.fused()
+    copy.graph.node[-1].output[0] = "z"
+    copy.graph.node.append(helper.make_node("Relu", ["z"], ["y"]))
+    for a, b in both_ways(attention_models.unfused(), copy):
+        result = diff(a, b)
+        assert (result.verdict, len(result.fused)) == ("differs", 1)
+        assert any("Relu" in change.message or "activation" in change.message for change in result.counted_structure)
+
+
+def test_layers_of_a_fused_node_say_so():
+    rows = {row.a.layer: row for row in diff(attention_models.unfused(), attention_models.fused(), FED).layers}
+    assert rows["self.query"].to_dict()["fused"] == {"a": None, "b": "inside Attention Attention_0"}
+    assert rows["dense"].to_dict()["fused"] == {"a": None, "b": None}
+    text = 'c = FusedConv<activation = "Relu">(x, w) y = Neg(c)'.replace("FusedConv", f"{MICROSOFT}.FusedConv")
+    stored = {"w": normal(4, 3, 1, 1)}
+    written = parsed("h = Conv(x, w) c = Relu(h) y = Neg(c)", stored, "float[b, 3, 2, 2] x", "float[b, 4, 2, 2] y")
+    fused = parsed(text, stored, "float[b, 3, 2, 2] x", "float[b, 4, 2, 2] y")
+    (row,) = diff(written, fused, {"x": normal(2, 3, 2, 2)}).layers
+    assert (row.a.fused, row.b.fused) == (None, "fused (FusedConv): compared at c")
+    assert "compared at c" in diff(written, fused, {"x": normal(2, 3, 2, 2)}).table().text()
