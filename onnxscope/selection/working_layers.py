@@ -10,12 +10,14 @@ from onnxscope.base.text import counted, printable
 from onnxscope.model.encodings import encoding_of
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
+from onnxscope.model.value_axes import SCORES
 from onnxscope.selection.costs import Costs
 
 __all__ = ["note_on_default", "working_layers"]
 
 _MOST_OF_IT = 0.95  # of a model's multiply-adds
 _CLASSIFIER_SHARE = 0.5  # of them, above which linear layers behind convolutions are no mere classifier
+_MOST_SCORES = 1 << 22  # of all heads of a sample: 8 heads over 724 tokens
 _USUAL_SIZE = 64  # of a dimension without one: only shares are asked for
 
 
@@ -24,13 +26,22 @@ def working_layers(model: Model) -> tuple[Node, ...]:
 
     Convolutions, and the other kinds of layers that it takes beside them for 95 % of all multiply-adds. Linear layers
     that use each weight once for a sample are a classifier, which is left out, unless convolutions do less than half of
-    the work. In a model without convolutions all layers.
+    the work. In a model without convolutions all layers. The scores of an attention that is written out are among them,
+    unless they are more than a map can show.
     """
-    layers = _layers(model)
+    layers, scores = _layers(model), _scores(model)
+    chosen = {*_chosen(model, layers), *scores}
+    if not scores:
+        return tuple(node for node in layers if node in chosen)
+    return tuple(node for graph in model.graphs.values() for node in graph.nodes if node in chosen)
+
+
+def _chosen(model: Model, layers: Sequence[Node]) -> Iterable[Node]:
+    """Those of the layers that do the work."""
     convolutions = [node for node in layers if node.operator.is_convolution]
     others = [node for node in layers if not node.operator.is_convolution and _works(node)]
     if not convolutions or not others:
-        return tuple(convolutions or layers)
+        return convolutions or layers
     open_dims = Costs(model).open_dims
     costs = Costs(model, dict.fromkeys(open_dims, _USUAL_SIZE))
     work = {node: _work(model, costs, node) for node in (*convolutions, *others)}
@@ -47,7 +58,21 @@ def working_layers(model: Model) -> tuple[Node, ...]:
             break
         chosen.update(node for node in others if node.operator.kind == kind)
         done += share
-    return tuple(node for node in layers if node in chosen)
+    return chosen
+
+
+def _scores(model: Model) -> list[Node]:
+    """The nodes that give the shares of an attention, query by key for each head, of a size that can be looked at."""
+    found = []
+    for path, graph in model.graphs.items():
+        nodes = [node for node in graph.nodes if node.operator.gives_shares and node.outputs[0]]
+        known = model.value_axes(path) if nodes else {}
+        for node in nodes:
+            axes = known.get(node.outputs[0])
+            sides = [side if isinstance(side, int) else 1 for side in model.shape_of(graph, node.outputs[0]) or ()]
+            if axes is not None and axes.names == SCORES and axes.are_shares and math.prod(sides[-3:]) <= _MOST_SCORES:
+                found.append(node)
+    return found
 
 
 def note_on_default(model: Model, selectors: Sequence[str], looked_at: Iterable[str]) -> tuple[str, ...]:

@@ -113,3 +113,33 @@ def test_a_weight_of_packed_numbers_counts_one_by_one():
     proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     proto.graph.initializer.append(numpy_helper.from_array(np.zeros((4, 1, 8), np.uint8), "q"))
     assert labels(proto) == ["one", "two"]
+
+
+def attention(tokens):
+    """Attention written out over a number of tokens, with a classifier's Softmax at the end."""
+    heads = "0, 0, 2, 4"
+    parts = " ".join(
+        f"[{part}] {part}_m = MatMul (x, w_{part}) {part}_r = Reshape ({part}_m, heads) "
+        f"{part}_t = Transpose <perm = [{order}]> ({part}_r)"
+        for part, order in (("query", "0, 2, 1, 3"), ("key", "0, 2, 3, 1"), ("value", "0, 2, 1, 3"))
+    )
+    return network(
+        f"""g (float[N, {tokens}, 8] x) => (float[N, {tokens}, 3] y)
+        <int64[4] heads = {{{heads}}}, int64[3] whole = {{0, 0, 8}}, float half = {{0.5}}> {{ {parts}
+        s = MatMul (query_t, key_t) d = Mul (s, half) [scores] p = Softmax <axis = -1> (d) c = MatMul (p, value_t)
+        t = Transpose <perm = [0, 2, 1, 3]> (c) r = Reshape (t, whole)
+        [out] o = MatMul (r, w_out) [classes] y = Softmax <axis = -1> (o) }}""",
+        {"w_query": (8, 8), "w_key": (8, 8), "w_value": (8, 8), "w_out": (8, 3)},
+    )
+
+
+def test_the_scores_of_an_attention_that_is_written_out_are_looked_at():
+    proto = attention(5)
+    assert labels(proto) == ["query", "key", "value", "scores", "out"]
+    model = load_model(proto)
+    assert note_on_default(model, [], [tap.layer for tap in select_taps(model, [])]) == ()
+    x = np.random.default_rng(2).normal(size=(3, 5, 8)).astype(np.float32)
+    (row,) = [row for row in features(model, x).taps if row.tap.op_type == "Softmax"]
+    assert row.to_dict()["shape"] == [3, 2, 5, 5]
+    assert labels(attention("T")) == ["query", "key", "value", "scores", "out"]
+    assert labels(attention(2048)) == ["query", "key", "value", "out"]  # eight million for a sample: none looks at that
