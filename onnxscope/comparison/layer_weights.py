@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,15 +64,17 @@ class LayerWeights:
         """
         self._model = model
         self._contents = contents or {}
-        self._named: dict[tuple[Graph, str, str], str] = {}
+        self._named: dict[tuple[Graph, str, str, str], str] = {}  # the role is told of parts of a tensor alone
+        self._by_role: dict[tuple[str, str], list[str]] = {}
         self._keys: dict[Layer, str | None] = {}
         self._parts = {part for layer in model.layers for part in layer.parts}
         self._unreadable: set[Operand] = set()
         for parameter in model.parameters:
             operand = parameter.operand
             alias = operand.origin.alias if operand is not None and operand.origin is not None else ""
-            if parameter.part is None:
-                self._named[parameter.graph, parameter.initializer, alias] = parameter.name
+            part = "" if parameter.cut is None else parameter.role
+            self._named[parameter.graph, parameter.initializer, alias, part] = parameter.name
+            self._by_role.setdefault((parameter.layer, parameter.role), []).append(parameter.name)
 
     def read(self, layer: Layer) -> dict[str, StoredWeight]:
         """Return a layer's weights by role; those of an absorbed BatchNorm have roles that start with `norm.`."""
@@ -80,8 +82,35 @@ class LayerWeights:
 
     def entries(self, layer: Layer) -> list[tuple[str, Node, StoredWeight]]:
         """Return a layer's weights in the order of its nodes: each with its role, which is its own, and its node."""
-        stored = [(role, operand.node, self._stored(layer, operand, role)) for role, operand in self._operands(layer)]
-        return [(role, node, weight) for role, node, weight in stored if weight is not None]
+        found: list[tuple[str, Node, StoredWeight]] = []
+        for role, operand in self._operands(layer):
+            weight = self._stored(layer, operand, role)
+            if weight is not None:
+                parts = self._directions(layer, operand, role, weight) or {role: weight}
+                found += [(part, operand.node, value) for part, value in parts.items()]
+        return found
+
+    def _directions(
+        self, layer: Layer, operand: Operand, role: str, weight: StoredWeight
+    ) -> dict[str, StoredWeight] | None:
+        """The weights of a recurrent layer that lie in one tensor, by direction and use; None for others."""
+        is_bias = role == "bias"
+        if operand.node.operator.cost != "recurrent" or role not in ("weight_ih", "weight_hh", "bias"):
+            return None
+        values = weight.values
+        if values.ndim != (2 if is_bias else 3) or (is_bias and values.shape[1] % 2):
+            return None
+        parts = {}
+        for direction, rows in enumerate(values):
+            for part, half in (
+                zip(("bias_ih", "bias_hh"), np.split(rows, 2), strict=True) if is_bias else ((role, rows),)
+            ):
+                name = f"{part}{'_reverse' * direction}"
+                known = self._by_role.get((layer.name, name), ())
+                own = self._name(operand.node, operand.origin, name) if operand.origin is not None else ""
+                called = own or (known[0] if len(known) == 1 else f"{layer.name}.{name}")
+                parts[name] = replace(weight, name=called, values=half, seen=half.shape)
+        return parts
 
     def lists(self, operand: Operand) -> bool:
         """Whether `read` returns an operand among the weights of the layer that its node is part of."""
@@ -168,10 +197,10 @@ class LayerWeights:
             return None
         return None if values.dtype.kind in "OUSc" else values
 
-    def _name(self, node: Node, origin: Origin) -> str:
-        """The parameter's name, empty where what a node uses is none."""
+    def _name(self, node: Node, origin: Origin, part: str = "") -> str:
+        """The name of a parameter, of several in one tensor that of a role; empty where what a node uses is none."""
         graph = self._model.graphs[node.path].scope_of(origin.value)
-        return self._named.get((graph, origin.value, origin.alias), "")
+        return self._named.get((graph, origin.value, origin.alias, part), "")
 
 
 def _role(layer: Layer, operand: Operand) -> str:

@@ -177,6 +177,8 @@ def _compare_one(
 
     def change(kind: str, message: str, *, counts: bool, seen: Difference | None = None) -> WeightChange:
         numbers = seen or Difference()
+        if role != "weight" and kind != "renamed":  # which of a layer's
+            message = f"{left.name}: {message}"
         return WeightChange(
             a=left.name,
             b=right.name,

@@ -16,6 +16,7 @@ from onnxscope.model.graphs import Node
 from onnxscope.model.layer_names import Operand, is_anonymous
 from onnxscope.model.loading import Model
 from onnxscope.runtime.constant_values import digest_of_text
+from onnxscope.structure.attributes import digest_of
 from onnxscope.structure.compare_records import changes_numbers, compare_records
 from onnxscope.structure.node_records import WEIGHT, NodeRecord, Source, node_records
 
@@ -51,17 +52,23 @@ def records_with_lines(model: Model, digests: Mapping[str, str]) -> tuple[NodeRe
         model: Whose nodes.
         digests: Of the numbers of each parameter, by its name: its operand's line has the start of it.
     """
-    weights = {
-        _place(model, parameter.operand): f"{WEIGHT} {digests[parameter.name][:_DIGITS]}"
-        for parameter in model.parameters
-        if parameter.operand is not None and parameter.name in digests
-    }
+    parts: dict[Hashable, list[str]] = {}
+    for parameter in model.parameters:
+        if parameter.operand is not None and parameter.name in digests:
+            parts.setdefault(_place(model, parameter.operand), []).append(digests[parameter.name])
+    weights = {place: f"{WEIGHT} {_digest_of(told)[:_DIGITS]}" for place, told in parts.items()}
 
     def listed(operand: Operand) -> str | None:
         origin = operand.origin
         return weights.get(_place(model, operand)) if origin is not None and origin.permutation == () else None
 
     return node_records(model, listed)
+
+
+def _digest_of(parts: Sequence[str]) -> str:
+    """One digest for the parts of a tensor that is several parameters, and not one of several names."""
+    different = list(dict.fromkeys(parts))
+    return different[0] if len(different) == 1 else digest_of(different)
 
 
 def listed_nodes(model: Model) -> list[Node | None]:

@@ -1,7 +1,8 @@
 """Which axis of a value holds its channels, by the operators around it.
 
 For activations the axis is carried forward from the operators that fix it (a convolution puts channels at axis 1, a
-MatMul last) through those that keep it. For weights it is the output axis of the operator that uses them.
+MatMul last) through those that keep it. For weights it is the output axis of the operator that uses them. Those of a
+recurrent layer lie by direction and gate, and may be stacked of several tensors.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Mapping
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.layer_names import Operand
 
-__all__ = ["activation_axes", "default_axis", "weight_axis"]
+__all__ = ["activation_axes", "default_axis", "stacked_parts", "weight_axis"]
+
+_CUTTING = frozenset({"Concat", "Slice", "Split"})
 
 
 def activation_axes(graph: Graph) -> Mapping[str, int]:
@@ -65,6 +68,48 @@ def weight_axis(operand: Operand, rank: int) -> tuple[int | None, int]:
             return None, 1
         axis = origin.permutation[axis]
     return axis, groups
+
+
+def stacked_parts(graph: Graph, operand: Operand) -> dict[str, str]:
+    """The stored tensors that nothing but layout makes an operand of, with what each is to the operator.
+
+    An exporter that folds no constants cuts the gates of a recurrent layer, puts them in ONNX's order, and stacks
+    directions:
+
+        weight_ih_l0 -> Slice -> Concat -> Unsqueeze -+
+        weight_ih_l0_reverse -> ... -> Unsqueeze ------+-> Concat -> LSTM
+
+    Returns:
+        Roles by the names of the tensors, with the gate and the direction where each has a tensor of its own;
+        empty where anything else takes part.
+    """
+    gates = operand.node.operator.gates
+    is_open = operand.node.attribute("direction") in (b"bidirectional", "bidirectional")
+    waiting = [(operand.node.inputs[operand.position], operand.role, "", None if is_open else "")]
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    while waiting:
+        value, role, gate, direction = waiting.pop()
+        if graph.stored(value) is not None:
+            found.setdefault(value, []).append((role, gate, direction or ""))
+            continue
+        node = graph.scope_of(value).producers.get(value)
+        if node is None or not (node.operator.passes_on or node.op_type in _CUTTING):
+            return {}
+        inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+        for place, name in enumerate(inputs):
+            if direction is None and len(inputs) == 2:
+                waiting.append((name, role, gate, ("", "_reverse")[place]))
+            elif role == "bias" and len(inputs) == 2:
+                waiting.append((name, ("bias_ih", "bias_hh")[place], gate, direction))
+            elif len(inputs) == len(gates) > 1 and not gate:
+                waiting.append((name, role, f"_{gates[place]}", direction))
+            else:
+                waiting.append((name, role, gate, direction))
+    parts = {}
+    for value, uses in found.items():
+        role, gate, direction = uses[0]
+        parts[value] = f"{role}{gate}{direction}" if len(uses) == 1 else f"{role}{direction}"  # one for all gates
+    return parts
 
 
 def _used_axis(node: Node, position: int, rank: int) -> tuple[int, int]:

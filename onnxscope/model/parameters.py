@@ -11,20 +11,37 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnxscope.model.channel_axes import weight_axis
+from onnxscope.model.channel_axes import stacked_parts, weight_axis
 from onnxscope.model.encodings import Encoding, encoding_of
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.layer_names import Names, Operand, are_apart, is_anonymous, own_name
 from onnxscope.model.provenance import ParameterRecord
 from onnxscope.model.stored_model import StoredModel
 
-__all__ = ["Parameter", "find_parameters"]
+__all__ = ["Cut", "Parameter", "find_parameters"]
 
 _Place = tuple[tuple[Step, ...], str, str]  # the path of the graph that stores a tensor, its name there, and its alias
 
-_CUTTING = frozenset({"Concat", "Slice", "Split"})
+_PYTORCH_GATES = {("i", "o", "f", "c"): (0, 2, 3, 1), ("z", "r", "h"): (1, 0, 2)}
+"""Where ONNX has the gates of a recurrent layer, in the order in which PyTorch has them."""
+
 _LEGACY_FOLDED = re.compile(r"onnx::Conv(Transpose)?_\d+")
 _TENSORFLOW_FOLDED = re.compile(r"batch_?norm", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What of a stored tensor a parameter is: query of a packed attention, or one direction of a recurrent layer.
+
+    Attributes:
+        places: Which of an axis, from and to, one range behind the other.
+        axis: That axis, of what is left.
+        direction: Which place of axis 0, that is then left out; None where the axis stays.
+    """
+
+    places: tuple[tuple[int, int], ...]
+    axis: int = -1
+    direction: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,7 @@ class Parameter:
         graph: The graph that stores it.
         operand: How it is used; None where nothing uses it.
         encoding: How the stored integers stand for real numbers, None where the parameter is stored as it is.
-        part: Which places of the stored tensor's last axis it is, from and to, None where it is all of it.
+        cut: What of the stored tensor it is, None where it is all of it.
     """
 
     name: str
@@ -61,7 +78,7 @@ class Parameter:
     graph: Graph
     operand: Operand | None
     encoding: Encoding | None
-    part: tuple[int, int] | None = None
+    cut: Cut | None = None
 
 
 def find_parameters(model: StoredModel, names: Names) -> tuple[list[Parameter], list[tuple[str, str]]]:
@@ -111,7 +128,7 @@ class _Finder:
                         value = operand.origin.value
                         place = (graph.scope_of(value).path, value, operand.origin.alias)
                         uses.setdefault(place, []).append(operand)
-                    elif parts := _parts_of(graph, operand) if _is_recurrent(node) else {}:
+                    elif parts := stacked_parts(graph, operand) if _is_recurrent(node) else {}:
                         for value, role in parts.items():
                             self._parts.setdefault((graph.scope_of(value).path, value), (node, role))
                     elif (
@@ -172,6 +189,10 @@ class _Finder:
             packed = self._packed(operand, graph)
             if packed:
                 return packed
+        if anonymous and _is_recurrent(owner) and self._is_of_pytorch(owner, alias):
+            directions = self._directions(operand, graph)
+            if directions:
+                return directions
         role, reverse, _ = operand.role.partition("_reverse")
         name = self._unique(f"{layer}.{role}{self._stacked(owner)}{reverse}" if anonymous else alias)
         return [self._parameter(name, layer, origin.value, graph, operand, None)]
@@ -191,10 +212,47 @@ class _Finder:
                 name=self._unique(f"{layer}.{part}.{operand.role}"),
                 layer=f"{layer}.{part}",
                 shape=(*whole.shape[:-1], size),
-                part=(end - size, end),
+                cut=Cut(((end - size, end),)),
             )
             for part, size, end in zip(("query", "key", "value"), sizes, itertools.accumulate(sizes), strict=True)
         ]
+
+    def _directions(self, operand: Operand, graph: Graph) -> list[Parameter]:
+        """What PyTorch has in several tensors and the file in one, in PyTorch's order of gates; nothing for others."""
+        layer, origin, gates = self._names.layers[operand.node], operand.origin, operand.node.operator.gates
+        assert origin is not None
+        whole = self._parameter("", layer, origin.value, graph, operand, None)
+        is_bias, count = operand.role == "bias", len(gates) or 1
+        if operand.role not in ("weight_ih", "weight_hh", "bias") or origin.permutation != ():
+            return []
+        axis = 1 if operand.node.operator.weight == "directions_first" or is_bias else len(whole.shape) - 1
+        size, rest = divmod(whole.shape[axis], count * (2 if is_bias else 1))
+        if len(whole.shape) != (2 if is_bias else 3) or rest or whole.shape[0] > 2:
+            return []
+        stacked = self._stacked(operand.node)
+        turned = (1, 0) if axis == 2 else ()
+        kept = tuple(side for place, side in enumerate(whole.shape) if place not in (0, axis))
+        found = []
+        for direction, half in itertools.product(range(whole.shape[0]), range(2 if is_bias else 1)):
+            role = ("bias_ih", "bias_hh")[half] if is_bias else operand.role
+            starts = [(half * count + gate) * size for gate in _PYTORCH_GATES.get(gates, range(count))]
+            found.append(
+                replace(
+                    whole,
+                    name=self._unique(f"{layer}.{role}{stacked}{'_reverse' * direction}"),
+                    role=f"{role}{'_reverse' * direction}",
+                    shape=(count * size, *kept),
+                    channel_axis=None if is_bias else 0,
+                    permutation=turned,
+                    cut=Cut(tuple((start, start + size) for start in starts), axis - 1, direction),
+                )
+            )
+        return found
+
+    def _is_of_pytorch(self, node: Node, alias: str) -> bool:
+        """Whether PyTorch exported a node: quantizers and optimizers put themselves in its place as the producer."""
+        named = alias.startswith("onnx::") or self._names.exporter_scope(node) is not None
+        return named or self._model.producer.startswith("pytorch")
 
     def _parameter(
         self,
@@ -279,7 +337,9 @@ class _Finder:
         """What PyTorch calls each of the recurrent layers that are stacked in one; nothing for other layers."""
         layer = self._names.layers[node]
         stack = [other for other in self._names.weighted if _is_recurrent(other) and self._names.layers[other] == layer]
-        if node not in stack or (len(stack) == 1 and not self._model.producer.startswith("pytorch")):
+        stored = (operand.origin.alias for operand in self._names.operands(node) if operand.origin is not None)
+        is_named = any(self._is_of_pytorch(node, own_name(alias)) for alias in stored)
+        if node not in stack or (len(stack) == 1 and not is_named and not self._model.producer.startswith("pytorch")):
             return ""
         return f"_l{stack.index(node)}"
 
@@ -312,45 +372,3 @@ class _Finder:
 
 def _is_recurrent(node: Node) -> bool:
     return node.operator.cost == "recurrent"
-
-
-def _parts_of(graph: Graph, operand: Operand) -> dict[str, str]:
-    """The stored tensors that nothing but layout makes an operand of, with what each is to the operator.
-
-    An exporter that folds no constants cuts the gates of a recurrent layer, puts them in ONNX's order, and stacks
-    directions:
-
-        weight_ih_l0 -> Slice -> Concat -> Unsqueeze -+
-        weight_ih_l0_reverse -> ... -> Unsqueeze ------+-> Concat -> LSTM
-
-    Returns:
-        Roles by the names of the tensors, with the gate and the direction where each has a tensor of its own;
-        empty where anything else takes part.
-    """
-    gates = operand.node.operator.gates
-    is_open = operand.node.attribute("direction") in (b"bidirectional", "bidirectional")
-    waiting = [(operand.node.inputs[operand.position], operand.role, "", None if is_open else "")]
-    found: dict[str, list[tuple[str, str, str]]] = {}
-    while waiting:
-        value, role, gate, direction = waiting.pop()
-        if graph.stored(value) is not None:
-            found.setdefault(value, []).append((role, gate, direction or ""))
-            continue
-        node = graph.scope_of(value).producers.get(value)
-        if node is None or not (node.operator.passes_on or node.op_type in _CUTTING):
-            return {}
-        inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-        for place, name in enumerate(inputs):
-            if direction is None and len(inputs) == 2:
-                waiting.append((name, role, gate, ("", "_reverse")[place]))
-            elif role == "bias" and len(inputs) == 2:
-                waiting.append((name, ("bias_ih", "bias_hh")[place], gate, direction))
-            elif len(inputs) == len(gates) > 1 and not gate:
-                waiting.append((name, role, f"_{gates[place]}", direction))
-            else:
-                waiting.append((name, role, gate, direction))
-    parts = {}
-    for value, uses in found.items():
-        role, gate, direction = uses[0]
-        parts[value] = f"{role}{gate}{direction}" if len(uses) == 1 else f"{role}{direction}"  # one for all gates
-    return parts

@@ -195,7 +195,7 @@ def _distribute(content: Content, layers: Sequence[LayerView]) -> None:
         by_layer.setdefault(layer.name, []).append((layer, row))
     for weight in content.weights:
         name = weight.parameter.layer
-        rows = by_layer.get(name, [] if weight.parameter.part is None else by_layer.get(name.rpartition(".")[0], []))
+        rows = by_layer.get(name, [] if weight.parameter.cut is None else by_layer.get(name.rpartition(".")[0], []))
         users = [layer for layer, row in rows if weight.parameter.initializer in row.initializers]
         for layer in users or [layer for layer, _ in rows[:1]]:
             layer.weights.append(weight)

@@ -99,14 +99,20 @@ def read_quantized(model: Model, parameter: Parameter) -> tuple[Array, Quantizat
     seen: list[_Codes] = []
     values = _real(model, model.graphs[operand.node.path], tensor, operand, encoding, seen)
     quantization = seen[0].describe()
-    if quantization is not None and quantization.axis is not None and parameter.permutation:
+    if quantization is not None and quantization.axis is not None and parameter.cut is not None:
+        quantization = replace(quantization, axis=parameter.channel_axis)
+    elif quantization is not None and quantization.axis is not None and parameter.permutation:
         quantization = replace(quantization, axis=parameter.permutation[quantization.axis])
     return _in_own_shape(parameter, values), quantization
 
 
 def _in_own_shape(parameter: Parameter, stored: Array) -> Array:
-    if parameter.part is not None:
-        stored = stored[..., slice(*parameter.part)]
+    cut = parameter.cut
+    if cut is not None:
+        stored = stored if cut.direction is None else stored[cut.direction]
+        whole = np.moveaxis(stored, cut.axis, 0)
+        pieces = [whole[start:end] for start, end in cut.places]
+        stored = np.moveaxis(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), 0, cut.axis)
     return stored.transpose(np.argsort(parameter.permutation)) if parameter.permutation else stored
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import onnx.parser
 import pytest
 from onnx import numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 
 import onnxscope
 from onnxscope.model.loading import load_model
+from onnxscope.runtime.stored_values import read_parameter
 
 
 def network(text, shapes, *, producer="pytorch", opset=17):
@@ -162,3 +164,61 @@ def test_layers_that_share_a_weight_that_is_stored_once_have_their_own_scopes():
 
 def test_a_layer_that_is_called_again_stays_the_same():
     assert sharing([("/norm/LayerNormalization", ""), ("/norm_1/LayerNormalization", "")]) == ["enc.0.norm"] * 2
+
+
+@pytest.mark.parametrize("as_codes", [False, True])
+def test_folded_exports_have_the_parameters_of_the_network(tmp_path, as_codes):
+    torch = pytest.importorskip("torch")
+    made: dict = {}
+    exec(NETWORK, made)
+    net = made["Net"]().eval()
+    path = tmp_path / "m.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (torch.zeros(2, 7, 6),), path, verbose=False, dynamo=False)
+        if as_codes:  # of LSTM alone
+            path = tmp_path / "quantized.onnx"
+            quantize_dynamic(tmp_path / "m.onnx", path, extra_options={"DefaultTensorType": 1})
+    model = load_model(path)
+    expected = {name: value.numpy() for name, value in net.state_dict().items()}
+    found = {parameter.name: parameter for parameter in model.parameters if parameter.role != "constant"}
+    assert {name: parameter.shape for name, parameter in found.items()} == {n: v.shape for n, v in expected.items()}
+    for name, parameter in found.items():
+        is_code = as_codes and name.startswith("lstm.weight")
+        assert (parameter.encoding is not None) == is_code
+        gap = np.abs(expected[name]).max() / 127 if is_code else 0
+        np.testing.assert_allclose(read_parameter(model, parameter), expected[name], atol=gap)
+        assert parameter.channel_axis == (0 if "weight" in name else None)
+    assert {parameter.layer for parameter in found.values()} == {"lstm", "gru"}
+
+
+def test_what_another_program_stacks_stays_in_one():
+    proto = network(
+        "g (float[T, N, 3] x) => (float[T, 2, N, 2] y) {"
+        ' [rnn] y = LSTM <direction = "bidirectional", hidden_size = 2> (x, val_1, val_2) }',
+        {"val_1": (2, 8, 3), "val_2": (2, 8, 2)},
+        producer="other",
+    )
+    assert {name: parameter.shape for name, parameter in names(proto).items()} == {
+        "rnn.weight_ih": (2, 8, 3),
+        "rnn.weight_hh": (2, 8, 2),
+    }
+
+
+def test_a_change_in_one_direction_is_told_of_that_direction():
+    shapes = {"val_1": (2, 8, 3), "val_2": (2, 8, 2), "val_3": (2, 16)}
+    text = """g (float[T, N, 3] x) => (float[T, 2, N, 2] y) {
+        [rnn] y = LSTM <direction = "bidirectional", hidden_size = 2> (x, val_1, val_2, val_3) }"""
+    first, second = network(text, shapes), network(text, shapes)
+    for name, place in (("val_1", (1, 4, 2)), ("val_3", (0, 9))):
+        (tensor,) = (tensor for tensor in second.graph.initializer if tensor.name == name)
+        values = numpy_helper.to_array(tensor).copy()
+        values[place] += 0.5
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+    changes = {change.a: change for change in onnxscope.diff(first, second).weights}
+    assert {name: change.channels for name, change in changes.items()} == {
+        "rnn.weight_ih_l0_reverse": (4,),
+        "rnn.bias_hh_l0": (1,),
+    }
+    for name, change in changes.items():
+        assert change.message.startswith(f"{name}: largest difference 0.5")
