@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.text import printable
+from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.layer_difference import LayerDifference
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.weight_changes import WeightChange
@@ -25,6 +26,7 @@ from onnxscope.structure.quantized_form import Partner
 __all__ = ["FusedPart", "StructureChange", "attribute_changes", "likeliest_first", "node_changes"]
 
 Array = NDArray[Any]
+_FEW = 8  # numbers, which a message shows
 
 
 @dataclass(frozen=True)
@@ -158,29 +160,31 @@ def node_changes(
     # A Transpose that one model alone has is accounted for where a weight has its inputs in the other layout's order.
     is_moved = any(change.change == "permuted" and not change.counts for change in weights)
 
-    def numbers(change: NodeChange, side: int) -> Array | None:
-        known = tolerance is not None and change.records is not None
-        return sides[side].numbers(change.records[side], change.what) if known and change.records else None
+    def numbers(change: NodeChange) -> tuple[Array | None, Array | None]:
+        if change.records is None or not (tolerance is not None or changes_numbers(change)):
+            return None, None
+        left, right = (side.numbers(record, change.what) for side, record in zip(sides, change.records, strict=True))
+        return left, right
 
     of_nodes = [
         _within(
             tolerance,
             StructureChange(
                 change.layer,
-                change.message,
+                f"{change.message}{_places(*held)}",
                 counts=changes_numbers(change),
                 folded=partner is not None and not changes_numbers(change) and partner.explains(change),
                 node=change.node,
                 fused=None if change.region is None else _fused_part(change.region),
                 region=change.region,
             ),
-            numbers(change, 0),
-            numbers(change, 1),
+            *held,
         )
         for change in compare_records(sides[0].records, sides[1].records, known, regions=True)
         if not (is_moved and change.what == "node" and "Transpose" in (change.expected, change.found))
         and not any(_tells_mode(change, node) for _, node in modes)
         and (chosen is None or (chosen.holds(change.node) and not _is_left_out(chosen, change)))
+        for held in (numbers(change),)
     ]
     return (*of_nodes, *(change for change, node in modes if chosen is None or chosen.holds(node)))
 
@@ -236,6 +240,20 @@ def likeliest_first(
 def _is_left_out(chosen: Selection, change: NodeChange) -> bool:
     """Whether a change is of a parameter that is left out by its name."""
     return change.records is not None and change.records[0].held.get(change.what) in chosen.left_out_places
+
+
+def _places(x: Array | None, y: Array | None) -> str:
+    """Of many numbers, how many are others, and the first of them; nothing where they are few, or of another shape."""
+    if x is None or y is None or x.shape != y.shape or x.size <= _FEW:
+        return ""
+    left, right = x.reshape(-1).astype(np.float64), y.reshape(-1).astype(np.float64)
+    places = np.flatnonzero((left != right) & ~(np.isnan(left) & np.isnan(right)))
+    if not places.size:
+        return ""
+    first = int(places[0])
+    where = ", ".join(str(place) for place in np.unravel_index(first, x.shape))
+    numbers = f"{format_number(left[first])} became {format_number(right[first])}"
+    return f"; {places.size:,} of {x.size:,} numbers, the first at {where}: {numbers}"
 
 
 def _within(tolerance: Tolerance | None, change: StructureChange, x: Array | None, y: Array | None) -> StructureChange:

@@ -27,6 +27,7 @@ __all__ = [
 
 # Attributes that say how a result is computed or laid out, not what it is.
 _INDIFFERENT = frozenset({"auto_pad", "transA", "transB", "perm", "consumed_inputs", "is_test", "training_mode"})
+_SHOWN_DIGITS = 8  # of a digest
 _NEUTRAL: dict[str, int] = {"pads": 0, "output_padding": 0, "strides": 1, "dilations": 1}  # along every axis
 
 
@@ -52,9 +53,17 @@ def attributes_of(node: Node, storage: Storage) -> dict[str, Any]:
 
 def attribute_text(value: Any, missing: str = "by default") -> str:
     """Return a plain attribute, or the text of an operand, in words; `missing` where there is none."""
-    if isinstance(value, float):
-        value = np.float32(value)  # which is what an attribute holds
-    return missing if value is None else printable(f"{value!s}")
+    if value is None:
+        return missing
+    if isinstance(value, dict) and "list" in value:
+        return f"{value['length']:,} values ({value['list'][:_SHOWN_DIGITS]})"
+    if isinstance(value, list):
+        return printable(f"[{', '.join(f'{_as_stored(item)!s}' for item in value)}]")
+    return printable(f"{_as_stored(value)!s}")
+
+
+def _as_stored(value: Any) -> Any:
+    return np.float32(value) if isinstance(value, float) else value  # which is what an attribute holds
 
 
 def schema_of(op_type: str, domain: str, opset: int | None = None) -> Any:

@@ -30,7 +30,7 @@ __all__ = ["NodeChange", "changes_numbers", "compare_records"]
 
 _MOST_ROWS = 3  # of nodes of one operator that one model alone has, until a count tells the others
 
-_LISTS = (defs.OpSchema.AttrType.INTS, defs.OpSchema.AttrType.FLOATS)
+_DATA = (defs.OpSchema.AttrType.INTS, defs.OpSchema.AttrType.FLOATS, defs.OpSchema.AttrType.FLOAT)
 _LEARNED = ("float", "bfloat", "double", "int8", "uint8", "int4", "uint4", "int16", "uint16", "complex")
 """Element types of what was learned, by how they start; longer integers are mostly shapes, axes and counts."""
 
@@ -372,7 +372,7 @@ def changes_numbers(change: NodeChange) -> bool:
         kinds: tuple[type, ...] = (float, int) if change.what in _data_attributes() else (float,)
         return len(old) == len(new) and all(isinstance(number, kinds) for number in (*old, *new))
     if not (isinstance(old, str) and isinstance(new, str)):
-        return False
+        return isinstance(old, float) and isinstance(new, float) and change.what in _data_attributes()
     if change.what in promoted_reals() and _are_numbers(old) and _are_numbers(new):
         return len(old.split()) == len(new.split())
     return old.startswith(_LEARNED) and _kind(old) == _kind(new)
@@ -388,10 +388,10 @@ def _are_numbers(text: str) -> bool:
 
 @cache
 def _data_attributes() -> frozenset[str]:
-    """Lists that hold what was learned, or how it is labelled: those of operators of `ai.onnx.ml`."""
+    """What holds what was learned, or how it is labelled: lists and real numbers of operators of `ai.onnx.ml`."""
     schemas = [schema for schema in defs.get_all_schemas_with_history() if schema.domain == "ai.onnx.ml"]
     stored = [entry for schema in schemas for entry in schema.attributes.items()]
-    return frozenset(name for name, attribute in stored if attribute.type in _LISTS)
+    return frozenset(name for name, attribute in stored if attribute.type in _DATA)
 
 
 def _kind(text: str) -> str:
