@@ -7,7 +7,7 @@ recurrent layer lie by direction and gate, and may be stacked of several tensors
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.layer_names import Operand
@@ -17,15 +17,21 @@ __all__ = ["activation_axes", "default_axis", "stacked_parts", "weight_axis"]
 _CUTTING = frozenset({"Concat", "Slice", "Split"})
 
 
-def activation_axes(graph: Graph) -> Mapping[str, int]:
-    """Return the channel axis of every value of a graph for which the operators tell; -1 stands for the last."""
+def activation_axes(graph: Graph, shape_of: Callable[[str], Sequence[int | str | None] | None]) -> Mapping[str, int]:
+    """Return the channel axis of every value of a graph for which the operators tell; -1 stands for the last.
+
+    Args:
+        graph: Whose values.
+        shape_of: Returns the shape of a value, None where it is not known; it is asked where an operator does not say
+            how many axes it turns.
+    """
     axes: dict[str, int] = {}
     for node in graph.nodes:
-        axis = _output_axis(graph, node, axes)
+        axis = _output_axis(node, axes, shape_of)
         if node.operator.passes_on == "permuted" and node.inputs[0] not in axes:
             # NHWC models turn their input into NCHW before the first convolution.
             follower = next(iter(graph.readers.get(node.outputs[0], ())), None)
-            order = node.axis_order(_rank(graph, node.inputs[0]))
+            order = _order(node, shape_of)
             if follower is not None and follower.operator.channel_axis == 1 and order and len(order) > 1:
                 axes.setdefault(node.inputs[0], order[1])
                 axis = 1
@@ -128,7 +134,9 @@ def _used_axis(node: Node, position: int, rank: int) -> tuple[int, int]:
     return 0, 1
 
 
-def _output_axis(graph: Graph, node: Node, axes: Mapping[str, int]) -> int | None:
+def _output_axis(
+    node: Node, axes: Mapping[str, int], shape_of: Callable[[str], Sequence[int | str | None] | None]
+) -> int | None:
     operator = node.operator
     if operator.channel_axis is not None:
         return operator.channel_axis
@@ -138,8 +146,8 @@ def _output_axis(graph: Graph, node: Node, axes: Mapping[str, int]) -> int | Non
     if not known:
         return None
     if operator.passes_on == "permuted":
-        order = node.axis_order(_rank(graph, node.inputs[0]))
-        if not order or node.inputs[0] not in axes:
+        order = _order(node, shape_of) if node.inputs[0] in axes else None
+        if not order:
             return None
         axis = axes[node.inputs[0]]
         axis = axis if axis >= 0 else axis + len(order)
@@ -147,7 +155,7 @@ def _output_axis(graph: Graph, node: Node, axes: Mapping[str, int]) -> int | Non
     return known[0]
 
 
-def _rank(graph: Graph, value: str) -> int | None:
-    """How many axes the file declares that a value has."""
-    declared = graph.types.get(value)
-    return None if declared is None or declared.shape is None else len(declared.shape)
+def _order(turn: Node, shape_of: Callable[[str], Sequence[int | str | None] | None]) -> list[int] | None:
+    """Of a Transpose; one that names none has the rank of what it reads."""
+    shape = shape_of(turn.inputs[0]) if turn.attribute("perm") is None else None
+    return turn.axis_order(None if shape is None else len(shape))

@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +160,13 @@ class Model(StoredModel):
     def channel_axes(self, path: tuple[Step, ...]) -> Mapping[str, int]:
         """The channel axis of each value in the graph at `path`, where the operators tell; -1 stands for the last."""
         if path not in self._axes:
-            self._axes[path] = activation_axes(self.graphs[path])
+            self._axes[path] = activation_axes(self.graphs[path], partial(self.shape_of, self.graphs[path]))
         return self._axes[path]
 
     def value_axes(self, path: tuple[Step, ...]) -> Mapping[str, ValueAxes]:
         """What the operators in the graph at `path` tell of all axes of a value, for those where they do."""
         if path not in self._known_axes:
-            self._known_axes[path] = known_axes(self.graphs[path])
+            self._known_axes[path] = known_axes(self.graphs[path], partial(self.shape_of, self.graphs[path]))
         return self._known_axes[path]
 
     @cached_property

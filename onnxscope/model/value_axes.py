@@ -9,7 +9,7 @@ Where no operator says which axis counts samples, that one does which a sample m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxscope.model.channel_axes import default_axis
@@ -62,8 +62,14 @@ def grown_axis(one: tuple[int, ...] | None, two: tuple[int, ...] | None) -> Grow
     return Growth(grown[0], one[grown[0]])
 
 
-def known_axes(graph: Graph) -> Mapping[str, ValueAxes]:
-    """Return what operators tell of all axes of values: of recurrent layers, attention scores, queries and keys."""
+def known_axes(graph: Graph, shape_of: Callable[[str], Sequence[int | str | None] | None]) -> Mapping[str, ValueAxes]:
+    """Return what operators tell of all axes of values: of recurrent layers, attention scores, queries and keys.
+
+    Args:
+        graph: Whose values.
+        shape_of: Returns the shape of a value, None where it is not known; it is asked where shares may be of another
+            axis than the last.
+    """
     known: dict[str, ValueAxes] = {}
     for node in graph.nodes:
         for place, names in node.operator.output_axes.items():
@@ -73,7 +79,7 @@ def known_axes(graph: Graph) -> Mapping[str, ValueAxes]:
                 shares = names == SCORES and node.attribute("qk_matmul_output_mode") == 3
                 known[node.outputs[place]] = ValueAxes(order, shares)
     for node in graph.nodes:
-        if node.operator.gives_shares and _along_last(graph, node):
+        if node.operator.gives_shares and _along_last(node, shape_of):
             known |= _attention(graph, node)
     for node in reversed(graph.nodes):
         behind = known.get(node.outputs[0]) if node.outputs else None
@@ -177,12 +183,13 @@ def axes_of(
     return tuple(names_by_axis.get(axis, "part") for axis in range(rank))
 
 
-def _along_last(graph: Graph, node: Node) -> bool:
-    """Whether its shares are of the last axis: by default from operator set 13 on, else of a declared rank."""
+def _along_last(node: Node, shape_of: Callable[[str], Sequence[int | str | None] | None]) -> bool:
+    """Whether its shares are of the last axis: by default from operator set 13 on, else of a known rank."""
     axis = node.attribute("axis")
-    declared = graph.types.get(node.outputs[0]) or graph.types.get(node.inputs[0])
-    rank = None if declared is None or declared.shape is None else len(declared.shape)
-    return axis is None or axis == -1 or (axis >= 2 if rank is None else axis == rank - 1)
+    if axis is None or axis == -1:
+        return True
+    shape = shape_of(node.outputs[0]) or shape_of(node.inputs[0])
+    return bool(axis >= 2 if shape is None else axis == len(shape) - 1)
 
 
 def _attention(graph: Graph, softmax: Node) -> dict[str, ValueAxes]:

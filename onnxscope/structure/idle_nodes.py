@@ -198,8 +198,8 @@ def unturned_softmax(model: Model, graph: Graph, node: Node) -> tuple[Node, Node
 
 def _order_of(model: Model, graph: Graph, turn: Node) -> list[int] | None:
     """Of a Transpose; one that names none has the rank of what it reads."""
-    declared = model.type_of(graph, turn.inputs[0])
-    return turn.axis_order(None if declared is None or declared.shape is None else len(declared.shape))
+    shape = model.shape_of(graph, turn.inputs[0])
+    return turn.axis_order(None if shape is None else len(shape))
 
 
 def without_negations(model: Model) -> Model:

@@ -78,7 +78,7 @@ def standard_model(model: Model, other: Model | None = None) -> Model:
 
 
 def _written_out(model: Model) -> Model:
-    """Write functions of ONNX in their places; a node that leaves out what its function reads stays as it is."""
+    """Write functions of ONNX in their places; none where a node leaves out what its function reads."""
     proto = inline_standard_functions(model.proto)
     if proto is None:
         return model

@@ -8,7 +8,7 @@ import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxscope.model.channel_axes import activation_axes, default_axis, weight_axis
+from onnxscope.model.channel_axes import default_axis, weight_axis
 from onnxscope.model.loading import load_model
 from onnxscope.runtime.session import Session
 
@@ -19,7 +19,17 @@ def axes_of(body, **shapes):
     model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 17]> {body}')
     for name, shape in shapes.items():
         model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
-    return dict(activation_axes(load_model(model).main))
+    return dict(load_model(model).channel_axes(()))
+
+
+def test_a_transpose_that_names_no_order_has_the_rank_that_can_be_inferred():
+    """No shape of `h` is declared."""
+    axes = axes_of(
+        """g (float[8, 8, 3, N] x) => (float[a, b, c, d] y) {
+            h = Relu(x) t = Transpose(h) c = Conv(t, w) y = Transpose(c) }""",
+        w=(4, 3, 1, 1),
+    )
+    assert (axes["h"], axes["y"]) == (2, 2)
 
 
 @pytest.mark.parametrize("order", ["", "<perm = [3, 2, 1, 0]>"])
@@ -73,7 +83,7 @@ def test_tokens_keep_their_channels_last():
         w=(4, 4),
         shape=(3,),
     )
-    assert axes == {"n": -1, "q": -1, "r": -1, "t": 1, "e": 1}
+    assert axes == {"n": -1, "q": -1, "r": -1, "t": 1, "u": 0, "e": 1}
 
 
 def test_a_transposed_product_has_its_channels_first():
