@@ -64,6 +64,18 @@ class ModelLayers:
             return _real(self._constants.array(*record.held[name]))
         return None if record.node is None else self.attribute(record.node, name)
 
+    def is_made_by_layer(self, record: NodeRecord, name: str) -> bool:
+        """Whether a constant operand is what a layer makes of constants, as a table does of known places."""
+        if name not in record.held:
+            return False
+        path, value = record.held[name]
+        graph = self.model.graphs[path]
+        made = graph.producers.get(value)
+        while made is not None and not any(made in layer.parts for layer in self.layers):
+            is_rounded = made.operator.passes_on is not None or made.op_type == "QuantizeLinear"
+            made = graph.producers.get(made.inputs[0]) if is_rounded else None
+        return made is not None
+
     def attribute(self, node: Node, name: str) -> Array | None:
         """The real numbers of a node's attribute, its default where it is left out; None where it has no such ones."""
         value = node.attribute(name)

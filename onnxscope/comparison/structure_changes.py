@@ -166,14 +166,23 @@ def node_changes(
         left, right = (side.numbers(record, change.what) for side, record in zip(sides, change.records, strict=True))
         return left, right
 
+    def is_form(change: NodeChange) -> bool:
+        """Whether a change is nothing but the form of a partner in few bits, or what its layers make of constants."""
+        if partner is None:
+            return False
+        if changes_numbers(change):
+            records = zip(sides, change.records or (), strict=False)
+            return change.records is not None and all(side.is_made_by_layer(one, change.what) for side, one in records)
+        return partner.explains(change)
+
     of_nodes = [
         _within(
             tolerance,
             StructureChange(
                 change.layer,
                 f"{change.message}{_places(*held)}",
-                counts=changes_numbers(change),
-                folded=partner is not None and not changes_numbers(change) and partner.explains(change),
+                counts=changes_numbers(change) and not is_form(change),
+                folded=is_form(change),
                 node=change.node,
                 fused=None if change.region is None else _fused_part(change.region),
                 region=change.region,

@@ -15,12 +15,16 @@ _Shape = tuple[int | str | None, ...]
 _SAME = ("same", "cast", "dequantized")
 
 
+_NORMS = ("LayerNormalization", "RMSNormalization", "GroupNormalization")
+
+
 def known_shapes(model: Model, graph: Graph, types: Mapping[str, ValueType]) -> Mapping[str, _Shape]:
     """Return the shapes of a graph's values, with those that follow from the values read and from stored weights.
 
     What only changes the type has one shape before and behind. A matrix product keeps all axes of what it reads but for
-    the last, and puts its outputs there; what works on each element keeps all of them. Attention gives each query as
-    many numbers as the values have, all heads together.
+    the last, and puts its outputs there; what works on each element, or normalizes, keeps all of them. Attention gives
+    each query as many numbers as the values have, all heads together. What is looked up has the axes of the places in
+    place of that along which they count.
 
     Args:
         model: Whose graph.
@@ -47,6 +51,18 @@ def _made(model: Model, graph: Graph, node: Node, read: _Shape) -> _Shape | None
     operator = node.operator
     if operator.passes_on in _SAME or operator.function or node.op_type == "QuantizeLinear":
         return read
+    if operator.kind in _NORMS:
+        return read
+    if (
+        node.op_type == "Gather"
+        and node.is_standard
+        and len(node.inputs) == 2
+        and node.inputs[0] not in graph.constants
+    ):
+        places, axis = graph.stored(node.inputs[1]), int(node.attribute("axis") or 0)
+        if places is not None and -len(read) <= axis < len(read):
+            axis %= len(read)
+            return (*read[:axis], *places.dims, *read[axis + 1 :])
     outputs = _outputs(model, graph, node) if operator.cost == "product" and read else None
     return None if outputs is None else (*read[:-1], outputs)
 

@@ -202,15 +202,29 @@ def _given(
     found: list[tuple[Node, str]] = []
     for side, region, place in zip(sides, inside, reader, strict=True):
         record = side.records[place]
-        sources = {source for source in record.reads.values() if not isinstance(source, str) and source[0] in region}
-        if record.op_type == OUTPUT or len(sources) != 1:
+        if record.op_type == OUTPUT:
             return None
-        source, output = next(iter(sources))
-        node = side.records[source].node
-        if node is None or node.path or (side.records[source].is_layer and not _reads(record, node.outputs[output])):
+        sources = _sources(record, region)
+        while (
+            len(rounded := {place for place, _ in sources if operator_of(side.records[place].op_type).quantizes}) == 1
+        ):
+            record = side.records[rounded.pop()]  # gives codes, their scale and zero point: what they are made of
+            sources = _sources(record, region)
+        node = side.records[sources[0][0]].node if len(sources) == 1 else None
+        if node is None or node.path:
             return None
-        found.append((node, node.outputs[output]))
+        source, output = sources[0]
+        value = node.outputs[output]
+        if side.records[source].is_layer and not _reads(record, value):
+            return None
+        found.append((node, value))
     return found[0], found[1]
+
+
+def _sources(record: NodeRecord, region: set[int]) -> list[tuple[int, int]]:
+    """What a record reads of a region."""
+    reads = (source for source in record.reads.values() if not isinstance(source, str))
+    return sorted({source for source in reads if source[0] in region})
 
 
 def _reads(record: NodeRecord, value: str) -> bool:

@@ -256,3 +256,27 @@ def fed_with(path, numbers, wanted, x):
         node.CopyFrom(helper.make_node("Constant", [], [f"{tensor}_quantized"], value=fed))
     onnx.save(proto, path.with_name("fed.onnx"))
     return real(path.with_name("fed.onnx"), wanted, x)
+
+
+def test_what_a_quantized_table_gives_for_known_places_is_the_layer_s(tmp_path):
+    """A table of places is read at constants: what it gives is a constant of the sum behind it."""
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["T", "places"], ["t"], "table"),
+        node("Add", ["x", "t"], ["a"], "sum"),
+        node("MatMul", ["a", "V"], ["y"], "fc"),
+    ]
+    table = array(9, 8)
+    tensors = {"T": table, "V": array(8, 3), "places": np.arange(4)}
+    first = model(nodes, {"x": ["N", 4, 8]}, {"y": ["N", 4, 3]}, tensors)
+    codes = np.clip(np.round(table / np.float32(0.03)), -128, 127).astype(np.int8)
+    decoded = [node("DequantizeLinear", ["T_quantized", "s", "z"], ["T"], "decode"), *nodes]
+    held = {name: values for name, values in tensors.items() if name != "T"}
+    held |= {"T_quantized": codes, "s": np.float32(0.03), "z": np.int8(0)}
+    second = model(decoded, {"x": ["N", 4, 8]}, {"y": ["N", 4, 3]}, held)
+    result = onnxscope.diff(first, second)
+    assert [change.message for change in result.structure if not change.folded] == []
+    assert [change.change for change in result.weights] == ["quantized"]
+    moved = [*decoded[:2], node("Exp", ["t"], ["u"], "bend"), node("Add", ["x", "u"], ["a"], "sum"), nodes[-1]]
+    told = onnxscope.diff(first, model(moved, {"x": ["N", 4, 8]}, {"y": ["N", 4, 3]}, held)).structure
+    assert any(change.counts and not change.folded for change in told)  # what something else makes of it

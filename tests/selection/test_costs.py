@@ -252,3 +252,17 @@ def test_an_encoder_costs_what_the_formula_says(tmp_path, dynamo):
     costs = total(path, batch=1, seq=10)
     assert costs.multiply_accumulates == 2 * (10 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * 10 * 10 * 32)
     assert costs.known == costs.nodes
+
+
+def test_the_work_behind_normalizations_that_an_optimizer_fuses_is_known():
+    """What multiplies by hand: 5 tokens by 8 x 4 and 4 x 6, and the first token's 6 x 3."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 17, "com.microsoft": 1]>
+        g (float[N, 5, 8] x, float[N, 5, 4] s) => (float[N, 3] y) <int64 first = {0}> {
+            a = MatMul(x, w1) n = com.microsoft.SkipLayerNormalization(a, s, scale) b = MatMul(n, w2)
+            c = Gather<axis = 1>(b, first) y = Gemm(c, w3) }"""
+    )
+    for name, shape in {"w1": (8, 4), "scale": (4,), "w2": (4, 6), "w3": (6, 3)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    rows = [row for row in inspect(proto).layers if row.op_type in ("MatMul", "Gemm")]
+    assert [row.multiply_accumulates for row in rows] == [5 * 8 * 4, 5 * 4 * 6, 6 * 3]

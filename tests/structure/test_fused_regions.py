@@ -8,6 +8,7 @@ import onnx
 import pytest
 from attention_models import DENSE, FED, HEADS, MICROSOFT, PARTS, normal, packed, parsed
 from onnx import helper
+from onnxruntime.quantization import quantize_dynamic
 from plain_runs import outputs_of
 
 from onnxscope import diff
@@ -157,3 +158,18 @@ def test_layers_of_a_fused_node_say_so():
     (row,) = diff(written, fused, {"x": normal(2, 3, 2, 2)}).layers
     assert (row.a.fused, row.b.fused) == (None, "fused (FusedConv): compared at c")
     assert "compared at c" in diff(written, fused, {"x": normal(2, 3, 2, 2)}).table().text()
+
+
+def test_a_quantized_copy_is_compared_with_it_at_the_real_numbers(tmp_path):
+    """What `dense` reads in the copy are codes, made when the model runs."""
+    onnx.save(attention_models.unfused(), tmp_path / "m.onnx")
+    quantize_dynamic(tmp_path / "m.onnx", tmp_path / "q.onnx")
+    copy = onnx.load(tmp_path / "q.onnx")
+    assert "MatMulInteger" in {node.op_type for node in copy.graph.node}
+    result = diff(attention_models.fused(), copy, FED)
+    (part,) = result.fused
+    assert part.compared_at == ("a", "r")
+    (row,) = (row for row in result.layers if (row.a.name, row.b.name) == part.compared_at)
+    expected, found = value_of(attention_models.fused(), "a"), value_of(copy, "r")
+    ratio = 20 * np.log10(np.linalg.norm(expected) / np.linalg.norm(expected - found))
+    assert abs(row.to_dict()["sqnr_db"] - ratio) < 0.5
