@@ -163,7 +163,7 @@ class LayerDifference(Record):
         worst = self.entire.worst_channel if self.entire else None
         mismatched = self.entire.mismatched if self.entire else 0
         reason = record["reason"] or (f"{mismatched:,} numbers finite in one model only" if mismatched else "")
-        reason = reason or self._fused_text
+        reason = reason or self.fused_text
         shown = f"{worst[0]}: {format_number(worst[1])}" if worst and self.differs and self.unstable is None else ""
         verdict = "undecided" if self.undecided is not None else ""
         if judged and self.differs:
@@ -187,11 +187,11 @@ class LayerDifference(Record):
             record["beyond_fraction"],
             f"{worst[0]}: {worst[1]:.2g}" if worst else "",
             self.scores.text if self.scores else "",
-            record["reason"] or self._fused_text,
+            record["reason"] or self.fused_text,
         )
 
     @property
-    def _fused_text(self) -> str:
+    def fused_text(self) -> str:
         """Of which fused nodes the layer is part, on either side."""
         return "; ".join(dict.fromkeys(filter(None, (self.a.fused, self.b.fused))))
 

@@ -155,6 +155,12 @@ def layer_views(content: Content) -> list[LayerView]:
     for name, profile in profiles.items():
         layer = LayerView(name=profile.layer, op_type=profile.op_type, value=name)
         by_name.setdefault(name, layer).profile = profile
+    ends = {part.compared_at[0] for part in content.comparison.fused if part.compared_at} if content.comparison else ()
+    for name, row in differences.items():
+        if name not in ends:
+            continue  # but for what one operator of a model stands for in the other
+        layer = LayerView(name=row.a.layer, op_type=row.op_type, value=name)
+        by_name.setdefault(name, layer).difference = row
     layers += by_name.values()
     for layer in layers:
         if layer.difference is not None:

@@ -374,7 +374,7 @@ def _difference(row: LayerDifference | None) -> dict[str, Any] | None:
         "max_abs": record["max_abs"],
         "sqnr_db": record["sqnr_db"],
         "own_sqnr_db": record["own_sqnr_db"],
-        "reason": record["reason"] or "",
+        "reason": record["reason"] or row.fused_text,
     }
 
 

@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+import attention_models
 import numpy as np
 import onnx
 import onnx.parser
@@ -23,6 +24,7 @@ from onnxscope.cli.main import run
 from onnxscope.comparison.compare_models import diff
 from onnxscope.errors import InputError, ProfileError
 from onnxscope.model.provenance import Provenance, write_provenance
+from onnxscope.reporting.content import layer_views
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 DIGITS, SAMPLES = FIXTURES / "digits.onnx", FIXTURES / "digits.npz"
@@ -464,3 +466,12 @@ def test_a_page_compares_models_in_the_form_in_which_diff_does(with_data):
     changed = next(tensor for tensor in first.graph.initializer if tensor.name == "v")
     changed.raw_data = np.ones((4, 5, 1, 1), np.float32).tobytes()
     assert not report(first, inputs, against=second).content.comparison.equal
+
+
+def test_what_one_node_of_the_other_model_stands_for_has_a_card_of_its_own():
+    made = report(attention_models.unfused(), attention_models.FED, against=attention_models.fused())
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", made.html))
+    assert "compared at r against a" in text
+    assert text.count("inside Attention Attention_0") >= 3  # query, key and value
+    (view,) = (view for view in layer_views(made.content) if view.value == "r")
+    assert (view.op_type, view.difference.verdict) == ("Attention", "equal")
