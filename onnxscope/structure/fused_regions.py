@@ -157,15 +157,20 @@ def _behind(side: Side, ends: Iterable[int], paired: Mapping[int, int]) -> set[i
 
 
 def _layers_read(side: Side, region: set[int], paired: Mapping[int, int] | None) -> set[int]:
-    """The layers that a region reads, but for their sizes; by their places in the other graph where pairs are given."""
-    sources = {
-        source[0]
-        for place in region - side.sizing
-        for source in side.records[place].reads.values()
-        if not isinstance(source, str)
-    }
-    layers = {place for place in sources - region if side.records[place].is_layer}
-    return layers if paired is None else {paired[place] for place in layers}
+    """The nearest layers before a region, but for sizes; by places in the other graph where pairs are given."""
+    layers: set[int] = set()
+    waiting = [place for place in region if place not in side.sizing]
+    seen = {*region, *side.sizing}
+    while waiting:
+        for source in side.records[waiting.pop()].reads.values():
+            if isinstance(source, str) or source[0] in seen:
+                continue
+            seen.add(source[0])
+            if side.records[source[0]].is_layer:
+                layers.add(source[0])
+            else:
+                waiting.append(source[0])
+    return layers if paired is None else {paired.get(place, -1) for place in layers}
 
 
 def _leading_to(side: Side, region: set[int]) -> set[int]:

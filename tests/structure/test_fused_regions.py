@@ -173,3 +173,25 @@ def test_a_quantized_copy_is_compared_with_it_at_the_real_numbers(tmp_path):
     expected, found = value_of(attention_models.fused(), "a"), value_of(copy, "r")
     ratio = 20 * np.log10(np.linalg.norm(expected) / np.linalg.norm(expected - found))
     assert abs(row.to_dict()["sqnr_db"] - ratio) < 0.5
+
+
+def test_an_attention_of_onnx_that_reads_heads_is_one_too():
+    """The nodes that turn query and value into heads are the same in both models, the key's are not."""
+    layers = " ".join(f"{name} = MatMul(x, self__{name}__weight)" for name in PARTS)
+    heads = "{name}_r = Reshape({name}, heads) {name}_t = Transpose<perm = [{order}]>({name}_r)"
+    end = "t = Transpose<perm = [0, 2, 1, 3]>(c) r = Reshape(t, whole) y = MatMul(r, dense__weight)"
+    stored = attention_models.WEIGHTS | DENSE | {"heads": np.array([0, 0, HEADS, 4]), "whole": np.array([0, 0, 8])}
+
+    def model(middle, key_order, shapes):
+        orders = zip(PARTS, ("0, 2, 1, 3", key_order, "0, 2, 1, 3"), strict=True)
+        turned = " ".join(heads.format(name=name, order=order) for name, order in orders)
+        return attention_models.named(parsed(f"{layers} {turned} {middle} {end}", stored | shapes, opset=23))
+
+    written = "s = MatMul(query_t, key_t) d = Div(s, root) p = Softmax<axis = -1>(d) c = MatMul(p, value_t)"
+    first = model(written, "0, 2, 3, 1", {"root": np.float32(2)})
+    second = model("c = Attention(query_t, key_t, value_t)", "0, 2, 1, 3", {})
+    for a, b in both_ways(first, second):
+        assert (diff(a, b).verdict, len(diff(a, b).fused)) == ("undecided", 1)
+        result = diff(a, b, FED)
+        assert (result.verdict, result.fused[0].op_type) == ("equal", "Attention")
+        assert result.fused[0].compared_at == ("c", "c")
