@@ -105,7 +105,7 @@ def find_regions(
                 _behind(plain, [pairs[own][end] for end in ends], pairs[1 - own]),
             ]
             read = _layers_read(fused, regions[0], pairs[own]), _layers_read(plain, regions[1], None)
-            if len(regions[1]) > 1 and read[0] == read[1]:
+            if len(regions[1]) > 1 and read[0] == read[1] and _may_be(record, [plain.records[at] for at in regions[1]]):
                 found.append((own, place, regions[0], regions[1], [(end, pairs[own][end]) for end in ends]))
                 inside[own].update(regions[0])
                 inside[1 - own].update(regions[1])
@@ -126,6 +126,13 @@ def _is_fused(record: NodeRecord) -> bool:
     operator = operator_of(name, domain)
     in_codes = operator.gives_codes is not None or operator.integers or operator.quantizes
     return operator.attends is not None or (bool(domain) and not in_codes)
+
+
+def _may_be(record: NodeRecord, nodes: Iterable[NodeRecord]) -> bool:
+    """Whether nodes may do what one does: an activation function is put together wherever codes do not cut it."""
+    domain, _, name = record.op_type.rpartition(".")
+    bends = operator_of(name, domain).function is not None
+    return not bends or any(operator_of(node.op_type).quantizes for node in nodes)
 
 
 def _ends(side: Side, place: int, paired: Mapping[int, int]) -> list[int]:

@@ -234,6 +234,6 @@ def test_an_lstm_is_held_to_its_activations(tmp_path):
     assert "became activations Sigmoid, Tanh, Relu" in first.message
     assert moved[0].message.endswith("its structure has changed")
     result = diff(model, changed, "random")
-    message = "LSTM: activations ['Sigmoid', 'Tanh', 'Tanh'] became ['Sigmoid', 'Tanh', 'Relu']"
+    message = "LSTM: activations [Sigmoid, Tanh, Tanh] became [Sigmoid, Tanh, Relu]"
     assert [change.message for change in result.structure] == [message]
     assert not result.equal

@@ -195,3 +195,18 @@ def test_an_attention_of_onnx_that_reads_heads_is_one_too():
         result = diff(a, b, FED)
         assert (result.verdict, result.fused[0].op_type) == ("equal", "Attention")
         assert result.fused[0].compared_at == ("c", "c")
+
+
+def test_an_activation_function_stands_for_others_where_codes_cut_it_alone():
+    """Written out with another number it is another function, which nobody needs data for."""
+    gelu = "d = Div(m, root) e = Erf(d) p = Add(e, one) h = Mul(m, p) g = Mul(h, half)"
+    stored = {"w": normal(8, 8), "v": normal(8, 3), "root": np.float32(2**0.5), "one": np.float32(1)}
+    codes = {"s": np.float32(0.05), "z": np.uint8(128)}
+    fused = parsed(f"m = MatMul(x, w) g = {MICROSOFT}.Gelu(m) y = MatMul(g, v)", stored)
+    other = parsed(f"m = MatMul(x, w) {gelu} y = MatMul(g, v)", stored | {"half": np.float32(0.4)})
+    assert (diff(fused, other).verdict, diff(fused, other).fused) == ("differs", ())
+    cut = gelu.replace("p = Add(e, one)", "q = QuantizeLinear(e, s, z) f = DequantizeLinear(q, s, z) p = Add(f, one)")
+    (part,) = diff(
+        fused, parsed(f"m = MatMul(x, w) {cut} y = MatMul(g, v)", stored | codes | {"half": np.float32(0.5)})
+    ).fused
+    assert part.compared_at == ("g", "g")
