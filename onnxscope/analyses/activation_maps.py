@@ -144,6 +144,7 @@ def class_activation(
     batch_size: int = 8,
     threads: int = 0,
     custom_ops: CustomOps = (),
+    dims: Mapping[str, int] | None = None,
 ) -> ClassActivation:
     """Map where a layer, or the score of a class, takes its values from, without gradients.
 
@@ -162,6 +163,7 @@ def class_activation(
         batch_size: How many channels go into one run, where the model leaves its batch open.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
+        dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
 
     Returns:
         The map of one sample. With `a` the activation in float64, one row a place and one column a channel, it is the
@@ -188,7 +190,7 @@ def class_activation(
     options = RunOptions(
         preprocess=preprocess, layout=layout, batch_axis=batch_axis, batch_size=batch_size, threads=threads
     )
-    loaded = load_model(model, custom_ops=custom_ops)
+    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
     prepared = open_dataset(inputs, loaded, options).whole()
     (activation,) = run_class_activations(
         loaded, prepared, options, [sample], layer=layer, method=method, target=target

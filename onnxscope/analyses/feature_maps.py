@@ -145,6 +145,7 @@ def features(
     verify: bool = False,
     threads: int = 0,
     custom_ops: CustomOps = (),
+    dims: Mapping[str, int] | None = None,
 ) -> FeatureMaps:
     """Run a model once and return the values of the chosen taps.
 
@@ -162,6 +163,7 @@ def features(
         verify: Also run the untapped model and compare the declared outputs.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
+        dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
 
     Raises:
         ModelError: The model cannot be read.
@@ -170,7 +172,7 @@ def features(
         RunError: onnxruntime fails.
     """
     options = RunOptions(preprocess=preprocess, layout=layout, batch_axis=batch_axis, threads=threads)
-    loaded = load_model(model, custom_ops=custom_ops)
+    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)
     remarks = note_on_default(loaded, chosen, [tap.layer for tap in taps])

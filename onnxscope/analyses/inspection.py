@@ -24,6 +24,7 @@ from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable
 from onnxscope.selection.costs import Costs
 from onnxscope.selection.known_shapes import known_shapes
 from onnxscope.selection.selectors import At, select_layers
+from onnxscope.selection.sizes import name_sizes
 
 __all__ = ["CostRecord", "LayerRecord", "ModelSummary", "inspect", "run_inspect"]
 
@@ -227,14 +228,15 @@ def inspect(
         model: A path, a `ModelProto` or a loaded `Model`.
         select: Selectors; none lists every layer that owns weights.
         at: Whether the value of a selected layer is the one after (`post`) or before (`pre`) its activation function.
-        dims: Sizes of symbolic dimensions, by name, for shapes, multiply-adds and bytes.
+        dims: Sizes of open dimensions, by name or as `INPUT:AXIS`, for shapes, multiply-adds and bytes.
 
     Raises:
         ModelError: The model cannot be read.
         InputError: It has no such dimension.
         SelectorError: A selector matches nothing.
     """
-    return run_inspect(load_model(model), select=select, at=at, dims=dims)
+    loaded, sizes = name_sizes(load_model(model), dims or {})
+    return run_inspect(loaded, select=select, at=at, dims=sizes)
 
 
 def run_inspect(
@@ -282,7 +284,7 @@ def run_inspect(
     nodes = [node for graph in loaded.graphs.values() for node in graph.nodes]
     return ModelSummary(
         model=loaded.to_dict(),
-        inputs=loaded.inputs,
+        inputs=loaded.declared_inputs,
         outputs=loaded.outputs,
         layers=tuple(layers),
         operators=dict(sorted(Counter(node.op_type for node in nodes).items(), key=lambda item: (-item[1], item[0]))),

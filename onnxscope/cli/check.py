@@ -14,6 +14,7 @@ import click
 
 from onnxscope.base.files import JUNIT, MARKDOWN, refuse_foreign, refuse_inputs, require_folders, write_whole
 from onnxscope.base.text import printable
+from onnxscope.cli.dimensions import dim_option
 from onnxscope.cli.options import (
     Presentation,
     batch_options,
@@ -60,6 +61,7 @@ __all__ = ["check"]
 @click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), metavar="F.md", help="Write a summary.")
 @click.option("--github", is_flag=True, help="Print annotations for GitHub, and add to the job's summary.")
 @force_option
+@dim_option
 @custom_ops_option
 @common
 @click.pass_context
@@ -80,6 +82,7 @@ def check(
     markdown_file: Path | None,
     github: bool,
     force: bool,
+    dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
@@ -97,7 +100,7 @@ def check(
         raise click.UsageError("--baseline is of one MODEL; several have theirs beside them")
     settings = read_settings(config)
     places = [baseline or model.parent / f"{model.stem}.onnxscope.json" for model in models]
-    opened = [_opened(model, custom_ops) for model in models]
+    opened = [_opened(model, custom_ops, dims) for model in models]
     summary = os.environ.get("GITHUB_STEP_SUMMARY") if github else None
     refuse_inputs(
         [junit_file, markdown_file, summary or None, *(places if update else ())],
@@ -194,12 +197,12 @@ def _annotate(outcomes: Sequence[Outcome], summary: str | None, *, to_stderr: bo
             stream.write(markdown(outcomes))
 
 
-def _opened(model: Path, custom_ops: Sequence[Path]) -> Model | OnnxscopeError:
+def _opened(model: Path, custom_ops: Sequence[Path], dims: Mapping[str, int]) -> Model | OnnxscopeError:
     """A model, or why it cannot be read: the others are checked all the same."""
     from onnxscope.model.loading import load_model
 
     try:
-        return load_model(model, custom_ops=custom_ops)
+        return load_model(model, custom_ops=custom_ops, dims=dims)
     except OnnxscopeError as error:
         return error
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxscope.base.text import printable
+from onnxscope.cli.dimensions import dim_option
 from onnxscope.cli.options import (
     Presentation,
     batch_options,
@@ -42,6 +43,7 @@ __all__ = ["diff"]
 @click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance of an element.")
 @click.option("--weights-only", is_flag=True, help="Compare weights and structure; run nothing.")
 @batch_options
+@dim_option
 @custom_ops_option
 @common
 @click.pass_context
@@ -60,6 +62,7 @@ def diff(
     batch_axis: BatchAxis,
     batch_size: int,
     limit: int | None,
+    dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
@@ -69,9 +72,10 @@ def diff(
     where that cannot be decided: something does not reproduce, or could not be compared.
     """
     from onnxscope.comparison.compare_models import diff as compare
+    from onnxscope.model.loading import load_model
 
     result = compare(
-        a,
+        load_model(a, custom_ops=custom_ops, dims=dims) if dims else a,
         b,
         list(inputs) if inputs and not weights_only else None,
         align=align,

@@ -10,6 +10,7 @@ import click
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.json_files import dump_json
 from onnxscope.base.text import counted
+from onnxscope.cli.dimensions import dim_option
 from onnxscope.cli.options import (
     Presentation,
     batch_axis_option,
@@ -40,6 +41,7 @@ __all__ = ["features"]
 @click.option("--arrays", is_flag=True, help="Also write features.npz, keyed by value.")
 @click.option("--verify", is_flag=True, help="Also run the model untapped and compare its outputs.")
 @force_option
+@dim_option
 @custom_ops_option
 @common
 def features(
@@ -58,6 +60,7 @@ def features(
     arrays: bool,
     verify: bool,
     force: bool,
+    dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
@@ -69,7 +72,7 @@ def features(
     from onnxscope.model.loading import load_model
 
     colour_table(cmap)  # a misspelt map should not cost a run
-    loaded = load_model(model, custom_ops=custom_ops)
+    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
     refuse_inputs(files_in_place(output, "features"), files_of(loaded, inputs=inputs, preprocess=preprocess))
     refuse_others(output, "features", [], arrays=arrays, force=force)
     maps = compute(

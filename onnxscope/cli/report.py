@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxscope.base.files import OVERLAY, PAGE, refuse_foreign, refuse_inputs, require_folders
+from onnxscope.cli.dimensions import dim_option
 from onnxscope.cli.options import (
     Presentation,
     batch_axis_option,
@@ -71,6 +72,7 @@ __all__ = ["report"]
 @force_option
 @batch_axis_option
 @batch_size_option
+@dim_option
 @custom_ops_option
 @common
 def report(
@@ -93,6 +95,7 @@ def report(
     force: bool,
     batch_axis: BatchAxis,
     batch_size: int,
+    dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
@@ -103,6 +106,7 @@ def report(
     from onnxscope.reporting.reports import report as make
 
     models = [load_model(path, custom_ops=custom_ops) for path in (model, against) if path is not None]
+    models[0] = load_model(models[0], dims=dims)
     refuse_inputs(
         [output, *(overlay_files(node_data) if node_data is not None else ())],
         [*files_of(*models, inputs=inputs, preprocess=preprocess), profile],

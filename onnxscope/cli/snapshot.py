@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, require_folders
+from onnxscope.cli.dimensions import dim_option
 from onnxscope.cli.options import (
     Presentation,
     batch_options,
@@ -39,6 +40,7 @@ __all__ = ["snapshot"]
     help="The baseline.",
 )
 @force_option
+@dim_option
 @custom_ops_option
 @common
 def snapshot(
@@ -51,6 +53,7 @@ def snapshot(
     limit: int | None,
     output: Path,
     force: bool,
+    dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
@@ -61,7 +64,7 @@ def snapshot(
     from onnxscope.inputs.dataset import files_of
     from onnxscope.model.loading import load_model
 
-    loaded = load_model(model, custom_ops=custom_ops)
+    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
     refuse_inputs([output], files_of(loaded, inputs=inputs, preprocess=preprocess))
     refuse_foreign([(output, record_file(SCHEMA))], force=force)
     require_folders(output)

@@ -12,6 +12,7 @@ import click
 
 from onnxscope.base.files import partial_path
 from onnxscope.base.text import counted
+from onnxscope.cli.dimensions import dim_option
 from onnxscope.cli.options import (
     Presentation,
     batch_options,
@@ -66,6 +67,7 @@ _SHOWN_EVERY_S = 0.2
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="How many shards at a time.")
 @click.option("--ray-address", metavar="ADDRESS", help="Of an existing Ray cluster, or auto.")
 @click.option("--resume", is_flag=True, help="Go on from what an interrupted run left beside the output.")
+@dim_option
 @custom_ops_option
 @common
 def stats(
@@ -87,6 +89,7 @@ def stats(
     workers: int,
     ray_address: str | None,
     resume: bool,
+    dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
@@ -106,6 +109,7 @@ def stats(
             batch_size=batch_size,
             limit=limit,
             custom_ops=custom_ops,
+            dims=dims,
             on_error=on_error,
             exact=exact,
             memory_budget_bytes=memory_budget << 20,

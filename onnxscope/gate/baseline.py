@@ -205,6 +205,7 @@ def snapshot(
     limit: int | None = None,
     threads: int = 0,
     custom_ops: CustomOps = (),
+    dims: Mapping[str, int] | None = None,
 ) -> Baseline:
     """Take a baseline of a model.
 
@@ -218,6 +219,7 @@ def snapshot(
         limit: Only the first so many samples.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
+        dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
 
     Raises:
         ModelError: The model cannot be read.
@@ -232,7 +234,7 @@ def snapshot(
         limit=limit,
         threads=threads,
     )
-    return run_snapshot(standard_model(load_model(model, custom_ops=custom_ops)), inputs, options)
+    return run_snapshot(standard_model(load_model(model, custom_ops=custom_ops, dims=dims)), inputs, options)
 
 
 def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
@@ -261,7 +263,10 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
     libraries = model.to_dict().get("custom_ops", ())
     versions |= {f"custom operators {library['name']}": library["sha256"] for library in libraries}
     return Baseline(
-        model={"inputs": [_spec(spec) for spec in model.inputs], "outputs": [_spec(spec) for spec in model.outputs]},
+        model={
+            "inputs": [_spec(spec) for spec in model.declared_inputs],
+            "outputs": [_spec(spec) for spec in model.outputs],
+        },
         input=observed.record,
         layers=tuple(rows[place] for place in order),
         weights=tuple(weight_rows(model, stored, digests)),

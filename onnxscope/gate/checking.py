@@ -39,6 +39,7 @@ def check(
     limit: int | None = None,
     threads: int = 0,
     custom_ops: CustomOps = (),
+    dims: Mapping[str, int] | None = None,
     renew: bool = False,
 ) -> Check:
     """Compare a model with a baseline of it.
@@ -56,6 +57,7 @@ def check(
         limit: As for `snapshot`.
         threads: As for `snapshot`.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
+        dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
         renew: Whether the baseline is about to be replaced, so that other inputs are welcome.
 
     Raises:
@@ -74,7 +76,7 @@ def check(
         threads=threads,
     )
     expected = baseline if isinstance(baseline, Baseline) else Baseline.load(baseline)
-    loaded = standard_model(load_model(model, custom_ops=custom_ops))
+    loaded = standard_model(load_model(model, custom_ops=custom_ops, dims=dims))
     selectors = [select] if isinstance(select, str) else list(select)
     rows = SelectedRows(loaded, expected.layers, selectors, settings or Settings())
     notes = []
@@ -118,8 +120,8 @@ def _require_same_input(expected: Mapping[str, Any], actual: Mapping[str, Any]) 
         return
     changes = [
         f"{key} {shown_value(expected.get(key))} became {shown_value(actual.get(key))}"
-        for key in ("files", "samples", "preset", "layout", "random_seed", "batch_axes")
-        if expected.get(key) != actual.get(key)
+        for key in ("files", "samples", "preset", "layout", "random_seed", "batch_axes", "dims")
+        if key in expected and expected.get(key) != actual.get(key)
     ]
     difference = "; ".join(changes) or "the same names with other numbers in them"
     raise InputError(

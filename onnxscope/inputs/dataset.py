@@ -118,7 +118,10 @@ class Dataset:
             {"name": spec.name, "dtype": spec.dtype, "shape": None if spec.shape is None else list(spec.shape)}
             for spec in samples.specs
         ]
-        self.record = _record(samples, samples.count, samples.names[:_FIRST_NAMES], samples.batch_axes, rows)
+        self._dims = dict(samples.dims)  # whose they are does not travel
+        self.record = _record(
+            samples, samples.count, samples.names[:_FIRST_NAMES], samples.batch_axes, self._dims, rows
+        )
 
     @property
     def specs(self) -> tuple[InputSpec, ...]:
@@ -233,7 +236,7 @@ class Dataset:
             specs=samples.specs,
             arrays=arrays,
             samples=count,
-            record=_record(samples, samples.count if count is None else count, samples.names, cut, rows),
+            record=_record(samples, samples.count if count is None else count, samples.names, cut, self._dims, rows),
             notes=(*self._opening_notes, *notes),
             layouts=samples.layouts,
             preset=samples.preset if isinstance(samples, ImageSamples) else None,
@@ -302,7 +305,7 @@ def open_inputs(
         notes.append(f"preset {chosen.name!r} is ignored: presets are for images")
     if kind == "random":
         samples = RandomSamples.open(entries[0], specs, bounds, options.limit or 1, options.batch_axis)
-        notes.append(f"the input is random (seed {entries[0]}), no real data")
+        notes += [f"the input is random (seed {entries[0]}), no real data", *samples.remarks]
     else:
         samples = ArraySamples.open(entries[0], specs, options.batch_axis)
         samples = samples.first(min(samples.count, options.limit or samples.count))
@@ -359,6 +362,7 @@ def _record(
     count: int,
     shown: list[str],
     batch_axes: BatchAxes,
+    dims: Mapping[str, int],
     inputs: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """The `input` of results: what was given, with the names of some files, and a row for each input of the model."""
@@ -374,5 +378,6 @@ def _record(
         "samples": count,
         **samples.record,
         "batch_axes": dict(batch_axes),
+        "dims": dict(dims),
         "inputs": inputs,
     }

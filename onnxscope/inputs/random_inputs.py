@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,18 +18,43 @@ from onnxscope.inputs.layouts import find_layout, shape_text
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["random_feeds"]
+__all__ = ["CACHED", "STEPS", "Fitting", "dim_name", "open_dims", "random_feeds"]
+
+STEPS = 8
+"""Of a sequence, and of every other open axis that is no batch."""
+CACHED = re.compile(r"past|cache|(?:^|[^a-z])(?:key|value|k|v)(?:$|[^a-z])")
+"""In the name of an input that holds what a decoder remembers."""
 
 _IMAGE_SIDE = 224
 _CHANNELS = 3
-_STEPS = 8  # of a sequence, and of every other open axis that is no batch
 _MAX_BYTES = 4 << 30
 _MASK = re.compile(r"(?:^|[^a-z])mask(?:$|[^a-z])")
 _SUM = re.compile(r"\s*\w+(?:\s*\+\s*\w+)+\s*")
+_POSITIONS = re.compile(r"position|pos_ids|(?:^|[^a-z])pos(?:$|[^a-z])")
+_LENGTHS = re.compile(r"length|seq_?lens?|(?:^|[^a-z])lens?(?:$|[^a-z])")
+_PAST = re.compile(r"past")
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What makes random arrays fit a model beyond what its inputs declare.
+
+    Attributes:
+        dims: Sizes of open dimensions, by `dim_name`.
+        numbers: Whole numbers that the graph asks for, by the input that is full of them.
+        is_ordered: Whether positions count on from the past, and lengths are those of what is fed.
+    """
+
+    dims: Mapping[str, int] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    is_ordered: bool = False
 
 
 def random_feeds(
-    specs: Sequence[InputSpec], seed: int | Sequence[int] = 0, bounds: Mapping[str, tuple[int, int]] | None = None
+    specs: Sequence[InputSpec],
+    seed: int | Sequence[int] = 0,
+    bounds: Mapping[str, tuple[int, int]] | None = None,
+    fitting: Fitting | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Make an array for every input; the same arguments give the same bytes.
 
@@ -41,6 +67,7 @@ def random_feeds(
         specs: The model's inputs.
         seed: Of numpy's default generator: one number or several, not negative.
         bounds: By input name, the lowest whole number and the one above the highest.
+        fitting: Sizes and numbers that are known to run.
 
     Returns:
         New C-contiguous arrays, by input name.
@@ -50,15 +77,55 @@ def random_feeds(
             that its type cannot hold.
     """
     generator = np.random.default_rng(seed)
-    shapes = _shapes(specs)
+    fitting = fitting or Fitting()
+    shapes = _shapes(specs, fitting.dims, follow=fitting.is_ordered)
+    valid = _valid(specs, shapes, fitting)
     arrays = {}
     for spec in specs:
         limits = (bounds or {}).get(spec.name)
-        arrays[spec.name] = _values(generator, spec, shapes[spec.name], limits)
+        if spec.name in valid and limits is not None:
+            valid[spec.name] = valid[spec.name].clip(limits[0], limits[1] - 1)
+        made = valid.get(spec.name)
+        arrays[spec.name] = _values(generator, spec, shapes[spec.name], limits) if made is None else made
     return arrays
 
 
-def _shapes(specs: Sequence[InputSpec]) -> dict[str, tuple[int, ...]]:
+def dim_name(spec: InputSpec, axis: int) -> str:
+    """Return what an open dimension is called: its symbol, or `INPUT:AXIS` where it has none."""
+    dim = (spec.shape or ())[axis]
+    return dim if dim and isinstance(dim, str) else f"{spec.name}:{axis}"
+
+
+def open_dims(specs: Sequence[InputSpec]) -> dict[str, int]:
+    """Return the sizes that random input gives to open dimensions by itself; those that follow from others have none.
+
+    Raises:
+        InputError: An input of no known rank.
+    """
+    sizes = _symbols(specs, {}, follow=False)
+    shapes = _shapes(specs, {}, follow=False)
+    return {
+        name: shapes[spec.name][axis]
+        for spec in specs
+        for axis, dim in enumerate(spec.shape or ())
+        if not isinstance(dim, int) and not _is_computed(name := dim_name(spec, axis), sizes)
+    }
+
+
+def _is_computed(dim: str, sizes: Mapping[str, int]) -> bool:
+    from onnxscope.model.stored_model import terms_of
+
+    terms = terms_of(dim)
+    return bool(terms) and terms <= sizes.keys() - {dim}
+
+
+def _shapes(specs: Sequence[InputSpec], given: Mapping[str, int], *, follow: bool) -> dict[str, tuple[int, ...]]:
+    symbols = _symbols(specs, given, follow=follow)
+    return {spec.name: tuple(_size(spec, axis, symbols) for axis in range(len(spec.shape or ()))) for spec in specs}
+
+
+def _symbols(specs: Sequence[InputSpec], given: Mapping[str, int], *, follow: bool) -> dict[str, int]:
+    """The sizes of symbols; where they are to follow from each other, those of expressions are not among them."""
     symbols: dict[str, int] = {}
     for spec in specs:
         if spec.shape is None:
@@ -70,18 +137,67 @@ def _shapes(specs: Sequence[InputSpec]) -> dict[str, tuple[int, ...]]:
             if isinstance(dim, str) and not _SUM.fullmatch(dim):
                 # Where a symbol stands for a batch anywhere, it does so everywhere.
                 symbols[dim] = min(symbols.get(dim, _MAX_BYTES), _open_size(spec, axis))
-    return {spec.name: tuple(_size(spec, axis, symbols) for axis in range(len(spec.shape or ()))) for spec in specs}
+    if given or follow:
+        for dim in list(symbols):
+            if dim not in given and _is_computed(dim, {**symbols, **given}):
+                del symbols[dim]
+    return symbols | dict(given)
 
 
 def _size(spec: InputSpec, axis: int, symbols: Mapping[str, int]) -> int:
+    from onnxscope.model.stored_model import computed_size  # onnx comes with it, which arrays do not need
+
     dim = (spec.shape or ())[axis]
-    if isinstance(dim, str) and _SUM.fullmatch(dim):
-        terms = [term.strip() for term in dim.split("+")]
-        if all(term in symbols or term.isdecimal() for term in terms):
-            return sum(symbols[term] if term in symbols else int(term) for term in terms)
     if isinstance(dim, int):
         return dim
-    return symbols.get(dim, _open_size(spec, axis)) if dim else _open_size(spec, axis)
+    name = dim_name(spec, axis)
+    if name in symbols:
+        return symbols[name]
+    size = computed_size(name, symbols)
+    return _open_size(spec, axis) if size is None else size
+
+
+def _valid(
+    specs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]], fitting: Fitting
+) -> dict[str, NDArray[Any]]:
+    """What inputs hold that are no free numbers: what the graph compares them with, positions, lengths."""
+    made = {
+        spec.name: np.full(shapes[spec.name], fitting.numbers[spec.name], element_type(spec))
+        for spec in specs
+        if spec.name in fitting.numbers
+    }
+    if not fitting.is_ordered:
+        return made
+    past, present = _past_and_present(specs, shapes)
+    for spec in specs:
+        name, shape, dtype = spec.name.lower(), shapes[spec.name], element_type(spec)
+        if spec.name in made or not (dtype.kind in "iub" or dtype.name.startswith(("int", "uint"))):
+            continue
+        if "use_cache" in name:
+            made[spec.name] = np.ones(shape, dtype)
+        elif dtype.kind == "b":
+            continue
+        elif _POSITIONS.search(name) and shape:
+            made[spec.name] = np.broadcast_to(np.arange(past, past + shape[-1]), shape).astype(dtype)
+        elif _LENGTHS.search(name) and len(shape) < 2 + (shape[-1:] == (1,)):
+            longest = past if _PAST.search(name) and "total" not in name else past + present
+            # onnxruntime's GroupQueryAttention counts keys without the last one.
+            made[spec.name] = np.full(shape, longest - ("seqlens_k" in name), dtype)
+    return made
+
+
+def _past_and_present(specs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """How many places a cache holds, and how many are new."""
+    caches = [shapes[spec.name] for spec in specs if CACHED.search(spec.name.lower()) and len(shapes[spec.name]) == 4]
+    others = [
+        shape[1]
+        for spec in specs
+        if len(shape := shapes[spec.name]) in (2, 3)
+        and not _MASK.search(spec.name.lower())
+        and not _POSITIONS.search(spec.name.lower())
+        and (spec.shape is not None and (not isinstance(spec.shape[1], int) or spec.dtype.startswith("int")))
+    ]
+    return (caches[0][2] if caches else 0), max(others, default=0)
 
 
 def _open_size(spec: InputSpec, axis: int) -> int:
@@ -93,7 +209,7 @@ def _open_size(spec: InputSpec, axis: int) -> int:
         # Fixed sizes that are no channels, such as the heads and width of an attention cache, make it no image.
         if layout is not None or not any(isinstance(dim, int) for dim in shape[1:]):
             return _CHANNELS if axis == (layout.channel_axis if layout else 1) else _IMAGE_SIDE
-    return _STEPS
+    return STEPS
 
 
 def _may_be_image(spec: InputSpec) -> bool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxscope.base.run_options import BatchAxis
 from onnxscope.base.text import printable, shape_text
 from onnxscope.errors import InputError
-from onnxscope.inputs.random_inputs import random_feeds
+from onnxscope.inputs.random_inputs import Fitting, random_feeds
 from onnxscope.inputs.samples import Load, Samples, find_batching, find_layouts, sample_count
 
 if TYPE_CHECKING:
@@ -29,12 +29,16 @@ class RandomSamples(Samples):
     Attributes:
         seed: Of the first sample, together with its position of every other.
         bounds: For whole numbers: see `random_feeds`.
+        fitting: Sizes and numbers with which the model runs.
+        remarks: For people, on how these were found.
     """
 
     kind = "random"
 
     seed: int
     bounds: Mapping[str, tuple[int, int]] | None
+    fitting: Fitting
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -44,13 +48,19 @@ class RandomSamples(Samples):
         bounds: Mapping[str, tuple[int, int]] | None,
         count: int,
         batch_axis: BatchAxis = None,
+        fitting: Fitting | None = None,
     ) -> RandomSamples:
         """Make the first sample, to learn its shapes.
 
         Raises:
             InputError: No random numbers fit the inputs.
         """
-        shapes = {name: array.shape for name, array in random_feeds(specs, seed, bounds).items()}
+        remarks: list[str] = []
+        if fitting is None:
+            from onnxscope.inputs.random_sizes import find_fitting  # and with it onnx, which arrays do not need
+
+            fitting, remarks = find_fitting(specs, seed, bounds)
+        shapes = {name: array.shape for name, array in random_feeds(specs, seed, bounds, fitting).items()}
         batch_axes, fixed, _ = find_batching(specs, shapes, batch_axis)
         for name, axis in batch_axes.items():
             if axis is not None and not shapes[name][axis]:
@@ -66,6 +76,8 @@ class RandomSamples(Samples):
             asked_axis=batch_axis,
             seed=seed,
             bounds=bounds,
+            fitting=fitting,
+            remarks=tuple(remarks),
         )
 
     @property
@@ -73,21 +85,28 @@ class RandomSamples(Samples):
         """The seed."""
         return {"preset": None, "layout": None, "random_seed": self.seed}
 
+    @property
+    def dims(self) -> Mapping[str, int]:
+        """Sizes that were given, or found."""
+        return self.fitting.dims
+
     def fed_to(self, specs: Sequence[InputSpec]) -> RandomSamples:
         """As many samples for other inputs."""
-        return RandomSamples.open(self.seed, specs, self.bounds, self.count, self.asked_axis)
+        return RandomSamples.open(self.seed, specs, self.bounds, self.count, self.asked_axis, self.fitting)
 
     def as_one_sample(self) -> RandomSamples:
         """As many, each of them made without an axis of samples."""
-        return RandomSamples.open(self.seed, self.specs, self.bounds, self.count, "none")
+        return RandomSamples.open(self.seed, self.specs, self.bounds, self.count, "none", self.fitting)
 
     def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
         """Make one sample."""
-        made = random_feeds(self.specs, self.seed if position == 0 else [self.seed, position], self.bounds)
+        made = random_feeds(
+            self.specs, self.seed if position == 0 else [self.seed, position], self.bounds, self.fitting
+        )
         axes = self.batch_axes
         return {name: array if axes[name] is None else array.take(0, axes[name]) for name, array in made.items()}, []
 
     def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
         """What one run takes."""
-        arrays = random_feeds(self.specs, self.seed, self.bounds)
+        arrays = random_feeds(self.specs, self.seed, self.bounds, self.fitting)
         return arrays, sample_count(arrays, self.batch_axes), []

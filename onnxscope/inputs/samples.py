@@ -73,6 +73,12 @@ class Samples(ABC):
         return {"preset": None, "layout": None, "random_seed": None}
 
     @property
+    def dims(self) -> Mapping[str, int]:
+        """Sizes of open dimensions that were given."""
+        model = next((spec.owner() for spec in self.specs if spec.owner is not None), None)
+        return {} if model is None else model.dims
+
+    @property
     def notes(self) -> list[str]:
         """Remarks for people on samples that are fed in batches."""
         return []

@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import os
 import threading
+import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from onnxscope.base.files import open_regular
 from onnxscope.base.text import printable
-from onnxscope.errors import ModelError
+from onnxscope.errors import InputError, ModelError
 from onnxscope.model.channel_axes import activation_axes
 from onnxscope.model.graph_checks import require_text
 from onnxscope.model.graphs import Graph, Step, ValueType
@@ -25,7 +27,7 @@ from onnxscope.model.layers import Layer, find_layers
 from onnxscope.model.loop_invariants import read_invariants_outside
 from onnxscope.model.parameters import Parameter, find_parameters
 from onnxscope.model.skeleton import MappedFile, contained_path, skeleton_of, store_of
-from onnxscope.model.stored_model import StoredModel
+from onnxscope.model.stored_model import LARGEST_DIM, InputSpec, StoredModel, computed_size, terms_of
 from onnxscope.model.tensors import every_tensor
 from onnxscope.model.type_inference import infer_ranks, infer_types
 from onnxscope.model.value_axes import ValueAxes, known_axes
@@ -64,8 +66,27 @@ class Model(StoredModel):
         """A model from a file travels to another process as its path, one from memory as its bytes."""
         if self._file is not None:
             content = self.proto.SerializeToString() if self._is_rewritten else b""
-            return _reload, (self._file.given, self.size_bytes, content, self.custom_ops)
-        return _revive, (self.proto.SerializeToString(), self.name, self.folder, self.custom_ops)
+            return _reload, (self._file.given, self.size_bytes, content, self.custom_ops, self.dims)
+        return _revive, (self.proto.SerializeToString(), self.name, self.folder, self.custom_ops, self.dims)
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What must be fed: the declared inputs with the sizes that their open dimensions were given."""
+        owner = weakref.ref(self)
+        return tuple(replace(spec, shape=self._sized(spec), owner=owner) for spec in self.declared_inputs)
+
+    def _sized(self, spec: InputSpec) -> tuple[int | str | None, ...] | None:
+        if not self.dims or spec.shape is None:
+            return spec.shape
+        sides: list[int | str | None] = []
+        for axis, dim in enumerate(spec.shape):
+            size = self.dims.get(dim) if isinstance(dim, str) else None
+            if not isinstance(dim, int):
+                size = self.dims.get(f"{spec.name}:{axis}", size)
+            if size is None and isinstance(dim, str):
+                size = computed_size(dim, self.dims)
+            sides.append(dim if size is None else size)
+        return tuple(sides)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -88,6 +109,7 @@ class Model(StoredModel):
         model = Model(proto, name=self.name, folder=self.folder, file=self._file)
         model.inlined_functions = self.inlined_functions
         model.custom_ops = self.custom_ops
+        model.dims = self.dims
         model._is_rewritten = True
         return model
 
@@ -174,21 +196,30 @@ class Model(StoredModel):
         return find_parameters(self, self.names)
 
 
-def load_model(source: Any, *, base_dir: str | os.PathLike[str] | None = None, custom_ops: CustomOps = ()) -> Model:
+def load_model(
+    source: Any,
+    *,
+    base_dir: str | os.PathLike[str] | None = None,
+    custom_ops: CustomOps = (),
+    dims: Mapping[str, int] | None = None,
+) -> Model:
     """Load and check a model.
 
     Args:
         source: A path, a `ModelProto` (copied, never changed) or a `Model` (returned as it is).
         base_dir: Where the external data of a `ModelProto` lies.
         custom_ops: Libraries of custom operators that onnxruntime loads whenever the model is run: their code runs.
+        dims: Sizes for open dimensions of its inputs: by their names, or as `INPUT:AXIS`.
 
     Raises:
-        InputError: There is no such library.
+        InputError: There is no such library, or the model's inputs have no such dimension.
         ModelError: The file is missing or no model, refers to files outside its folder, or contradicts itself.
     """
     libraries = library_files(custom_ops)
     model = source if isinstance(source, Model) else _loaded(source, base_dir)
-    return _with_libraries(model, libraries) if libraries else model
+    if not libraries and not dims:
+        return model
+    return _with(model, libraries or model.custom_ops, {**model.dims, **_checked_dims(model, dims or {})})
 
 
 def library_files(custom_ops: CustomOps) -> tuple[Path, ...]:
@@ -236,7 +267,7 @@ def _index_bounds(model: StoredModel) -> dict[str, tuple[int, int]]:
     """
     main = model.main
     bounds = {}
-    for spec in model.inputs:
+    for spec in model.declared_inputs:
         limits: list[int] = []
         seen = {spec.name}
         waiting = [spec.name]
@@ -298,20 +329,48 @@ def _locations(proto: ModelProto) -> Iterator[tuple[TensorProto, StringStringEnt
                 yield tensor, entry
 
 
-def _with_libraries(model: Model, libraries: tuple[Path, ...]) -> Model:
-    """The same model, which shares what it knows; it may be in use without the libraries."""
+def _with(model: Model, libraries: tuple[Path, ...], dims: Mapping[str, int]) -> Model:
+    """The same model, which shares what it knows; it may be in use without the libraries and the sizes."""
     other = object.__new__(Model)
     other.__dict__.update(model.__dict__)
-    other.custom_ops = libraries
+    other.custom_ops, other.dims = libraries, dims
     return other
 
 
-def _reload(path: Path, size_bytes: int, content: bytes, custom_ops: tuple[Path, ...]) -> Model:
-    model = load_model(path, custom_ops=custom_ops)
+def _checked_dims(model: Model, dims: Mapping[str, int]) -> Mapping[str, int]:
+    """Sizes that the model's inputs can be given.
+
+    Raises:
+        InputError: No input has such a dimension, it is fixed, or a size is none.
+    """
+    sides = {f"{spec.name}:{axis}": dim for spec in model.declared_inputs for axis, dim in enumerate(spec.shape or ())}
+    names = {dim for dim in sides.values() if isinstance(dim, str)}
+    names |= {term for dim in names for term in terms_of(dim)}
+    for name, size in dims.items():
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= LARGEST_DIM:
+            raise InputError(f"the size of a dimension is a whole number, not {size!r}: {printable(name)!r}")
+        if name not in names and name not in sides:
+            open_sides = dict.fromkeys(dim or place for place, dim in sides.items() if not isinstance(dim, int))
+            shown = ", ".join(map(printable, open_sides))
+            hint = f"its inputs' open dimensions: {shown}" if shown else "all sizes of its inputs are fixed"
+            raise InputError(f"no dimension of an input is called {printable(name)!r}: {model.name}", hint=hint)
+        fixed = None if name in names else sides[name]
+        if isinstance(fixed, int) and fixed != size:
+            raise InputError(f"the dimension {printable(name)} is fixed at {fixed}, not {size}: {model.name}")
+    return dims
+
+
+def _reload(
+    path: Path, size_bytes: int, content: bytes, custom_ops: tuple[Path, ...], dims: Mapping[str, int]
+) -> Model:
+    model = load_model(path, custom_ops=custom_ops, dims=dims)
     if model.size_bytes != size_bytes:
         raise ModelError(f"the file has changed while it was in use: {model.name}")
     return model.rewritten(ModelProto.FromString(content)) if content else model
 
 
-def _revive(content: bytes, name: str, folder: Path | None, custom_ops: tuple[Path, ...]) -> Model:
-    return load_model(Model(ModelProto.FromString(content), name=name, folder=folder, file=None), custom_ops=custom_ops)
+def _revive(
+    content: bytes, name: str, folder: Path | None, custom_ops: tuple[Path, ...], dims: Mapping[str, int]
+) -> Model:
+    model = Model(ModelProto.FromString(content), name=name, folder=folder, file=None)
+    return load_model(model, custom_ops=custom_ops, dims=dims)

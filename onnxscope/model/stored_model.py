@@ -6,11 +6,13 @@ validates what it loads, so names, order, sizes and references are checked here,
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +30,16 @@ from onnxscope.model.provenance import Provenance, read_provenance
 from onnxscope.model.skeleton import MappedFile
 from onnxscope.model.tensors import Storage, stored_tensors
 
-__all__ = ["InputSpec", "StoredModel"]
+__all__ = ["LARGEST_DIM", "InputSpec", "StoredModel", "computed_size", "terms_of"]
+
+LARGEST_DIM = 1 << 40
+_LONGEST_EXPRESSION = 200  # characters; exporters write `batch*seq`, `past_len + 1`
+_COMPUTED: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
 
 
 @dataclass(frozen=True)
@@ -39,11 +50,16 @@ class InputSpec:
         name: The graph input's name.
         dtype: numpy's name of the element type (`float32`, `int64`, `str`), or `sequence`, `map`, … for no tensor.
         shape: Dimensions; a string is a symbolic one, None an unknown one. None altogether for an unknown rank.
+        owner: Tells the model whose input it is, as long as there is one; it does not travel to other processes.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str | None, ...] | None
+    owner: Callable[[], StoredModel | None] | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InputSpec, (self.name, self.dtype, self.shape)
 
 
 class StoredModel:
@@ -60,12 +76,14 @@ class StoredModel:
         main: The main graph.
         graphs: The main graph and every nested one by its path, outer ones first.
         inlined_functions: How many local functions the stored model had.
+        dims: Sizes that open dimensions of its inputs were given, by name, or as `INPUT:AXIS`.
     """
 
     def __init__(self, proto: ModelProto, *, name: str, folder: Path | None, file: MappedFile | None) -> None:
         """Check `proto`, which the new object owns from now on. Use `load_model` instead."""
         self.name = name
         self.folder = folder
+        self.dims: Mapping[str, int] = {}
         self._file = file
         self.size_bytes = file.size_bytes if file else proto.ByteSize()
         self.inlined_functions = len(proto.functions)
@@ -115,8 +133,8 @@ class StoredModel:
         return whole.hexdigest()
 
     @cached_property
-    def inputs(self) -> tuple[InputSpec, ...]:
-        """What must be fed: graph inputs that no initializer gives a value."""
+    def declared_inputs(self) -> tuple[InputSpec, ...]:
+        """What must be fed, as the file declares it: graph inputs that no initializer gives a value."""
         specs = []
         for value in self.proto.graph.input:
             if value.name not in self.main.initializers:
@@ -172,6 +190,49 @@ class StoredModel:
     def array(self, tensor: TensorProto) -> np.ndarray[Any, Any]:
         """Return the values of one of this model's tensors; see `Storage.array`."""
         return self.storage.array(tensor)
+
+
+def computed_size(dim: str, sizes: Mapping[str, int]) -> int | None:
+    """Return what an exporter's expression of dimensions comes to: `past + sequence`, `batch*seq`, `s0//2`.
+
+    Args:
+        dim: The expression; a name alone is none.
+        sizes: Of the dimensions that it names.
+
+    Returns:
+        A size from 0 up; None where it is no such expression, or a size is not known.
+    """
+    tree = _expression(dim)
+    size = None if tree is None else _computed(tree, sizes)
+    return size if size is not None and 0 <= size <= LARGEST_DIM else None
+
+
+def terms_of(dim: str) -> frozenset[str]:
+    """Return the names in an expression of dimensions; none where it is no expression."""
+    tree = _expression(dim)
+    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name)) if tree else frozenset()
+
+
+def _expression(dim: str) -> ast.expr | None:
+    try:
+        tree = ast.parse(dim.strip(), mode="eval").body if len(dim) <= _LONGEST_EXPRESSION else None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return None if isinstance(tree, ast.Name) else tree
+
+
+def _computed(tree: ast.AST, sizes: Mapping[str, int]) -> int | None:
+    if isinstance(tree, ast.Name):
+        return sizes.get(tree.id)
+    if isinstance(tree, ast.Constant) and type(tree.value) is int:
+        return tree.value
+    if isinstance(tree, ast.BinOp) and type(tree.op) in _COMPUTED:
+        left, right = _computed(tree.left, sizes), _computed(tree.right, sizes)
+        if left is None or right is None or (isinstance(tree.op, ast.FloorDiv) and not right):
+            return None
+        size = _COMPUTED[type(tree.op)](left, right)
+        return size if 0 <= size <= LARGEST_DIM else None
+    return None
 
 
 def _own_texts(proto: ModelProto) -> Iterator[str]:

@@ -61,6 +61,7 @@ def stats(
     address: str | None = None,
     threads: int = 0,
     custom_ops: CustomOps = (),
+    dims: Mapping[str, int] | None = None,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
     force: bool = False,
@@ -87,6 +88,7 @@ def stats(
         address: Of an existing cluster, for engines that have one.
         threads: onnxruntime's threads within an operator, for each worker; 0 shares the cores among the workers.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
+        dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
         output: Where the profile is written. What is known so far stands beside it while the analysis runs.
         resume: Go on from what an interrupted analysis left beside `output`.
         force: Also replace a file at `output` that is no profile; never an input.
@@ -112,7 +114,7 @@ def stats(
         memory_budget_bytes=memory_budget_bytes,
         threads=threads,
     )
-    loaded = load_model(model, custom_ops=custom_ops)
+    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
     run = load_engine(engine)(workers, address)
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -111,6 +111,7 @@ def report(
     max_bytes: int = 12_000_000,
     threads: int = 0,
     custom_ops: CustomOps = (),
+    dims: Mapping[str, int] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Make one self-contained page about a model: what deserves attention, its layers, what they compute and hold.
@@ -136,6 +137,7 @@ def report(
         max_bytes: Pictures are left out where the page would be larger, and the page says so.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
+        dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
         progress: Called with what is being done.
 
     Raises:
@@ -158,7 +160,7 @@ def report(
         cam_layer=cam_layer,
         target=target,
     )
-    loaded = load_model(model, custom_ops=custom_ops)
+    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
     summary = run_inspect(loaded, select=select, at=at, read=False)
     say("reading the weights")
     stored = weights(loaded)
@@ -189,13 +191,13 @@ def _sizes(model: Model, maps: FeatureMaps | None) -> dict[str, int]:
     """The sizes that symbolic dimensions had in the run, but for the first axis of inputs, which counts samples."""
     fed = {array["name"]: array["shape"] for array in maps.input["inputs"]} if maps is not None else {}
     sizes: dict[str, set[int]] = {}
-    for spec in model.inputs:
+    for spec in model.declared_inputs:
         shape, found = spec.shape or (), fed.get(spec.name) or ()
         if len(shape) == len(found):
             for dim, size in zip(shape[1:], found[1:], strict=True):
                 if isinstance(dim, str) and size:
                     sizes.setdefault(dim, set()).add(size)
-    first = {spec.shape[0] for spec in model.inputs if spec.shape}
+    first = {spec.shape[0] for spec in model.declared_inputs if spec.shape}
     return {name: size for name, (size, *others) in sizes.items() if not others and name not in first}
 
 

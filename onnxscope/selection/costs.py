@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import math
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,6 +16,7 @@ from onnxscope.model.encodings import FEW_BITS, encoding_of
 from onnxscope.model.graphs import Graph, Node, Step, ValueType, declared_types
 from onnxscope.model.layer_names import Operand
 from onnxscope.model.loading import Model
+from onnxscope.model.stored_model import LARGEST_DIM, computed_size
 from onnxscope.selection.known_shapes import known_shapes
 from onnxscope.selection.sizes import bind_sizes, infer_sizes
 
@@ -25,15 +24,6 @@ __all__ = ["Costs"]
 
 _Shape = tuple[int | str | None, ...]
 _Types = Mapping[tuple[Step, ...], Mapping[str, ValueType]]
-
-_COMPUTED: Mapping[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
-_LARGEST_DIM = 1 << 40
-_LONGEST_EXPRESSION = 200  # characters; exporters write `batch*seq`, `past_len + 1`
 
 
 class Costs:
@@ -58,7 +48,7 @@ class Costs:
         self.dims = {**_first_axes(model), **self._given}
         symbols = _symbols(model)
         for name, size in self._given.items():
-            if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= _LARGEST_DIM:
+            if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= LARGEST_DIM:
                 raise InputError(f"the size of a dimension is a whole number above 0, not {size!r}: {name!r}")
             if name not in symbols:
                 hint = f"it has {', '.join(sorted(symbols))}" if symbols else "all its sizes are fixed"
@@ -67,7 +57,7 @@ class Costs:
     @property
     def open_dims(self) -> tuple[str, ...]:
         """Names of the inputs' symbolic dimensions whose size is not known."""
-        names = (dim for spec in self._model.inputs for dim in spec.shape or () if isinstance(dim, str))
+        names = (dim for spec in self._model.declared_inputs for dim in spec.shape or () if isinstance(dim, str))
         return tuple(dict.fromkeys(name for name in names if self._size(name) is None))
 
     def shape(self, path: tuple[Step, ...], value: str) -> _Shape | None:
@@ -118,7 +108,7 @@ class Costs:
         which makes an output.
         """
         total = 0
-        for spec in self._model.inputs:
+        for spec in self._model.declared_inputs:
             axes = self._cache_axes(spec.name)
             if axes is None or spec.shape is None:
                 continue
@@ -176,30 +166,12 @@ class Costs:
             return 1  # the first axis of an input, without a name
         if dim in self.dims:
             return self.dims[dim]
-        try:
-            tree = ast.parse(dim, mode="eval").body if len(dim) <= _LONGEST_EXPRESSION else None
-            return None if tree is None or isinstance(tree, ast.Name) else self._computed(tree)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
-
-    def _computed(self, tree: ast.AST) -> int | None:
-        """What an exporter's expression of several dimensions comes to."""
-        if isinstance(tree, ast.Name):
-            return self.dims.get(tree.id)
-        if isinstance(tree, ast.Constant) and type(tree.value) is int:
-            return tree.value
-        if isinstance(tree, ast.BinOp) and type(tree.op) in _COMPUTED:
-            left, right = self._computed(tree.left), self._computed(tree.right)
-            if left is None or right is None or (isinstance(tree.op, ast.FloorDiv) and not right):
-                return None
-            size = _COMPUTED[type(tree.op)](left, right)
-            return size if 0 <= size <= _LARGEST_DIM else None
-        return None
+        return computed_size(dim, self.dims)
 
     @cached_property
     def _samples(self) -> int:
         """Samples of a run whose number the model fixes."""
-        for name in (spec.name for spec in self._model.inputs if spec.shape):
+        for name in (spec.name for spec in self._model.declared_inputs if spec.shape):
             shape = self._model.main.types[name].shape or ()
             readers = self._model.main.readers.get(name, ())
             axis = int(any(node.operator.cost == "recurrent" and not node.attribute("layout") for node in readers))
@@ -328,7 +300,7 @@ def _makes_output(graph: Graph, node: Node) -> bool:
 
 def _first_axes(model: Model) -> dict[str, int]:
     """One, for each symbolic first axis of an input."""
-    firsts: Any = (spec.shape[0] for spec in model.inputs if spec.shape)
+    firsts: Any = (spec.shape[0] for spec in model.declared_inputs if spec.shape)
     return {name: 1 for name in firsts if isinstance(name, str)}
 
 

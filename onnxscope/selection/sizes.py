@@ -12,10 +12,11 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxscope.model.graphs import Step, ValueType, attribute_value, walk_graphs
+from onnxscope.model.loading import Model
 from onnxscope.model.stored_model import StoredModel
 from onnxscope.model.type_inference import infer_types
 
-__all__ = ["bind_sizes", "infer_sizes"]
+__all__ = ["bind_sizes", "infer_sizes", "name_sizes"]
 
 _Array = np.ndarray[Any, Any]
 _Attributes = Mapping[str, Any]
@@ -45,6 +46,38 @@ def bind_sizes(graph: GraphProto, size_of: Callable[[str], int | None]) -> None:
                 size = size_of(dim.dim_param) if dim.dim_param else None
                 if size is not None:
                     dim.dim_value = size
+
+
+def name_sizes(model: Model, dims: Mapping[str, int]) -> tuple[Model, dict[str, int]]:
+    """Take sizes given as `INPUT:AXIS` for those of the symbols that stand there.
+
+    Args:
+        model: Whose inputs.
+        dims: Sizes by the names of symbols, or as `INPUT:AXIS`.
+
+    Returns:
+        The model, or a copy where sizes stand in place of dimensions without a name; and sizes by name. What is no
+        dimension of an input keeps its name.
+    """
+    named = dict(dims)
+    unnamed: dict[str, tuple[int, int]] = {}
+    for place, spec in enumerate(model.proto.graph.input):
+        for axis, dim in enumerate(spec.type.tensor_type.shape.dim):
+            name = f"{spec.name}:{axis}"
+            if name not in dims or dim.WhichOneof("value") == "dim_value":
+                continue
+            size = named.pop(name)
+            if dim.dim_param:
+                named[dim.dim_param] = size
+            else:
+                unnamed[name] = (place, axis)
+    if not unnamed:
+        return model, named
+    stated = ModelProto()
+    stated.CopyFrom(model.proto)
+    for name, (place, axis) in unnamed.items():
+        stated.graph.input[place].type.tensor_type.shape.dim[axis].dim_value = dims[name]
+    return model.rewritten(stated), named
 
 
 def infer_sizes(

@@ -49,6 +49,7 @@ def test_the_record_of_images_holds_the_prepared_tensor(photos):
         "layout": "nchw",
         "random_seed": None,
         "batch_axes": {"x": 0},
+        "dims": {},
     }
     assert (entry["name"], entry["shape"], entry["dtype"], entry["channel_axis"]) == ("x", [2, 3, 8, 10], "float32", 1)
     np.testing.assert_allclose(entry["mean"], tensor.mean((0, 2, 3)), rtol=1e-12)
@@ -73,7 +74,7 @@ import sys
 from types import SimpleNamespace
 from onnxscope.base.run_options import RunOptions
 from onnxscope.inputs.dataset import open_inputs
-specs = [SimpleNamespace(name="x", dtype="float32", shape=(2,))]
+specs = [SimpleNamespace(name="x", dtype="float32", shape=(2,), owner=None)]
 assert open_inputs({str(tmp_path / "a.npy")!r}, specs, RunOptions()).whole().samples == 2
 print(*sorted({{"onnx", "onnxruntime", "PIL", "torch", "tensorflow", "matplotlib"}} & set(sys.modules)))
 """

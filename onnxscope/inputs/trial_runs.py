@@ -1,0 +1,265 @@
+"""Runs that tell whether a model takes what it would be fed, and which node refuses it: of what shapes, how far off.
+
+A copy of the model runs without optimization, its nodes named by number, so that onnxruntime's message names one. What
+the refused node reads is computed apart, for other sizes too, and its misfit is a number: below 0 an axis is too short,
+above 0 too long, 0 where they fit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
+
+from onnxscope.base.text import label
+from onnxscope.errors import RunError
+from onnxscope.model.graphs import Node
+from onnxscope.model.loading import Model
+from onnxscope.runtime.session import Session, open_session
+
+__all__ = ["Refusal", "TrialRuns"]
+
+Array = NDArray[Any]
+_Shape = tuple[int, ...]
+_Misfit = Callable[[Node, Sequence[_Shape], Sequence[Array | None]], int | None]
+
+_NUMBERED = re.compile(r"@(\d+)@")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A run that came to its end.
+
+    Attributes:
+        rank: Place of the node in execution order, and of one inside a body behind its owner; later is further.
+        called: The node's operator and name, for messages.
+        node: The node, None inside a body.
+        reason: What onnxruntime says.
+    """
+
+    rank: tuple[int, int]
+    called: str
+    node: Node | None
+    reason: str
+
+
+class TrialRuns:
+    """Runs of one model on what it might be fed."""
+
+    def __init__(self, model: Model) -> None:
+        """Open the session.
+
+        Raises:
+            RunError: onnxruntime refuses the model itself.
+        """
+        self._model = model
+        self._numbered: list[tuple[tuple[int, int], str, Node | None]] = []
+        proto = ModelProto()
+        proto.CopyFrom(model.proto)
+        for stored in proto.graph.node:
+            node = next((model.main.producers[name] for name in stored.output if name), None)
+            self._number(stored, -1 if node is None else model.main.position(node), node)
+        self._session = open_session(model, proto, optimize=False)
+        self._reading: dict[Node, tuple[Session, dict[str, str], dict[str, str]] | None] = {}
+
+    def refusal(self, feeds: Mapping[str, Array]) -> Refusal | None:
+        """Run once; None where the model takes it."""
+        try:
+            self._session.run(feeds)
+        except RunError as error:
+            numbers = _NUMBERED.findall(str(error))
+            rank, called, node = self._numbered[int(numbers[-1])] if numbers else ((-1, 0), "onnxruntime", None)
+            return Refusal(rank, called, node, _said(str(error)))
+        return None
+
+    def misfit(self, node: Node, feeds: Mapping[str, Array]) -> int | None:
+        """How far what a node reads is from what it takes; None where that is not known, or it is not reached."""
+        misfit = _MISFITS.get(node.op_type)
+        if misfit is None or not node.is_standard:
+            return None
+        if node not in self._reading:
+            self._reading[node] = self._open(node)
+        reading = self._reading[node]
+        if reading is None:
+            return None
+        session, shapes, values = reading
+        try:
+            found = session.run(feeds)
+        except RunError:
+            return None
+        read, numbers = [], []
+        for name in node.inputs:
+            tensor = self._model.main.stored(name) if name else None
+            if tensor is not None:
+                read.append(tuple(tensor.dims))
+            else:
+                read.append(tuple(found[shapes[name]].tolist()) if name in shapes else ())
+            numbers.append(found[values[name]] if name in values else None)
+        try:
+            return misfit(node, read, numbers)
+        except (IndexError, TypeError, ValueError):  # a node that nobody can read
+            return None
+
+    def _number(self, stored: onnx.NodeProto, place: int, node: Node | None) -> None:
+        called = f"{stored.op_type} {label(stored.name)!r}" if stored.name else stored.op_type
+        stored.name = f"@{len(self._numbered)}@"
+        self._numbered.append(((place, len(self._numbered)), called, node))
+        for attribute in stored.attribute:
+            if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+                for body in (attribute.g, *attribute.graphs):
+                    for inner in body.node:
+                        self._number(inner, place, None)
+
+    def _open(self, node: Node) -> tuple[Session, dict[str, str], dict[str, str]] | None:
+        """A session that computes what a node reads, with the outputs that tell shapes and those that tell numbers."""
+        main = self._model.main
+        needed = set(_needed(self._model, node))
+        proto = ModelProto(ir_version=self._model.proto.ir_version)
+        proto.opset_import.extend(self._model.proto.opset_import)
+        graph: GraphProto = proto.graph
+        graph.name = "operands"
+        graph.input.extend(self._model.proto.graph.input)
+        graph.initializer.extend(tensor for name, tensor in main.initializers.items() if name in needed)
+        graph.node.extend(made.proto for made in main.nodes if any(name in needed for name in made.outputs if name))
+        shapes, values = {}, {}
+        for place, name in enumerate(node.inputs):
+            if not name:
+                continue
+            if main.stored(name) is None and name not in shapes:
+                shapes[name] = f"@shape{place}@"
+                graph.node.append(onnx.helper.make_node("Shape", [name], [shapes[name]]))
+                graph.output.append(onnx.helper.make_tensor_value_info(shapes[name], TensorProto.INT64, [None]))
+            if (node.op_type, place) in _READ:
+                values[name] = f"@value{place}@"
+                graph.node.append(onnx.helper.make_node("Identity", [name], [values[name]]))
+                graph.output.append(onnx.helper.make_tensor_value_info(values[name], TensorProto.INT64, [None]))
+        try:
+            return open_session(self._model, proto, optimize=False), shapes, values
+        except RunError:
+            return None
+
+
+def _needed(model: Model, node: Node) -> Iterator[str]:
+    """Whatever the values that a node reads are computed from, and they themselves."""
+    seen: set[str] = set()
+    waiting = list(node.inputs)
+    while waiting:
+        name = waiting.pop()
+        if not name or name in seen:
+            continue
+        seen.add(name)
+        yield name
+        producer = model.main.producers.get(name)
+        if producer is not None:
+            waiting += (*producer.inputs, *producer.captured)
+
+
+def _said(text: str) -> str:
+    """What onnxruntime says of a refusal, without where it was."""
+    reason = text.removeprefix("onnxruntime cannot run the model (").rpartition("): ")[0] or text
+    return reason.rpartition("Status Message: ")[2].strip()
+
+
+def _of_rows(node: Node, shapes: Sequence[_Shape], _values: Sequence[Array | None]) -> int | None:
+    """A product: what is summed over has one length on both sides."""
+    left, right = shapes[:2]
+    if node.op_type == "Gemm":
+        return left[0 if node.attribute("transA") else 1] - right[1 if node.attribute("transB") else 0]
+    return left[-1] - right[-2 if len(right) > 1 else 0]
+
+
+def _of_pairs(_node: Node, shapes: Sequence[_Shape], _values: Sequence[Array | None]) -> int | None:
+    """Element by element: axes have one length, or length 1."""
+    for left, right in itertools.pairwise(shapes):
+        for a, b in zip(reversed(left), reversed(right), strict=False):
+            if a != b and 1 not in (a, b):
+                return a - b
+    return 0
+
+
+def _of_joined(node: Node, shapes: Sequence[_Shape], _values: Sequence[Array | None]) -> int | None:
+    axis: int = node.attribute("axis") or 0
+    for shape in shapes[1:]:
+        for place, (a, b) in enumerate(zip(shapes[0], shape, strict=True)):
+            if a != b and place != axis % len(shape):
+                return a - b
+    return 0
+
+
+def _of_target(node: Node, shapes: Sequence[_Shape], values: Sequence[Array | None]) -> int | None:
+    """A Reshape: as many elements as the target has, or a multiple where it leaves a side open."""
+    if values[1] is None:
+        return None
+    keeps = not node.attribute("allowzero")
+    sides = [shapes[0][place] if side == 0 and keeps else int(side) for place, side in enumerate(np.ravel(values[1]))]
+    count, wanted = math.prod(shapes[0]), math.prod(side for side in sides if side != -1)
+    if -1 in sides and wanted:
+        return count - wanted * max(1, -(-count // wanted))
+    return count - wanted
+
+
+def _of_window(node: Node, shapes: Sequence[_Shape], _values: Sequence[Array | None]) -> int | None:
+    """A convolution or a pool: the channels of its weight, and no window longer than what it slides over."""
+    read = shapes[0]
+    window: list[int] = list(node.attribute("kernel_shape") or shapes[1][2:])
+    channels: int = shapes[1][1] * (node.attribute("group") or 1) if node.op_type == "Conv" else read[1]
+    if read[1] != channels:
+        return read[1] - channels
+    pads: list[int] = list(node.attribute("pads") or [0] * (2 * len(window)))
+    spread: list[int] = list(node.attribute("dilations") or [1] * len(window))
+    return min(
+        0,
+        *(
+            side + pads[place] + pads[place + len(window)] - (spread[place] * (window[place] - 1) + 1)
+            for place, side in enumerate(read[2:])
+        ),
+    )
+
+
+def _of_pads(node: Node, shapes: Sequence[_Shape], values: Sequence[Array | None]) -> int | None:
+    """A reflection needs more than it pads."""
+    if values[1] is None or node.attribute("mode") not in (b"reflect", "reflect"):
+        return None
+    pads: list[int] = np.ravel(values[1]).astype(int).tolist()
+    sides = shapes[0]
+    if len(pads) != 2 * len(sides):
+        return None
+    return min(0, *(side - 1 - max(pads[axis], pads[axis + len(sides)]) for axis, side in enumerate(sides)))
+
+
+def _of_channels(_node: Node, shapes: Sequence[_Shape], _values: Sequence[Array | None]) -> int | None:
+    return shapes[0][1] - shapes[1][0]
+
+
+def _of_steps(_node: Node, shapes: Sequence[_Shape], _values: Sequence[Array | None]) -> int | None:
+    return shapes[0][2] - shapes[1][2]
+
+
+def _of_parts(node: Node, shapes: Sequence[_Shape], values: Sequence[Array | None]) -> int | None:
+    parts = values[1] if len(values) > 1 and values[1] is not None else node.attribute("split")
+    axis: int = node.attribute("axis") or 0
+    return None if parts is None else shapes[0][axis] - int(np.sum(parts))
+
+
+_PAIRS = ("Add", "Sub", "Mul", "Div", "Pow", "Where", "Equal", "Less", "Greater", "And", "Or", "Max", "Min", "PRelu")
+_MISFITS: Mapping[str, _Misfit] = {
+    **dict.fromkeys(_PAIRS, _of_pairs),
+    **dict.fromkeys(("Conv", "MaxPool", "AveragePool"), _of_window),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _of_steps),
+    **dict.fromkeys(("Gemm", "MatMul"), _of_rows),
+    "BatchNormalization": _of_channels,
+    "Concat": _of_joined,
+    "Pad": _of_pads,
+    "Reshape": _of_target,
+    "Split": _of_parts,
+}
+_READ = frozenset({("Reshape", 1), ("Pad", 1), ("Split", 1)})
+"""Operands whose numbers say what fits."""
