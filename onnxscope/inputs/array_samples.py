@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis
-from onnxscope.base.text import printable
+from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import check_shape, fit_array, match_names, only_input, spec_text, to_array
 from onnxscope.inputs.layouts import shape_text
@@ -26,7 +26,8 @@ from onnxscope.inputs.samples import (
     sample_count,
     some_samples,
 )
-from onnxscope.inputs.sources import files_behind, open_input, suffix_of
+from onnxscope.inputs.sources import NamedFiles, files_behind, open_input, suffix_of, tensor_files
+from onnxscope.inputs.tensor_files import map_safetensors, read_pb
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
@@ -41,7 +42,7 @@ class ArraySamples(Samples):
     """Arrays along axis 0: a file's are mapped, so that only what is asked for is read.
 
     Attributes:
-        entry: A path, an array-like, or a mapping of array-likes.
+        entry: A path, files by input, an array-like, or a mapping of array-likes.
         opened: Each input's array with its place for messages; empty where they have travelled to another process,
             which maps the file again.
     """
@@ -90,7 +91,12 @@ class ArraySamples(Samples):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "opened": {} if isinstance(self.entry, str) else self.opened}
+        return {**vars(self), "opened": {} if self._is_stored else self.opened}
+
+    @property
+    def _is_stored(self) -> bool:
+        """Whether the arrays are in files that can be opened again."""
+        return isinstance(self.entry, (str, NamedFiles))
 
     @property
     def files(self) -> list[str]:
@@ -99,8 +105,10 @@ class ArraySamples(Samples):
 
     @property
     def names(self) -> list[str]:
-        """The file's name."""
-        return [printable(os.path.basename(self.entry))] if isinstance(self.entry, str) else []
+        """The file's name, or those of all inputs."""
+        if isinstance(self.entry, NamedFiles):
+            return [printable(os.path.basename(path)) for path in self.entry.paths.values()]
+        return [printable(os.path.basename(self.entry.rstrip(os.sep)))] if isinstance(self.entry, str) else []
 
     @property
     def notes(self) -> list[str]:
@@ -138,7 +146,7 @@ class ArraySamples(Samples):
         everything = all(
             axis is None or given[name][0].shape[axis] == self.count for name, axis in self.batch_axes.items()
         )
-        read = isinstance(self.entry, str) and everything
+        read = self._is_stored and everything
         if read:  # not copied from the mapping: reading also compares an archive's checksums
             given = _open_arrays(self.entry, self.specs, mapped=False)
         arrays, notes = {}, []
@@ -173,15 +181,15 @@ def _of_any_count(spec: InputSpec, axis: int | None) -> InputSpec:
 
 def _open_arrays(entry: Any, specs: Sequence[InputSpec], *, mapped: bool) -> dict[str, tuple[Array, str]]:
     """Map, read or take each input's array, with its place for messages."""
+    if isinstance(entry, NamedFiles):
+        inputs = match_names(entry.paths, specs, "the files named")
+        by_name = {spec.name: spec for spec in specs}
+        return {
+            name: _open_file(entry.paths[key], [by_name[name]], mapped=mapped, alone=True)[name]
+            for name, key in inputs.items()
+        }
     if isinstance(entry, str):
-        where = printable(entry)
-        with open_input(entry) as stream:
-            if suffix_of(entry) == ".npz":
-                archive = map_npz if mapped else read_npz
-                arrays = archive(stream, where, lambda members: match_names(members, specs, where))
-            else:
-                arrays = {only_input(specs, where).name: (map_npy if mapped else read_npy)(stream, where)}
-        return {name: (array, where) for name, array in arrays.items()}
+        return _open_test_data(entry, specs) if os.path.isdir(entry) else _open_file(entry, specs, mapped=mapped)
     if isinstance(entry, Mapping):
         values = {str(key): value for key, value in entry.items()}
         inputs = match_names(values, specs, "the arrays given")
@@ -191,6 +199,43 @@ def _open_arrays(entry: Any, specs: Sequence[InputSpec], *, mapped: bool) -> dic
         }
     where = "the array given"
     return {only_input(specs, where).name: (to_array(entry, where, copy=False), where)}
+
+
+def _open_file(
+    path: str, specs: Sequence[InputSpec], *, mapped: bool, alone: bool = False
+) -> dict[str, tuple[Array, str]]:
+    """The arrays of one file; where it is for one input alone, its only array may be called anything."""
+    where = printable(path)
+
+    def choose(members: list[str]) -> Mapping[str, str]:
+        return {specs[0].name: members[0]} if alone and len(members) == 1 else match_names(members, specs, where)
+
+    with open_input(path) as stream:
+        if suffix_of(path) == ".npz":
+            arrays = (map_npz if mapped else read_npz)(stream, where, choose)
+        elif suffix_of(path) == ".safetensors":
+            arrays = map_safetensors(stream, where, choose)
+        elif suffix_of(path) == ".pb":
+            arrays = {only_input(specs, where).name: read_pb(stream, where)}
+        else:
+            arrays = {only_input(specs, where).name: (map_npy if mapped else read_npy)(stream, where)}
+    return {name: (array, where) for name, array in arrays.items()}
+
+
+def _open_test_data(folder: str, specs: Sequence[InputSpec]) -> dict[str, tuple[Array, str]]:
+    """The tensors of a folder of onnx's test data, which stand in the order of the model's inputs."""
+    paths = tensor_files(folder)
+    if len(paths) != len(specs):
+        shown = ", ".join(f"{printable(spec.name)} {spec_text(spec)}" for spec in specs)
+        raise InputError(
+            f"{counted(len(paths), 'file')} input_N.pb for {counted(len(specs), 'input')}: {printable(folder)}",
+            hint=f"the model's inputs, in order: {shown or 'none'}",
+        )
+    opened = {}
+    for spec, path in zip(specs, paths, strict=True):
+        with open_input(path) as stream:
+            opened[spec.name] = (read_pb(stream, printable(path)), printable(path))
+    return opened
 
 
 def _check_runs(arrays: Mapping[str, Array], specs: Sequence[InputSpec], axes: BatchAxes) -> None:

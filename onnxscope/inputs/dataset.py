@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import InputError
 from onnxscope.inputs.array_samples import ArraySamples
+from onnxscope.inputs.array_sets import ArraySets
 from onnxscope.inputs.arrays import describe_array, spec_text
 from onnxscope.inputs.image_samples import ImageSamples
 from onnxscope.inputs.layouts import ImageLayout
@@ -248,10 +249,11 @@ def open_dataset(sources: Any, model: Model, options: RunOptions, *, keep_bytes:
     """Find out what there is for a model, without reading it.
 
     Args:
-        sources: One of these, or a sequence of images: the path of an image, of a folder or a glob of images, of a
-            `.npy` or a `.npz`; `random` or `random:SEED`; a Pillow image; an array or tensor; a mapping of arrays by
-            input name. Images keep the order given; those of a folder or a glob are in natural order. Or a dataset
-            that was opened for this model before: then the limit alone counts.
+        sources: One of these, or a sequence or generator of several of a kind: the path of an image, of a file of
+            arrays (`.npy`, `.npz`, `.safetensors`, `.pb`), of a folder or a glob of these, of a folder of onnx's test
+            data; `NAME=FILE` for an input of that name; `random` or `random:SEED`; a Pillow image; an array or tensor;
+            a mapping of arrays by input name. What is given keeps its order; a folder or a glob is in natural order. Or
+            a dataset that was opened for this model before: then the limit alone counts.
         model: Who is fed: with its inputs, its recorded preset, and whole numbers that it can take.
         options: Its preset, layout and limit count here. Of random samples as many are made as the limit says, one
             without a limit.
@@ -307,7 +309,11 @@ def open_inputs(
         samples = RandomSamples.open(entries[0], specs, bounds, options.limit or 1, options.batch_axis)
         notes += [f"the input is random (seed {entries[0]}), no real data", *samples.remarks]
     else:
-        samples = ArraySamples.open(entries[0], specs, options.batch_axis)
+        samples = (
+            ArraySamples.open(entries[0], specs, options.batch_axis)
+            if len(entries) == 1
+            else ArraySets.open(entries, specs, options.batch_axis)
+        )
         samples = samples.first(min(samples.count, options.limit or samples.count))
     return Dataset(samples, notes, _Kept(keep_bytes))
 

@@ -6,43 +6,63 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 from onnxscope.base.files import open_regular
 from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
 
-__all__ = ["Kind", "files_behind", "gather", "open_input", "suffix_of"]
+__all__ = ["Kind", "NamedFiles", "files_behind", "gather", "open_input", "suffix_of", "tensor_files"]
 
 Kind = Literal["images", "arrays", "random"]
 
 _IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
-_ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
-_INPUTS = "an input is an image, a folder or a glob of images, a .npy, a .npz, or random[:seed]"
+_ARRAY_SUFFIXES = frozenset({".npy", ".npz", ".pb", ".safetensors"})
+_INPUTS = (
+    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a folder or a glob of these, NAME=FILE, "
+    "or random[:seed]"
+)
+_TENSOR = re.compile(r"input_([0-9]+)\.pb")
+_TEST_DATA = re.compile(r"test_data_set_[0-9]+")
 _RANDOM = re.compile(r"random(?::(.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class NamedFiles:
+    """Files of arrays, one for each input that they name.
+
+    Attributes:
+        paths: The path of a file by the name of an input.
+    """
+
+    paths: Mapping[str, str]
 
 
 def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
     """Sort out what the user gave.
 
-    In a folder (not below it) images count, in a glob images and arrays; whatever else is there is ignored, and the
-    notes say how many. Their order is natural (`2.png` before `10.png`) and the same on every machine.
+    In a folder (not below it) images count, or arrays where there are none; in a glob both; whatever else is there is
+    ignored, and the notes say how many. Their order is natural (`2.png` before `10.png`) and the same on every machine.
 
     Args:
         sources: One source, or a sequence or iterator of several: a path, a folder, a glob (a file that exists is
-            never taken for one), `random[:seed]`, a Pillow image, an array-like, a mapping of array-likes.
+            never taken for one), a folder of onnx's test data, `NAME=FILE` for an input of that name, `random[:seed]`,
+            a Pillow image, an array-like, a mapping of array-likes.
 
     Returns:
-        The kind of all of them; the paths, Pillow images, array-like, mapping or seed; and notes for the user.
-        There is one entry, or several images.
+        The kind of all of them; the paths, named files, Pillow images, array-likes, mappings or seed; and notes for the
+        user. There is one entry for random numbers.
 
     Raises:
-        InputError: Nothing given, a mixture, several arrays, a folder without images, a glob without matches.
+        InputError: Nothing given, a mixture, several seeds, a folder without images and arrays, a glob without
+            matches, or inputs that are named with different numbers of files.
     """
     entries: list[tuple[Kind, Any]] = []
+    named: dict[str, list[str]] = {}
     notes: list[str] = []
     for source in _listed(sources):
         if isinstance(source, str | os.PathLike):
@@ -50,34 +70,50 @@ def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
             if isinstance(source, str) and (match := _RANDOM.fullmatch(text)):
                 entries.append(("random", _seed(match[1])))
                 continue
-            paths, remarks = _expand(text)
+            name, path = _name_and_path(text) if isinstance(source, str) else ("", text)
+            paths, remarks = _expand(path)
             notes += remarks
-            entries += [("arrays" if suffix_of(path) in _ARRAY_SUFFIXES else "images", path) for path in paths]
+            if name:
+                named.setdefault(name, []).extend(paths)
+            else:
+                entries += [("arrays" if _holds_arrays(path) else "images", path) for path in paths]
         else:
             entries.append(("images" if _is_pillow(source) else "arrays", source))
+    entries += [("arrays", files) for files in _together(named)]
     if not entries:
         raise InputError("no input is given", hint="give an image, a folder of images, a .npy, a .npz or random[:seed]")
     kinds = sorted({kind for kind, _ in entries})
     if len(kinds) > 1:
         raise InputError(f"inputs of different kinds do not mix: {' and '.join(kinds)}", hint="give one kind of input")
-    if len(entries) > 1 and kinds != ["images"]:
+    if len(entries) > 1 and kinds == ["random"]:
         raise InputError(
-            f"{len(entries)} inputs of kind {kinds[0]!r}, and one is all that is taken",
-            hint="put the arrays into one .npz, one array per input; stack samples along axis 0",
+            f"{len(entries)} random inputs, and one is all that is taken", hint="`--limit N` makes more samples of one"
         )
     return kinds[0], [entry for _, entry in entries], notes
 
 
 def files_behind(entries: Iterable[Any]) -> list[str]:
     """Return the files that entries of `gather` are or read from: mapped arrays and opened images know theirs."""
-    files = []
+    files: list[str] = []
     for entry in entries:
+        if isinstance(entry, NamedFiles):
+            files += entry.paths.values()
+            continue
+        if isinstance(entry, str) and os.path.isdir(entry):
+            files += tensor_files(entry)
+            continue
         for source in entry.values() if isinstance(entry, dict) else (entry,):
             # Of numpy.memmap, of Pillow's images, and of the archive that numpy.load leaves open.
             name = source if isinstance(source, str) else getattr(getattr(source, "zip", source), "filename", None)
             if name and isinstance(name, str | os.PathLike):
                 files.append(os.fspath(name))
     return files
+
+
+def tensor_files(folder: str) -> list[str]:
+    """Return `input_0.pb`, `input_1.pb` and so on of a folder of onnx's test data, in that order; nothing elsewhere."""
+    numbers = sorted(int(match[1]) for name in os.listdir(folder) if (match := _TENSOR.fullmatch(name)))
+    return [os.path.join(folder, f"input_{number}.pb") for number in numbers]
 
 
 def suffix_of(path: str) -> str:
@@ -94,16 +130,47 @@ def open_input(path: str, *, limit_bytes: int | None = None) -> IO[bytes]:
     return open_regular(path, limit_bytes=limit_bytes, hint=_INPUTS)
 
 
-def _pick(paths: Iterable[str], suffixes: frozenset[str], fault: str, place: str) -> tuple[list[str], list[str]]:
-    files = [path for path in paths if not os.path.isdir(path)]
-    picked = [path for path in files if suffix_of(path) in suffixes and os.path.isfile(path)]
-    if not picked:
-        arrays = sum(suffix_of(path) in _ARRAY_SUFFIXES for path in files)
-        hint = "name the .npy or .npz file itself" if arrays else f"images end in {', '.join(sorted(_IMAGE_SUFFIXES))}"
-        raise InputError(fault, hint=hint)
-    ignored = len(files) - len(picked)
-    notes = [f"{counted(ignored, 'other file')} ignored {place}"] if ignored else []
-    return sorted(picked, key=_natural), notes
+def _pick(paths: Iterable[str], choices: Sequence[frozenset[str]], place: str) -> tuple[list[str], list[str]]:
+    """Files of the first of several kinds that there are any of, and folders of test data where arrays are wanted."""
+    everything = list(paths)
+    files = [path for path in everything if not os.path.isdir(path)]
+    for suffixes in choices:
+        picked = [path for path in files if suffix_of(path) in suffixes and os.path.isfile(path)]
+        ignored = len(files) - len(picked)
+        if suffixes & _ARRAY_SUFFIXES:
+            picked += [path for path in everything if _is_test_data(path)]
+        if picked:
+            notes = [f"{counted(ignored, 'other file')} ignored {place}"] if ignored else []
+            return sorted(picked, key=_natural), notes
+    return [], []
+
+
+def _holds_arrays(path: str) -> bool:
+    return suffix_of(path) in _ARRAY_SUFFIXES or _is_test_data(path)
+
+
+def _is_test_data(path: str) -> bool:
+    return os.path.isdir(path) and bool(tensor_files(path))
+
+
+def _name_and_path(text: str) -> tuple[str, str]:
+    """An input's name and its file, of `NAME=FILE`; no name where a file is called so, or nothing is such a file."""
+    if "=" not in text or os.path.lexists(text):
+        return "", text
+    parts = text.split("=")
+    splits = [("=".join(parts[:place]), "=".join(parts[place:])) for place in range(1, len(parts))]
+    known = [(name, path) for name, path in splits if os.path.lexists(path)]
+    known += [(name, path) for name, path in splits if suffix_of(path) in _ARRAY_SUFFIXES]
+    return known[0] if known else ("", text)
+
+
+def _together(named: Mapping[str, Sequence[str]]) -> list[NamedFiles]:
+    """The first files of all inputs, the second ones, and so on."""
+    counts = {name: len(paths) for name, paths in named.items()}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{printable(name)} {count}" for name, count in counts.items())
+        raise InputError(f"the inputs are named with different numbers of files: {shown}", hint="give each as many")
+    return [NamedFiles(dict(zip(named, paths, strict=True))) for paths in zip(*named.values(), strict=True)]
 
 
 def _natural(path: str) -> tuple[list[str | int], str]:
@@ -139,12 +206,22 @@ def _expand(path: str) -> tuple[list[str], list[str]]:
     """Open out one argument: a file as it is, a folder or a glob as the files it holds, with notes."""
     where = printable(path)
     try:
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not tensor_files(path):
             paths = [os.path.join(path, name) for name in os.listdir(path)]
-            return _pick(paths, _IMAGE_SUFFIXES, f"no image in the folder: {where}", f"in {where}")
+            return _found(_pick(paths, (_IMAGE_SUFFIXES, _ARRAY_SUFFIXES), f"in {where}"), f"in the folder: {where}")
         if glob.has_magic(path) and not os.path.lexists(path):
             paths = glob.glob(path, recursive=True)
-            return _pick(paths, _IMAGE_SUFFIXES | _ARRAY_SUFFIXES, f"no image matches: {where}", f"matched by {where}")
+            picked = _pick(paths, (_IMAGE_SUFFIXES | _ARRAY_SUFFIXES,), f"matched by {where}")
+            return _found(picked, f"matches: {where}")
     except OSError as error:
         raise InputError(f"cannot read the folder ({error.strerror}): {where}") from error
     return [path], []
+
+
+def _found(picked: tuple[list[str], list[str]], where: str) -> tuple[list[str], list[str]]:
+    if not picked[0]:
+        raise InputError(
+            f"no image and no file of arrays {where}",
+            hint=f"images end in {', '.join(sorted(_IMAGE_SUFFIXES))}, arrays in {', '.join(sorted(_ARRAY_SUFFIXES))}",
+        )
+    return picked

@@ -163,11 +163,21 @@ def _samples(pilot: Pilot, dataset: Samples) -> tuple[Mapping[str, Array], list[
             }
             for place in places
         ]
+        samples = _alike(samples, axes)
     together = {
         name: samples[0][name] if axis is None else np.concatenate([sample[name] for sample in samples], axis)
         for name, axis in axes.items()
     }
     return together, samples
+
+
+def _alike(samples: Sequence[dict[str, Array]], axes: Mapping[str, int | None]) -> list[dict[str, Array]]:
+    """Those of the first one's shapes; where there is no other, that one itself backwards, whose numbers are valid."""
+    first = samples[0]
+    alike = [sample for sample in samples if all(sample[name].shape == array.shape for name, array in first.items())]
+    if len(alike) > 1 or len(samples) < 2:
+        return alike
+    return [first, {name: array if axes[name] is None else np.flip(array) for name, array in first.items()}]
 
 
 def _one(feeds: Mapping[str, Array], axes: Mapping[str, int | None], place: int) -> dict[str, Array]:

@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 
 from onnxscope.errors import InputError
-from onnxscope.inputs.sources import gather, open_input, suffix_of
+from onnxscope.inputs.sources import NamedFiles, files_behind, gather, open_input, suffix_of
 
-FORMS = "an input is an image, a folder or a glob of images, a .npy, a .npz, or random[:seed]"
+FORMS = (
+    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a folder or a glob of these, NAME=FILE, "
+    "or random[:seed]"
+)
 
 
 def refusal(call, *arguments, **options):
@@ -97,10 +100,43 @@ def test_kinds_do_not_mix():
     assert hint == "give one kind of input"
 
 
-def test_one_array_file_at_a_time():
-    message, hint = refusal(gather, ["a.npy", "b.npy"])
-    assert message == "2 inputs of kind 'arrays', and one is all that is taken"
-    assert hint == "put the arrays into one .npz, one array per input; stack samples along axis 0"
+def test_one_seed_at_a_time():
+    message, hint = refusal(gather, ["random", "random:3"])
+    assert message == "2 random inputs, and one is all that is taken"
+    assert hint == "`--limit N` makes more samples of one"
+
+
+def test_a_folder_without_images_gives_its_arrays(tmp_path):
+    for name in ("b10.npy", "b2.npz", "c.safetensors", "notes.txt"):
+        (tmp_path / name).touch()
+    kind, paths, notes = gather(tmp_path)
+    assert (kind, names(paths), notes) == (
+        "arrays", ["b2.npz", "b10.npy", "c.safetensors"], [f"1 other file ignored in {tmp_path}"]
+    )  # fmt: skip
+
+
+def test_test_data_of_onnx_is_one_source(tmp_path):
+    for number in (0, 10, 2):
+        folder = tmp_path / f"test_data_set_{number}"
+        folder.mkdir()
+        for place in (1, 0, 10):
+            (folder / f"input_{place}.pb").touch()
+        (folder / "output_0.pb").touch()
+    assert names(gather(tmp_path)[1]) == ["test_data_set_0", "test_data_set_2", "test_data_set_10"]
+    assert names(gather(f"{tmp_path}/test_data_set_*0")[1]) == ["test_data_set_0", "test_data_set_10"]
+    kind, paths, _ = gather(tmp_path / "test_data_set_2")
+    assert (kind, paths) == ("arrays", [str(tmp_path / "test_data_set_2")])
+    assert names(files_behind(paths)) == ["input_0.pb", "input_1.pb", "input_10.pb"]
+
+
+def test_a_file_can_name_its_input(tmp_path):
+    (tmp_path / "a=b.npy").touch()
+    (tmp_path / "c.npy").touch()
+    assert gather(f"{tmp_path}/a=b.npy") == ("arrays", [f"{tmp_path}/a=b.npy"], [])
+    kind, entries, _ = gather([f"x=1={tmp_path}/c.npy", f"y={tmp_path}/absent.npz"])
+    assert (kind, entries) == (
+        "arrays", [NamedFiles({"x=1": f"{tmp_path}/c.npy", "y": f"{tmp_path}/absent.npz"})]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", ["", "x", "-1", "1.5", "9" * 19, "1\n"])
@@ -109,23 +145,22 @@ def test_bad_seeds(seed):
     assert message == f"the seed {seed!r} is no whole number of up to 18 digits: random:SEED"
 
 
-def test_a_folder_without_images(tmp_path):
+def test_a_folder_without_inputs(tmp_path):
     message, hint = refusal(gather, tmp_path)
-    assert message == f"no image in the folder: {tmp_path}"
+    assert message == f"no image and no file of arrays in the folder: {tmp_path}"
     assert hint.startswith("images end in .avif, .bmp, ")
-    (tmp_path / "a.npz").touch()
-    assert refusal(gather, tmp_path)[1] == "name the .npy or .npz file itself"
+    assert hint.endswith("arrays in .npy, .npz, .pb, .safetensors")
 
 
 def test_a_glob_without_matches(tmp_path):
     message, hint = refusal(gather, f"{tmp_path}/*.png")
-    assert message == f"no image matches: {tmp_path}/*.png"
+    assert message == f"no image and no file of arrays matches: {tmp_path}/*.png"
     assert hint.startswith("images end in ")
 
 
 def test_a_fifo_in_a_folder_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    assert refusal(gather, tmp_path)[0] == f"no image in the folder: {tmp_path}"
+    assert refusal(gather, tmp_path)[0] == f"no image and no file of arrays in the folder: {tmp_path}"
 
 
 def test_a_missing_input_is_told_what_inputs_are(tmp_path):

@@ -1,0 +1,138 @@
+"""Samples that are arrays of several sources, one after the other; their shapes may differ."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxscope.base.run_options import BatchAxis
+from onnxscope.errors import InputError
+from onnxscope.inputs.array_samples import ArraySamples
+from onnxscope.inputs.layouts import shape_text
+from onnxscope.inputs.samples import Load, Samples, sample_count
+
+if TYPE_CHECKING:
+    from onnxscope.model.stored_model import InputSpec
+
+__all__ = ["ArraySets"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ArraySets(Samples):
+    """Arrays of several files, mappings or array-likes; each gives as many samples as it would give alone.
+
+    Attributes:
+        parts: The samples of each source, in order.
+    """
+
+    kind = "arrays"
+
+    parts: tuple[ArraySamples, ...]
+
+    @classmethod
+    def open(cls, entries: Sequence[Any], specs: Sequence[InputSpec], batch_axis: BatchAxis = None) -> ArraySets:
+        """Map or take the arrays of every source, and check a sample of each.
+
+        Raises:
+            InputError: They cannot be read, or do not fit the inputs.
+        """
+        return cls._of([ArraySamples.open(entry, specs, batch_axis) for entry in entries])
+
+    @classmethod
+    def _of(cls, parts: Sequence[ArraySamples]) -> ArraySets:
+        if any(part.batch_axes != parts[0].batch_axes for part in parts):
+            # Where one source is a sample by itself, all are.
+            parts = [part.as_one_sample() for part in parts]
+        first = parts[0]
+        return cls(
+            specs=first.specs,
+            count=sum(part.count for part in parts),
+            batch_axes=first.batch_axes,
+            layouts=first.layouts,
+            fixed_batch=first.fixed_batch,
+            asked_axis=first.asked_axis,
+            parts=tuple(parts),
+        )
+
+    @property
+    def files(self) -> list[str]:
+        """The files of all sources."""
+        return list(itertools.chain.from_iterable(part.files for part in self.parts))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all files."""
+        return list(itertools.chain.from_iterable(part.names for part in self.parts))
+
+    @property
+    def notes(self) -> list[str]:
+        """Says what a source is, where it is one sample."""
+        if any(axis is not None for axis in self.batch_axes.values()):
+            return []
+        return [f"each of the {len(self.parts)} sources of arrays is one sample"]
+
+    def name(self, position: int) -> str:
+        """The file's name, with the position in it where it has several samples."""
+        part, place = self._place(position)
+        if not part.names:
+            return super().name(position)
+        called = ", ".join(part.names)
+        return called if part.count == 1 else f"{called} {part.name(place)}"
+
+    def first(self, count: int) -> ArraySets:
+        """The first samples alone."""
+        parts: list[ArraySamples] = []
+        for part in self.parts:
+            taken = min(part.count, count - sum(taken.count for taken in parts))
+            if taken:
+                parts.append(part.first(taken))
+        return replace(self, parts=tuple(parts), count=count)
+
+    def fed_to(self, specs: Sequence[InputSpec]) -> ArraySets:
+        """The same arrays, cut anew."""
+        return ArraySets._of([part.fed_to(specs) for part in self.parts])
+
+    def as_one_sample(self) -> ArraySets:
+        """The same, each source a sample."""
+        return ArraySets._of([part.as_one_sample() for part in self.parts])
+
+    def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
+        """Take one sample out of its source."""
+        part, place = self._place(position)
+        return part.load(place)
+
+    def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
+        """All samples put together, where they have one shape."""
+        loaded = [load(position) for position in range(self.count)]
+        notes = list(dict.fromkeys(itertools.chain.from_iterable(notes for _, notes in loaded)))
+        if self.fixed_batch and self.count % self.fixed_batch:
+            raise InputError(
+                f"{self.count} samples do not fill runs of {self.fixed_batch}, the model's fixed batch",
+                hint=f"give a multiple of {self.fixed_batch} samples",
+            )
+        joined = {}
+        for spec in self.specs:
+            arrays = [sample[spec.name] for sample, _ in loaded]
+            axis = self.batch_axes[spec.name]
+            shapes = dict.fromkeys(array.shape for array in arrays)
+            if len(shapes) > 1 or (axis is None and self.count > 1):
+                shown = " and ".join(map(shape_text, shapes))
+                raise InputError(
+                    f"{self.count} samples of {shown[:120]} do not go into one run: input {spec.name!r}",
+                    hint="give one of them, or use `stats`, which runs samples with others of their shape",
+                )
+            joined[spec.name] = np.array(arrays[0]) if axis is None else np.stack(arrays, axis)
+        return joined, sample_count(joined, self.batch_axes), notes
+
+    def _place(self, position: int) -> tuple[ArraySamples, int]:
+        ends = list(itertools.accumulate(part.count for part in self.parts))
+        index = bisect.bisect_right(ends, position)
+        return self.parts[index], position - (ends[index - 1] if index else 0)

@@ -1,0 +1,126 @@
+"""Read `.safetensors` files and onnx's `.pb` tensors: headers are checked against the file before memory is taken."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxscope.base.text import first_line, printable
+from onnxscope.errors import InputError
+
+__all__ = ["map_safetensors", "read_pb"]
+
+Array = NDArray[Any]
+
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+_MAX_HEADER_BYTES = 100 << 20  # as the library that writes these files has it
+_MAX_TENSOR_BYTES = 1 << 31  # protobuf reads no longer message
+
+
+def map_safetensors(
+    stream: IO[bytes], where: str, choose: Callable[[list[str]], Mapping[str, str]]
+) -> dict[str, Array]:
+    """Map arrays of an open `.safetensors` file, read-only; they outlive the stream.
+
+    Args:
+        stream: The file.
+        where: Its printable name, for messages.
+        choose: Given the names in the file, says by result which to read, or raises.
+
+    Returns:
+        The arrays chosen, by result.
+
+    Raises:
+        InputError: A broken header, or tensors that are not where it says.
+    """
+    size_bytes = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(stream.read(8), "little")
+    if size_bytes < 8 or length > min(size_bytes - 8, _MAX_HEADER_BYTES):
+        raise InputError(f"not a .safetensors file, or a broken one: {where}")
+    try:
+        header = json.loads(stream.read(length))
+        tensors = {name: row for name, row in header.items() if name != "__metadata__"}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"not a .safetensors file, or a broken one ({first_line(error)}): {where}") from error
+    chosen = choose(list(tensors))
+    return {
+        result: _mapped(stream, tensors[name], 8 + length, size_bytes, f"tensor {printable(name)!r}: {where}")
+        for result, name in chosen.items()
+    }
+
+
+def read_pb(stream: IO[bytes], where: str) -> Array:
+    """Read the tensor of an open `.pb` file, as onnx's `test_data_set` folders hold them.
+
+    Raises:
+        InputError: It holds no tensor, or one that lies in another file or contradicts itself.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    size_bytes = os.fstat(stream.fileno()).st_size
+    if size_bytes >= _MAX_TENSOR_BYTES:
+        raise InputError(f"a tensor of {size_bytes:,} bytes is more than onnx reads: {where}", hint="give a .npy")
+    tensor = TensorProto()
+    try:
+        tensor.ParseFromString(stream.read())
+        if tensor.data_location == TensorProto.EXTERNAL or not tensor.data_type or any(d < 0 for d in tensor.dims):
+            raise ValueError("no tensor in it, or one in another file")
+        stored = sum(len(getattr(tensor, field)) for field in _FIELDS)
+        if math.prod(tensor.dims) > 4 * stored:  # of which the smallest has two elements a byte
+            raise ValueError(f"{list(tensor.dims)} numbers are not there")
+        array = np.asarray(numpy_helper.to_array(tensor))
+    except Exception as error:  # protobuf's DecodeError, whose class depends on its back end, and what onnx makes of it
+        hint = "sequences and optionals cannot be given as files; `input_0.pb` holds a TensorProto"
+        raise InputError(f"no tensor of onnx ({first_line(error)}): {where}", hint=hint) from error
+    if array.dtype.kind in "OS":
+        array = np.array([_text(item) for item in array.reshape(-1)], dtype=np.str_).reshape(array.shape)
+    return array
+
+
+_FIELDS = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+
+
+def _text(item: Any) -> str:
+    return item.decode("utf-8", errors="replace") if isinstance(item, bytes) else str(item)
+
+
+def _mapped(stream: IO[bytes], row: Any, start: int, end: int, where: str) -> Array:
+    """One tensor, where its row of the header says that it is."""
+    if isinstance(row, dict) and row.get("dtype") in ("BF16", "F8_E4M3", "F8_E5M2"):
+        import ml_dtypes  # noqa: F401  it makes numpy know these names
+    try:
+        shape = tuple(row["shape"])
+        first, last = row["data_offsets"]
+        dtype = np.dtype(_DTYPES[row["dtype"]])
+        numbers = (*shape, first, last)
+        if any(type(number) is not int or number < 0 for number in numbers) or start + last > end:
+            raise ValueError("no such place in the file")
+        if math.prod(shape) * dtype.itemsize != last - first:
+            raise ValueError(f"{list(shape)} numbers do not take {last - first:,} bytes")
+        if not math.prod(shape):
+            return np.empty(shape, dtype)
+        return np.memmap(stream, dtype, "r", start + first, shape)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"not a .safetensors file, or a broken one ({first_line(error)}): {where}") from error
