@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
 __all__ = [
+    "check_bounds",
     "check_shape",
     "describe_array",
     "element_type",
@@ -25,12 +27,14 @@ __all__ = [
     "match_names",
     "only_input",
     "spec_text",
+    "teaching",
     "to_array",
 ]
 
 Array = NDArray[Any]
 
 _BLOCK = 1 << 20  # numbers widened at a time
+_MOST_HINT = 300  # characters of a line
 _UNNAMED = "arr_0"  # what np.savez calls an array that was given without a name
 
 
@@ -61,7 +65,7 @@ def match_names(names: Iterable[str], specs: Sequence[InputSpec], where: str) ->
     inputs = [spec.name for spec in specs]
     if array_names == [_UNNAMED] and len(inputs) == 1:
         return {inputs[0]: _UNNAMED}
-    hint = f"the model's inputs: {', '.join(f'{printable(spec.name)} {spec_text(spec)}' for spec in specs) or 'none'}"
+    hint = f"the model's inputs: {_wants(specs, {}, _MOST_HINT) or 'none'}"
     for name in array_names:
         if name not in inputs:
             closest = [printable(match) for match in difflib.get_close_matches(name, inputs, n=3, cutoff=0.5)]
@@ -107,10 +111,11 @@ def only_input(specs: Sequence[InputSpec], where: str) -> InputSpec:
         InputError: It has another number of them.
     """
     if len(specs) != 1:
-        inputs = ", ".join(f"{printable(spec.name)} {spec_text(spec)}" for spec in specs)
         raise InputError(
             f"the model has {len(specs)} inputs, not one: {where}",
-            hint=f"give a .npz with one array for each of: {inputs}" if specs else "the model takes no input",
+            hint=f"give a .npz with one array for each of: {_wants(specs, {}, _MOST_HINT)}"
+            if specs
+            else "the model takes no input",
         )
     return specs[0]
 
@@ -177,6 +182,78 @@ def check_shape(shape: tuple[int, ...], spec: InputSpec, where: str, *, any_coun
         f"input {spec.name!r} takes {shape_text(wanted)}, not {shape_text(shape)}: {where}",
         hint=_shape_hint(shape, wanted),
     )
+
+
+def check_bounds(arrays: Mapping[str, Array], bounds: Mapping[str, tuple[int, int]] | None, where: str) -> None:
+    """Hold whole numbers to the tables that they index; those below 0 count from a table's end.
+
+    Raises:
+        InputError: One lies outside of its table.
+    """
+    for name, (low, high) in (bounds or {}).items():
+        array = arrays.get(name)
+        if array is None or array.dtype.kind not in "iu" or not array.size:
+            continue
+        least, most = int(array.min()), int(array.max())
+        if most >= high or least < low - high:
+            found = most if most >= high else least
+            raise InputError(
+                f"input {name!r} takes whole numbers from {low} to {high - 1}, and {found} is none of them: {where}",
+                hint="they index a table of the model: is it the vocabulary of another one?",
+            )
+
+
+@contextlib.contextmanager
+def teaching(
+    specs: Sequence[InputSpec], bounds: Mapping[str, tuple[int, int]] | None = None, *, offer_random: bool = True
+) -> Iterator[None]:
+    """Have whatever cannot be fed say what the model takes, and which command comes nearest to what was given.
+
+    Args:
+        specs: The model's inputs.
+        bounds: Ranges of whole numbers, by input.
+        offer_random: Whether random numbers were not what was given.
+    """
+    try:
+        yield
+    except InputError as error:
+        given = f"{error.hint}; " if error.hint else ""
+        known = "recipe" in given or "--preprocess" in given  # the model takes what was given, prepared
+        if specs and not known and not any(f"{printable(spec.name)} {spec_text(spec)}" in given for spec in specs):
+            room = _MOST_HINT - len(given)
+            nearest = _nearest(specs, offer_random=offer_random)
+            taught = f"the model takes {_wants(specs, bounds or {}, room)}{nearest}"
+            error.hint = f"{given}{taught}" if len(taught) <= room else error.hint or taught
+        raise
+
+
+def _wants(specs: Sequence[InputSpec], bounds: Mapping[str, tuple[int, int]], room: int) -> str:
+    """The inputs with their types, shapes and ranges, as many as there is room for."""
+    shown: list[str] = []
+    for spec in specs:
+        limits = bounds.get(spec.name)
+        inside = "" if limits is None else f" of {limits[0]} to {limits[1] - 1}"
+        shown.append(f"{printable(spec.name)} {spec_text(spec)}{inside}")
+        if sum(map(len, shown)) > max(room - 90, 60) and len(shown) < len(specs):
+            shown[-1:] = [f"and {len(specs) - len(shown) + 1} more"]
+            break
+    return ", ".join(shown)
+
+
+def _nearest(specs: Sequence[InputSpec], *, offer_random: bool) -> str:
+    """The command that comes nearest to one that works."""
+    if any(_kind(spec) is None for spec in specs):
+        return ""  # sequences and the like
+    feeds = "; `-i FILE.npy` feeds that" if len(specs) == 1 else "; `-i NAME=FILE.npy` for each feeds that"
+    can_be_random = offer_random and all(spec.shape is not None and _kind(spec) != "U" for spec in specs)
+    return f"{feeds}, `-i random` needs no data" if can_be_random else feeds
+
+
+def _kind(spec: InputSpec) -> str | None:
+    try:
+        return np.dtype(spec.dtype).kind
+    except TypeError:
+        return None
 
 
 def describe_array(name: str, array: Array, channel_axis: int | None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ A dataset may be larger than memory. Nothing is read before it is asked for.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +18,20 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.errors import InputError
 from onnxscope.inputs.array_samples import ArraySamples
 from onnxscope.inputs.array_sets import ArraySets
-from onnxscope.inputs.arrays import describe_array, spec_text
-from onnxscope.inputs.image_samples import ImageSamples
+from onnxscope.inputs.arrays import check_bounds, describe_array, spec_text, teaching
+from onnxscope.inputs.image_samples import ImageSamples, place_of_images
 from onnxscope.inputs.layouts import ImageLayout
 from onnxscope.inputs.presets import Preset, load_preset, preset_of_model, recipe_file
 from onnxscope.inputs.random_samples import RandomSamples
-from onnxscope.inputs.samples import BatchAxes, Samples, axis_of_samples, run_length, sample_count, some_samples
+from onnxscope.inputs.samples import (
+    BatchAxes,
+    Samples,
+    axis_of_samples,
+    input_record,
+    run_length,
+    sample_count,
+    some_samples,
+)
 from onnxscope.inputs.sources import Kind, files_behind, gather, open_input
 
 if TYPE_CHECKING:
@@ -34,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "PreparedInput", "files_of", "open_dataset", "open_inputs"]
 
 Array = NDArray[Any]
+
+Bounds = Mapping[str, tuple[int, int]] | None
 
 _FIRST_NAMES = 3  # of a dataset's files; of what is fed at once, every name is recorded
 _KEPT_BYTES = 32 << 20  # a first batch of photographs, which pilot runs are fed before the run itself is
@@ -109,9 +118,10 @@ class Dataset:
         notes: Remarks for people.
     """
 
-    def __init__(self, samples: Samples, notes: Sequence[str], kept: _Kept) -> None:
-        """Take samples, remarks on opening them, and those that are prepared already."""
+    def __init__(self, samples: Samples, notes: Sequence[str], kept: _Kept, bounds: Bounds = None) -> None:
+        """Take samples, remarks on opening them, those that are prepared already, and bounds of whole numbers."""
         self._samples = samples
+        self._bounds = bounds
         self._opening_notes = tuple(notes)
         self._kept = kept
         self.notes = (*notes, *samples.notes)
@@ -120,7 +130,7 @@ class Dataset:
             for spec in samples.specs
         ]
         self._dims = dict(samples.dims)  # whose they are does not travel
-        self.record = _record(
+        self.record = input_record(
             samples, samples.count, samples.names[:_FIRST_NAMES], samples.batch_axes, self._dims, rows
         )
 
@@ -166,7 +176,11 @@ class Dataset:
 
     def first(self, count: int) -> Dataset:
         """The first samples alone, all of them where there are no more; both know what either has prepared."""
-        return self if count >= self.count else Dataset(self._samples.first(count), self._opening_notes, self._kept)
+        return (
+            self
+            if count >= self.count
+            else Dataset(self._samples.first(count), self._opening_notes, self._kept, self._bounds)
+        )
 
     @property
     def may_be_one_sample(self) -> bool:
@@ -180,11 +194,11 @@ class Dataset:
 
     def as_one_sample(self, note: str) -> Dataset:
         """The same arrays with no axis of samples, and a remark that says why."""
-        return Dataset(self._samples.as_one_sample(), (*self._opening_notes, note), _Kept(0))
+        return Dataset(self._samples.as_one_sample(), (*self._opening_notes, note), _Kept(0), self._bounds)
 
     def noting(self, *notes: str) -> Dataset:
         """The same samples with more remarks."""
-        return Dataset(self._samples, (*self._opening_notes, *notes), self._kept) if notes else self
+        return Dataset(self._samples, (*self._opening_notes, *notes), self._kept, self._bounds) if notes else self
 
     def fed_to(self, specs: Sequence[InputSpec]) -> Dataset:
         """The same samples for inputs that differ in nothing but a fixed batch.
@@ -199,7 +213,7 @@ class Dataset:
                 f"the dataset was opened for other inputs: {', '.join(spec_text(spec) for spec in self.specs)}",
                 hint="open it for this model, or give what it was opened from",
             )
-        return Dataset(self._samples.fed_to(specs), self._opening_notes, self._kept)
+        return Dataset(self._samples.fed_to(specs), self._opening_notes, self._kept, self._bounds)
 
     def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
         """Read and prepare one sample.
@@ -214,6 +228,7 @@ class Dataset:
         sample = self._kept.samples.get(position)
         if sample is None:
             sample = self._samples.load(position)
+            check_bounds(sample[0], self._bounds, self.name(position))
             if self.kind == "images":
                 self._kept.keep(position, sample)
         return sample
@@ -225,7 +240,9 @@ class Dataset:
             InputError: A sample is missing or broken, does not become the input, or all do not go into runs.
         """
         samples = self._samples
-        arrays, count, notes = samples.whole(self.load)
+        with teaching(samples.specs if self.kind == "arrays" else (), self._bounds):
+            arrays, count, notes = samples.whole(self.load)
+        check_bounds(arrays, self._bounds, ", ".join(samples.names[:_FIRST_NAMES]) or "the arrays given")
         axes, channels = self.batch_axes, self.channel_axes
         rows = [
             describe_array(name, np.ascontiguousarray(some_samples(array, axes[name], 0, count)), channels[name])
@@ -237,7 +254,9 @@ class Dataset:
             specs=samples.specs,
             arrays=arrays,
             samples=count,
-            record=_record(samples, samples.count if count is None else count, samples.names, cut, self._dims, rows),
+            record=input_record(
+                samples, samples.count if count is None else count, samples.names, cut, self._dims, rows
+            ),
             notes=(*self._opening_notes, *notes),
             layouts=samples.layouts,
             preset=samples.preset if isinstance(samples, ImageSamples) else None,
@@ -292,30 +311,44 @@ def open_inputs(
     """
     if isinstance(sources, Dataset):
         return sources.fed_to(specs).first(options.limit or sources.count)
+    with teaching(specs, bounds, offer_random=not (isinstance(sources, str) and sources.startswith("random"))):
+        return _opened(sources, specs, options, recorded_preset, bounds, _Kept(keep_bytes))
+
+
+def _opened(
+    sources: Any,
+    specs: Sequence[InputSpec],
+    options: RunOptions,
+    recorded_preset: str | None,
+    bounds: Bounds,
+    kept: _Kept,
+) -> Dataset:
     chosen = None if options.preprocess is None else load_preset(options.preprocess)
     kind, entries, notes = gather(sources)
     samples: Samples
     if kind == "images":
-        if chosen is None and recorded_preset is None:
-            missing = [path for path in files_behind(entries) if not os.path.exists(path)]
-            if missing:  # a name misspelt is no matter of presets
-                open_input(missing[0]).close()
+        missing = [path for path in files_behind(entries) if not os.path.exists(path)]
+        if missing:  # a name misspelt is no matter of presets
+            open_input(missing[0]).close()
+        place_of_images(specs, options.layout)  # nor is a model that takes no image
         preset = chosen or preset_of_model(recorded_preset)
         samples = ImageSamples.open(entries[: options.limit], specs, preset, options.layout)
-        return Dataset(samples, notes, _Kept(keep_bytes))
+        return Dataset(samples, notes, kept)
     if chosen is not None:
         notes.append(f"preset {chosen.name!r} is ignored: presets are for images")
     if kind == "random":
         samples = RandomSamples.open(entries[0], specs, bounds, options.limit or 1, options.batch_axis)
         notes += [f"the input is random (seed {entries[0]}), no real data", *samples.remarks]
+        return Dataset(samples, notes, kept)
+    if len(entries) == 1:
+        samples = ArraySamples.open(entries[0], specs, options.batch_axis)
     else:
-        samples = (
-            ArraySamples.open(entries[0], specs, options.batch_axis)
-            if len(entries) == 1
-            else ArraySets.open(entries, specs, options.batch_axis)
-        )
-        samples = samples.first(min(samples.count, options.limit or samples.count))
-    return Dataset(samples, notes, _Kept(keep_bytes))
+        samples = ArraySets.open(entries, specs, options.batch_axis)
+    if len(specs) > 1:
+        from onnxscope.inputs.trial_runs import refuse_conflict  # and with it onnx, which a single array does not need
+
+        refuse_conflict(samples)
+    return Dataset(samples.first(min(samples.count, options.limit or samples.count)), notes, kept, bounds)
 
 
 def files_of(
@@ -333,7 +366,8 @@ def files_of(
     """
     files: list[str | os.PathLike[str]] = [file for model in models for file in model.files]
     if inputs is not None and not (isinstance(inputs, list | tuple) and not inputs):
-        files += files_behind(gather(inputs)[1])
+        with teaching(models[0].inputs if models else ()):
+            files += files_behind(gather(inputs)[1])
     recipe = recipe_file(preprocess)
     return files if recipe is None else [*files, recipe]
 
@@ -361,29 +395,3 @@ class _Kept:
 
     def __reduce__(self) -> tuple[type[_Kept], tuple[int]]:
         return _Kept, (0,)
-
-
-def _record(
-    samples: Samples,
-    count: int,
-    shown: list[str],
-    batch_axes: BatchAxes,
-    dims: Mapping[str, int],
-    inputs: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """The `input` of results: what was given, with the names of some files, and a row for each input of the model."""
-    names = samples.names
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode("utf-8", errors="surrogateescape") + b"\0")
-    return {
-        "kind": samples.kind,
-        "files": shown,
-        "file_count": len(names),
-        "names_sha256": digest.hexdigest(),
-        "samples": count,
-        **samples.record,
-        "batch_axes": dict(batch_axes),
-        "dims": dict(dims),
-        "inputs": inputs,
-    }

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["ImageSamples"]
+__all__ = ["ImageSamples", "place_of_images"]
 
 Array = NDArray[Any]
 
@@ -57,13 +57,7 @@ class ImageSamples(Samples):
         Raises:
             InputError: They have none.
         """
-        spec = only_input(specs, "images")
-        axes = image_layout(spec.name, spec.shape, layout)
-        dtype = element_type(spec)
-        if dtype.kind not in "fiu" and "float" not in dtype.name:
-            raise InputError(f"no image becomes {spec.dtype}: input {spec.name!r}", hint="give a .npy file")
-        if any(isinstance(dim, int) and dim < 1 for dim in spec.shape or ()):
-            raise InputError(f"no image fits: input {spec.name!r} {spec_text(spec)}")
+        spec, axes = place_of_images(specs, layout)
         return cls(
             specs=tuple(specs),
             count=len(entries),
@@ -178,6 +172,22 @@ class ImageSamples(Samples):
         copies = "1 copy" if padded - self.count == 1 else f"{padded - self.count} copies"
         note = f"the model's batch is fixed at {fixed}: {copies} of the last image added to fill it, not counted"
         return padded, [note]
+
+
+def place_of_images(specs: Sequence[InputSpec], layout: str) -> tuple[InputSpec, ImageLayout]:
+    """Find the input that images become, and its axes.
+
+    Raises:
+        InputError: There is none.
+    """
+    spec = only_input(specs, "images")
+    axes = image_layout(spec.name, spec.shape, layout)
+    dtype = element_type(spec)
+    if dtype.kind not in "fiu" and "float" not in dtype.name:
+        raise InputError(f"no image becomes {spec.dtype}: input {spec.name!r}", hint="give a .npy file")
+    if any(isinstance(dim, int) and dim < 1 for dim in spec.shape or ()):
+        raise InputError(f"no image fits: input {spec.name!r} {spec_text(spec)}")
+    return spec, axes
 
 
 def _fixed_batch(spec: InputSpec, axes: ImageLayout) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ __all__ = [
     "axis_of_samples",
     "find_batching",
     "find_layouts",
+    "input_record",
     "run_length",
     "sample_count",
     "some_samples",
@@ -194,6 +196,32 @@ def axis_of_samples(shape: Sequence[int], count: int, axes: BatchAxes) -> int | 
         if axis < len(shape) and shape[axis] == count:
             return axis
     return list(shape).index(count) if fed and list(shape).count(count) == 1 else None
+
+
+def input_record(
+    samples: Samples,
+    count: int,
+    shown: list[str],
+    batch_axes: BatchAxes,
+    dims: Mapping[str, int],
+    inputs: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return the `input` of results: what was given, with the names of some files, and a row for each model input."""
+    names = samples.names
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode("utf-8", errors="surrogateescape") + b"\0")
+    return {
+        "kind": samples.kind,
+        "files": shown,
+        "file_count": len(names),
+        "names_sha256": digest.hexdigest(),
+        "samples": count,
+        **samples.record,
+        "batch_axes": dict(batch_axes),
+        "dims": dict(dims),
+        "inputs": inputs,
+    }
 
 
 def _asked_batching(

@@ -26,6 +26,17 @@ _INPUTS = (
     "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a folder or a glob of these, NAME=FILE, "
     "or random[:seed]"
 )
+_NPY = b"\x93NUMPY"
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", *(b"P%d" % kind for kind in range(1, 7)))
+_TOKENS = "text becomes numbers by the model's tokenizer: write its token ids as arrays, one for each input"
+_SOUND = "sound becomes an array at the model's own rate: write its samples, or their spectrogram, as a .npy"
+_MODEL = "that is a model or a checkpoint, which comes before `-i`; an input is data"
+_MADE_OTHERWISE = {
+    **dict.fromkeys((".txt", ".json", ".jsonl", ".md"), _TOKENS),
+    **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".m4a"), _SOUND),
+    **dict.fromkeys((".csv", ".tsv", ".parquet"), "write the columns that the model takes as a .npy, one row a sample"),
+    **dict.fromkeys((".onnx", ".pt", ".pth", ".ckpt", ".keras", ".h5", ".bin"), _MODEL),
+}
 _TENSOR = re.compile(r"input_([0-9]+)\.pb")
 _TEST_DATA = re.compile(r"test_data_set_[0-9]+")
 _RANDOM = re.compile(r"random(?::(.*))?", re.DOTALL)
@@ -70,13 +81,15 @@ def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
             if isinstance(source, str) and (match := _RANDOM.fullmatch(text)):
                 entries.append(("random", _seed(match[1])))
                 continue
+            if isinstance(source, str) and text.startswith("text:") and not os.path.lexists(text):
+                raise InputError("a text is no kind of input that is known", hint=_TOKENS)
             name, path = _name_and_path(text) if isinstance(source, str) else ("", text)
             paths, remarks = _expand(path)
             notes += remarks
             if name:
                 named.setdefault(name, []).extend(paths)
             else:
-                entries += [("arrays" if _holds_arrays(path) else "images", path) for path in paths]
+                entries += [(_kind_of(path), path) for path in paths]
         else:
             entries.append(("images" if _is_pillow(source) else "arrays", source))
     entries += [("arrays", files) for files in _together(named)]
@@ -145,8 +158,25 @@ def _pick(paths: Iterable[str], choices: Sequence[frozenset[str]], place: str) -
     return [], []
 
 
-def _holds_arrays(path: str) -> bool:
-    return suffix_of(path) in _ARRAY_SUFFIXES or _is_test_data(path)
+def _kind_of(path: str) -> Kind:
+    """What a file holds, by its name or else by how it begins.
+
+    Raises:
+        InputError: It is there, and nothing that is known.
+    """
+    if suffix_of(path) in _ARRAY_SUFFIXES or _is_test_data(path):
+        return "arrays"
+    if suffix_of(path) in _IMAGE_SUFFIXES or not os.path.isfile(path):
+        return "images"  # one that is not there is told when it is opened
+    with open_input(path) as stream:
+        head = stream.read(16)
+    if head.startswith(_NPY):
+        return "arrays"
+    if head.startswith(_IMAGES) or (head[:4], head[8:]) in ((b"RIFF", b"WEBP"),) or head[4:8] == b"ftyp":
+        return "images"
+    raise InputError(
+        f"no kind of input that is known: {printable(path)}", hint=_MADE_OTHERWISE.get(suffix_of(path), _INPUTS)
+    )
 
 
 def _is_test_data(path: str) -> bool:

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from onnxscope.base.text import label
-from onnxscope.errors import RunError
+from onnxscope.errors import InputError, RunError
+from onnxscope.inputs.samples import Samples
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import Session, open_session
 
-__all__ = ["Refusal", "TrialRuns"]
+__all__ = ["Refusal", "TrialRuns", "refuse_conflict"]
 
 Array = NDArray[Any]
 _Shape = tuple[int, ...]
@@ -145,6 +146,37 @@ class TrialRuns:
             return open_session(self._model, proto, optimize=False), shapes, values
         except RunError:
             return None
+
+
+def refuse_conflict(samples: Samples) -> None:
+    """Refuse inputs that differ in a dimension of one name, where the model does not run on that either.
+
+    Raises:
+        InputError: Says which inputs, and who refuses.
+    """
+    axes = samples.batch_axes
+    feeds = {
+        name: array if (axis := axes[name]) is None else np.expand_dims(array, axis)
+        for name, array in samples.load(0)[0].items()
+    }
+    sizes: dict[str, tuple[str, int]] = {}
+    conflict = ""
+    for spec in samples.specs:
+        for dim, size in zip(spec.shape or (), feeds[spec.name].shape, strict=False):
+            name, first = sizes.setdefault(dim, (spec.name, size)) if isinstance(dim, str) and dim else ("", size)
+            if first != size and not conflict:
+                both = f"{label(name)!r} has {first} and {label(spec.name)!r} {size}"
+                conflict = f"inputs differ in the dimension {label(str(dim))!r}: {both}"
+    owner = next((spec.owner for spec in samples.specs if spec.owner is not None), None)
+    model = None if owner is None or not conflict else owner()
+    if not isinstance(model, Model):
+        return
+    try:
+        refusal = TrialRuns(model).refusal(feeds)
+    except RunError:
+        return  # the run itself says why
+    if refusal is not None:
+        raise InputError(f"{conflict}, which {refusal.called} refuses: {model.name}", hint="give both the same size")
 
 
 def _needed(model: Model, node: Node) -> Iterator[str]:

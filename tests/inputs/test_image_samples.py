@@ -146,7 +146,8 @@ def test_inputs_that_take_no_image():
         "the model takes no input",
     )
     message, hint = refusal(HOPPER, [InputSpec("x", "bool", (1, 3, 8, 8))], preprocess="none")
-    assert (message, hint) == ("no image becomes bool: input 'x'", "give a .npy file")
+    assert message == "no image becomes bool: input 'x'"
+    assert hint.startswith("give a .npy file; the model takes x bool (1, 3, 8, 8)")
 
 
 def test_the_faulty_image_is_named(photos):

@@ -185,7 +185,9 @@ def test_where_nothing_runs_the_node_and_the_dimension_are_named():
         features(model, "random")
     assert str(caught.value).startswith("no random input was found that runs: Reshape 'fit' refuses it (")
     assert len(str(caught.value)) <= 300
-    assert caught.value.hint == "`--dim k=SIZE` sets a size; open are k, n"
+    assert caught.value.hint == (
+        "`--dim k=SIZE` sets a size; open are k, n; the model takes x float32 (n, k, 3); `-i FILE.npy` feeds that"
+    )
 
 
 def test_a_size_that_is_given_is_not_changed():
