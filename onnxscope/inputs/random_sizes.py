@@ -67,8 +67,7 @@ def find_fitting(
     Raises:
         InputError: Nothing was found that runs: says which node refused, and which dimensions can be set.
     """
-    owner = next((spec.owner for spec in specs if spec.owner is not None), None)
-    model = None if owner is None else owner()
+    model = next((spec.model for spec in specs if spec.model is not None), None)
     fitting = Fitting(dict(model.dims)) if isinstance(model, Model) and model.dims else Fitting()
     if not isinstance(model, Model) or not _is_open(specs):
         return fitting, []

@@ -77,7 +77,7 @@ class Samples(ABC):
     @property
     def dims(self) -> Mapping[str, int]:
         """Sizes of open dimensions that were given."""
-        model = next((spec.owner() for spec in self.specs if spec.owner is not None), None)
+        model = next((spec.model for spec in self.specs if spec.model is not None), None)
         return {} if model is None else model.dims
 
     @property

@@ -167,9 +167,8 @@ def refuse_conflict(samples: Samples) -> None:
             if first != size and not conflict:
                 both = f"{label(name)!r} has {first} and {label(spec.name)!r} {size}"
                 conflict = f"inputs differ in the dimension {label(str(dim))!r}: {both}"
-    owner = next((spec.owner for spec in samples.specs if spec.owner is not None), None)
-    model = None if owner is None or not conflict else owner()
-    if not isinstance(model, Model):
+    model = next((spec.model for spec in samples.specs if spec.model is not None), None)
+    if not conflict or not isinstance(model, Model):
         return
     try:
         refusal = TrialRuns(model).refusal(feeds)

@@ -8,7 +8,6 @@ import os
 import threading
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ class Model(StoredModel):
     def inputs(self) -> tuple[InputSpec, ...]:
         """What must be fed: the declared inputs with the sizes that their open dimensions were given."""
         owner = weakref.ref(self)
-        return tuple(replace(spec, shape=self._sized(spec), owner=owner) for spec in self.declared_inputs)
+        return tuple(spec.owned(self._sized(spec), owner) for spec in self.declared_inputs)
 
     def _sized(self, spec: InputSpec) -> tuple[int | str | None, ...] | None:
         if not self.dims or spec.shape is None:

@@ -12,7 +12,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -50,13 +50,23 @@ class InputSpec:
         name: The graph input's name.
         dtype: numpy's name of the element type (`float32`, `int64`, `str`), or `sequence`, `map`, … for no tensor.
         shape: Dimensions; a string is a symbolic one, None an unknown one. None altogether for an unknown rank.
-        owner: Tells the model whose input it is, as long as there is one; it does not travel to other processes.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str | None, ...] | None
-    owner: Callable[[], StoredModel | None] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def model(self) -> StoredModel | None:
+        """The model whose input it is, where that is known and still there; it does not travel to other processes."""
+        owner = vars(self).get("_owner")
+        return None if owner is None else owner()
+
+    def owned(self, shape: tuple[int | str | None, ...] | None, owner: Callable[[], StoredModel | None]) -> InputSpec:
+        """The same input of another shape, which knows its model."""
+        spec = InputSpec(self.name, self.dtype, shape)
+        object.__setattr__(spec, "_owner", owner)  # no field: records show those
+        return spec
 
     def __reduce__(self) -> tuple[Any, ...]:
         return InputSpec, (self.name, self.dtype, self.shape)

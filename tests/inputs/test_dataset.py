@@ -74,7 +74,7 @@ import sys
 from types import SimpleNamespace
 from onnxscope.base.run_options import RunOptions
 from onnxscope.inputs.dataset import open_inputs
-specs = [SimpleNamespace(name="x", dtype="float32", shape=(2,), owner=None)]
+specs = [SimpleNamespace(name="x", dtype="float32", shape=(2,), model=None)]
 assert open_inputs({str(tmp_path / "a.npy")!r}, specs, RunOptions()).whole().samples == 2
 print(*sorted({{"onnx", "onnxruntime", "PIL", "torch", "tensorflow", "matplotlib"}} & set(sys.modules)))
 """
