@@ -27,6 +27,7 @@ from onnxscope.inputs.samples import (
     some_samples,
 )
 from onnxscope.inputs.sources import NamedFiles, files_behind, open_input, suffix_of, tensor_files
+from onnxscope.inputs.table_files import TABLE_SUFFIXES, read_table, unused_columns
 from onnxscope.inputs.tensor_files import map_safetensors, read_pb
 
 if TYPE_CHECKING:
@@ -112,7 +113,11 @@ class ArraySamples(Samples):
 
     @property
     def notes(self) -> list[str]:
-        """Says where there is no axis of samples."""
+        """Says where there is no axis of samples, and what columns of a table are not fed."""
+        if isinstance(self.entry, str) and suffix_of(self.entry) in TABLE_SUFFIXES:
+            with open_input(self.entry) as stream:
+                unused = unused_columns(stream, printable(self.entry), self.specs)
+            return [f"{counted(len(unused), 'column')} of the table not fed: {', '.join(unused[:5])}"] if unused else []
         if self.asked_axis is not None or any(axis is not None for axis in self.batch_axes.values()):
             return []
         return ["the arrays share no axis of samples: they are fed as they are, as one sample"]
@@ -215,6 +220,8 @@ def _open_file(
             arrays = (map_npz if mapped else read_npz)(stream, where, choose)
         elif suffix_of(path) == ".safetensors":
             arrays = map_safetensors(stream, where, choose)
+        elif suffix_of(path) in TABLE_SUFFIXES:
+            arrays = read_table(stream, where, specs)
         elif suffix_of(path) == ".pb":
             arrays = {only_input(specs, where).name: read_pb(stream, where)}
         else:

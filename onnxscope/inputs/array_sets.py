@@ -74,9 +74,9 @@ class ArraySets(Samples):
 
     @property
     def notes(self) -> list[str]:
-        """Says what a source is, where it is one sample."""
+        """Says what a source is, where it is one sample, and what is not fed."""
         if any(axis is not None for axis in self.batch_axes.values()):
-            return []
+            return list(dict.fromkeys(note for part in self.parts for note in part.notes))
         return [f"each of the {len(self.parts)} sources of arrays is one sample"]
 
     def name(self, position: int) -> str:

@@ -13,6 +13,7 @@ from typing import IO, Any, Literal
 from onnxscope.base.files import open_regular
 from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
+from onnxscope.inputs.table_files import TABLE_SUFFIXES
 
 __all__ = ["Kind", "NamedFiles", "files_behind", "gather", "open_input", "suffix_of", "tensor_files"]
 
@@ -23,8 +24,8 @@ _IMAGE_SUFFIXES = frozenset(
 )
 _ARRAY_SUFFIXES = frozenset({".npy", ".npz", ".pb", ".safetensors"})
 _INPUTS = (
-    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a folder or a glob of these, NAME=FILE, "
-    "or random[:seed]"
+    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a .csv, a folder or a glob of these, "
+    "NAME=FILE, or random[:seed]"
 )
 _NPY = b"\x93NUMPY"
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", *(b"P%d" % kind for kind in range(1, 7)))
@@ -34,7 +35,7 @@ _MODEL = "that is a model or a checkpoint, which comes before `-i`; an input is 
 _MADE_OTHERWISE = {
     **dict.fromkeys((".txt", ".json", ".jsonl", ".md"), _TOKENS),
     **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".m4a"), _SOUND),
-    **dict.fromkeys((".csv", ".tsv", ".parquet"), "write the columns that the model takes as a .npy, one row a sample"),
+    ".parquet": "write the table as .csv: an input takes the column of its name, one matrix all of them",
     **dict.fromkeys((".onnx", ".pt", ".pth", ".ckpt", ".keras", ".h5", ".bin"), _MODEL),
 }
 _TENSOR = re.compile(r"input_([0-9]+)\.pb")
@@ -164,7 +165,7 @@ def _kind_of(path: str) -> Kind:
     Raises:
         InputError: It is there, and nothing that is known.
     """
-    if suffix_of(path) in _ARRAY_SUFFIXES or _is_test_data(path):
+    if suffix_of(path) in _ARRAY_SUFFIXES | TABLE_SUFFIXES or _is_test_data(path):
         return "arrays"
     if suffix_of(path) in _IMAGE_SUFFIXES or not os.path.isfile(path):
         return "images"  # one that is not there is told when it is opened
@@ -190,7 +191,7 @@ def _name_and_path(text: str) -> tuple[str, str]:
     parts = text.split("=")
     splits = [("=".join(parts[:place]), "=".join(parts[place:])) for place in range(1, len(parts))]
     known = [(name, path) for name, path in splits if os.path.lexists(path)]
-    known += [(name, path) for name, path in splits if suffix_of(path) in _ARRAY_SUFFIXES]
+    known += [(name, path) for name, path in splits if suffix_of(path) in _ARRAY_SUFFIXES | TABLE_SUFFIXES]
     return known[0] if known else ("", text)
 
 
@@ -241,7 +242,7 @@ def _expand(path: str) -> tuple[list[str], list[str]]:
             return _found(_pick(paths, (_IMAGE_SUFFIXES, _ARRAY_SUFFIXES), f"in {where}"), f"in the folder: {where}")
         if glob.has_magic(path) and not os.path.lexists(path):
             paths = glob.glob(path, recursive=True)
-            picked = _pick(paths, (_IMAGE_SUFFIXES | _ARRAY_SUFFIXES,), f"matched by {where}")
+            picked = _pick(paths, (_IMAGE_SUFFIXES | _ARRAY_SUFFIXES | TABLE_SUFFIXES,), f"matched by {where}")
             return _found(picked, f"matches: {where}")
     except OSError as error:
         raise InputError(f"cannot read the folder ({error.strerror}): {where}") from error

@@ -91,7 +91,7 @@ MISTAKES = [
     ),
     ("table", floats(5, 4), "takes (batch, 5), not (5, 4)", "`-i random` needs no data"),
     ("table", "photo.png", "an image has no place in an input without height", "give a .npy or .npz file"),
-    ("table", "data.parquet", "no kind of input that is known", "write the columns that the model takes"),
+    ("table", "data.parquet", "no kind of input that is known", "write the table as .csv"),
     ("table", "sound.wav", "no kind of input that is known", "sound becomes an array at the model's own rate"),
     ("table", "net.pt", "no kind of input that is known", "a model or a checkpoint, which comes before `-i`"),
     ("table", "something", "no kind of input that is known: something", "an input is an image, "),
