@@ -337,7 +337,7 @@ def _opened(
     if chosen is not None:
         notes.append(f"preset {chosen.name!r} is ignored: presets are for images")
     if kind == "random":
-        samples = RandomSamples.open(entries[0], specs, bounds, options.limit or 1, options.batch_axis)
+        samples = RandomSamples.open(entries[0], specs, bounds, options.limit, options.batch_axis)
         notes += [f"the input is random (seed {entries[0]}), no real data", *samples.remarks]
         return Dataset(samples, notes, kept)
     if len(entries) == 1:

@@ -46,11 +46,19 @@ class RandomSamples(Samples):
         seed: int,
         specs: Sequence[InputSpec],
         bounds: Mapping[str, tuple[int, int]] | None,
-        count: int,
+        count: int | None,
         batch_axis: BatchAxis = None,
         fitting: Fitting | None = None,
     ) -> RandomSamples:
         """Make the first sample, to learn its shapes.
+
+        Args:
+            seed: Of the first sample.
+            specs: The inputs.
+            bounds: As for `random_feeds`.
+            count: How many samples; None for as many as a batch has that was given its size, otherwise one.
+            batch_axis: As in `RunOptions`.
+            fitting: What is known to run; None to find it out.
 
         Raises:
             InputError: No random numbers fit the inputs.
@@ -69,7 +77,7 @@ class RandomSamples(Samples):
                 )
         return cls(
             specs=tuple(specs),
-            count=count,
+            count=(_given_batch(specs, batch_axes) or 1) if count is None else count,
             batch_axes=batch_axes,
             layouts=find_layouts(specs, shapes, batch_axes),
             fixed_batch=fixed,
@@ -110,3 +118,15 @@ class RandomSamples(Samples):
         """What one run takes."""
         arrays = random_feeds(self.specs, self.seed, self.bounds, self.fitting)
         return arrays, sample_count(arrays, self.batch_axes), []
+
+
+def _given_batch(specs: Sequence[InputSpec], batch_axes: Mapping[str, int | None]) -> int | None:
+    """The size that was given to the axis of samples, None where that is the model's own or open."""
+    for spec in specs:
+        axis = batch_axes[spec.name]
+        declared = () if spec.model is None else spec.model.declared_inputs
+        shapes = [own.shape for own in declared if own.name == spec.name]
+        if axis is not None and spec.shape and shapes and shapes[0] and not isinstance(shapes[0][axis], int):
+            size = spec.shape[axis]
+            return size if isinstance(size, int) else None
+    return None

@@ -97,6 +97,15 @@ def test_a_model_keeps_the_sizes_that_it_was_loaded_with(path):
         onnxscope.load_model(path, dims={"seq": -1})
 
 
+def test_a_batch_that_is_given_is_made_of_so_many_samples(tmp_path):
+    text = '<ir_version: 9, opset_import: ["": 18]> g (float[n, 2] x) => (float[n, 2] y) { y = Relu (x) }'
+    model = onnx.parser.parse_model(text)
+    stats = onnxscope.stats(model, "random", dims={"n": 3}, select="op:Relu")
+    assert (stats.profile.samples, stats[0].overall.count) == (3, 6)
+    assert onnxscope.features(model, "random", dims={"n": 3}, select="op:Relu")[0].data.shape == (3, 2)
+    assert onnxscope.stats(model, "random", select="op:Relu").profile.samples == 1
+
+
 def test_workers_feed_the_sizes_that_are_given(path):
     one, two = (
         onnxscope.stats(path, "random", dims={"seq": 5}, limit=4, batch_size=1, select="op:Relu", workers=workers)
