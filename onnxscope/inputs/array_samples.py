@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from onnxscope.base.run_options import BatchAxis
 from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.arrays import check_shape, fit_array, match_names, only_input, spec_text, to_array
+from onnxscope.inputs.arrays import (
+    check_shape,
+    element_type,
+    fit_array,
+    match_names,
+    only_input,
+    spec_text,
+    to_array,
+)
 from onnxscope.inputs.layouts import shape_text
 from onnxscope.inputs.npy import map_npy, map_npz, read_npy, read_npz
 from onnxscope.inputs.samples import (
@@ -108,7 +116,11 @@ class ArraySamples(Samples):
     def names(self) -> list[str]:
         """The file's name, or those of all inputs."""
         if isinstance(self.entry, NamedFiles):
-            return [printable(os.path.basename(path)) for path in self.entry.paths.values()]
+            entry = self.entry
+            return [
+                f"{printable(name)}={path}" if entry.number(name) is not None else printable(os.path.basename(path))
+                for name, path in entry.paths.items()
+            ]
         return [printable(os.path.basename(self.entry.rstrip(os.sep)))] if isinstance(self.entry, str) else []
 
     @property
@@ -191,6 +203,8 @@ def _open_arrays(entry: Any, specs: Sequence[InputSpec], *, mapped: bool) -> dic
         by_name = {spec.name: spec for spec in specs}
         return {
             name: _open_file(entry.paths[key], [by_name[name]], mapped=mapped, alone=True)[name]
+            if entry.number(key) is None
+            else (_full(by_name[name], entry.paths[key]), f"{printable(key)}={entry.paths[key]}")
             for name, key in inputs.items()
         }
     if isinstance(entry, str):
@@ -227,6 +241,17 @@ def _open_file(
         else:
             arrays = {only_input(specs, where).name: (map_npy if mapped else read_npy)(stream, where)}
     return {name: (array, where) for name, array in arrays.items()}
+
+
+def _full(spec: InputSpec, written: str) -> Array:
+    """An input that is one number throughout, a sampling rate for example; what is open of its shape is 1."""
+    dtype = element_type(spec)
+    number = float(written)
+    if dtype.kind in "iu" and (number != int(number) or not np.iinfo(dtype).min <= number <= np.iinfo(dtype).max):
+        raise InputError(f"input {spec.name!r} takes {spec.dtype}, not {written}")
+    if dtype.kind == "U":
+        raise InputError(f"input {spec.name!r} takes strings, not {written}", hint="give a .npy or a .csv of them")
+    return np.full([dim if isinstance(dim, int) else 1 for dim in spec.shape or ()], number).astype(dtype)
 
 
 def _open_test_data(folder: str, specs: Sequence[InputSpec]) -> dict[str, tuple[Array, str]]:

@@ -45,13 +45,17 @@ _RANDOM = re.compile(r"random(?::(.*))?", re.DOTALL)
 
 @dataclass(frozen=True)
 class NamedFiles:
-    """Files of arrays, one for each input that they name.
+    """Files of arrays, one for each input that they name, or a number for all of it.
 
     Attributes:
-        paths: The path of a file by the name of an input.
+        paths: The path of a file, or a number that is written out, by the name of an input.
     """
 
     paths: Mapping[str, str]
+
+    def number(self, name: str) -> float | None:
+        """The number that an input is full of, None where it has a file."""
+        return _number(self.paths[name])
 
 
 def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
@@ -62,8 +66,8 @@ def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
 
     Args:
         sources: One source, or a sequence or iterator of several: a path, a folder, a glob (a file that exists is
-            never taken for one), a folder of onnx's test data, `NAME=FILE` for an input of that name, `random[:seed]`,
-            a Pillow image, an array-like, a mapping of array-likes.
+            never taken for one), a folder of onnx's test data, `NAME=FILE` or `NAME=NUMBER` for an input of that name,
+            `random[:seed]`, a Pillow image, an array-like, a mapping of array-likes.
 
     Returns:
         The kind of all of them; the paths, named files, Pillow images, array-likes, mappings or seed; and notes for the
@@ -111,7 +115,7 @@ def files_behind(entries: Iterable[Any]) -> list[str]:
     files: list[str] = []
     for entry in entries:
         if isinstance(entry, NamedFiles):
-            files += entry.paths.values()
+            files += [path for name, path in entry.paths.items() if entry.number(name) is None]
             continue
         if isinstance(entry, str) and os.path.isdir(entry):
             files += tensor_files(entry)
@@ -190,18 +194,27 @@ def _name_and_path(text: str) -> tuple[str, str]:
         return "", text
     parts = text.split("=")
     splits = [("=".join(parts[:place]), "=".join(parts[place:])) for place in range(1, len(parts))]
-    known = [(name, path) for name, path in splits if os.path.lexists(path)]
+    known = [(name, path) for name, path in splits if os.path.lexists(path) or _number(path) is not None]
     known += [(name, path) for name, path in splits if suffix_of(path) in _ARRAY_SUFFIXES | TABLE_SUFFIXES]
     return known[0] if known else ("", text)
 
 
-def _together(named: Mapping[str, Sequence[str]]) -> list[NamedFiles]:
-    """The first files of all inputs, the second ones, and so on."""
+def _together(named: Mapping[str, list[str]]) -> list[NamedFiles]:
+    """The first files of all inputs, the second ones, and so on; an only one goes with each."""
     counts = {name: len(paths) for name, paths in named.items()}
-    if len(set(counts.values())) > 1:
+    most = max(counts.values(), default=0)
+    if set(counts.values()) - {1, most}:
         shown = ", ".join(f"{printable(name)} {count}" for name, count in counts.items())
         raise InputError(f"the inputs are named with different numbers of files: {shown}", hint="give each as many")
-    return [NamedFiles(dict(zip(named, paths, strict=True))) for paths in zip(*named.values(), strict=True)]
+    repeated = {name: paths if len(paths) == most else paths * most for name, paths in named.items()}
+    return [NamedFiles({name: paths[place] for name, paths in repeated.items()}) for place in range(most)]
+
+
+def _number(text: str) -> float | None:
+    """A number that is written out, None for anything else, a file of that name too."""
+    if not re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?", text, re.IGNORECASE) or os.path.lexists(text):
+        return None
+    return float(text)
 
 
 def _natural(path: str) -> tuple[list[str | int], str]:

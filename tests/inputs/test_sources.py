@@ -139,6 +139,17 @@ def test_a_file_can_name_its_input(tmp_path):
     )  # fmt: skip
 
 
+def test_one_file_or_number_goes_with_each_of_the_others(tmp_path):
+    for name in ("a1.npy", "a2.npy", "s.npy"):
+        (tmp_path / name).touch()
+    _, entries, _ = gather([f"a={tmp_path}/a*.npy", f"s={tmp_path}/s.npy", "rate=16000"])
+    assert [names([entry.paths["a"], entry.paths["s"]]) for entry in entries] == [
+        ["a1.npy", "s.npy"], ["a2.npy", "s.npy"],
+    ]  # fmt: skip
+    assert [(entry.number("rate"), entry.number("s")) for entry in entries] == [(16000.0, None)] * 2
+    assert names(files_behind(entries)) == ["a1.npy", "s.npy", "a2.npy", "s.npy"]
+
+
 @pytest.mark.parametrize("seed", ["", "x", "-1", "1.5", "9" * 19, "1\n"])
 def test_bad_seeds(seed):
     message, _ = refusal(gather, f"random:{seed}")

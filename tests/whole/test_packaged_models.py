@@ -11,6 +11,7 @@ from pathlib import Path
 
 import model_changes as changes
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import ModelProto
 from packaged_models import SHIPPED, Feeds, Shipped, Wheels
@@ -18,10 +19,12 @@ from plain_runs import Oracle
 from small_networks import Network
 
 from onnxscope import check, diff, snapshot
+from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import OnnxscopeError
 from onnxscope.gate.baseline import Baseline
 from onnxscope.gate.check_result import Check
+from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import load_model
 
 WAYS = ("diff", "diff without data", "check", "check without data")
@@ -138,4 +141,18 @@ def test_models_that_packages_ship_are_equal_to_themselves_in_other_words_and_ch
         faults += found
     print(f"{len(SHIPPED)} models", *(f"{kind}: {count}" for kind, count in counts.items()), sep="\n")
     assert len(SHIPPED) >= 30
+    assert faults == []
+
+
+@pytest.mark.acceptance
+def test_random_input_runs_on_models_that_packages_ship(tmp_path):
+    wheels = Wheels(tmp_path)
+    faults: list[str] = []
+    for shipped in SHIPPED:
+        try:
+            model = wheels.model(shipped)
+            fed = open_dataset("random", load_model(model), RunOptions()).whole().arrays
+            onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, fed)
+        except Exception as error:  # onnxruntime raises many unrelated classes
+            faults.append(f"{shipped.name}: {error}")
     assert faults == []
