@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ from onnxscope.inputs.samples import (
 )
 from onnxscope.inputs.sources import NamedFiles, files_behind, open_input, suffix_of, tensor_files
 from onnxscope.inputs.table_files import TABLE_SUFFIXES, read_table, unused_columns
-from onnxscope.inputs.tensor_files import map_safetensors, read_pb
+from onnxscope.inputs.tensor_files import map_safetensors, read_pb, read_wav
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["ArraySamples"]
 
 Array = NDArray[Any]
+
+_RATE = re.compile(r"(?:^|[^a-z])(?:sr|fs|rate|sample_?rate|sampling_?rate)$")
+_SHORTEST = 64  # samples of a sound: an input of fewer numbers takes something else
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,11 +129,14 @@ class ArraySamples(Samples):
 
     @property
     def notes(self) -> list[str]:
-        """Says where there is no axis of samples, and what columns of a table are not fed."""
+        """Says where there is no axis of samples, what columns of a table are not fed, and at what rate a sound is."""
         if isinstance(self.entry, str) and suffix_of(self.entry) in TABLE_SUFFIXES:
             with open_input(self.entry) as stream:
                 unused = unused_columns(stream, printable(self.entry), self.specs)
             return [f"{counted(len(unused), 'column')} of the table not fed: {', '.join(unused[:5])}"] if unused else []
+        sounds = [path for path in self.files if suffix_of(path) == ".wav"]
+        if sounds:
+            return [_heard(path) for path in sounds]
         if self.asked_axis is not None or any(axis is not None for axis in self.batch_axes.values()):
             return []
         return ["the arrays share no axis of samples: they are fed as they are, as one sample"]
@@ -201,12 +208,18 @@ def _open_arrays(entry: Any, specs: Sequence[InputSpec], *, mapped: bool) -> dic
     if isinstance(entry, NamedFiles):
         inputs = match_names(entry.paths, specs, "the files named")
         by_name = {spec.name: spec for spec in specs}
-        return {
-            name: _open_file(entry.paths[key], [by_name[name]], mapped=mapped, alone=True)[name]
-            if entry.number(key) is None
-            else (_full(by_name[name], entry.paths[key]), f"{printable(key)}={entry.paths[key]}")
-            for name, key in inputs.items()
-        }
+        opened: dict[str, tuple[Array, str]] = {}
+        sizes: dict[str, int] = {}
+        for name, key in inputs.items():
+            if entry.number(key) is None:
+                opened |= _open_file(entry.paths[key], [by_name[name]], mapped=mapped, alone=True)
+                sides = zip(by_name[name].shape or (), opened[name][0].shape, strict=False)
+                sizes |= {dim: size for dim, size in sides if isinstance(dim, str)}
+        for name, key in inputs.items():
+            if name not in opened:
+                where = f"{printable(key)}={entry.paths[key]}"
+                opened[name] = (_full(by_name[name], entry.paths[key], sizes), where)
+        return opened
     if isinstance(entry, str):
         return _open_test_data(entry, specs) if os.path.isdir(entry) else _open_file(entry, specs, mapped=mapped)
     if isinstance(entry, Mapping):
@@ -236,6 +249,8 @@ def _open_file(
             arrays = map_safetensors(stream, where, choose)
         elif suffix_of(path) in TABLE_SUFFIXES:
             arrays = read_table(stream, where, specs)
+        elif suffix_of(path) == ".wav":
+            arrays = _sound(*read_wav(stream, where), specs, where)
         elif suffix_of(path) == ".pb":
             arrays = {only_input(specs, where).name: read_pb(stream, where)}
         else:
@@ -243,15 +258,43 @@ def _open_file(
     return {name: (array, where) for name, array in arrays.items()}
 
 
-def _full(spec: InputSpec, written: str) -> Array:
-    """An input that is one number throughout, a sampling rate for example; what is open of its shape is 1."""
+def _heard(path: str) -> str:
+    with open_input(path) as stream:
+        sound, rate = read_wav(stream, printable(path))
+    seconds = f"{len(sound) / rate:.3g} s"
+    return f"{printable(os.path.basename(path))}: {seconds} of sound at its own rate of {rate:,} samples a second"
+
+
+def _sound(sound: Array, rate: int, specs: Sequence[InputSpec], where: str) -> dict[str, Array]:
+    """A sound as one row, or as windows of the length that the model takes; its rate where an input asks for it."""
+    rates = [spec for spec in specs if _RATE.search(spec.name.lower()) and len(spec.shape or ()) < 2]
+    spec = only_input([spec for spec in specs if spec not in rates], where)
+    shape = spec.shape or ()
+    axis = {1: 0, 2: 1, 3: 1 if shape[-1:] == (1,) else 2}.get(len(shape))
+    length = len(sound) if axis is None or not isinstance(shape[axis], int) else int(shape[axis] or 0)
+    one_channel = len(shape) < 3 or not isinstance(shape[3 - (axis or 0)], int) or shape[3 - (axis or 0)] == 1
+    if axis is None or not one_channel or element_type(spec).kind != "f" or min(length, len(sound)) < _SHORTEST:
+        raise InputError(f"no sound of {len(sound):,} samples becomes {spec_text(spec)}: input {spec.name!r}: {where}")
+    count = 1 if len(shape) == 1 else -(-len(sound) // length)
+    windows = np.zeros(count * length, element_type(spec))
+    windows[: len(sound)] = sound[: len(windows)]
+    rows = windows if len(shape) == 1 else windows.reshape(count, length)
+    return {
+        spec.name: np.expand_dims(rows, 3 - axis) if len(shape) == 3 else rows,
+        **{asked.name: _full(asked, str(rate), {}) for asked in rates},
+    }
+
+
+def _full(spec: InputSpec, written: str, sizes: Mapping[str, int]) -> Array:
+    """An input that is one number throughout, a sampling rate for example; what nobody knows of its shape is 1."""
     dtype = element_type(spec)
     number = float(written)
     if dtype.kind in "iu" and (number != int(number) or not np.iinfo(dtype).min <= number <= np.iinfo(dtype).max):
         raise InputError(f"input {spec.name!r} takes {spec.dtype}, not {written}")
     if dtype.kind == "U":
         raise InputError(f"input {spec.name!r} takes strings, not {written}", hint="give a .npy or a .csv of them")
-    return np.full([dim if isinstance(dim, int) else 1 for dim in spec.shape or ()], number).astype(dtype)
+    shape = [dim if isinstance(dim, int) else sizes.get(dim or "", 1) for dim in spec.shape or ()]
+    return np.full(shape, number).astype(dtype)
 
 
 def _open_test_data(folder: str, specs: Sequence[InputSpec]) -> dict[str, tuple[Array, str]]:

@@ -24,17 +24,19 @@ _IMAGE_SUFFIXES = frozenset(
 )
 _ARRAY_SUFFIXES = frozenset({".npy", ".npz", ".pb", ".safetensors"})
 _INPUTS = (
-    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a .csv, a folder or a glob of these, "
-    "NAME=FILE, or random[:seed]"
+    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a .csv, a .wav, a folder or a glob of "
+    "these, NAME=FILE, or random[:seed]"
 )
 _NPY = b"\x93NUMPY"
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", *(b"P%d" % kind for kind in range(1, 7)))
 _TOKENS = "text becomes numbers by the model's tokenizer: write its token ids as arrays, one for each input"
-_SOUND = "sound becomes an array at the model's own rate: write its samples, or their spectrogram, as a .npy"
+_SOUND = "write the sound as .wav at the model's own rate, or what the model makes of it, a spectrogram, as a .npy"
+_SOUND_SUFFIXES = frozenset({".wav"})
+_ALONE = TABLE_SUFFIXES | _SOUND_SUFFIXES  # which a folder may hold beside what is meant
 _MODEL = "that is a model or a checkpoint, which comes before `-i`; an input is data"
 _MADE_OTHERWISE = {
     **dict.fromkeys((".txt", ".json", ".jsonl", ".md"), _TOKENS),
-    **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".m4a"), _SOUND),
+    **dict.fromkeys((".flac", ".ogg", ".mp3", ".m4a"), _SOUND),
     ".parquet": "write the table as .csv: an input takes the column of its name, one matrix all of them",
     **dict.fromkeys((".onnx", ".pt", ".pth", ".ckpt", ".keras", ".h5", ".bin"), _MODEL),
 }
@@ -169,7 +171,7 @@ def _kind_of(path: str) -> Kind:
     Raises:
         InputError: It is there, and nothing that is known.
     """
-    if suffix_of(path) in _ARRAY_SUFFIXES | TABLE_SUFFIXES or _is_test_data(path):
+    if suffix_of(path) in _ARRAY_SUFFIXES | _ALONE or _is_test_data(path):
         return "arrays"
     if suffix_of(path) in _IMAGE_SUFFIXES or not os.path.isfile(path):
         return "images"  # one that is not there is told when it is opened
@@ -195,7 +197,7 @@ def _name_and_path(text: str) -> tuple[str, str]:
     parts = text.split("=")
     splits = [("=".join(parts[:place]), "=".join(parts[place:])) for place in range(1, len(parts))]
     known = [(name, path) for name, path in splits if os.path.lexists(path) or _number(path) is not None]
-    known += [(name, path) for name, path in splits if suffix_of(path) in _ARRAY_SUFFIXES | TABLE_SUFFIXES]
+    known += [(name, path) for name, path in splits if suffix_of(path) in _ARRAY_SUFFIXES | _ALONE]
     return known[0] if known else ("", text)
 
 
@@ -252,10 +254,13 @@ def _expand(path: str) -> tuple[list[str], list[str]]:
     try:
         if os.path.isdir(path) and not tensor_files(path):
             paths = [os.path.join(path, name) for name in os.listdir(path)]
-            return _found(_pick(paths, (_IMAGE_SUFFIXES, _ARRAY_SUFFIXES), f"in {where}"), f"in the folder: {where}")
+            return _found(
+                _pick(paths, (_IMAGE_SUFFIXES, _ARRAY_SUFFIXES, _SOUND_SUFFIXES), f"in {where}"),
+                f"in the folder: {where}",
+            )
         if glob.has_magic(path) and not os.path.lexists(path):
             paths = glob.glob(path, recursive=True)
-            picked = _pick(paths, (_IMAGE_SUFFIXES | _ARRAY_SUFFIXES | TABLE_SUFFIXES,), f"matched by {where}")
+            picked = _pick(paths, (_IMAGE_SUFFIXES | _ARRAY_SUFFIXES | _ALONE,), f"matched by {where}")
             return _found(picked, f"matches: {where}")
     except OSError as error:
         raise InputError(f"cannot read the folder ({error.strerror}): {where}") from error

@@ -207,11 +207,11 @@ def test_a_number_is_all_of_its_input(tmp_path):
         g (float[n, 2] x, int64 rate, float[n, 1] gain) => (float[n, 2] y, int64 r, float[n, 1] h)
         { y = Identity (x)  r = Identity (rate)  h = Identity (gain) }"""
     model = onnxscope.load_model(onnx.parser.parse_model(text))
-    np.save(tmp_path / "x.npy", np.ones((1, 2), np.float32))
+    np.save(tmp_path / "x.npy", np.ones((3, 2), np.float32))
     dataset = open_dataset([f"x={tmp_path}/x.npy", "rate=16000", "gain=-2.5e-1"], model, RunOptions())
     fed = dataset.whole().arrays
     assert (fed["rate"].shape, fed["rate"].dtype, int(fed["rate"])) == ((), np.int64, 16000)
-    assert fed["gain"].tolist() == [[-0.25]]
+    assert fed["gain"].tolist() == [[-0.25]] * 3  # as many as the other input of that dimension has
     assert dataset.record["files"] == ["x.npy", "rate=16000", "gain=-2.5e-1"]
     assert len(dataset.files) == 1
     assert "input 'rate' takes int64, not 1.5" in broken(model, [f"x={tmp_path}/x.npy", "rate=1.5", "gain=1"])

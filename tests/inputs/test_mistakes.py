@@ -92,7 +92,8 @@ MISTAKES = [
     ("table", floats(5, 4), "takes (batch, 5), not (5, 4)", "`-i random` needs no data"),
     ("table", "photo.png", "an image has no place in an input without height", "give a .npy or .npz file"),
     ("table", "data.parquet", "no kind of input that is known", "write the table as .csv"),
-    ("table", "sound.wav", "no kind of input that is known", "sound becomes an array at the model's own rate"),
+    ("table", "sound.ogg", "no kind of input that is known", "write the sound as .wav at the model's own rate"),
+    ("table", "sound.wav", "not a .wav file, or a broken one", "the model takes features"),
     ("table", "net.pt", "no kind of input that is known", "a model or a checkpoint, which comes before `-i`"),
     ("table", "something", "no kind of input that is known: something", "an input is an image, "),
     ("table", "broken.npy", "not a .npy array, or a broken one", "`-i FILE.npy` feeds that"),
@@ -113,7 +114,13 @@ MISTAKES = [
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (8, 8)).save("photo.png")
-    contents = {"data.parquet": b"PAR1", "sound.wav": b"RIFF0000WAVEfmt ", "net.pt": b"PK\3\4", "something": b"abc"}
+    contents = {
+        "data.parquet": b"PAR1",
+        "sound.wav": b"RIFF0000WAVEfmt ",
+        "sound.ogg": b"OggS",
+        "net.pt": b"PK\3\4",
+        "something": b"abc",
+    }
     for name, content in {**contents, "notes.txt": b"hello\n", "broken.npy": b""}.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "empty").mkdir()
