@@ -117,6 +117,11 @@ class ArraySamples(Samples):
         return files_behind([self.entry])
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the arrays as they were given, by input."""
+        return {name: array.shape for name, (array, _) in self._arrays().items()}
+
+    @property
     def names(self) -> list[str]:
         """The file's name, or those of all inputs."""
         if isinstance(self.entry, NamedFiles):

@@ -347,7 +347,8 @@ def _opened(
     if len(specs) > 1:
         from onnxscope.inputs.trial_runs import refuse_conflict  # and with it onnx, which a single array does not need
 
-        refuse_conflict(samples)
+        for part in samples.parts if isinstance(samples, ArraySets) else (samples,):
+            refuse_conflict(part)
     return Dataset(samples.first(min(samples.count, options.limit or samples.count)), notes, kept, bounds)
 
 

@@ -21,7 +21,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from onnxscope.base.text import label
 from onnxscope.errors import InputError, RunError
-from onnxscope.inputs.samples import Samples
+from onnxscope.inputs.array_samples import ArraySamples
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import Session, open_session
@@ -148,21 +148,17 @@ class TrialRuns:
             return None
 
 
-def refuse_conflict(samples: Samples) -> None:
-    """Refuse inputs that differ in a dimension of one name, where the model does not run on that either.
+def refuse_conflict(samples: ArraySamples) -> None:
+    """Refuse arrays that differ in a dimension of one name, where the model does not run on them either.
 
     Raises:
         InputError: Says which inputs, and who refuses.
     """
-    axes = samples.batch_axes
-    feeds = {
-        name: array if (axis := axes[name]) is None else np.expand_dims(array, axis)
-        for name, array in samples.load(0)[0].items()
-    }
+    shapes = samples.shapes
     sizes: dict[str, tuple[str, int]] = {}
     conflict = ""
     for spec in samples.specs:
-        for dim, size in zip(spec.shape or (), feeds[spec.name].shape, strict=False):
+        for dim, size in zip(spec.shape or (), shapes[spec.name], strict=False):
             name, first = sizes.setdefault(dim, (spec.name, size)) if isinstance(dim, str) and dim else ("", size)
             if first != size and not conflict:
                 both = f"{label(name)!r} has {first} and {label(spec.name)!r} {size}"
@@ -171,7 +167,7 @@ def refuse_conflict(samples: Samples) -> None:
     if not conflict or not isinstance(model, Model):
         return
     try:
-        refusal = TrialRuns(model).refusal(feeds)
+        refusal = TrialRuns(model).refusal(samples.as_one_sample().load(0)[0])
     except RunError:
         return  # the run itself says why
     if refusal is not None:
