@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ __all__ = [
     "find_batching",
     "find_layouts",
     "input_record",
+    "position_name",
     "run_length",
     "sample_count",
     "some_samples",
@@ -34,6 +36,7 @@ __all__ = [
 
 Array = NDArray[Any]
 BatchAxes = Mapping[str, int | None]
+_CACHE = re.compile(r"past|cache")
 Load = Callable[[int], tuple[dict[str, Array], list[str]]]
 
 
@@ -87,7 +90,7 @@ class Samples(ABC):
 
     def name(self, position: int) -> str:
         """What a sample is called: its file's name, or its position."""
-        return f"sample {position}"
+        return position_name(position)
 
     def first(self, count: int) -> Self:
         """The first samples alone; `count` is at most that of these."""
@@ -128,6 +131,11 @@ class Samples(ABC):
         """
 
 
+def position_name(position: int) -> str:
+    """Return what a sample is called that has no file of its own."""
+    return f"sample {position}"
+
+
 def find_batching(
     specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]], asked: BatchAxis = None
 ) -> tuple[dict[str, int | None], int | None, int]:
@@ -153,7 +161,8 @@ def find_layouts(
     for spec in specs:
         shape = shapes[spec.name]
         layout = None
-        if len(shape) == 4 and not axes[spec.name]:  # with three axes it is more likely a sequence
+        # With three axes it is more likely a sequence, and what a decoder remembers of one may have four.
+        if len(shape) == 4 and not axes[spec.name] and not _CACHE.search(spec.name.lower()):
             layout = find_layout(spec.shape) or find_layout(tuple(shape))
         if layout is not None:
             layouts[spec.name] = layout

@@ -26,7 +26,7 @@ from onnxscope.model.layers import Layer, find_layers
 from onnxscope.model.loop_invariants import read_invariants_outside
 from onnxscope.model.parameters import Parameter, find_parameters
 from onnxscope.model.skeleton import MappedFile, contained_path, skeleton_of, store_of
-from onnxscope.model.stored_model import LARGEST_DIM, InputSpec, StoredModel, computed_size, terms_of
+from onnxscope.model.stored_model import LARGEST_DIM, InputSpec, StoredModel, computed_size, is_symbol, terms_of
 from onnxscope.model.tensors import every_tensor
 from onnxscope.model.type_inference import infer_ranks, infer_types
 from onnxscope.model.value_axes import ValueAxes, known_axes
@@ -337,11 +337,12 @@ def _with(model: Model, libraries: tuple[Path, ...], dims: Mapping[str, int]) ->
 
 
 def _checked_dims(model: Model, dims: Mapping[str, int]) -> Mapping[str, int]:
-    """Sizes that the model's inputs can be given.
+    """Sizes that the model's inputs can be given; `INPUT:AXIS` stands for the symbol there, where there is one.
 
     Raises:
-        InputError: No input has such a dimension, it is fixed, or a size is none.
+        InputError: No input has such a dimension, it is fixed, has two sizes, or a size is none.
     """
+    checked: dict[str, int] = {}
     sides = {f"{spec.name}:{axis}": dim for spec in model.declared_inputs for axis, dim in enumerate(spec.shape or ())}
     names = {dim for dim in sides.values() if isinstance(dim, str)}
     names |= {term for dim in names for term in terms_of(dim)}
@@ -356,7 +357,10 @@ def _checked_dims(model: Model, dims: Mapping[str, int]) -> Mapping[str, int]:
         fixed = None if name in names else sides[name]
         if isinstance(fixed, int) and fixed != size:
             raise InputError(f"the dimension {printable(name)} is fixed at {fixed}, not {size}: {model.name}")
-    return dims
+        key = str(fixed) if is_symbol(fixed) else name
+        if checked.setdefault(key, size) != size:
+            raise InputError(f"two sizes, {checked[key]} and {size}, for the dimension {printable(key)}: {model.name}")
+    return checked
 
 
 def _reload(

@@ -30,7 +30,7 @@ from onnxscope.model.provenance import Provenance, read_provenance
 from onnxscope.model.skeleton import MappedFile
 from onnxscope.model.tensors import Storage, stored_tensors
 
-__all__ = ["LARGEST_DIM", "InputSpec", "StoredModel", "computed_size", "terms_of"]
+__all__ = ["LARGEST_DIM", "InputSpec", "StoredModel", "computed_size", "is_symbol", "terms_of"]
 
 LARGEST_DIM = 1 << 40
 _LONGEST_EXPRESSION = 200  # characters; exporters write `batch*seq`, `past_len + 1`
@@ -221,6 +221,11 @@ def terms_of(dim: str) -> frozenset[str]:
     """Return the names in an expression of dimensions; none where it is no expression."""
     tree = _expression(dim)
     return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name)) if tree else frozenset()
+
+
+def is_symbol(dim: int | str | None) -> bool:
+    """Whether a dimension has a name that means one size wherever it stands: `?` means none."""
+    return isinstance(dim, str) and any(map(str.isalnum, dim)) and not terms_of(dim)
 
 
 def _expression(dim: str) -> ast.expr | None:

@@ -11,6 +11,7 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.findings.unstable import find_unstable_layers
 from onnxscope.inputs.batches import Fed, read_batches
 from onnxscope.inputs.dataset import Dataset
+from onnxscope.inputs.samples import position_name
 from onnxscope.model.loading import Model
 from onnxscope.numerics.code_use import CodeGrid, CodeUse
 from onnxscope.numerics.log_histogram import LogHistogram
@@ -122,9 +123,8 @@ class ShardWorker:
         return replace(profile, sample_names=self._names(profile))
 
     def _names(self, profile: Profile) -> Mapping[int, str]:
-        if self._dataset.kind != "images":
-            return {}  # their positions are all that there is
-        return {position: self._dataset.name(position) for position in profile.named_samples}
+        names = {position: self._dataset.name(position) for position in profile.named_samples}
+        return {position: name for position, name in names.items() if name != position_name(position)}
 
 
 def empty_profile(model: Model, plan: Plan, dataset: Dataset, *, provenance: Mapping[str, Any]) -> Profile:

@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxscope.model.graphs import Step, ValueType, attribute_value, walk_graphs
 from onnxscope.model.loading import Model
-from onnxscope.model.stored_model import StoredModel
+from onnxscope.model.stored_model import StoredModel, is_symbol
 from onnxscope.model.type_inference import infer_types
 
 __all__ = ["bind_sizes", "infer_sizes", "name_sizes"]
@@ -67,7 +67,7 @@ def name_sizes(model: Model, dims: Mapping[str, int]) -> tuple[Model, dict[str, 
             if name not in dims or dim.WhichOneof("value") == "dim_value":
                 continue
             size = named.pop(name)
-            if dim.dim_param:
+            if is_symbol(dim.dim_param):
                 named[dim.dim_param] = size
             else:
                 unnamed[name] = (place, axis)

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import onnx.parser
 import pytest
+from PIL import Image
 
 import onnxscope
 from onnxscope.cli.main import run
@@ -74,11 +75,13 @@ def test_inspect_takes_a_place_for_a_name(path, capsys):
         ("seq", "not NAME=SIZE: 'seq'"),
         ("sequ=4", "no dimension of an input is called 'sequ': m.onnx"),
         ("x:2=4", "the dimension x:2 is fixed at 2, not 4: m.onnx"),
+        ("seq=3 x:1=4", "two sizes, 3 and 4, for the dimension seq: m.onnx"),
         ("x:5=4", "no dimension of an input is called 'x:5': m.onnx"),
     ],
 )
 def test_a_size_that_cannot_be_given_is_an_error(text, message, path, tmp_path, capsys):
-    assert run(["features", path, "-i", "random", "-o", str(tmp_path / "o"), "--dim", text]) == 2
+    given = [part for dim in text.split() for part in ("--dim", dim)]
+    assert run(["features", path, "-i", "random", "-o", str(tmp_path / "o"), *given]) == 2
     err = capsys.readouterr().err
     assert message in err
     if "no dimension" in message:
@@ -95,6 +98,28 @@ def test_a_model_keeps_the_sizes_that_it_was_loaded_with(path):
     assert onnxscope.features(model, "random", dims={"z:0": 4}).input["dims"] == {"seq": 6, "z:0": 4}
     with pytest.raises(onnxscope.InputError, match="the size of a dimension is a whole number, not -1: 'seq'"):
         onnxscope.load_model(path, dims={"seq": -1})
+
+
+def test_a_place_stands_for_the_symbol_that_is_there(tmp_path):
+    text = """<ir_version: 9, opset_import: ["": 18]>
+        g (float[n, seq] x, float[n, seq] y) => (float[n, seq] z) { z = Add (x, y) }"""
+    model = onnxscope.load_model(onnx.parser.parse_model(text), dims={"y:1": 5})
+    assert [spec.shape for spec in model.inputs] == [("n", 5), ("n", 5)]
+    unknown = onnx.parser.parse_model(text)
+    for value in unknown.graph.input:
+        value.type.tensor_type.shape.dim[1].dim_param = "?"  # as some exporters write what they do not know
+    assert [spec.shape for spec in onnxscope.load_model(unknown, dims={"y:1": 5}).inputs] == [("n", "?"), ("n", 5)]
+    assert [spec.shape for spec in onnxscope.load_model(unknown, dims={"?": 5}).inputs] == [("n", 5), ("n", 5)]
+
+
+def test_a_picture_is_brought_to_the_size_that_is_given(tmp_path):
+    text = '<ir_version: 9, opset_import: ["": 18]> g (float[n, 3, h, w] x) => (float[n, 3, h, w] y) { y = Relu (x) }'
+    Image.new("RGB", (40, 30)).save(tmp_path / "p.png")
+    maps = onnxscope.features(
+        onnx.parser.parse_model(text), str(tmp_path / "p.png"), preprocess="none", dims={"h": 16}, select="op:Relu"
+    )
+    assert maps[0].data.shape == (1, 3, 16, 40)
+    assert maps.input["dims"] == {"h": 16}
 
 
 def test_a_batch_that_is_given_is_made_of_so_many_samples(tmp_path):

@@ -144,6 +144,14 @@ def test_a_sample_is_called_after_its_file(model, tmp_path):
     ]  # fmt: skip
 
 
+def test_a_finding_names_the_file(tmp_path):
+    text = '<ir_version: 9, opset_import: ["": 18]> g (float[n, 2] x) => (float[n, 2] y) { [root] y = Sqrt (x) }'
+    for number, value in enumerate((1.0, 2.0, -1.0)):
+        np.save(tmp_path / f"{number}.npy", np.full((1, 2), value, np.float32))
+    stats = onnxscope.stats(onnx.parser.parse_model(text), tmp_path, select="op:Sqrt")
+    assert "first in 2.npy" in next(finding.message for finding in stats.findings if finding.kind == "non_finite")
+
+
 def test_two_models_are_compared_on_sequences(model):
     result = onnxscope.diff(model, model, list(sequences()))
     assert result.equal
