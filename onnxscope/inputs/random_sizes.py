@@ -194,13 +194,14 @@ class _Search:
         misfit = None if node is None else self._misfit(fitting, node)
         if node is None or not misfit:
             return None
-        for name in self._candidates():
-            size = self._root(fitting, node, name, misfit)
-            if size is not None:
-                better = replace(fitting, dims={**fitting.dims, name: size})
-                found = self._refusal(better) if self._spent.take() else refusal
-                if found is None or found.rank > refusal.rank:
-                    return better, found
+        roots = {name: self._root(fitting, node, name, misfit) for name in self._candidates()}
+        found = [(name, size) for name, size in roots.items() if size is not None]
+        # Rather a longer dimension than one that shrinks to what the other happens to be.
+        for name, size in sorted(found, key=lambda root: root[1] < fitting.dims[root[0]]):
+            better = replace(fitting, dims={**fitting.dims, name: size})
+            answer = self._refusal(better) if self._spent.take() else refusal
+            if answer is None or answer.rank > refusal.rank:
+                return better, answer
         return None
 
     def _misfit(self, fitting: Fitting, node: Node) -> int | None:

@@ -131,6 +131,11 @@ def test_a_height_that_a_chain_of_convolutions_must_end_at_is_found():
     assert math.ceil(math.ceil(math.ceil(shapes["x"][2] / 4) / 4) / 2) == 1
 
 
+def test_a_dimension_rather_grows_than_shrinks():
+    model = model_of("g (float[b, n] x, float[k, m] y) => (float[b, m] z) { z = MatMul(x, y) }")
+    assert opened(model)[1] == {"x": (1, 8), "y": (8, 8)}
+
+
 def test_a_rate_is_one_that_the_graph_compares_it_with():
     model = model_of(
         """g (float[b, n] x, int64 rate) => (float[b, m] y) <int64 known = {16000}> {
