@@ -6,12 +6,14 @@ import bisect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis
+from onnxscope.base.text import counted
 from onnxscope.errors import InputError
 from onnxscope.inputs.array_samples import ArraySamples
 from onnxscope.inputs.layouts import shape_text
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["ArraySets"]
 
 Array = NDArray[Any]
+
+_NOTED = 3  # sources whose notes are told
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,9 +79,11 @@ class ArraySets(Samples):
     @property
     def notes(self) -> list[str]:
         """Says what a source is, where it is one sample, and what is not fed."""
-        if any(axis is not None for axis in self.batch_axes.values()):
-            return list(dict.fromkeys(note for part in self.parts for note in part.notes))
-        return [f"each of the {len(self.parts)} sources of arrays is one sample"]
+        if not any(axis is not None for axis in self.batch_axes.values()):
+            return [f"each of the {len(self.parts)} sources of arrays is one sample"]
+        notes = list(dict.fromkeys(note for part in self.parts[:_NOTED] for note in part.notes))
+        more = len(self.parts) - _NOTED
+        return [*notes, f"and so on for {counted(more, 'more source')}"] if notes and more > 0 else notes
 
     def name(self, position: int) -> str:
         """The file's name, with the position in it where it has several samples."""
@@ -133,6 +139,9 @@ class ArraySets(Samples):
         return joined, sample_count(joined, self.batch_axes), notes
 
     def _place(self, position: int) -> tuple[ArraySamples, int]:
-        ends = list(itertools.accumulate(part.count for part in self.parts))
-        index = bisect.bisect_right(ends, position)
-        return self.parts[index], position - (ends[index - 1] if index else 0)
+        index = bisect.bisect_right(self._ends, position)
+        return self.parts[index], position - (self._ends[index - 1] if index else 0)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(itertools.accumulate(part.count for part in self.parts))

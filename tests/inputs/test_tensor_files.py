@@ -1,4 +1,4 @@
-"""Sounds: what a .wav holds, as the standard library and numpy write it, and where it goes in a model."""
+"""Files of tensors: sounds as the standard library and numpy write them; the others are read in test_array_sets."""
 
 from __future__ import annotations
 
@@ -99,12 +99,14 @@ def test_an_input_that_asks_for_the_rate_is_told(tmp_path):
 
 
 def test_a_folder_of_sounds_is_a_dataset(tmp_path):
-    for number, count in enumerate((1000, 700, 400)):
+    for number, count in enumerate((1000, 700, 400, 400, 400)):
         written(tmp_path / f"{number}.wav", LEFT[:count])
     (tmp_path / "labels.csv").touch()
     stats = onnxscope.stats(model_of("float[batch, samples] audio"), tmp_path, select="value:out_audio")
-    every = np.concatenate([LEFT[:1000], LEFT[:700], LEFT[:400]])
-    assert (stats.profile.samples, stats[0].overall.count) == (3, 2100)
+    every = np.concatenate([LEFT[:1000], LEFT[:700], *[LEFT[:400]] * 3])
+    assert (stats.profile.samples, stats[0].overall.count) == (5, 2900)
+    assert stats.notes[-2].startswith("2.wav: 0.05 s of sound")
+    assert stats.notes[-1] == "and so on for 2 more sources"
     assert stats[0].overall.std == pytest.approx(every.std(ddof=1), rel=1e-3)
 
 
