@@ -171,7 +171,7 @@ def _valid(
     past, present = _past_and_present(specs, shapes)
     for spec in specs:
         name, shape, dtype = spec.name.lower(), shapes[spec.name], element_type(spec)
-        if spec.name in made or not (dtype.kind in "iub" or dtype.name.startswith(("int", "uint"))):
+        if spec.name in made or dtype.kind not in "iub":
             continue
         if "use_cache" in name:
             made[spec.name] = np.ones(shape, dtype)
@@ -182,7 +182,8 @@ def _valid(
         elif _LENGTHS.search(name) and len(shape) < 2 + (shape[-1:] == (1,)):
             longest = past if _PAST.search(name) and "total" not in name else past + present
             # onnxruntime's GroupQueryAttention counts keys without the last one.
-            made[spec.name] = np.full(shape, longest - ("seqlens_k" in name), dtype)
+            length = max(0, longest - ("seqlens_k" in name))
+            made[spec.name] = np.full(shape, min(length, int(np.iinfo(dtype).max)), dtype)
     return made
 
 

@@ -35,6 +35,7 @@ _MOST_NUMBERS = 1 << 24  # that a trial is fed
 _LONG = 64  # a dimension that is rather halved than doubled, to see what it does
 _ROUND = (32, 16, 8)  # what sizes are rather a multiple of
 _MOST_STEPS = 16  # from one refusal to the next
+_WHOLE = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
 _TOTAL = re.compile(r"total_(.+)")
 
 
@@ -160,23 +161,24 @@ class _Search:
         numbers: dict[str, int | None] = {}
         graph = self._model.main
         for spec in self._specs:
-            if spec.shape is None or not spec.dtype.startswith(("int", "uint")) or math.prod(_sizes(spec)) > 1:
+            if spec.shape is None or spec.dtype not in _WHOLE or math.prod(_sizes(spec)) > 1:
                 continue
             waiting, seen = [spec.name], {spec.name}
             while waiting:
                 for node in graph.readers.get(waiting.pop(), ()):
                     if node.op_type == "Equal" and node.is_standard:
-                        numbers.setdefault(spec.name, self._constant(node, seen))
+                        numbers.setdefault(spec.name, self._constant(node, seen, np.iinfo(spec.dtype)))
                     elif node.operator.passes_on in ("same", "cast", "reshaped") and node.outputs[0] not in seen:
                         seen.add(node.outputs[0])
                         waiting.append(node.outputs[0])
         return {name: number for name, number in numbers.items() if number is not None}
 
-    def _constant(self, node: Node, seen: set[str]) -> int | None:
+    def _constant(self, node: Node, seen: set[str], limits: np.iinfo[Any]) -> int | None:
         for name in node.inputs:
             tensor = self._model.main.stored(name) if name not in seen else None
             if tensor is not None and math.prod(tensor.dims) == 1:
-                return int(np.ravel(self._model.array(tensor))[0])
+                number = np.ravel(self._model.array(tensor))[0]
+                return int(number) if limits.min <= number <= limits.max else None  # nor NaN
         return None
 
     def _candidates(self) -> list[str]:

@@ -171,6 +171,21 @@ def test_positions_count_on_from_the_past_and_lengths_are_those_of_what_is_fed()
     assert fed["ids"].max() < 40
 
 
+@pytest.mark.parametrize("constant", [np.array(np.nan, np.float32), np.array(70000.0, np.float32)])
+def test_a_number_that_the_input_cannot_hold_is_not_fed(constant):
+    model = model_of(
+        """g (float[b, n] x, int8 rate, int8[b] lengths) => (float[b, m] y, bool is_known, int8[b] l)
+           <int64[4] by = {0, 500, 0, 0}> {
+             wide = Cast<to = 1>(rate)  is_known = Equal(wide, known)  l = Identity(lengths)
+             y = Pad<mode = "reflect">(x, by) }""",
+        known=constant,
+    )
+    fed = opened(model)[0].whole().arrays
+    assert fed["rate"] in (0, 1)
+    assert fed["lengths"].tolist() == [127]
+    assert fed["x"].shape[1] > 500
+
+
 def test_what_has_always_run_keeps_its_bytes():
     model = model_of(
         "g (float[b, n, 4] x, int64[b, n] position_ids) => (float[b, n, 4] y, int64[b, n] z)"
