@@ -18,13 +18,13 @@ from onnxscope.comparison.measure import held_by, near_values
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.result import Comparison
-from onnxscope.comparison.shared_constants import unread_changes
 from onnxscope.comparison.structure_changes import (
     attribute_changes,
     fused_taps,
     layers_inside,
     likeliest_first,
     node_changes,
+    unread_changes,
 )
 from onnxscope.comparison.unstable_sides import mode_changes, notes_on_narrow_sums, notes_on_unstable
 from onnxscope.comparison.weight_changes import WeightChange, compare_weights, folded_change, one_sided

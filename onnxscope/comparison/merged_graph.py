@@ -23,8 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxscope.comparison.match_values import Counterpart, FedInput
-from onnxscope.comparison.shared_constants import shared_constants
+from onnxscope.comparison.match_values import Counterpart, FedInput, shared_constants
 from onnxscope.errors import RunError
 from onnxscope.model.graphs import walk_graphs
 from onnxscope.model.loading import Model

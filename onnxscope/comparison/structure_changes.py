@@ -1,4 +1,4 @@
-"""What is not the same about the structure of two models: attributes of paired layers, and any node."""
+"""What is not the same about the structure of two models: attributes of paired layers, any node, what nothing reads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.layer_difference import LayerDifference
@@ -15,7 +16,8 @@ from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.weight_changes import WeightChange
 from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
-from onnxscope.numerics.distances import Tolerance
+from onnxscope.model.loading import Model
+from onnxscope.numerics.distances import Tolerance, difference
 from onnxscope.selection.chosen_parts import Selection
 from onnxscope.selection.selectors import Tap
 from onnxscope.structure.attributes import attribute_text, attributes_of
@@ -23,7 +25,7 @@ from onnxscope.structure.compare_records import NodeChange, changes_numbers, com
 from onnxscope.structure.fused_regions import FusedRegion
 from onnxscope.structure.quantized_form import Partner
 
-__all__ = ["FusedPart", "StructureChange", "attribute_changes", "likeliest_first", "node_changes"]
+__all__ = ["FusedPart", "StructureChange", "attribute_changes", "likeliest_first", "node_changes", "unread_changes"]
 
 Array = NDArray[Any]
 _FEW = 8  # numbers, which a message shows
@@ -278,4 +280,69 @@ def _tells_mode(change: NodeChange, node: Node) -> bool:
         return change.node is node
     return change.what in ("training_mode", f"{node.op_type}.training_mode") and (
         change.node is None or change.node.op_type == node.op_type or change.what != "training_mode"
+    )
+
+
+def unread_changes(a: Model, b: Model, tolerance: Tolerance | None = None) -> list[WeightChange]:
+    """Return what is not the same about initializers that no output depends on; one left out does not count.
+
+    Args:
+        a: The first model.
+        b: The second.
+        tolerance: What numbers may be off by.
+    """
+    unread = _unread(a), _unread(b)
+    changes = []
+    for name in dict.fromkeys((*unread[0], *unread[1])):
+        tensors = [model.main.initializers.get(name) for model in (a, b)]
+        if tensors[0] is None or tensors[1] is None:
+            side = "first" if tensors[1] is None else "second"
+            message = f"only the {side} model has {printable(name)}, on which no output depends"
+            kind = "removed" if tensors[1] is None else "added"
+            changes.append(_change(name, kind, message, counts=False))
+        elif name in unread[0] and name in unread[1]:
+            values = a.array(tensors[0]), b.array(tensors[1])
+            if values[0].dtype != values[1].dtype or not _are_same(values[0], values[1]):
+                forgiven = tolerance is not None and _is_within(tolerance, *values)
+                text = f"{_text(*values)}; within the tolerance" if forgiven else _text(*values)
+                changes.append(_change(name, "changed", text, counts=not forgiven))
+    return changes
+
+
+def _unread(model: Model) -> list[str]:
+    """Stored tensors that no output depends on and no layer has."""
+    held = {value for layer in model.layers for part in layer.parts for value in part.inputs}
+    stored = model.main.initializers.items()
+    return [
+        name
+        for name, tensor in stored
+        if name not in model.main.needed and name not in held and tensor.data_type != TensorProto.STRING
+    ]
+
+
+def _are_same(x: NDArray[Any], y: NDArray[Any]) -> bool:
+    return x.shape == y.shape and np.ascontiguousarray(x).tobytes() == np.ascontiguousarray(y).tobytes()
+
+
+def _is_within(tolerance: Tolerance, x: NDArray[Any], y: NDArray[Any]) -> bool:
+    return x.shape == y.shape and x.dtype == y.dtype and x.dtype.kind != "b" and tolerance.forgives(x, y)
+
+
+def _text(x: NDArray[Any], y: NDArray[Any]) -> str:
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return f"{x.dtype}{list(x.shape)} became {y.dtype}{list(y.shape)}, on which no output depends"
+    return f"{difference(x, y).text()}, on which no output depends"
+
+
+def _change(name: str, kind: str, message: str, *, counts: bool) -> WeightChange:
+    return WeightChange(
+        a=None if kind == "added" else name,
+        b=None if kind == "removed" else name,
+        layer="",
+        change=kind,
+        max_abs=None,
+        relative_l2=None,
+        channels=(),
+        message=message,
+        counts=counts,
     )

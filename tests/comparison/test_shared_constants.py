@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from compared_models import parsed
 
-from onnxscope.comparison.shared_constants import shared_constants
+from onnxscope.comparison.match_values import shared_constants
 from onnxscope.model.loading import load_model
 
 RAMP = np.arange(40, dtype=np.float32)
