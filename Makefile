@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO_DIR ?= demo-output
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test lint unit browser docs acceptance hostile fuzz soak bench fixtures clean
+.PHONY: help demo test lint unit coverage browser docs acceptance hostile fuzz soak bench fixtures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,7 +49,10 @@ browser:
 	test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null || \
 	{ echo "the tests need a browser: install Debian's package chromium, as root" >&2; exit 1; }
 
-unit: $(INSTALLED) $(JUNIT_SCHEMA) browser  ## pytest with coverage
+unit: $(INSTALLED) $(JUNIT_SCHEMA) browser  ## pytest
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not acceptance"
+
+coverage: $(INSTALLED) $(JUNIT_SCHEMA) browser  ## pytest, and which lines no test reaches; a third slower
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not acceptance" --cov --cov-report=term:skip-covered
 
 docs: $(INSTALLED)  ## build the documentation into site/, with warnings as errors
