@@ -72,10 +72,9 @@ def diff(
     where that cannot be decided: something does not reproduce, or could not be compared.
     """
     from onnxscope.comparison.compare_models import diff as compare
-    from onnxscope.model.loading import load_model
 
     result = compare(
-        load_model(a, custom_ops=custom_ops, dims=dims) if dims else a,
+        a,
         b,
         list(inputs) if inputs and not weights_only else None,
         align=align,
@@ -88,6 +87,7 @@ def diff(
         batch_size=batch_size,
         limit=limit,
         custom_ops=custom_ops,
+        dims=dims,
     )
     for remark in result.notes:
         shown.note(remark)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ def diff(
     memory_budget_bytes: int = 512 << 20,
     threads: int = 0,
     custom_ops: CustomOps = (),
+    dims: Mapping[str, int] | None = None,
 ) -> Comparison:
     """Compare two models layer by layer, each layer at the value that leaves it.
 
@@ -61,6 +62,7 @@ def diff(
         memory_budget_bytes: What values may take that leave onnxruntime, where one graph is not enough.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
+        dims: Sizes for open dimensions of the first model's inputs: by their names, or as `INPUT:AXIS`.
 
     Returns:
         Sums in float32 inside onnxruntime, as accurate as one part in a million.
@@ -81,7 +83,7 @@ def diff(
         threads=threads,
     )
     return run_diff(
-        load_model(a, custom_ops=custom_ops),
+        load_model(a, custom_ops=custom_ops, dims=dims),
         load_model(b, custom_ops=custom_ops),
         inputs,
         options,

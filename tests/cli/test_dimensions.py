@@ -49,6 +49,8 @@ def test_a_comparison_and_a_gate_take_them_too(path, tmp_path, capsys):
     sizes = GIVEN[4:]
     assert run(["diff", path, path, "-i", "random", *sizes, "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["input"]["dims"] == {"seq": 5, "z:1": 3}
+    sized = {"seq": 5, "z:1": 3}
+    assert onnxscope.diff(path, path, "random", dims=sized).to_dict()["input"]["dims"] == sized
     baseline = str(tmp_path / "b.json")
     assert run(["snapshot", path, "-i", "random", *sizes, "-o", baseline]) == 0
     assert run(["check", path, "--baseline", baseline, "-i", "random", *sizes]) == 0
