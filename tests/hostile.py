@@ -30,8 +30,12 @@ from onnx import helper, numpy_helper
 from selection.test_large_values import BOMBS
 from whole.test_hostile import CASES, mutate, named, network
 
+import onnxscope.profiling.dataset_statistics  # what most commands need, once for all cases
+import onnxscope.reporting.reports
+import onnxscope.runtime.session
 from onnxscope.cli.main import main
 
+onnxscope.runtime.session.runtime_version()  # imports onnxruntime
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 DIGITS, IMAGES = FIXTURES / "digits.onnx", FIXTURES / "digits.npz"
 REFUSED, DONE, ANSWERED = (2,), (0, 1), (0, 1, 2)

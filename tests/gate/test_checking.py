@@ -210,7 +210,10 @@ def test_an_update_keeps_the_lines_of_what_has_not_changed(baseline):
         (lambda record: record["weights"].append(3), "the baseline has no list of objects 'weights'"),
         (lambda record: record["layers"][0].update(shape=["x"]), r"a shape that is no shape in layers\[0\]"),
         (lambda record: record.update(input={}), "an input without its digest"),
-        (lambda record: record.update(model={}), "no inputs and outputs"),
+        (lambda record: record.update(model={}), "the baseline has no list 'inputs' in model"),
+        (lambda record: record["model"].update(outputs=[None]), "no list of objects 'outputs'"),
+        (lambda record: record["model"]["inputs"][0].pop("dtype"), r"the baseline has no dtype in inputs\[0\]"),
+        (lambda record: record["model"]["outputs"][0].update(shape=[[]]), r"that is no shape in outputs\[0\]"),
     ],
 )
 def test_a_damaged_file_is_an_error(baseline, tmp_path, change, message):
