@@ -66,8 +66,9 @@ hostile: $(INSTALLED)  ## what strangers may send, given to every command: all h
 	PYTHONPATH=tests $(BIN)/python tests/hostile.py
 
 FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 1
 fuzz: $(INSTALLED)  ## what nobody has thought of, given to everything that reads a stranger's file
-	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
+	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
 
 SOAK_SECONDS ?= 3600
 soak: $(INSTALLED)  ## the library in one process for an hour, with nothing that grows

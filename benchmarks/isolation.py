@@ -59,7 +59,7 @@ def main() -> None:
             images = np.random.default_rng(0).normal(size=(given.samples, 3, 224, 224)).astype(np.float32)
             np.save(folder / "x.npy", images)
             arguments = ["stats", str(folder / "resnet50.onnx"), "-i", str(folder / "x.npy"), "-o", output]
-            subjects[f"stats resnet50, {given.samples} samples"] = (arguments, 2)
+            subjects[f"stats resnet50, {given.samples} samples"] = (arguments, 5)
         for what, (arguments, runs) in subjects.items():
             taken: dict[str, list[tuple[float, float, float]]] = {"none": [], "process": []}
             for _ in range(runs):  # one after the other, so that both meet the same machine

@@ -4,7 +4,7 @@ Each target reads what it is given, or refuses it with one of our errors, and wh
 reader finds there. atheris guides the bytes by the code that they reach; where it is not installed, hypothesis draws
 them. Bytes that break a target are printed, and go into `REGRESSIONS` of tests/whole/test_fuzz.py once it is mended.
 
-    python tests/fuzz.py [TARGET...] [--seconds S] [--with atheris|hypothesis]
+    python tests/fuzz.py [TARGET...] [--seconds S] [--seed N] [--with atheris|hypothesis]
 """
 
 from __future__ import annotations
@@ -356,10 +356,9 @@ def read_arrays(data: bytes) -> None:
         assert mapped is not None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            read = (
-                np.lib.npyio.NpzFile if isinstance(ours, dict) else np.load
-            )  # what is no archive at its start may be one
-            theirs = read(io.BytesIO(data), allow_pickle=False)
+            # numpy's `load` takes for an archive only what begins like one.
+            load = np.lib.npyio.NpzFile if isinstance(ours, dict) else np.load
+            theirs = load(io.BytesIO(data), allow_pickle=False)
         for name, array in ours.items() if isinstance(ours, dict) else [("", ours)]:
             other = theirs[name] if isinstance(ours, dict) else theirs
             assert array.shape == other.shape
@@ -425,10 +424,10 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 # ---- what drives them
 
 
-def run_target(name: str, seconds: float, engine: str) -> None:
+def run_target(name: str, seconds: float, seed: int, engine: str) -> None:
     """Feed one target in this process until the time is over; does not return where something breaks it."""
     if engine == "hypothesis":
-        draw(TARGETS[name], seeds(name), seconds)
+        draw(TARGETS[name], seeds(name), seconds, seed)
         return
     import atheris
 
@@ -436,15 +435,21 @@ def run_target(name: str, seconds: float, engine: str) -> None:
     corpus.mkdir()
     for index, data in enumerate(seeds(name)):
         (corpus / str(index)).write_bytes(data)
-    limits = [f"-max_total_time={seconds:g}", f"-max_len={MAX_BYTES}", f"-timeout={SLOW_S}", "-rss_limit_mb=4096"]
+    limits = [
+        f"-seed={seed}",
+        f"-max_total_time={seconds:g}",
+        f"-max_len={MAX_BYTES}",
+        f"-timeout={SLOW_S}",
+        "-rss_limit_mb=4096",
+    ]
     place = os.environ.get("FUZZ_FOUND", os.getcwd())
     atheris.Setup(["fuzz", *limits, "-print_final_stats=1", f"-artifact_prefix={place}/", str(corpus)], TARGETS[name])
     atheris.Fuzz()
 
 
-def draw(target: Callable[[bytes], None], corpus: list[bytes], seconds: float) -> None:
+def draw(target: Callable[[bytes], None], corpus: list[bytes], seconds: float, first_seed: int) -> None:
     """Let hypothesis draw bytes, and put them into those of a corpus; it makes small what breaks the target."""
-    from hypothesis import HealthCheck, given, settings
+    from hypothesis import HealthCheck, given, seed, settings
     from hypothesis import strategies as st
 
     def spliced(start: bytes, place: int, count: int, new: bytes) -> bytes:
@@ -456,6 +461,7 @@ def draw(target: Callable[[bytes], None], corpus: list[bytes], seconds: float) -
     rounds = 0
     while time.monotonic() < end_s:
 
+        @seed(first_seed + rounds)
         @settings(max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(inputs)
         def feed(data: bytes) -> None:
@@ -489,10 +495,11 @@ def seeds(name: str) -> list[bytes]:
     return [b"", *(bytes([1, place, action, value]) for place in range(8) for action in range(4) for value in (0, 9))]
 
 
-def report_of(name: str, seconds: float, engine: str) -> tuple[bool, str]:
+def report_of(name: str, seconds: float, seed: int, engine: str) -> tuple[bool, str]:
     """Feed a target in another process: whether it held, and what to say of it."""
     with tempfile.TemporaryDirectory() as found:
-        command = [sys.executable, __file__, name, "--seconds", str(seconds), "--with", engine, "--here"]
+        command = [sys.executable, __file__, name, "--seconds", str(seconds), "--seed", str(seed)]
+        command += ["--with", engine, "--here"]
         environment = {**os.environ, "FUZZ_FOUND": found}
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
         inputs = [base64.b85encode(path.read_bytes()).decode() for path in Path(found).iterdir()]
@@ -510,17 +517,18 @@ def run() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all by default")
     parser.add_argument("--seconds", type=float, default=60, help="for each")
+    parser.add_argument("--seed", type=int, default=1, help="another one takes another way")
     parser.add_argument("--with", dest="engine", choices=("atheris", "hypothesis"))
     parser.add_argument("--here", action="store_true", help="in this process")
     given = parser.parse_args()
     engine = given.engine or ("atheris" if HAS_ATHERIS else "hypothesis")
     names = given.targets or list(TARGETS)
     if given.here:
-        run_target(names[0], given.seconds, engine)
+        run_target(names[0], given.seconds, given.seed, engine)
         return 0
     held = True
     with ThreadPoolExecutor(2) as pool:
-        for well, words in pool.map(lambda name: report_of(name, given.seconds, engine), names):
+        for well, words in pool.map(lambda name: report_of(name, given.seconds, given.seed, engine), names):
             print(words, flush=True)
             held &= well
     return 0 if held else 1

@@ -64,7 +64,7 @@ def test_what_is_planted_is_found(engine, tmp_path):
 
 
 def test_a_target_that_holds_says_how_much_it_was_given(capsys):
-    held, words = fuzz.report_of("settings", 2, "hypothesis")
+    held, words = fuzz.report_of("settings", 2, 1, "hypothesis")
     assert held, words
     assert int(words.split()[1].replace(",", "")) >= 200
     assert words.endswith("inputs, nothing found")
