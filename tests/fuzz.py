@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -345,14 +344,12 @@ def read_arrays(data: bytes) -> None:
         with open(path, "rb") as stream:
             try:
                 found.append(read(stream, "x"))
-            except InputError as error:
+            except InputError:
                 found.append(None)
-                refusal = str(error)
+    assert (found[0] is None) == (found[1] is None)
     for ours, mapped in (found[:2], found[2:]):
         if ours is None:
-            # What is mapped is not compared with its checksum, nor counted as what expands.
-            assert mapped is None or is_damaged(data) or "would expand" in refusal, refusal
-            continue
+            continue  # what is mapped is not compared with what the archive's directory and checksums say
         assert mapped is not None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -364,15 +361,6 @@ def read_arrays(data: bytes) -> None:
             assert array.shape == other.shape
             assert array.dtype == other.dtype
             assert array.tobytes() == other.tobytes() == (mapped[name] if name else mapped).tobytes()
-
-
-def is_damaged(data: bytes) -> bool:
-    """Whether an archive holds something that is not what its directory says."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return archive.testzip() is not None
-    except Exception:  # zipfile lets many kinds out
-        return True
 
 
 def every(names: list[str]) -> dict[str, str]:
@@ -500,7 +488,7 @@ def report_of(name: str, seconds: float, seed: int, engine: str) -> tuple[bool, 
     with tempfile.TemporaryDirectory() as found:
         command = [sys.executable, __file__, name, "--seconds", str(seconds), "--seed", str(seed)]
         command += ["--with", engine, "--here"]
-        environment = {**os.environ, "FUZZ_FOUND": found}
+        environment = {**os.environ, "FUZZ_FOUND": found, "PYTHONHASHSEED": "0"}  # so that a seed is one way
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
         inputs = [base64.b85encode(path.read_bytes()).decode() for path in Path(found).iterdir()]
     count = done.stderr.partition("stat::number_of_executed_units:")[2].split()

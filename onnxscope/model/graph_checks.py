@@ -8,18 +8,21 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
+from functools import cache
 from typing import Any, NoReturn
 
+import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 from onnxscope.base.limits import MAX_NODES
-from onnxscope.base.text import printable
+from onnxscope.base.text import counted, printable
 from onnxscope.errors import ModelError
 from onnxscope.model.graphs import Graph, Node, Step, graphs_of, walk_graphs
 
 __all__ = ["check_graphs", "check_operators", "check_text", "max_nodes", "refuse_nodes", "require_text"]
 
 _MAX_NODES = 250_000
+_KNOWN_DOMAINS = frozenset({"", "ai.onnx.ml"})
 
 
 def check_graphs(proto: GraphProto, *, where: str) -> list[Graph]:
@@ -49,10 +52,10 @@ def refuse_nodes(*, where: str) -> NoReturn:
 
 
 def check_operators(proto: ModelProto, *, where: str) -> None:
-    """Check that operator sets have versions, nodes operators, and that there are not too many of them.
+    """Check that operator sets have versions, and nodes operators and as many values as these need, and no more nodes.
 
     Raises:
-        ModelError: One has none, or there are more nodes than `max_nodes`.
+        ModelError: One has none, a node has too few inputs or outputs, or there are more nodes than `max_nodes`.
     """
     for owner in (proto, *proto.functions):
         for imported in owner.opset_import:
@@ -61,7 +64,10 @@ def check_operators(proto: ModelProto, *, where: str) -> None:
                 domain = printable(imported.domain) or "ai.onnx"
                 raise ModelError(f"operator set {domain!r} has version {imported.version}: {where}")
     count, most = 0, max_nodes()
-    for nodes in (*(graph.node for graph in graphs_of(proto)), *(function.node for function in proto.functions)):
+    graphs = ((proto, graph.node) for graph in graphs_of(proto))
+    for owner, nodes in (*graphs, *((function, function.node) for function in proto.functions)):
+        versions = {imported.domain: imported.version for imported in owner.opset_import}
+        versions.setdefault("", versions.get("ai.onnx", 1))
         count += len(nodes)
         if count > most:
             refuse_nodes(where=where)
@@ -69,6 +75,23 @@ def check_operators(proto: ModelProto, *, where: str) -> None:
             if not node.op_type:
                 require_text((node.name,), where=where)
                 raise ModelError(f"node {printable(node.name) or f'#{index}'!r} has no operator: {where}")
+            domain = "" if node.domain == "ai.onnx" else node.domain
+            needs = _needs(node.op_type, versions.get(domain, 1), domain) if domain in _KNOWN_DOMAINS else (0, 0)
+            for values, least, noun in ((node.input, needs[0], "input"), (node.output, needs[1], "output")):
+                if len(values) < least:
+                    require_text((node.name, node.op_type), where=where)
+                    called = f"node {printable(node.name) or f'#{index}'!r} ({printable(node.op_type)})"
+                    raise ModelError(f"{called} has {counted(len(values), noun)} and needs {least}: {where}")
+
+
+@cache
+def _needs(operator: str, version: int, domain: str) -> tuple[int, int]:
+    """How many inputs and outputs an operator has at least; none where onnx does not know it."""
+    try:
+        schema = onnx.defs.get_schema(operator, version, domain)
+    except (onnx.defs.SchemaError, TypeError, ValueError):  # a name that is no text, a version that is too large
+        return 0, 0
+    return schema.min_input, schema.min_output
 
 
 def check_text(graph: GraphProto, *, where: str) -> None:

@@ -230,3 +230,31 @@ def test_n_grams_that_have_their_places_or_are_not_looked_for_are_fine() -> None
         check_graphs(tfidf(counts, places, **options), where="m")
     with pytest.raises(ModelError, match="has 5 n-grams"):  # those of the pairs come behind those of the words
         check_graphs(tfidf([0, 3], 4, min_gram_length=2), where="m")
+
+
+@pytest.mark.parametrize(
+    ("node", "opset", "message"),
+    [
+        (onnx.helper.make_node("Identity", [], ["y"]), 17, r"node '#0' \(Identity\) has 0 inputs and needs 1"),
+        (onnx.helper.make_node("Add", ["x"], ["y"], name="sum"), 17, r"node 'sum' \(Add\) has 1 input and needs 2"),
+        (onnx.helper.make_node("TopK", ["x", "x"], ["y"]), 17, r"\(TopK\) has 1 output and needs 2"),
+        (onnx.helper.make_node("Scaler", [], ["y"], domain="ai.onnx.ml"), 17, r"\(Scaler\) has 0 inputs"),
+        (onnx.helper.make_node("Unsqueeze", ["x"], ["y"]), 13, r"\(Unsqueeze\) has 1 input and needs 2"),
+        (onnx.helper.make_node("Unsqueeze", ["x"], ["y"], axes=[0]), 11, None),
+        (onnx.helper.make_node("Constant", [], ["y"], value_float=1.0), 17, None),
+        (onnx.helper.make_node("NoSuchOperator", [], ["y"]), 17, None),
+        (onnx.helper.make_node("Identity", [], ["y"], domain="theirs"), 17, None),
+        (onnx.helper.make_node("Relu", [], ["y"]), 1 << 62, None),
+    ],
+)
+def test_a_node_has_what_its_operator_needs(node, opset, message) -> None:
+    values = [onnx.helper.make_tensor_value_info(name, 1, [2]) for name in "xy"]
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in (("", opset), ("ai.onnx.ml", 3))]
+    proto = onnx.helper.make_model(onnx.helper.make_graph([node], "g", *([value] for value in values)))
+    del proto.opset_import[:]
+    proto.opset_import.extend([*imports, onnx.helper.make_opsetid("theirs", 1)])
+    if message is None:
+        assert load_model(proto).main.nodes[0].op_type == node.op_type
+        return
+    with pytest.raises(ModelError, match=message):
+        load_model(proto)

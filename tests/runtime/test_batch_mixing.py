@@ -43,7 +43,7 @@ def test_the_operator_that_works_along_the_first_axis_is_named(text, operator):
 
 
 def test_outputs_without_the_symbol_of_the_first_axis():
-    text = "g (float[P, 3] x) => (float[3] y) <int64[1] s = {-1}> { r = Reshape(x, s)  y = TopK(r, s) }"
+    text = "g (float[P, 3] x) => (float[3] y) <int64[1] s = {-1}> { r = Reshape(x, s)  y, i = TopK(r, s) }"
     assert mixed_first_axis(loaded(text)) == "no output has 'P'"
 
 

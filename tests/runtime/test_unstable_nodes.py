@@ -253,30 +253,19 @@ def test_odd_attributes_are_no_mode():
 
 
 @pytest.mark.parametrize(
-    ("node", "opset"),
+    "node",
     [
-        (onnx.helper.make_node("Dropout", ["x", "", "t"], []), 17),
-        (onnx.helper.make_node("Dropout", [], ["d"], is_test=0), 6),
-        (onnx.helper.make_node("RandomNormal", [], []), 17),
-        (onnx.helper.make_node("RandomNormal", [], ["d"], seed="text"), 17),
-        (onnx.helper.make_node("RandomNormal", [], ["d"], seed=float("nan")), 17),
-        (onnx.helper.make_node("BatchNormalization", [], [], training_mode="yes"), 17),
-        (onnx.helper.make_node("Loop", [], []), 17),
+        onnx.helper.make_node("RandomNormal", [], ["d"], seed="text"),
+        onnx.helper.make_node("RandomNormal", [], ["d"], seed=float("nan")),
     ],
+    ids=["text", "nan"],
 )
-def test_malformed_nodes_are_no_reason_to_fail(node, opset):
-    proto = written("i = Identity(x) y = Neg(x)", opset=opset, stored="<bool t = {1}>")
+def test_malformed_seeds_are_no_reason_to_fail(node):
+    proto = written("i = Identity(x) y = Neg(x)")
     proto.graph.node[0].CopyFrom(node)
-    for unstable in find_unstable(load_model(proto)):
-        assert unstable.to_dict()["seed"] is None
-        assert unstable.message
-
-
-def test_an_identity_of_nothing_is_no_mode():
-    proto = written("t = Identity(x) y = Dropout(x, , t)")
-    del proto.graph.node[0].input[:]
     (unstable,) = find_unstable(load_model(proto))
-    assert unstable.condition == "t"
+    assert unstable.to_dict()["seed"] is None
+    assert unstable.message
 
 
 class TestExportedByTorch:

@@ -189,6 +189,7 @@ def test_defaults_are_left_out_and_other_lists_of_ones_are_not():
 def test_every_default_of_a_recurrent_operator_is_left_out():
     model = model_with(attribute(K.INT, 0, "layout"), attribute(K.STRING, "forward", "direction"))
     model.graph.node[0].domain, model.graph.node[0].op_type = "", "LSTM"
+    model.graph.node[0].input.extend([model.graph.node[0].input[0]] * 2)
     assert of(model) == {}
     model.graph.node[0].attribute[0].i = 1
     assert of(model) == {"layout": 1}

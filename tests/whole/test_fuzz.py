@@ -25,6 +25,7 @@ def nested() -> bytes:
 # What broke a target: the name of a node without an operator is no text; a baseline's inputs are no objects.
 REGRESSIONS = {
     "a name that is no text": ("wire", b"\x08\x08:\x08\n\x06\x1a\x01\xff\x32\x01xB\x02\x10\x11"),
+    "an Identity of nothing": ("loader", bytes([122, 1, 7, 9, 149])),
     "inputs that are no objects": ("baseline", b"\x01\x03\x00\x00"),
     "elements that are arrays": ("npy", nested()),
 }
