@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 import shutil
+import sys
 import textwrap
 import tomllib
 from pathlib import Path
@@ -46,6 +47,8 @@ def test_every_command_and_example_of_a_page_works(page, tmp_path, monkeypatch, 
     """They run in order, in one folder that holds nothing but a photograph."""
     shutil.copy(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg", tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
+    if "keras" in sys.modules:  # which goes on counting layers that other tests have made
+        sys.modules["keras"].utils.clear_session()
     names: dict[str, object] = {}
     for _, language, block in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
         source = textwrap.dedent(block)
