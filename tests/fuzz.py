@@ -10,6 +10,7 @@ them. Bytes that break a target are printed, and go into `REGRESSIONS` of tests/
 from __future__ import annotations
 
 import argparse
+import atexit
 import base64
 import contextlib
 import copy
@@ -17,6 +18,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -176,26 +178,6 @@ def edit_message(message: Any, field: Any, choices: Choices) -> None:
 # ---- what reads
 
 
-def mutable_network() -> Any:
-    """A small model with everything that a reader looks into."""
-    import onnx
-    from whole.test_hostile import body_node, network
-
-    model = network()
-    for tensor in model.graph.initializer:
-        first = onnx.numpy_helper.to_array(tensor).ravel()[:4]
-        tensor.CopyFrom(onnx.numpy_helper.from_array(first, tensor.name))
-    model.graph.node.append(body_node())
-    model.graph.output.add().name = "chosen"
-    function = [onnx.helper.make_node("Relu", ["a"], ["b"])]
-    model.functions.append(
-        onnx.helper.make_function("l", "f", ["a"], ["b"], function, [onnx.helper.make_opsetid("", 17)])
-    )
-    model.graph.node.append(onnx.helper.make_node("f", ["scores"], ["called"], domain="l"))
-    model.opset_import.add(domain="l", version=1)
-    return model
-
-
 def written(content: bytes, name: str) -> Path:
     """A file with this content, in a folder of this process."""
     path = Path(scratch()) / name
@@ -205,8 +187,10 @@ def written(content: bytes, name: str) -> Path:
 
 @cache
 def scratch() -> str:
-    """A folder of this process, in memory where there is one."""
-    return tempfile.mkdtemp(prefix="onnxscope-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    """A folder of this process."""
+    folder = tempfile.mkdtemp(prefix="onnxscope-fuzz-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def read_wire(data: bytes) -> None:
@@ -231,12 +215,14 @@ def read_wire(data: bytes) -> None:
 
 def load_edited(data: bytes) -> None:
     """A model with other fields is loaded, and can be looked into, or refused."""
+    from whole.test_hostile import whole_network
+
     from onnxscope.errors import ModelError, SelectorError
     from onnxscope.model.loading import load_model
     from onnxscope.selection.selectors import select_taps
 
     choices = Choices(data)
-    proto = mutable_network()
+    proto = whole_network()
     while choices:
         edit_message(*choices.one_of(list(fields_of(proto))), choices)
     try:
@@ -465,9 +451,9 @@ def seeds(name: str) -> list[bytes]:
     import numpy as np
 
     if name == "wire":
-        from whole.test_hostile import network
+        from whole.test_hostile import network, whole_network
 
-        return [network().SerializeToString(), mutable_network().SerializeToString()]
+        return [network().SerializeToString(), whole_network().SerializeToString()]
     if name == "selectors":
         return [b"conv*", b"!fc1\n*", b"op:Conv", b"value:*", b"node:x", b"rank:4", b"re:c.*1", b"module.[ab]?"]
     if name == "npy":
@@ -485,10 +471,13 @@ def seeds(name: str) -> list[bytes]:
 
 def report_of(name: str, seconds: float, seed: int, engine: str) -> tuple[bool, str]:
     """Feed a target in another process: whether it held, and what to say of it."""
-    with tempfile.TemporaryDirectory() as found:
+    in_memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    # The engine ends its process without a farewell, so its temporary files are removed here.
+    with tempfile.TemporaryDirectory(dir=in_memory) as found, tempfile.TemporaryDirectory(dir=in_memory) as temporary:
         command = [sys.executable, __file__, name, "--seconds", str(seconds), "--seed", str(seed)]
         command += ["--with", engine, "--here"]
-        environment = {**os.environ, "FUZZ_FOUND": found, "PYTHONHASHSEED": "0"}  # so that a seed is one way
+        environment = {**os.environ, "FUZZ_FOUND": found, "TMPDIR": temporary}
+        environment["PYTHONHASHSEED"] = "0"  # so that a seed is one way
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
         inputs = [base64.b85encode(path.read_bytes()).decode() for path in Path(found).iterdir()]
     count = done.stderr.partition("stat::number_of_executed_units:")[2].split()

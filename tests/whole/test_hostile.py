@@ -629,9 +629,8 @@ def strings(record: Any) -> Iterator[str]:
 # ---- mutations
 
 
-def test_every_mutation_gives_a_model_or_a_model_error(tmp_path: Path) -> None:
-    """Bytes flipped, cut, doubled and removed at random places outside the weights, where they mean something."""
-    chance = random.Random(2026)
+def whole_network() -> ModelProto:
+    """The network with few weights, a body and a local function: everything that a reader looks into."""
     model = network()
     for tensor in model.graph.initializer:
         first = onnx.numpy_helper.to_array(tensor).ravel()[:4]
@@ -645,7 +644,13 @@ def test_every_mutation_gives_a_model_or_a_model_error(tmp_path: Path) -> None:
     )
     model.graph.node.append(onnx.helper.make_node("f", ["scores"], ["called"], domain="l"))
     model.opset_import.add(domain="l", version=1)
-    original = model.SerializeToString()
+    return model
+
+
+def test_every_mutation_gives_a_model_or_a_model_error(tmp_path: Path) -> None:
+    """Bytes flipped, cut, doubled and removed at random places outside the weights, where they mean something."""
+    chance = random.Random(2026)
+    original = whole_network().SerializeToString()
     path = tmp_path / "m.onnx"
     loaded = refused = 0
     for _ in range(400):
