@@ -16,9 +16,9 @@ from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, OutputError, RunError
 from onnxscope.inputs.dataset import PreparedInput, open_dataset
-from onnxscope.inputs.npy import write_npz
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.value_axes import Growth, batch_axis_of, grown_axis
+from onnxscope.readers.npy import write_npz
 from onnxscope.runtime.sample_growth import sample_shapes
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable

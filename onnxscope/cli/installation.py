@@ -19,6 +19,9 @@ _EXTRAS = {
     "tensorflow": ("tensorflow-cpu", "tf2onnx", "safetensors"),
     "ray": ("ray",),
     "frames": ("pandas",),
+    "text": ("tokenizers",),
+    "sound": ("soundfile", "soxr"),
+    "tables": ("pyarrow",),
 }
 _CORE = ("numpy", "onnx", "pillow", "matplotlib", "click", "rich", "jinja2")
 

@@ -24,7 +24,6 @@ from onnxscope.inputs.arrays import (
     to_array,
 )
 from onnxscope.inputs.layouts import shape_text
-from onnxscope.inputs.npy import map_npy, map_npz, read_npy, read_npz
 from onnxscope.inputs.samples import (
     BatchAxes,
     Load,
@@ -37,7 +36,9 @@ from onnxscope.inputs.samples import (
 )
 from onnxscope.inputs.sources import NamedFiles, files_behind, open_input, suffix_of, tensor_files
 from onnxscope.inputs.table_files import TABLE_SUFFIXES, read_table, unused_columns
-from onnxscope.inputs.tensor_files import map_safetensors, read_pb, read_wav
+from onnxscope.readers.npy import map_npy, map_npz, read_npy, read_npz
+from onnxscope.readers.sounds import read_wav
+from onnxscope.readers.tensor_files import map_safetensors, read_pb
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import element_type, only_input, spec_text
-from onnxscope.inputs.images import MAX_IMAGE_BYTES, Colour, normalize_image, read_image
 from onnxscope.inputs.layouts import ImageLayout, image_layout
 from onnxscope.inputs.presets import Preset
 from onnxscope.inputs.samples import Load, Samples
 from onnxscope.inputs.sources import files_behind, open_input
+from onnxscope.readers.images import MAX_IMAGE_BYTES, Colour, normalize_image, read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

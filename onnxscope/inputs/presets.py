@@ -34,7 +34,7 @@ from onnxscope.base.files import open_regular
 from onnxscope.base.json_files import parse_json
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.images import MAX_PIXELS
+from onnxscope.readers.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image

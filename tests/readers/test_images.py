@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from onnxscope.errors import InputError
-from onnxscope.inputs.images import normalize_image, read_image
+from onnxscope.readers.images import normalize_image, read_image
 
 LEVELS = np.random.default_rng(1).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -222,7 +222,7 @@ def test_pillow_logs_nothing_beside_the_error(tmp_path):
     (tmp_path / "a.tif").write_bytes(data)
     program = f"""
 from onnxscope.errors import InputError
-from onnxscope.inputs.images import read_image
+from onnxscope.readers.images import read_image
 try:
     read_image(open({str(tmp_path / "a.tif")!r}, "rb"), "a.tif", "RGB")
 except InputError as error:

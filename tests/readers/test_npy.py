@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from onnxscope.errors import InputError
-from onnxscope.inputs.npy import read_npy, read_npz
+from onnxscope.readers.npy import read_npy, read_npz
 
 ARRAYS = {
     "float": np.arange(24, dtype=np.float32).reshape(2, 3, 4),

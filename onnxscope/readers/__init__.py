@@ -1,0 +1,4 @@
+"""Files of pictures, arrays and sounds become arrays, whatever model they are for.
+
+Imports `base`.
+"""
