@@ -13,6 +13,7 @@ from onnxscope.analyses.weight_statistics import WeightRecord as WeightRecord
 from onnxscope.analyses.weight_statistics import WeightStatistics as WeightStatistics
 from onnxscope.analyses.weight_statistics import weights as weights
 from onnxscope.base.isolation import isolated as isolated
+from onnxscope.base.run_options import FeedingOptions as FeedingOptions
 from onnxscope.comparison.compare_models import diff as diff
 from onnxscope.comparison.layer_difference import LayerDifference as LayerDifference
 from onnxscope.comparison.result import Comparison as Comparison

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,7 @@ from onnxscope.analyses.channel_importance import Activation, WeighingSessions, 
 from onnxscope.analyses.class_scores import Subject, cut_sample, find_class
 from onnxscope.analyses.input_pictures import lay_over, prepared_pictures
 from onnxscope.base.results import Record, picture
-from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
+from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
 from onnxscope.drawing.figures import picture_figure
@@ -138,13 +138,11 @@ def class_activation(
     method: Method = "eigen",
     target: int | None = None,
     sample: int = 0,
-    preprocess: str | None = None,
-    layout: Layout = "auto",
-    batch_axis: BatchAxis = None,
     batch_size: int = 8,
     threads: int = 0,
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
+    **feeding: Unpack[FeedingOptions],
 ) -> ClassActivation:
     """Map where a layer, or the score of a class, takes its values from, without gradients.
 
@@ -157,13 +155,11 @@ def class_activation(
             whole model once a channel.
         target: The class for `ablation` and `score`; None for the class with the largest score.
         sample: Which sample.
-        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
-        layout: Of the model's image input.
-        batch_axis: Which axis of arrays counts samples, as for `stats`.
         batch_size: How many channels go into one run, where the model leaves its batch open.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
+        feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Returns:
         The map of one sample. With `a` the activation in float64, one row a place and one column a channel, it is the
@@ -187,9 +183,7 @@ def class_activation(
         Muhammad and Yeasin, "Eigen-CAM", 2020. Desai and Ramaswamy, "Ablation-CAM", 2020. Wang et al., "Score-CAM",
         2020.
     """
-    options = RunOptions(
-        preprocess=preprocess, layout=layout, batch_axis=batch_axis, batch_size=batch_size, threads=threads
-    )
+    options = RunOptions(**feeding, batch_size=batch_size, threads=threads)
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)
     prepared = open_dataset(inputs, loaded, options).whole()
     (activation,) = run_class_activations(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Any, overload
+from typing import IO, Any, Unpack, overload
 
 import numpy as np
 
 from onnxscope.analyses.map_views import view_of
 from onnxscope.analyses.tap_maps import FeatureMap, Rank, describe_tap, taps_table
 from onnxscope.base.results import Record, paragraph, remarks, within
-from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
+from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, OutputError, RunError
@@ -136,9 +136,6 @@ def features(
     *,
     select: str | Sequence[str] = (),
     at: At = "post",
-    preprocess: str | None = None,
-    layout: Layout = "auto",
-    batch_axis: BatchAxis = None,
     channels: int = 12,
     rank: Rank = "index",
     sample: int = 0,
@@ -146,6 +143,7 @@ def features(
     threads: int = 0,
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
+    **feeding: Unpack[FeedingOptions],
 ) -> FeatureMaps:
     """Run a model once and return the values of the chosen taps.
 
@@ -154,9 +152,6 @@ def features(
         inputs: Image paths, a `.npy` or `.npz`, `random[:seed]`, an array, or a mapping of arrays by input name.
         select: Selectors; none chooses the layers that do the work: see `working_layers`.
         at: After (`post`) or before (`pre`) the activation function that follows a layer.
-        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
-        layout: Of the model's image input.
-        batch_axis: Which axis of arrays counts samples, as for `stats`.
         channels: How many channels a picture shows.
         rank: Which ones: the first, or those with the largest standard deviation, maximum or mean.
         sample: Which sample of the batch pictures show.
@@ -164,6 +159,7 @@ def features(
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
+        feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Raises:
         ModelError: The model cannot be read.
@@ -171,7 +167,7 @@ def features(
         InputError: The inputs do not fit the model.
         RunError: onnxruntime fails.
     """
-    options = RunOptions(preprocess=preprocess, layout=layout, batch_axis=batch_axis, threads=threads)
+    options = RunOptions(**feeding, threads=threads)
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
-__all__ = ["BatchAxis", "Layout", "OnError", "RunOptions", "read_batch_axis"]
+__all__ = ["BatchAxis", "Feeding", "FeedingOptions", "Layout", "OnError", "RunOptions", "read_batch_axis"]
 
 Layout = Literal["auto", "nchw", "nhwc"]
 OnError = Literal["fail", "skip"]
@@ -18,14 +18,44 @@ BatchAxis = int | Literal["none"] | Mapping[str, int | None] | None
 """The axis of samples of every input, or by input name (one that is not named has none); None to find it out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What is asked of a run.
+class FeedingOptions(TypedDict, total=False):
+    """The keywords that say how what is given becomes the model's inputs.
 
     Attributes:
         preprocess: Preset for images, a recipe's path or JSON, or None for the one recorded in the model.
         layout: Of the model's image input.
-        batch_axis: Which axis of arrays counts samples; see `BatchAxis`.
+        batch_axis: Which axis of arrays counts samples, of all inputs or by name (one that is not named has none);
+            `none` makes everything one sample. By default axis 0, where a few samples together give what they give
+            one at a time.
+    """
+
+    preprocess: str | os.PathLike[str] | None
+    layout: Layout
+    batch_axis: BatchAxis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feeding:
+    """How what is given becomes the model's inputs: the values of `FeedingOptions`.
+
+    Raises:
+        InputError: One of them is not what it may be.
+    """
+
+    preprocess: str | os.PathLike[str] | None = None
+    layout: Layout = "auto"
+    batch_axis: BatchAxis = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batch_axis, str) and self.batch_axis != "none":
+            raise _no_axis(self.batch_axis)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Feeding):
+    """What is asked of a run: how it is fed, and the following.
+
+    Attributes:
         batch_size: Samples of a run, where the model does not fix it.
         limit: Only the first so many samples; None for all of them.
         on_error: `skip` leaves out samples that cannot be read, `fail` ends at them.
@@ -37,9 +67,6 @@ class RunOptions:
         InputError: A batch or a limit of no sample.
     """
 
-    preprocess: str | os.PathLike[str] | None = None
-    layout: Layout = "auto"
-    batch_axis: BatchAxis = None
     batch_size: int = 8
     limit: int | None = None
     on_error: OnError = "fail"
@@ -48,13 +75,11 @@ class RunOptions:
     threads: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch_size < 1:
             raise InputError(f"a batch of {self.batch_size} samples is none", hint="give at least 1")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"a limit of {self.limit} leaves no sample", hint="give a limit of at least 1")
-
-        if isinstance(self.batch_axis, str) and self.batch_axis != "none":
-            raise _no_axis(self.batch_axis)
 
     def to_dict(self) -> dict[str, Any]:
         """What provenance records: whatever may change a profile and is not said of its input."""

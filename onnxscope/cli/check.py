@@ -8,28 +8,26 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxscope.base.files import JUNIT, MARKDOWN, refuse_foreign, refuse_inputs, require_folders, write_whole
 from onnxscope.base.text import printable
-from onnxscope.cli.dimensions import dim_option
+from onnxscope.cli.feeding import dim_option, feeding_options, input_option
 from onnxscope.cli.options import (
     Presentation,
     batch_options,
     common,
     custom_ops_option,
     force_option,
-    image_options,
-    input_option,
     select_option,
 )
 from onnxscope.cli.streams import fail
 from onnxscope.errors import BaselineError, InputError, OnnxscopeError
 
 if TYPE_CHECKING:
-    from onnxscope.base.run_options import BatchAxis
+    from onnxscope.base.run_options import FeedingOptions
     from onnxscope.gate.baseline import Baseline
     from onnxscope.gate.check_result import Check
     from onnxscope.gate.ci_formats import Outcome
@@ -48,7 +46,7 @@ __all__ = ["check"]
 )
 @input_option(required=False)
 @select_option
-@image_options
+@feeding_options
 @batch_options
 @click.option("--update", is_flag=True, help="Rewrite the baseline, and print what has changed.")
 @click.option(
@@ -71,9 +69,6 @@ def check(
     baseline: Path | None,
     inputs: tuple[str, ...],
     select: tuple[str, ...],
-    preprocess: str | None,
-    layout: Literal["auto", "nchw", "nhwc"],
-    batch_axis: BatchAxis,
     batch_size: int,
     limit: int | None,
     update: bool,
@@ -82,6 +77,7 @@ def check(
     markdown_file: Path | None,
     github: bool,
     force: bool,
+    feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
@@ -104,12 +100,11 @@ def check(
     summary = os.environ.get("GITHUB_STEP_SUMMARY") if github else None
     refuse_inputs(
         [junit_file, markdown_file, summary or None, *(places if update else ())],
-        [*_files_read(models, opened, inputs, preprocess), find_settings(config), *(() if update else places)],
+        [*_files_read(models, opened, inputs, feeding), find_settings(config), *(() if update else places)],
     )
     refuse_foreign([(junit_file, JUNIT), (markdown_file, MARKDOWN)], force=force)
     require_folders(junit_file, markdown_file)
-    asked: dict[str, Any] = {"select": select, "preprocess": preprocess, "layout": layout}
-    asked |= {"batch_axis": batch_axis, "batch_size": batch_size, "limit": limit}
+    asked: dict[str, Any] = {"select": select, **feeding, "batch_size": batch_size, "limit": limit}
     gate = _Gate(inputs=inputs, options={**asked, "settings": settings}, update=update, single=len(models) == 1)
     to_stderr = shown.form == "json"
     with _no_workflow_commands(github, to_stderr=to_stderr):
@@ -208,15 +203,15 @@ def _opened(model: Path, custom_ops: Sequence[Path], dims: Mapping[str, int]) ->
 
 
 def _files_read(
-    models: Sequence[Path], opened: Sequence[Model | OnnxscopeError], inputs: Sequence[str], preprocess: str | None
+    models: Sequence[Path], opened: Sequence[Model | OnnxscopeError], inputs: Sequence[str], feeding: FeedingOptions
 ) -> list[str | os.PathLike[str]]:
     from onnxscope.inputs.dataset import files_of
 
     loaded = [model for model in opened if not isinstance(model, OnnxscopeError)]
     try:
-        return [*models, *files_of(*loaded, inputs=inputs, preprocess=preprocess)]
+        return [*models, *files_of(*loaded, inputs=inputs, **feeding)]
     except InputError:  # told of each model, and nothing is read then
-        return [*models, *files_of(*loaded, preprocess=preprocess)]
+        return [*models, *files_of(*loaded, **feeding)]
 
 
 def _names(models: Sequence[Path]) -> list[str]:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from onnxscope.base.text import printable
-from onnxscope.cli.dimensions import dim_option
+from onnxscope.cli.feeding import dim_option, feeding_options, input_option
 from onnxscope.cli.options import (
     Presentation,
     batch_options,
     common,
     custom_ops_option,
-    image_options,
-    input_option,
     select_option,
 )
 
 if TYPE_CHECKING:
-    from onnxscope.base.run_options import BatchAxis
+    from onnxscope.base.run_options import FeedingOptions
     from onnxscope.comparison.align_layers import Align
 
 __all__ = ["diff"]
@@ -31,7 +29,7 @@ __all__ = ["diff"]
 @click.argument("b", type=click.Path(path_type=Path))
 @input_option(required=False)
 @select_option
-@image_options
+@feeding_options
 @click.option(
     "--align",
     type=click.Choice(["auto", "name", "structure", "content"]),
@@ -53,15 +51,13 @@ def diff(
     b: Path,
     inputs: tuple[str, ...],
     select: tuple[str, ...],
-    preprocess: str | None,
-    layout: Literal["auto", "nchw", "nhwc"],
     align: Align,
     rtol: float | None,
     atol: float | None,
     weights_only: bool,
-    batch_axis: BatchAxis,
     batch_size: int,
     limit: int | None,
+    feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
@@ -81,9 +77,7 @@ def diff(
         rtol=rtol,
         atol=atol,
         select=select,
-        preprocess=preprocess,
-        layout=layout,
-        batch_axis=batch_axis,
+        **feeding,
         batch_size=batch_size,
         limit=limit,
         custom_ops=custom_ops,

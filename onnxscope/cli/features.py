@@ -10,32 +10,34 @@ import click
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.json_files import dump_json
 from onnxscope.base.text import counted
-from onnxscope.cli.dimensions import dim_option
+from onnxscope.cli.feeding import dim_option, feeding_options, input_option
 from onnxscope.cli.options import (
     Presentation,
-    batch_axis_option,
+    at_option,
     channel_options,
     common,
     custom_ops_option,
     force_option,
-    input_options,
     model_argument,
+    select_option,
 )
 
 if TYPE_CHECKING:
-    from onnxscope.base.run_options import BatchAxis
+    from onnxscope.base.run_options import FeedingOptions
 
 __all__ = ["features"]
 
 
 @click.command()
 @model_argument
-@input_options(required=True)
+@input_option(required=True)
+@select_option
+@at_option
+@feeding_options
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder of the results."
 )
 @channel_options
-@batch_axis_option
 @click.option("--sample", type=click.IntRange(0), default=0, show_default=True, help="Which sample a picture shows.")
 @click.option("--cmap", default="viridis", show_default=True, help="A colour map of matplotlib's.")
 @click.option("--arrays", is_flag=True, help="Also write features.npz, keyed by value.")
@@ -53,13 +55,11 @@ def features(
     channels: int,
     rank: Literal["index", "std", "max", "mean"],
     sample: int,
-    preprocess: str | None,
-    layout: Literal["auto", "nchw", "nhwc"],
-    batch_axis: BatchAxis,
     cmap: str,
     arrays: bool,
     verify: bool,
     force: bool,
+    feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
@@ -73,16 +73,14 @@ def features(
 
     colour_table(cmap)  # a misspelt map should not cost a run
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)
-    refuse_inputs(files_in_place(output, "features"), files_of(loaded, inputs=inputs, preprocess=preprocess))
+    refuse_inputs(files_in_place(output, "features"), files_of(loaded, inputs=inputs, **feeding))
     refuse_others(output, "features", [], arrays=arrays, force=force)
     maps = compute(
         loaded,
         list(inputs),
         select=select,
         at=at,
-        preprocess=preprocess,
-        layout=layout,
-        batch_axis=batch_axis,
+        **feeding,
         channels=channels,
         rank=rank,
         sample=sample,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxscope.cli.dimensions import dim_option
+from onnxscope.cli.feeding import dim_option
 from onnxscope.cli.options import Presentation, common, model_argument, select_option
 
 __all__ = ["inspect"]

@@ -18,11 +18,10 @@ import click
 
 from onnxscope.base.files import partial_path
 from onnxscope.base.limits import MAX_NODES, MEMORY_LIMIT, Limits, default_memory_bytes
-from onnxscope.base.run_options import BatchAxis, read_batch_axis
 from onnxscope.base.text import printable
 from onnxscope.cli.streams import fail, is_of_stdout, tell_of_stdout
 from onnxscope.cli.supervision import Ended, NoFolderError, can_supervise, supervised, was_interrupted
-from onnxscope.errors import InputError, OnnxscopeError
+from onnxscope.errors import OnnxscopeError
 
 if TYPE_CHECKING:
     from onnxscope.base.tables import Format, Result, Table
@@ -30,16 +29,13 @@ if TYPE_CHECKING:
 __all__ = [
     "ALONE",
     "Presentation",
-    "batch_axis_option",
+    "at_option",
     "batch_options",
     "batch_size_option",
     "channel_options",
     "common",
     "custom_ops_option",
     "force_option",
-    "image_options",
-    "input_option",
-    "input_options",
     "model_argument",
     "select_option",
 ]
@@ -264,52 +260,14 @@ def select_option(command: _Command) -> _Command:
     return click.option("-s", "--select", multiple=True, metavar="SELECTOR", help=_SELECT_HELP)(command)
 
 
-def input_option(*, required: bool) -> Callable[[_Command], _Command]:
-    """What is fed."""
-    return click.option(
-        "-i",
-        "--input",
-        "inputs",
-        multiple=True,
-        required=required,
-        metavar="INPUT",
-        help="An image, a file of arrays (.npy, .npz, .safetensors, .pb), a .csv, a .wav, a folder or glob"
-        " of these, NAME=FILE for one input, or random[:seed].",
-    )
-
-
-def image_options(command: _Command) -> _Command:
-    """How images become inputs."""
+def batch_options(command: _Command) -> _Command:
+    """How many samples, and how many at a time."""
     for option in (
-        click.option(
-            "--layout",
-            type=click.Choice(["auto", "nchw", "nhwc"]),
-            default="auto",
-            show_default=True,
-            help="Where the model's image input has its channels; auto reads it from the shape.",
-        ),
-        click.option("--preprocess", metavar="PRESET", help="imagenet, half, unit, caffe, none, or a recipe's .json."),
+        click.option("--limit", type=click.IntRange(1), help="Only the first so many samples."),
+        batch_size_option,
     ):
         command = option(command)
     return command
-
-
-def batch_axis_option(command: _Command) -> _Command:
-    """What counts samples."""
-
-    def read(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> BatchAxis:
-        try:
-            return read_batch_axis(given)
-        except InputError as error:
-            raise click.BadParameter(f"{error}; {error.hint}", context, option) from error
-
-    return click.option(
-        "--batch-axis",
-        multiple=True,
-        metavar="AXIS",
-        callback=read,
-        help="The axis of arrays that counts samples, none, or INPUT=AXIS; found out by default.",
-    )(command)
 
 
 def batch_size_option(command: _Command) -> _Command:
@@ -319,37 +277,15 @@ def batch_size_option(command: _Command) -> _Command:
     )
 
 
-def batch_options(command: _Command) -> _Command:
-    """How many samples, and how many at a time."""
-    for option in (
-        batch_axis_option,
-        click.option("--limit", type=click.IntRange(1), help="Only the first so many samples."),
-        batch_size_option,
-    ):
-        command = option(command)
-    return command
-
-
-def input_options(*, required: bool) -> Callable[[_Command], _Command]:
-    """What is fed, and which values are looked at."""
-
-    def add(command: _Command) -> _Command:
-        for option in (
-            image_options,
-            click.option(
-                "--at",
-                type=click.Choice(["post", "pre"]),
-                default="post",
-                show_default=True,
-                help="After or before the activation.",
-            ),
-            select_option,
-            input_option(required=required),
-        ):
-            command = option(command)
-        return command
-
-    return add
+def at_option(command: _Command) -> _Command:
+    """Where a layer is looked at."""
+    return click.option(
+        "--at",
+        type=click.Choice(["post", "pre"]),
+        default="post",
+        show_default=True,
+        help="After or before the activation.",
+    )(command)
 
 
 def channel_options(command: _Command) -> _Command:

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxscope.base.files import OVERLAY, PAGE, refuse_foreign, refuse_inputs, require_folders
-from onnxscope.cli.dimensions import dim_option
+from onnxscope.cli.feeding import dim_option, feeding_options, input_option
 from onnxscope.cli.options import (
     Presentation,
-    batch_axis_option,
+    at_option,
     batch_size_option,
     channel_options,
     common,
     custom_ops_option,
     force_option,
-    input_options,
     model_argument,
+    select_option,
 )
 from onnxscope.cli.streams import StatusLine
 
 if TYPE_CHECKING:
-    from onnxscope.base.run_options import BatchAxis
+    from onnxscope.base.run_options import FeedingOptions
     from onnxscope.reporting.reports import Report
 
 __all__ = ["report"]
@@ -32,7 +32,10 @@ __all__ = ["report"]
 
 @click.command()
 @model_argument
-@input_options(required=False)
+@input_option(required=False)
+@select_option
+@at_option
+@feeding_options
 @click.option(
     "-o",
     "--output",
@@ -70,7 +73,6 @@ __all__ = ["report"]
     help="Leave pictures out of a larger page.",
 )
 @force_option
-@batch_axis_option
 @batch_size_option
 @dim_option
 @custom_ops_option
@@ -90,11 +92,9 @@ def report(
     target: int | None,
     node_data: Path | None,
     max_size: float,
-    preprocess: str | None,
-    layout: Literal["auto", "nchw", "nhwc"],
     force: bool,
-    batch_axis: BatchAxis,
     batch_size: int,
+    feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
@@ -109,7 +109,7 @@ def report(
     models[0] = load_model(models[0], dims=dims)
     refuse_inputs(
         [output, *(overlay_files(node_data) if node_data is not None else ())],
-        [*files_of(*models, inputs=inputs, preprocess=preprocess), profile],
+        [*files_of(*models, inputs=inputs, **feeding), profile],
     )
     overlays = overlay_files(node_data) if node_data is not None else []
     refuse_foreign([(output, PAGE), *((path, OVERLAY) for path in overlays)], force=force)
@@ -128,9 +128,7 @@ def report(
             cam=None if cam == "none" else cam,
             cam_layer=cam_layer,
             target=target,
-            preprocess=preprocess,
-            layout=layout,
-            batch_axis=batch_axis,
+            **feeding,
             batch_size=batch_size,
             max_bytes=int(max_size * 1_000_000),
             progress=progress,

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, require_folders
-from onnxscope.cli.dimensions import dim_option
+from onnxscope.cli.feeding import dim_option, feeding_options, input_option
 from onnxscope.cli.options import (
     Presentation,
     batch_options,
     common,
     custom_ops_option,
     force_option,
-    image_options,
-    input_option,
     model_argument,
 )
 
 if TYPE_CHECKING:
-    from onnxscope.base.run_options import BatchAxis
+    from onnxscope.base.run_options import FeedingOptions
 
 __all__ = ["snapshot"]
 
@@ -29,7 +27,7 @@ __all__ = ["snapshot"]
 @click.command()
 @model_argument
 @input_option(required=False)
-@image_options
+@feeding_options
 @batch_options
 @click.option(
     "-o",
@@ -46,13 +44,11 @@ __all__ = ["snapshot"]
 def snapshot(
     model: Path,
     inputs: tuple[str, ...],
-    preprocess: str | None,
-    layout: Literal["auto", "nchw", "nhwc"],
-    batch_axis: BatchAxis,
     batch_size: int,
     limit: int | None,
     output: Path,
     force: bool,
+    feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
@@ -65,15 +61,13 @@ def snapshot(
     from onnxscope.model.loading import load_model
 
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)
-    refuse_inputs([output], files_of(loaded, inputs=inputs, preprocess=preprocess))
+    refuse_inputs([output], files_of(loaded, inputs=inputs, **feeding))
     refuse_foreign([(output, record_file(SCHEMA))], force=force)
     require_folders(output)
     baseline = take(
         loaded,
         list(inputs) or None,
-        preprocess=preprocess,
-        layout=layout,
-        batch_axis=batch_axis,
+        **feeding,
         batch_size=batch_size,
         limit=limit,
     )

@@ -12,21 +12,22 @@ import click
 
 from onnxscope.base.files import partial_path
 from onnxscope.base.text import counted
-from onnxscope.cli.dimensions import dim_option
+from onnxscope.cli.feeding import dim_option, feeding_options, input_option
 from onnxscope.cli.options import (
     Presentation,
+    at_option,
     batch_options,
     common,
     custom_ops_option,
     force_option,
-    input_options,
     model_argument,
+    select_option,
 )
 from onnxscope.cli.streams import StatusLine
 from onnxscope.errors import OnnxscopeError, RunError
 
 if TYPE_CHECKING:
-    from onnxscope.base.run_options import BatchAxis
+    from onnxscope.base.run_options import FeedingOptions
     from onnxscope.profiling.dataset_statistics import DatasetStatistics
 
 __all__ = ["stats"]
@@ -36,7 +37,10 @@ _SHOWN_EVERY_S = 0.2
 
 @click.command()
 @model_argument
-@input_options(required=True)
+@input_option(required=True)
+@select_option
+@at_option
+@feeding_options
 @click.option(
     "-o",
     "--output",
@@ -77,9 +81,6 @@ def stats(
     force: bool,
     select: tuple[str, ...],
     at: Literal["post", "pre"],
-    preprocess: str | None,
-    layout: Literal["auto", "nchw", "nhwc"],
-    batch_axis: BatchAxis,
     batch_size: int,
     limit: int | None,
     on_error: Literal["fail", "skip"],
@@ -89,6 +90,7 @@ def stats(
     workers: int,
     ray_address: str | None,
     resume: bool,
+    feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
     shown: Presentation,
@@ -103,9 +105,7 @@ def stats(
             list(inputs),
             select=select,
             at=at,
-            preprocess=preprocess,
-            layout=layout,
-            batch_axis=batch_axis,
+            **feeding,
             batch_size=batch_size,
             limit=limit,
             custom_ops=custom_ops,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
+from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.comparison.align_layers import Align
 from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.comparison.layer_comparison import LayerComparison
@@ -31,15 +31,13 @@ def diff(
     rtol: float | None = None,
     atol: float | None = None,
     select: str | Sequence[str] = (),
-    preprocess: str | None = None,
-    layout: Layout = "auto",
-    batch_axis: BatchAxis = None,
     batch_size: int = 8,
     limit: int | None = None,
     memory_budget_bytes: int = 512 << 20,
     threads: int = 0,
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
+    **feeding: Unpack[FeedingOptions],
 ) -> Comparison:
     """Compare two models layer by layer, each layer at the value that leaves it.
 
@@ -54,15 +52,13 @@ def diff(
             some element is beyond it. None together with `atol` judges by the noise alone.
         atol: Absolute tolerance of an element.
         select: Selectors over the first model's layers; none compares all of them. Outputs always are.
-        preprocess: Preset for images, a recipe's path, or None for the one recorded in either model.
-        layout: Of the first model's image input.
-        batch_axis: Which axis of arrays counts samples in the first model, as for `stats`.
         batch_size: Samples of a run, where no model fixes it.
         limit: Only the first so many samples.
         memory_budget_bytes: What values may take that leave onnxruntime, where one graph is not enough.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         dims: Sizes for open dimensions of the first model's inputs: by their names, or as `INPUT:AXIS`.
+        feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Returns:
         Sums in float32 inside onnxruntime, as accurate as one part in a million.
@@ -74,9 +70,7 @@ def diff(
         RunError: onnxruntime fails.
     """
     options = RunOptions(
-        preprocess=preprocess,
-        layout=layout,
-        batch_axis=batch_axis,
+        **feeding,
         batch_size=batch_size,
         limit=limit,
         memory_budget_bytes=memory_budget_bytes,

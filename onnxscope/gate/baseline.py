@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from onnxscope.analyses.weight_statistics import run_weights
 from onnxscope.base.files import record_file, refuse_foreign, write_whole
 from onnxscope.base.json_files import Fields, JsonFormat, dump_json
 from onnxscope.base.results import Record
-from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
+from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import counted, samples_text
 from onnxscope.comparison.align_layers import LayerKey
@@ -198,28 +198,24 @@ def snapshot(
     model: Any,
     inputs: Any = None,
     *,
-    preprocess: str | None = None,
-    layout: Layout = "auto",
-    batch_axis: BatchAxis = None,
     batch_size: int = 8,
     limit: int | None = None,
     threads: int = 0,
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
+    **feeding: Unpack[FeedingOptions],
 ) -> Baseline:
     """Take a baseline of a model.
 
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.
         inputs: What it is fed, as for `stats`; None takes structure and weights alone.
-        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
-        layout: Of the model's image input.
-        batch_axis: Which axis of arrays counts samples, as for `stats`.
         batch_size: Samples of a run, where the model does not fix it.
         limit: Only the first so many samples.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
+        feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Raises:
         ModelError: The model cannot be read.
@@ -227,9 +223,7 @@ def snapshot(
         RunError: onnxruntime fails.
     """
     options = RunOptions(
-        preprocess=preprocess,
-        layout=layout,
-        batch_axis=batch_axis,
+        **feeding,
         batch_size=batch_size,
         limit=limit,
         threads=threads,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
-from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
+from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.errors import InputError
 from onnxscope.gate.baseline import Baseline, run_snapshot
 from onnxscope.gate.baseline_nodes import (
@@ -32,15 +32,13 @@ def check(
     *,
     select: str | Sequence[str] = (),
     settings: Settings | None = None,
-    preprocess: str | None = None,
-    layout: Layout = "auto",
-    batch_axis: BatchAxis = None,
     batch_size: int = 8,
     limit: int | None = None,
     threads: int = 0,
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
     renew: bool = False,
+    **feeding: Unpack[FeedingOptions],
 ) -> Check:
     """Compare a model with a baseline of it.
 
@@ -50,15 +48,13 @@ def check(
         inputs: The same that the baseline was taken with; None compares structure and weights alone.
         select: Selectors, as for `diff`; none checks everything. Outputs always are checked.
         settings: Tolerances and layers to ignore.
-        preprocess: As for `snapshot`.
-        layout: As for `snapshot`.
-        batch_axis: As for `snapshot`.
         batch_size: As for `snapshot`.
         limit: As for `snapshot`.
         threads: As for `snapshot`.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
         renew: Whether the baseline is about to be replaced, so that other inputs are welcome.
+        feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Raises:
         ModelError: The model cannot be read.
@@ -68,9 +64,7 @@ def check(
         RunError: onnxruntime fails.
     """
     options = RunOptions(
-        preprocess=preprocess,
-        layout=layout,
-        batch_axis=batch_axis,
+        **feeding,
         batch_size=batch_size,
         limit=limit,
         threads=threads,

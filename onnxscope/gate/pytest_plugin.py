@@ -53,8 +53,8 @@ class OnnxSnapshot:
             inputs: What it is fed, as for `onnxscope.check`.
             name: Tells several models of one test apart.
             settings: Tolerances; by default those of the nearest pyproject.toml.
-            options: `preprocess`, `layout`, `batch_axis`, `batch_size`, `limit`, `threads`, `custom_ops`, `dims`,
-                as for `onnxscope.check`.
+            options: Those of `onnxscope.FeedingOptions`, `batch_size`, `limit`, `threads`, `custom_ops`, `dims`, as
+                for `onnxscope.check`.
 
         Returns:
             The `Check`, or None where the baseline was written because there was none that can be read.

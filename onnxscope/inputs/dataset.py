@@ -9,12 +9,12 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.run_options import RunOptions
+from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.errors import InputError
 from onnxscope.inputs.array_samples import ArraySamples
 from onnxscope.inputs.array_sets import ArraySets
@@ -352,15 +352,13 @@ def _opened(
     return Dataset(samples.first(min(samples.count, options.limit or samples.count)), notes, kept, bounds)
 
 
-def files_of(
-    *models: Model, inputs: Any = None, preprocess: str | os.PathLike[str] | Preset | None = None
-) -> list[str | os.PathLike[str]]:
+def files_of(*models: Model, inputs: Any = None, **feeding: Unpack[FeedingOptions]) -> list[str | os.PathLike[str]]:
     """Return the files that a run reads: those of its models with their external data, its inputs' and its recipe's.
 
     Args:
         models: Who is fed.
         inputs: As for `open_dataset`; None or nothing feeds none. An iterator would be used up.
-        preprocess: As in `RunOptions`.
+        feeding: As in `FeedingOptions`.
 
     Raises:
         InputError: What `gather` raises.
@@ -369,7 +367,7 @@ def files_of(
     if inputs is not None and not (isinstance(inputs, list | tuple) and not inputs):
         with teaching(models[0].inputs if models else ()):
             files += files_behind(gather(inputs)[1])
-    recipe = recipe_file(preprocess)
+    recipe = recipe_file(feeding.get("preprocess"))
     return files if recipe is None else [*files, recipe]
 
 

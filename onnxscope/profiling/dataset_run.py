@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from onnxscope._version import __version__
 from onnxscope.analyses.weight_statistics import WeightStatistics, weights
 from onnxscope.base.files import partial_path, record_file, refuse_foreign, refuse_inputs, writing_whole
 from onnxscope.base.plugins import load_engine
-from onnxscope.base.run_options import BatchAxis, Layout, OnError, RunOptions
+from onnxscope.base.run_options import FeedingOptions, OnError, RunOptions
 from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError, MergeError, OutputError
 from onnxscope.inputs.batches import Fed, few_samples, read_batches
@@ -48,9 +48,6 @@ def stats(
     *,
     select: str | Sequence[str] = (),
     at: At = "post",
-    preprocess: str | None = None,
-    layout: Layout = "auto",
-    batch_axis: BatchAxis = None,
     batch_size: int = 8,
     limit: int | None = None,
     on_error: OnError = "fail",
@@ -66,6 +63,7 @@ def stats(
     resume: bool = False,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    **feeding: Unpack[FeedingOptions],
 ) -> DatasetStatistics:
     """Run a model over a dataset and keep statistics of the chosen taps, never the taps.
 
@@ -74,10 +72,6 @@ def stats(
         inputs: Image paths, a folder or glob, a `.npy` or `.npz`, `random[:seed]`, an array, or a mapping of arrays.
         select: Selectors; none chooses the layers that do the work: see `working_layers`.
         at: After (`post`) or before (`pre`) the activation function that follows a layer.
-        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
-        layout: Of the model's image input.
-        batch_axis: Which axis of arrays counts samples, of all inputs or by name; `none` makes everything one sample.
-            By default axis 0, where a few samples together give what they give one at a time.
         batch_size: Samples of a run, where the model does not fix it.
         limit: Only the first so many samples.
         on_error: `skip` leaves out samples that cannot be read, and counts them.
@@ -93,6 +87,7 @@ def stats(
         resume: Go on from what an interrupted analysis left beside `output`.
         force: Also replace a file at `output` that is no profile; never an input.
         progress: Called with the number of samples done and of all samples.
+        feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Raises:
         ModelError: The model cannot be read.
@@ -104,9 +99,7 @@ def stats(
         MergeError: What is to be resumed belongs to another analysis.
     """
     options = RunOptions(
-        preprocess=preprocess,
-        layout=layout,
-        batch_axis=batch_axis,
+        **feeding,
         batch_size=batch_size,
         limit=limit,
         on_error=on_error,
@@ -122,7 +115,7 @@ def stats(
     dataset = open_dataset(inputs, loaded, options).noting(*remarks)
     kept = None
     if output is not None:
-        read = (*loaded.files, *dataset.files, recipe_file(preprocess))
+        read = (*loaded.files, *dataset.files, recipe_file(options.preprocess))
         refuse_inputs((output, partial_path(output)), read)
         refuse_foreign([(output, record_file(PROFILE_FORMAT.schema))], force=force)
         kept = _Kept(Path(output), resume=resume)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from onnxscope.analyses.activation_maps import Method
 from onnxscope.analyses.feature_maps import FeatureMaps, Rank
@@ -13,7 +13,7 @@ from onnxscope.analyses.inspection import run_inspect
 from onnxscope.analyses.weight_statistics import weights
 from onnxscope.base.files import PAGE, refuse_foreign, refuse_inputs, write_whole
 from onnxscope.base.results import Record
-from onnxscope.base.run_options import BatchAxis, Layout, RunOptions
+from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
 from onnxscope.errors import ProfileError
@@ -104,15 +104,13 @@ def report(
     cam: Method | None = "eigen",
     cam_layer: str | None = None,
     target: int | None = None,
-    preprocess: str | None = None,
-    layout: Layout = "auto",
-    batch_axis: BatchAxis = None,
     batch_size: int = 8,
     max_bytes: int = 12_000_000,
     threads: int = 0,
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
     progress: Callable[[str], None] | None = None,
+    **feeding: Unpack[FeedingOptions],
 ) -> Report:
     """Make one self-contained page about a model: what deserves attention, its layers, what they compute and hold.
 
@@ -130,15 +128,13 @@ def report(
         cam: How the class activation map over the input is made; None for none.
         cam_layer: The convolution that it looks at, the last one by default.
         target: The class it is about, for `ablation` and `score`.
-        preprocess: Preset for images, a recipe's path, or None for the one recorded in the model.
-        layout: Of the model's image input.
-        batch_axis: Which axis of arrays counts samples, as for `stats`.
         batch_size: Samples of a run of statistics, where the model does not fix it.
         max_bytes: Pictures are left out where the page would be larger, and the page says so.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
         progress: Called with what is being done.
+        feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Raises:
         ModelError: A model cannot be read.
@@ -148,9 +144,7 @@ def report(
         ProfileError: The profile cannot be read, or is another model's.
     """
     say = progress or (lambda text: None)
-    options = RunOptions(
-        preprocess=preprocess, layout=layout, batch_axis=batch_axis, batch_size=batch_size, threads=threads
-    )
+    options = RunOptions(**feeding, batch_size=batch_size, threads=threads)
     wanted = Wanted(
         select=(select,) if isinstance(select, str) else tuple(select),
         at=at,

@@ -1,0 +1,91 @@
+"""The options that say what a model is fed, and how."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import click
+
+from onnxscope.base.run_options import BatchAxis, FeedingOptions, read_batch_axis
+from onnxscope.base.text import printable
+from onnxscope.errors import InputError
+
+__all__ = ["dim_option", "feeding_options", "input_option"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def input_option(*, required: bool) -> Callable[[_Command], _Command]:
+    """What is fed."""
+    return click.option(
+        "-i",
+        "--input",
+        "inputs",
+        multiple=True,
+        required=required,
+        metavar="INPUT",
+        help="An image, a file of arrays (.npy, .npz, .safetensors, .pb), a .csv, a .wav, a folder or glob"
+        " of these, NAME=FILE for one input, or random[:seed].",
+    )
+
+
+def feeding_options(command: _Command) -> _Command:
+    """How what is given becomes the model's inputs: all of it reaches the command as one argument, `feeding`."""
+
+    @functools.wraps(command)
+    def gathered(*arguments: Any, **options: Any) -> Any:
+        feeding = {name: options.pop(name) for name in FeedingOptions.__annotations__}
+        return command(*arguments, feeding=feeding, **options)
+
+    for option in (
+        click.option(
+            "--batch-axis",
+            multiple=True,
+            metavar="AXIS",
+            callback=_read_batch_axis,
+            help="The axis of arrays that counts samples, none, or INPUT=AXIS; found out by default.",
+        ),
+        click.option(
+            "--layout",
+            type=click.Choice(["auto", "nchw", "nhwc"]),
+            default="auto",
+            show_default=True,
+            help="Where the model's image input has its channels; auto reads it from the shape.",
+        ),
+        click.option("--preprocess", metavar="PRESET", help="imagenet, half, unit, caffe, none, or a recipe's .json."),
+    ):
+        gathered = option(gathered)
+    return cast(_Command, gathered)
+
+
+def dim_option(command: _Command) -> _Command:
+    """Which size an open dimension has."""
+    return click.option(
+        "--dim",
+        "dims",
+        multiple=True,
+        metavar="NAME=SIZE",
+        callback=_read_dims,
+        help="The size of an open dimension, by its name or as INPUT:AXIS=SIZE; repeat it for each.",
+    )(command)
+
+
+def _read_dims(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, int]:
+    dims: dict[str, int] = {}
+    for text in texts:
+        name, _, size = text.rpartition("=")
+        if not name or not (size.isascii() and size.isdecimal()):
+            raise click.BadParameter(f"not NAME=SIZE: {printable(text)!r}", context, parameter)
+        if dims.get(name, int(size)) != int(size):
+            raise click.BadParameter(f"two sizes, {dims[name]} and {size}: {printable(name)!r}", context, parameter)
+        dims[name] = int(size)
+    return dims
+
+
+def _read_batch_axis(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> BatchAxis:
+    try:
+        return read_batch_axis(given)
+    except InputError as error:
+        raise click.BadParameter(f"{error}; {error.hint}", context, option) from error
