@@ -115,6 +115,9 @@ class Session:
             raise RunError(f"onnxruntime cannot load the model ({_reason(error)}): {where}") from error
         self._inputs = {value.name: value for value in self._session.get_inputs()}
         self.outputs: Mapping[str, str] = {value.name: value.type for value in self._session.get_outputs()}
+        self._op_types = {
+            name: node.op_type for node in proto.graph.node for name in node.output if name in self.outputs
+        }
 
     def expected_shapes(self, feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...] | None]:
         """Return the outputs' shapes before anything is run; None where onnxruntime cannot tell."""
@@ -169,7 +172,7 @@ class Session:
             tensors, others = [], wanted
         answers: dict[str, Any] = {}
         try:
-            with doing(f"running {self._where} for {_listed(wanted)}"):
+            with doing(f"running {self._where} for {self._listed(wanted)}"):
                 values = {name: self._ort_value(array) for name, array in arrays.items()}
                 if tensors:
                     computed = self._session.run_with_ort_values(tensors, values)
@@ -180,6 +183,15 @@ class Session:
         except Exception as error:  # see above
             raise RunError(f"onnxruntime cannot run the model ({_reason(error)}): {self._where}") from error
         return {name: answers[name] for name in wanted}
+
+    def _listed(self, values: Sequence[str]) -> str:
+        """The first value that is computed, with its operator, and how many more there are."""
+        if not values:
+            return "nothing"
+        first = next(filter(self._op_types.get, values), values[0])  # an input is no trouble
+        op_type = self._op_types.get(first)
+        named = repr(label(first)) + (f" of {label(op_type)}" if op_type else "")
+        return named + (f" and {len(values) - 1:,} more" if len(values) > 1 else "")
 
     def _is_extension_output(self, name: str) -> bool:
         """Whether a tensor has an element type that numpy lacks."""
@@ -273,13 +285,6 @@ def evaluate_constants(model: Model, values: Sequence[str], path: tuple[Step, ..
     for value in values:
         proto.graph.output.add().name = value
     return open_session(model, proto, optimize=False).run({})
-
-
-def _listed(values: Sequence[str]) -> str:
-    """The first value by name, and how many more there are."""
-    if not values:
-        return "nothing"
-    return repr(label(values[0])) + (f" and {len(values) - 1:,} more" if len(values) > 1 else "")
 
 
 def _own(answer: Any, lent: Collection[int]) -> Array:
