@@ -29,6 +29,7 @@ from onnxscope.selection.sizes import name_sizes
 __all__ = ["CostRecord", "LayerRecord", "ModelSummary", "inspect", "run_inspect"]
 
 _OTHER_ORDERS = {4: "PyTorch's and Keras's is i, f, c, o", 3: "PyTorch's is r, z, h"}  # by the number of gates
+_SIDE = 24  # characters, a name such as `past_sequence_length`; JSON has what a longer one is computed by
 _LISTED = 5  # nodes that the lines above the table name
 
 _Shapes = Mapping[tuple[Step, ...], Mapping[str, tuple[int | str | None, ...]]]
@@ -378,7 +379,8 @@ def _layer(model: Model, layer: str, op_type: str, value: str, graph: Graph, nod
 def _shown_shape(shape: tuple[int | str | None, ...] | None) -> str:
     if shape is None:
         return "?"
-    return "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"
+    sides = ("?" if dim is None else str(dim) for dim in shape)
+    return "x".join(side if len(side) <= _SIDE else "…" for side in sides) or "scalar"
 
 
 def _plain(value: Any) -> Any:

@@ -238,3 +238,11 @@ def test_many_random_nodes_are_counted_and_a_model_without_any_says_nothing(mode
     assert lines[-1].split(maxsplit=1) == ["3", "more nodes like these; --format json lists them"]
     assert inspect(model).to_dict()["unstable"] == []
     assert "random" not in inspect(model).header()
+
+
+def test_a_side_that_is_a_long_formula_does_not_widen_the_table(model):
+    sides = model.graph.output[0].type.tensor_type.shape.dim
+    sides[2].dim_param, sides[3].dim_param = "floor(floor(height/2 - 1/2)/2) + 1", "past_sequence_length"
+    summary = inspect(model)
+    assert "float32 batchx4x…xpast_sequence_length\n" in summary.header()
+    assert summary.to_dict()["outputs"][0]["shape"][2] == "floor(floor(height/2 - 1/2)/2) + 1"
