@@ -13,12 +13,15 @@
     └── MissingDependencyError    an extra is not installed (also an ImportError)
 
 A message states the fault with the offending value, then where it was: `no value named 'conv9': model.onnx`.
-The next step, where there is one, is `hint`.
+The next step, where there is one, is `hint`. Names in a message may be a stranger's, and of any length: the middle of
+what is longer than a thousand characters is cut out.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from onnxscope.base.text import shortened
 
 __all__ = [
     "BaselineError",
@@ -35,6 +38,9 @@ __all__ = [
 ]
 
 
+_LONGEST = 1000
+
+
 class OnnxscopeError(Exception):
     """Work that could not be done.
 
@@ -43,7 +49,7 @@ class OnnxscopeError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(shortened(message, _LONGEST))
         self.hint = hint
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -52,7 +52,7 @@ def read_keras_config(path: Path) -> Any:
                 raise ConversionError(f"its config.json is absurdly long: {path}")
             for name in archive.namelist():
                 if name.startswith(("/", "\\")) or ".." in Path(name).parts:
-                    raise ConversionError(f"it holds a file that would leave its folder, {printable(name)!r}: {path}")
+                    raise ConversionError(f"it holds a file that would leave its folder, '{printable(name)}': {path}")
             return json.loads(archive.read("config.json"))
     except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ConversionError(f"not a .keras file: {path}", hint="`model.save('model.keras')` writes one") from error
@@ -95,12 +95,12 @@ def check_config(config: Any, path: Path) -> None:
         module = entry.get("module")
         if isinstance(kind, str) and isinstance(module, str) and not _is_modeling(module, kind):
             raise ConversionError(
-                f"{shown!r} comes from {printable(module)!r}, not from Keras's layers: {path}", hint=_FACTORY_HINT
+                f"{shown!r} comes from '{printable(module)}', not from Keras's layers: {path}", hint=_FACTORY_HINT
             )
         registered = entry.get("registered_name")
         if isinstance(kind, str) and module is None and isinstance(registered, str) and ">" in registered:
             raise ConversionError(
-                f"{shown!r} is the user's own class {printable(registered)!r}: {path}", hint=_FACTORY_HINT
+                f"{shown!r} is the user's own class '{printable(registered)}': {path}", hint=_FACTORY_HINT
             )
         if isinstance(entry.get("vocabulary"), str):
             raise ConversionError(

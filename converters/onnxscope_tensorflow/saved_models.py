@@ -138,7 +138,7 @@ def _check_nodes(nodes: Iterable[Any], private: set[str], path: Path) -> None:
         for attribute in node.attr.values():
             called = {attribute.func.name, *(function.name for function in attribute.list.func)}
             if called & private:
-                raise ConversionError(f"its saver is called by {printable(node.name)!r}: {path}")
+                raise ConversionError(f"its saver is called by '{printable(node.name)}': {path}")
 
 
 def _signature(loaded: Any, path: Path) -> Any:

@@ -311,7 +311,7 @@ def _only_tap(taps: Sequence[Tap], layer: str, model: Model) -> Tap:
     if len(taps) > 1:
         shown = ", ".join(f"value:{printable(tap.name)}" for tap in taps[:3])
         raise InputError(
-            f"{len(taps)} values, not one, match the selector {printable(layer)!r}: {model.name}",
+            f"{len(taps)} values, not one, match the selector '{printable(layer)}': {model.name}",
             hint=f"one of them: {shown}{', …' if len(taps) > 3 else ''}",
         )
     return taps[0]

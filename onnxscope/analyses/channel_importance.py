@@ -212,7 +212,7 @@ def _rest_of(model: Model, activation: Activation, output: str) -> tuple[ModelPr
             if name in graph.producers and name != tap.value:
                 waiting += filter(None, (*graph.producers[name].inputs, *graph.producers[name].captured))
     if tap.value not in needed or tap.value == output:
-        raise InputError(f"output {printable(output)!r} does not depend on the layer: {where}", hint=_CHOOSE)
+        raise InputError(f"output '{printable(output)}' does not depend on the layer: {where}", hint=_CHOOSE)
     proto = ModelProto(ir_version=model.proto.ir_version)
     proto.opset_import.extend(model.proto.opset_import)
     proto.graph.name = "rest"

@@ -82,7 +82,7 @@ class Subject:
                 size = 1  # an open batch that a Reshape inside holds to one
         if not np.isfinite(rows).all():
             raise InputError(
-                f"scores that are not finite once the input is varied: output {printable(scored.output)!r}"
+                f"scores that are not finite once the input is varied: output '{printable(scored.output)}'"
             )
         return rows
 
@@ -103,7 +103,7 @@ class Subject:
         if answer.ndim != 2 or len(answer) < len(run) or answer.shape[1] != scored.count:
             raise RunError(
                 f"no {scored.count} scores for each of {len(run)} samples but {shape_text(answer.shape)}: "
-                f"output {printable(scored.output)!r}"
+                f"output '{printable(scored.output)}'"
             )
         scores: Array = answer[: len(run)].astype(np.float64)
         return scores
@@ -154,7 +154,7 @@ def find_class(model: Model, answers: Mapping[str, Any], declared: Sequence[str]
     for name in declared:
         scores = answers[name]
         if isinstance(scores, np.ndarray) and scores.ndim == 2 and scores.shape[1] > 1 and "float" in scores.dtype.name:
-            where = f"output {printable(name)!r} of {model.name}"
+            where = f"output '{printable(name)}' of {model.name}"
             if target is not None and not 0 <= target < scores.shape[1]:
                 raise InputError(f"no class {target} among {scores.shape[1]:,}: {where}", hint="classes count from 0")
             if not np.isfinite(scores[:1].astype(np.float64)).all():

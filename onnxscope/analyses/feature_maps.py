@@ -98,7 +98,7 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
             name = tap.tap.name
             if "\0" in name or len(name.encode("utf-8", errors="backslashreplace")) > _MAX_MEMBER_BYTES:
                 raise OutputError(
-                    f"an archive cannot hold the name {printable(name[:80])!r}: {self.model['name']}",
+                    f"an archive cannot hold the name '{printable(name[:80])}': {self.model['name']}",
                     hint="leave that value out with --select, or do without --arrays",
                 )
 

@@ -117,7 +117,7 @@ class JsonFormat:
         if not isinstance(schema, str):
             raise self.error(f"not a {self.noun} (no schema in it): {where}", hint=self.made_by)
         if schema != self.schema:
-            fault = f"the schema {printable(schema[:60])!r} is not {self.schema!r}: {where}"
+            fault = f"the schema '{printable(schema[:60])}' is not {self.schema!r}: {where}"
             raise self.error(fault, hint=self.other_schema)
         return Fields(values, self, where)
 

@@ -33,7 +33,7 @@ def matcher(pattern: str) -> Matcher:
         try:
             compiled = re.compile(pattern[3:])
         except (re.error, RecursionError, OverflowError) as error:  # nested too deeply, repeated too often
-            raise SelectorError(f"not a regular expression ({error}): {printable(pattern)!r}") from error
+            raise SelectorError(f"not a regular expression ({error}): '{printable(pattern)}'") from error
         return lambda name: compiled.fullmatch(name) is not None
     if any(character in pattern for character in "*?["):
         # A name may itself hold brackets, so the literal text always matches too.
@@ -117,7 +117,7 @@ def nothing_matches(selector: str, known: Iterable[str], where: str) -> Selector
     hint = kinds_hint(selector)
     if hint is not None:
         kind = selector.partition(":")[0]
-        fault = f"no kind of selector is called {printable(kind)!r}, and no name is {printable(selector)!r}: {where}"
+        fault = f"no kind of selector is called '{printable(kind)}', and no name is '{printable(selector)}': {where}"
         return SelectorError(fault, hint=hint)
     names = list(itertools.islice(known, _MAX_COMPARED))
     lowered = selector.lower()
@@ -125,7 +125,7 @@ def nothing_matches(selector: str, known: Iterable[str], where: str) -> Selector
     closest = list(dict.fromkeys([*difflib.get_close_matches(selector, names, n=4, cutoff=0.5), *contained]))[:4]
     hint = f"closest names: {', '.join(map(printable, closest))}; " if closest else ""
     return SelectorError(
-        f"nothing matches the selector {printable(selector)!r}: {where}",
+        f"nothing matches the selector '{printable(selector)}': {where}",
         hint=f"{hint}`onnxscope inspect {where}` lists the layers",
     )
 

@@ -119,5 +119,5 @@ def _axis(text: str, given: str) -> int:
 
 def _no_axis(given: str) -> InputError:
     return InputError(
-        f"no axis of samples: {printable(given)!r}", hint="give one axis for all inputs, `none`, or INPUT=AXIS for each"
+        f"no axis of samples: '{printable(given)}'", hint="give one axis for all inputs, `none`, or INPUT=AXIS for each"
     )

@@ -77,9 +77,9 @@ def _read_dims(context: click.Context, parameter: click.Parameter, texts: tuple[
     for text in texts:
         name, _, size = text.rpartition("=")
         if not name or not (size.isascii() and size.isdecimal()):
-            raise click.BadParameter(f"not NAME=SIZE: {printable(text)!r}", context, parameter)
+            raise click.BadParameter(f"not NAME=SIZE: '{printable(text)}'", context, parameter)
         if dims.get(name, int(size)) != int(size):
-            raise click.BadParameter(f"two sizes, {dims[name]} and {size}: {printable(name)!r}", context, parameter)
+            raise click.BadParameter(f"two sizes, {dims[name]} and {size}: '{printable(name)}'", context, parameter)
         dims[name] = int(size)
     return dims
 

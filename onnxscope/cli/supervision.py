@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import ExtensionFileLoader
 from select import select
 from types import FrameType
 
@@ -40,6 +41,7 @@ __all__ = ["Ended", "NoFolderError", "can_supervise", "supervised", "was_interru
 
 _GRACE_S = 0.5  # for the command to end by itself after a signal
 _LOOK_EVERY_S = 0.05  # at the memory
+_AGAIN_S = 0.01  # until an interruption is tried again
 _interrupted_here = False
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT,)
 
@@ -189,8 +191,15 @@ def was_interrupted() -> bool:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`, as soon as no library is being loaded: some that are written in C++ abort at it."""
     global _interrupted_here
     _interrupted_here = True
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            signal.signal(signal.SIGALRM, _interrupt)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+            return
+        frame = frame.f_back
     raise KeyboardInterrupt
 
 

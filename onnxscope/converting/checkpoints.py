@@ -72,7 +72,7 @@ def check_fit(own: Shapes, stored: Shapes, path: str, *, optional: Collection[st
     if missing:
         faults.append(f"{len(missing)} missing, first {missing[0]!r}")
     if unexpected:
-        faults.append(f"{len(unexpected)} unexpected, first {printable(unexpected[0])!r}")
+        faults.append(f"{len(unexpected)} unexpected, first '{printable(unexpected[0])}'")
     if wrong:
         shapes = f"{stored[wrong[0]]} in the file, {own[wrong[0]]} in the model"
         faults.append(f"{len(wrong)} wrongly shaped, first {wrong[0]!r}: {shapes}")

@@ -90,7 +90,7 @@ def _settings(table: Any, where: str) -> Settings:
     unknown = sorted(set(table) - _KEYS) if isinstance(table, dict) else ["a table"]
     if unknown:
         raise InputError(
-            f"[tool.onnxscope] has no {printable(unknown[0])!r}: {where}", hint=f"its keys: {', '.join(sorted(_KEYS))}"
+            f"[tool.onnxscope] has no '{printable(unknown[0])}': {where}", hint=f"its keys: {', '.join(sorted(_KEYS))}"
         )
     tolerances, ignore = table.get("tolerances", {}), table.get("ignore", [])
     if not isinstance(tolerances, dict) or not isinstance(ignore, list):

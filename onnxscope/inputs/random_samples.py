@@ -73,7 +73,7 @@ class RandomSamples(Samples):
         for name, axis in batch_axes.items():
             if axis is not None and not shapes[name][axis]:
                 raise InputError(
-                    f"the input {printable(name)!r} has no samples: its shape is {shape_text(shapes[name])}"
+                    f"the input '{printable(name)}' has no samples: its shape is {shape_text(shapes[name])}"
                 )
         return cls(
             specs=tuple(specs),

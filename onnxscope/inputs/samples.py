@@ -241,7 +241,7 @@ def _asked_batching(
         for name in asked:
             if name not in axes:
                 raise InputError(
-                    f"no input {printable(name)!r} has a batch axis",
+                    f"no input '{printable(name)}' has a batch axis",
                     hint=f"the inputs: {', '.join(map(printable, axes))}",
                 )
         axes |= asked
@@ -253,7 +253,7 @@ def _asked_batching(
         if axis is None:
             continue
         if not -len(shape) <= axis < len(shape):
-            raise InputError(f"input {printable(spec.name)!r} has no axis {axis} for a batch: it has {len(shape)} axes")
+            raise InputError(f"input '{printable(spec.name)}' has no axis {axis} for a batch: it has {len(shape)} axes")
         axes[spec.name] = axis = axis % len(shape)
         lengths.add(shape[axis])
         declared = spec.shape[axis] if spec.shape else None

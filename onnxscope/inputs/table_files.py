@@ -101,7 +101,7 @@ def _read(stream: IO[bytes], where: str, *, header_alone: bool = False) -> tuple
         raise InputError(f"a table without {'rows' if names else 'columns'}: {where}")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"two columns are called {label(twice)!r}: {where}")
+        raise InputError(f"two columns are called '{label(twice)}': {where}")
     for number, row in enumerate(found, 1):
         if len(row) != len(names):
             raise InputError(f"row {number} has {counted(len(row), 'value')} for {len(names)} columns: {where}")
@@ -142,7 +142,7 @@ def _column(cells: Sequence[str], spec: InputSpec, name: str, where: str) -> Arr
         except (ValueError, KeyError, OverflowError):
             shown = "an empty cell" if not cell.strip() else f"{cell[:40]!r}"
             raise InputError(
-                f"row {number} of the column {label(name)!r} is {shown}, and {spec.dtype} is wanted: {where}",
+                f"row {number} of the column '{label(name)}' is {shown}, and {spec.dtype} is wanted: {where}",
                 hint="where a value is missing, write the number that the model was taught for it",
             ) from None
     return np.array(values, np.float64 if dtype.kind not in "iub" else dtype)

@@ -110,7 +110,7 @@ class TrialRuns:
             return None
 
     def _number(self, stored: onnx.NodeProto, place: int, node: Node | None) -> None:
-        called = f"{stored.op_type} {label(stored.name)!r}" if stored.name else stored.op_type
+        called = f"{stored.op_type} '{label(stored.name)}'" if stored.name else stored.op_type
         stored.name = f"@{len(self._numbered)}@"
         self._numbered.append(((place, len(self._numbered)), called, node))
         for attribute in stored.attribute:
@@ -161,8 +161,8 @@ def refuse_conflict(samples: ArraySamples) -> None:
         for dim, size in zip(spec.shape or (), shapes[spec.name], strict=False):
             name, first = sizes.setdefault(dim, (spec.name, size)) if isinstance(dim, str) and dim else ("", size)
             if first != size and not conflict:
-                both = f"{label(name)!r} has {first} and {label(spec.name)!r} {size}"
-                conflict = f"inputs differ in the dimension {label(str(dim))!r}: {both}"
+                both = f"'{label(name)}' has {first} and '{label(spec.name)}' {size}"
+                conflict = f"inputs differ in the dimension '{label(str(dim))}': {both}"
     model = next((spec.model for spec in samples.specs if spec.model is not None), None)
     if not conflict or not isinstance(model, Model):
         return

@@ -152,7 +152,7 @@ class _Checker:
         for index, node in enumerate(proto.node):
             for output in node.output:
                 if output in produced or output in given:
-                    raise ModelError(f"value {printable(output)!r} is produced twice: {self._where}")
+                    raise ModelError(f"value '{printable(output)}' is produced twice: {self._where}")
                 if output:
                     produced[output] = index
         scopes = (given | produced.keys(), *outer)
@@ -165,13 +165,13 @@ class _Checker:
                 if value and value not in visible and not any(value in scope for scope in outer):
                     reader = printable(node.label)
                     raise ModelError(
-                        f"node {reader!r} reads {printable(value)!r}, which nothing produces: {self._where}"
+                        f"node {reader!r} reads '{printable(value)}', which nothing produces: {self._where}"
                     )
             borrowed.update(value for value in (*node.inputs, *node.captured) if value and value not in visible)
             nodes.append(node)
         for declared in proto.output:
             if not any(declared.name in scope for scope in scopes):
-                raise ModelError(f"output {printable(declared.name)!r} is never produced: {self._where}")
+                raise ModelError(f"output '{printable(declared.name)}' is never produced: {self._where}")
             if declared.name not in visible:
                 borrowed.add(declared.name)
         self._graphs.append(Graph(proto, path, self._ordered(nodes, produced), owner))
@@ -188,7 +188,7 @@ class _Checker:
                 raise ModelError(f"an {kind} has an empty name: {self._where}")
             if len(given) < len(names):
                 repeated = given.most_common(1)[0][0]
-                raise ModelError(f"an {kind} has the name of another ({printable(repeated)!r}): {self._where}")
+                raise ModelError(f"an {kind} has the name of another ('{printable(repeated)}'): {self._where}")
         return {*inputs, *stored}
 
     def _node(self, proto: NodeProto, index: int, scopes: tuple[Set[str], ...], path: tuple[Step, ...]) -> Node:
@@ -226,13 +226,13 @@ class _Checker:
             needed = grams if shortest <= length <= longest and end > start else needed
         if needed > len(places):
             raise ModelError(
-                f"node {printable(node.label)!r} has {needed:,} n-grams by its ngram_counts, and ngram_indexes for"
+                f"node '{printable(node.label)}' has {needed:,} n-grams by its ngram_counts, and ngram_indexes for"
                 f" {len(places):,} of them: {self._where}"
             )
 
     @staticmethod
     def _shown(attribute: AttributeProto, node: Node) -> str:
-        return f"attribute {printable(attribute.name)!r} of node {printable(node.label)!r}"
+        return f"attribute '{printable(attribute.name)}' of node '{printable(node.label)}'"
 
     def _ordered(self, nodes: list[Node], produced: dict[str, int]) -> tuple[Node, ...]:
         """Sort into execution order, keeping the stored order where it already is one (Kahn's algorithm)."""
@@ -259,5 +259,5 @@ class _Checker:
                     heapq.heappush(ready, follower)
         if len(order) < len(nodes):
             stuck = next(node for node, needed in zip(nodes, waiting, strict=True) if needed)
-            raise ModelError(f"the graph has a cycle through node {printable(stuck.label)!r}: {self._where}")
+            raise ModelError(f"the graph has a cycle through node '{printable(stuck.label)}': {self._where}")
         return tuple(order)

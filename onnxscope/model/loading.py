@@ -316,7 +316,7 @@ def _follow_links(proto: ModelProto, folder: Path, root: Path, own: str, *, wher
     paths: dict[str, str] = {own: own}
     for tensor, entry in _locations(proto):
         if entry.value not in paths:
-            path = contained_path(folder, entry.value, owner=f"{printable(tensor.name)!r}: {where}")
+            path = contained_path(folder, entry.value, owner=f"'{printable(tensor.name)}': {where}")
             paths[entry.value] = os.path.relpath(path, root)
         entry.value = paths[entry.value]
 
@@ -348,12 +348,12 @@ def _checked_dims(model: Model, dims: Mapping[str, int]) -> Mapping[str, int]:
     names |= {term for dim in names for term in terms_of(dim)}
     for name, size in dims.items():
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= LARGEST_DIM:
-            raise InputError(f"the size of a dimension is a whole number, not {size!r}: {printable(name)!r}")
+            raise InputError(f"the size of a dimension is a whole number, not {size!r}: '{printable(name)}'")
         if name not in names and name not in sides:
             open_sides = dict.fromkeys(dim or place for place, dim in sides.items() if not isinstance(dim, int))
             shown = ", ".join(map(printable, open_sides))
             hint = f"its inputs' open dimensions: {shown}" if shown else "all sizes of its inputs are fixed"
-            raise InputError(f"no dimension of an input is called {printable(name)!r}: {model.name}", hint=hint)
+            raise InputError(f"no dimension of an input is called '{printable(name)}': {model.name}", hint=hint)
         fixed = None if name in names else sides[name]
         if isinstance(fixed, int) and fixed != size:
             raise InputError(f"the dimension {printable(name)} is fixed at {fixed}, not {size}: {model.name}")

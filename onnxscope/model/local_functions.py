@@ -165,7 +165,7 @@ class _Expansion:
         for argument in arguments:
             if argument.HasField("g") or argument.graphs:
                 # A graph that is handed on can contain itself: its size after inlining cannot be told from here.
-                raise ModelError(f"function {printable(function)!r} takes a graph as an attribute: {self._where}")
+                raise ModelError(f"function '{printable(function)}' takes a graph as an attribute: {self._where}")
             self._largest_argument = max(self._largest_argument, argument.ByteSize())
 
     def _called(self, node: NodeProto) -> tuple[str, str, str] | None:
@@ -185,7 +185,7 @@ class _Expansion:
             key = self._called(node)
             if key is not None:
                 if key in active:
-                    raise ModelError(f"function {printable(node.op_type)!r} calls itself: {self._where}")
+                    raise ModelError(f"function '{printable(node.op_type)}' calls itself: {self._where}")
                 if key not in self._measured:
                     self._measured[key] = self._measure(self._functions[key].node, (*active, key))
                 inner.append(self._measured[key])

@@ -98,7 +98,7 @@ def contained_path(folder: Path, location: str, *, owner: str) -> Path:
         ModelError: The reference is absolute, climbs out with `..`, passes through a symbolic link that leads out
             of the folder, or names a file with more than one hard link (whose other name may be anywhere).
     """
-    shown = f"{printable(location)!r} of {owner}"
+    shown = f"'{printable(location)}' of {owner}"
     parts = location.replace("\\", "/").split("/")
     if "*" in parts:
         # `*/_ORT_MEM_ADDR_/*` tells onnxruntime that the offset is an address in its own memory.

@@ -130,7 +130,7 @@ class Storage:
         Raises:
             ModelError: They do not stand in it.
         """
-        where = f"sparse tensor {printable(sparse.values.name)!r}: {self._where}"
+        where = f"sparse tensor '{printable(sparse.values.name)}': {self._where}"
         dims, values, places = tuple(sparse.dims), tuple(sparse.values.dims), self.array(sparse.indices)
         if len(dims) > _MAX_RANK or any(side < 0 for side in dims):
             raise ModelError(f"the shape {list(dims)} is none: {where}")
@@ -209,7 +209,7 @@ class Storage:
         """Resolve and check where a tensor's external bytes are; maps the file when it is first met."""
 
         def owner() -> str:
-            return f"{printable(tensor.name)!r}: {self._where}"
+            return f"'{printable(tensor.name)}': {self._where}"
 
         fields = {entry.key: entry.value for entry in tensor.external_data}
         if len(fields) < len(tensor.external_data):
@@ -229,7 +229,7 @@ class Storage:
         available = self._files[path].size_bytes
         for key in ("offset", "length"):
             if key in fields and not _DECIMAL.fullmatch(fields[key]):
-                raise ModelError(f"external data of {owner()} has an unreadable {key} {printable(fields[key][:40])!r}")
+                raise ModelError(f"external data of {owner()} has an unreadable {key} '{printable(fields[key][:40])}'")
         offset = int(fields.get("offset", "0"))
         length = int(fields.get("length", available - offset))
         if offset < 0 or length < 0 or offset + length > available:
@@ -242,7 +242,7 @@ class Storage:
     def _check_tensor(self, tensor: TensorProto) -> None:
         external_data = (text for entry in tensor.external_data for text in (entry.key, entry.value))
         require_text((tensor.name, *external_data), where=self._where)
-        where = f"tensor {printable(tensor.name)!r}: {self._where}"
+        where = f"tensor '{printable(tensor.name)}': {self._where}"
         if tensor.HasField("segment"):
             raise ModelError(f"stored in segments, which nothing supports: {where}")
         if tensor.data_type not in TensorProto.DataType.values() or not tensor.data_type:

@@ -66,7 +66,7 @@ def map_safetensors(
         raise InputError(f"not a .safetensors file, or a broken one ({first_line(error)}): {where}") from error
     chosen = choose(list(tensors))
     return {
-        result: _mapped(stream, tensors[name], 8 + length, size_bytes, f"tensor {printable(name)!r}: {where}")
+        result: _mapped(stream, tensors[name], 8 + length, size_bytes, f"tensor '{printable(name)}': {where}")
         for result, name in chosen.items()
     }
 

@@ -31,7 +31,7 @@ def mixed_first_axis(model: Model) -> str | None:
         if not reads or not node.is_standard:
             continue
         if _mixes(model, graph, node, places, ranks):
-            return f"{node.op_type} {printable(node.label)!r} works along it"
+            return f"{node.op_type} '{printable(node.label)}' works along it"
         for output in filter(None, node.outputs[:1]):
             place = _place_behind(node, reads[0], places[reads[0]], ranks.get(reads[0]))
             if place is not None:

@@ -135,7 +135,7 @@ def _dependence(pilot: Pilot, dataset: Samples) -> str | None:
         return along
     if mixed is None:
         return None
-    seen = f"{len(samples)} together give other numbers than one at a time, first in {printable(mixed)!r}"
+    seen = f"{len(samples)} together give other numbers than one at a time, first in '{printable(mixed)}'"
     return seen if along is None else f"{along}, and {seen}"
 
 

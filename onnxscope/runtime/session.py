@@ -153,13 +153,13 @@ class Session:
             if name not in self._inputs:
                 closest = difflib.get_close_matches(name, self._inputs, n=3, cutoff=0) or ["none"]
                 raise InputError(
-                    f"the model has no input {printable(name)!r}: {self._where}",
+                    f"the model has no input '{printable(name)}': {self._where}",
                     hint=f"its inputs: {', '.join(map(printable, closest))}",
                 )
         missing = [name for name in self._inputs if name not in feeds]
         if missing:
             raise InputError(
-                f"no array for the input {printable(missing[0])!r}: {self._where}",
+                f"no array for the input '{printable(missing[0])}': {self._where}",
                 hint=f"the model's inputs: {', '.join(map(printable, self._inputs))}",
             )
         wanted = list(self.outputs if outputs is None else outputs)
@@ -190,7 +190,7 @@ class Session:
             return "nothing"
         first = next(filter(self._op_types.get, values), values[0])  # an input is no trouble
         op_type = self._op_types.get(first)
-        named = repr(label(first)) + (f" of {label(op_type)}" if op_type else "")
+        named = f"'{label(first)}'" + (f" of {label(op_type)}" if op_type else "")
         return named + (f" and {len(values) - 1:,} more" if len(values) > 1 else "")
 
     def _is_extension_output(self, name: str) -> bool:

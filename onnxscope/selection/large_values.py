@@ -61,7 +61,7 @@ def _least_bytes(graph: Graph, node: Node, types: Mapping[str, ValueType]) -> in
 
 def _refusal(model: Model, node: Node, size: int, allowed: int) -> RunError:
     return RunError(
-        f"node {label(node.label)!r} ({label(node.op_type)}) would make {bytes_text(size)}, more than the "
+        f"node '{label(node.label)}' ({label(node.op_type)}) would make {bytes_text(size)}, more than the "
         f"{bytes_text(allowed)} of memory that may be used: {model.name}",
         hint="`--memory-limit` allows more",
     )

@@ -324,7 +324,7 @@ class _Resolver:
 
     def _by_rank(self, text: str) -> list[Tap]:
         if not text.isdecimal():
-            raise SelectorError(f"rank is not a number: {printable('rank:' + text)!r}")
+            raise SelectorError(f"rank is not a number: '{printable('rank:' + text)}'")
         known: dict[str, int] = {}
         main = self._model.main
         values = [*self._fed(), *(output for node in main.nodes for output in node.outputs if output)]

@@ -79,7 +79,7 @@ def test_a_file_of_another_kind_is_named_with_what_makes_the_right_one(tmp_path)
         ("{", "not JSON, or cut short", "`bank` writes one"),
         ("[]", "not a ledger (no schema in it)", "`bank` writes one"),
         ('{"schema": 1}', "not a ledger (no schema in it)", "`bank` writes one"),
-        ('{"schema": "ledger/2\\u001b"}', r"the schema 'ledger/2\\x1b' is not 'ledger/1'", "ask the other bank"),
+        ('{"schema": "ledger/2\\u001b"}', r"the schema 'ledger/2\x1b' is not 'ledger/1'", "ask the other bank"),
     ):
         path.write_text(text)
         assert fault(lambda: FORMAT.read(path)) == (f"{message}: {path}", hint)

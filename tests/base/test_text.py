@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 
+from onnxscope.base import name_patterns
 from onnxscope.base.text import (
     MAX_NAME,
     bytes_text,
@@ -137,3 +139,12 @@ def test_a_long_text_loses_its_middle():
 def test_one_of_something_is_singular():
     assert [counted(count, "layer") for count in (0, 1, 2, 1234)] == ["0 layers", "1 layer", "2 layers", "1,234 layers"]
     assert [counted(count, "node is", "nodes are") for count in (1, 2)] == ["1 node is", "2 nodes are"]
+
+
+def test_an_error_of_the_library_has_an_end_however_long_a_name_is_and_doubles_no_escape():
+    error = name_patterns.nothing_matches("\0" * 5000, ["a"], "m.onnx")
+    assert len(str(error)) == 1000
+    assert str(error).startswith("nothing matches the selector '\\x00\\x00")
+    assert str(error).endswith("': m.onnx")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.hint) == (str(error), error.hint)

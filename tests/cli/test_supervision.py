@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 import onnxscope
+from onnxscope.cli import supervision
 from onnxscope.cli.main import run
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -360,7 +362,7 @@ def duration_s(arguments, folder):
     """How long a command takes that nobody disturbs."""
     with start(arguments, folder) as process:
         began = time.monotonic()
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=400)
         took_s = time.monotonic() - began
     assert process.returncode in (0, 1), err
     return took_s
@@ -399,6 +401,31 @@ def test_signals_end_a_command_at_any_moment(name, tmp_path):
         assert code in (0, 1, 2, -number)
         codes.add(code)
     assert codes & {2, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP}
+
+
+def test_no_library_is_interrupted_while_it_is_loaded(monkeypatch):
+    reached = []
+
+    def load(self):  # as Python's own loader, whose frame the handler looks for
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append(self)
+
+    monkeypatch.setattr(supervision, "_interrupted_here", False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)}
+    signal.signal(signal.SIGINT, supervision._interrupt)
+    try:
+        load(ExtensionFileLoader("library", "library.so"))
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(5)
+        assert len(reached) == 1
+        assert supervision.was_interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            load(None)
+        assert len(reached) == 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.acceptance
