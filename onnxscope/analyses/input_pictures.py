@@ -23,7 +23,8 @@ def prepared_pictures(prepared: PreparedInput, *, only: int | None = None) -> tu
     """Return each sample as the picture that the model sees, after resizing and cropping.
 
     For images the preset's steps are undone, so that colours are the photograph's own. An array or random numbers are
-    shown as they are: the first input with one or three channels, each sample scaled to its own finite range.
+    shown as they are: the first input with one, three or four channels (the last of four is left out), each sample
+    scaled to its own finite range.
 
     Args:
         prepared: What the model is fed.
@@ -37,7 +38,7 @@ def prepared_pictures(prepared: PreparedInput, *, only: int | None = None) -> tu
         samples = some_samples(values, prepared.batch_axes[name], 0, prepared.samples)
         values = samples if layout.batch_axis == 0 else values[None]
         channels_last = values if layout.channel_axis > layout.height_axis else np.moveaxis(values, -3, -1)
-        if channels_last.shape[-1] in (1, 3) and channels_last.size:
+        if channels_last.shape[-1] in (1, 3, 4) and channels_last.size:
             shown = channels_last if only is None else channels_last[only : only + 1]
             return tuple(_picture(sample, prepared.preset) for sample in shown)
     return ()
@@ -76,4 +77,4 @@ def _picture(values: NDArray[Any], preset: Preset | None) -> Image.Image:
     if preset is not None:
         return preset.restore(values)
     levels = np.rint(np.nan_to_num(scale_maps(values[None])[0]) * 255).astype(np.uint8)
-    return Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels)
+    return Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels[:, :, :3])

@@ -54,7 +54,9 @@ def feeding_options(command: _Command) -> _Command:
             show_default=True,
             help="Where the model's image input has its channels; auto reads it from the shape.",
         ),
-        click.option("--preprocess", metavar="PRESET", help="imagenet, half, unit, caffe, none, or a recipe's .json."),
+        click.option(
+            "--preprocess", metavar="PRESET", help="imagenet, half, unit, caffe, none, letterbox, or a recipe's .json."
+        ),
     ):
         gathered = option(gathered)
     return cast(_Command, gathered)

@@ -71,7 +71,9 @@ def _other_preset(used: Preset, recorded: Preset, name: str) -> Iterator[Finding
 
 def _range(preset: Preset, channels: int) -> Array:
     """What a preset makes of 0 and 255: an array of shape (channels, 2), ascending in each row."""
-    mean, std = (np.broadcast_to(np.asarray(numbers, np.float64), channels) for numbers in (preset.mean, preset.std))
+    mean, std = (
+        np.broadcast_to(np.asarray(numbers[:channels], np.float64), channels) for numbers in (preset.mean, preset.std)
+    )
     ends = (np.array([[0.0, 255.0]]) / preset.divisor - mean[:, None]) / std[:, None]
     return np.sort(ends, axis=1)
 

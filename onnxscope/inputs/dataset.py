@@ -21,7 +21,7 @@ from onnxscope.inputs.array_sets import ArraySets
 from onnxscope.inputs.arrays import check_bounds, describe_array, spec_text, teaching
 from onnxscope.inputs.image_samples import ImageSamples, place_of_images
 from onnxscope.inputs.layouts import ImageLayout
-from onnxscope.inputs.presets import Preset, load_preset, preset_of_model, recipe_file
+from onnxscope.inputs.presets import PRESETS, Preset, load_preset, preset_of_model, recipe_file
 from onnxscope.inputs.random_samples import RandomSamples
 from onnxscope.inputs.samples import (
     BatchAxes,
@@ -331,7 +331,11 @@ def _opened(
         if missing:  # a name misspelt is no matter of presets
             open_input(missing[0]).close()
         place_of_images(specs, options.layout)  # nor is a model that takes no image
-        preset = chosen or preset_of_model(recorded_preset)
+        preset = chosen
+        if preset is None and recorded_preset is None and specs[0].dtype == "uint8":
+            preset = PRESETS["none"]
+            notes.append("the model takes uint8: pictures are fed as they are, 0..255 (the preset `none`)")
+        preset = preset or preset_of_model(recorded_preset)
         samples = ImageSamples.open(entries[: options.limit], specs, preset, options.layout)
         return Dataset(samples, notes, kept)
     if chosen is not None:

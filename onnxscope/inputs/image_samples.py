@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +18,9 @@ from onnxscope.inputs.layouts import ImageLayout, image_layout
 from onnxscope.inputs.presets import Preset
 from onnxscope.inputs.samples import Load, Samples
 from onnxscope.inputs.sources import files_behind, open_input
-from onnxscope.readers.images import MAX_IMAGE_BYTES, Colour, normalize_image, read_image
+from onnxscope.readers.images import MAX_IMAGE_BYTES, Colour, Picture, normalize_image, read_image
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from onnxscope.model.stored_model import InputSpec
 
 __all__ = ["ImageSamples", "place_of_images"]
@@ -42,6 +38,7 @@ class ImageSamples(Samples):
         entries: Paths, or Pillow's images.
         preset: The recipe that makes them numbers.
         axes: Where the axes of the model's input are.
+        multiple: Of which height and width are, where these are open and follow the picture.
     """
 
     kind = "images"
@@ -49,6 +46,7 @@ class ImageSamples(Samples):
     entries: Sequence[Any]
     preset: Preset
     axes: ImageLayout
+    multiple: int = 1
 
     @classmethod
     def open(cls, entries: Sequence[Any], specs: Sequence[InputSpec], preset: Preset, layout: str) -> ImageSamples:
@@ -58,6 +56,12 @@ class ImageSamples(Samples):
             InputError: They have none.
         """
         spec, axes = place_of_images(specs, layout)
+        follows = preset.size is None or preset.resize == "shorter"
+        multiple = 1
+        if follows and None in _sides(spec, axes) and spec.model is not None:
+            from onnxscope.inputs.trial_runs import image_multiple  # and with it onnx
+
+            multiple = image_multiple(spec, axes)
         return cls(
             specs=tuple(specs),
             count=len(entries),
@@ -67,6 +71,7 @@ class ImageSamples(Samples):
             entries=entries,
             preset=preset,
             axes=axes,
+            multiple=multiple,
         )
 
     @property
@@ -101,38 +106,36 @@ class ImageSamples(Samples):
     def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
         """Decode and prepare one image."""
         (spec,) = self.specs
-        shape = spec.shape or ()
-        height, width = (
-            size if isinstance(size, int) else None for size in shape[self.axes.height_axis : self.axes.width_axis + 1]
-        )
+        pixels, remarks = self._prepared(position, *_sides(spec, self.axes))
+        return {spec.name: pixels}, remarks
+
+    def _prepared(self, position: int, height: int | None, width: int | None) -> tuple[Array, list[str]]:
+        """One image as the model takes it, of a height and a width where they are given."""
+        (spec,) = self.specs
+        dtype = element_type(spec)
         image, remarks, where = self._decoded(position)
-        if self.preset.size is None and None in (height, width) and self.count > 1:
-            own_height, own_width = self._first_size
-            height, width = height or own_height, width or own_width
-            if (image.height, image.width) != (height, width):
-                remarks = [*remarks, "resized to the size of the first image, as the model leaves it open"]
+        first = image[0] if isinstance(image, tuple) else image
         try:
-            pixels = self.preset.apply(image, height, width, element_type(spec))
+            pixels = self.preset.apply(image, height, width, dtype, self.multiple)
         except InputError as error:
             raise InputError(f"{error}: {where}", hint=error.hint) from error
+        made = pixels.shape[:2]
+        if self.multiple > 1 and None in (height, width) and made != (first.height, first.width):
+            done = "padded" if self.preset.resize == "letterbox" else "resized"
+            remarks = [*remarks, f"{done} to {made[1]} x {made[0]}: the model takes multiples of {self.multiple}"]
+        if isinstance(image, tuple) and dtype.kind in "iu":
+            kept = np.iinfo(dtype).max >= 65_535
+            remarks = [*remarks, "fed as 0..65535" if kept else f"rounded to whole levels for {spec.dtype}"]
         if self.axes.channel_axis < self.axes.height_axis:
             pixels = pixels.transpose(2, 0, 1)
-        return {spec.name: np.ascontiguousarray(pixels, element_type(spec))}, remarks
+        return np.ascontiguousarray(pixels, dtype), remarks
 
-    @cached_property
-    def _first_size(self) -> tuple[int, int]:
-        """Height and width of the first image that can be read: all of them have to be of one size."""
-        for position in range(self.count):
-            with contextlib.suppress(InputError):
-                image, _, _ = self._decoded(position)
-                return image.height, image.width
-        raise InputError("none of the images can be read")
-
-    def _decoded(self, position: int) -> tuple[Image, list[str], str]:
+    def _decoded(self, position: int) -> tuple[Picture, list[str], str]:
         """An image as it is, upright, with remarks and what messages call it."""
         (spec,) = self.specs
         entry = self.entries[position]
-        colour: Colour = "L" if (spec.shape or ())[self.axes.channel_axis] == 1 else "RGB"
+        channels = (spec.shape or ())[self.axes.channel_axis]
+        colour: Colour = "L" if channels == 1 else "RGBA" if channels == 4 else "RGB"
         if isinstance(entry, str):
             where = printable(entry)
             with open_input(entry, limit_bytes=MAX_IMAGE_BYTES) as stream:
@@ -150,6 +153,10 @@ class ImageSamples(Samples):
             image = arrays[spec.name]
             if batch is None:
                 batch = _reserve((padded, *image.shape), image.dtype, spec)
+            elif image.shape != batch.shape[1:]:
+                start = self.axes.height_axis - (self.axes.batch_axis is not None)
+                image, remarks = self._prepared(position, *batch.shape[1:][start : start + 2])
+                remarks = [*remarks, "resized to the size of the first image, for all are fed at once"]
             batch[position] = image
             called = self.name(position) if isinstance(entry, str) else f"image {position}"
             notes += [f"{called}: {remark}" for remark in remarks]
@@ -188,6 +195,12 @@ def place_of_images(specs: Sequence[InputSpec], layout: str) -> tuple[InputSpec,
     if any(isinstance(dim, int) and dim < 1 for dim in spec.shape or ()):
         raise InputError(f"no image fits: input {spec.name!r} {spec_text(spec)}")
     return spec, axes
+
+
+def _sides(spec: InputSpec, axes: ImageLayout) -> tuple[int | None, int | None]:
+    """The model's height and width, None where they are open."""
+    height, width = (spec.shape or ())[axes.height_axis : axes.width_axis + 1]
+    return height if isinstance(height, int) else None, width if isinstance(width, int) else None
 
 
 def _fixed_batch(spec: InputSpec, axes: ImageLayout) -> int | None:

@@ -76,7 +76,7 @@ def image_layout(name: str, shape: Sequence[Dim] | None, layout: str = "auto") -
         layout: `nchw`, `nhwc`, or `auto` to read it from the shape.
 
     Raises:
-        InputError: The input is no image, its layout is ambiguous, or the number of channels is not 1 or 3.
+        InputError: The input is no image, its layout is ambiguous, or the number of channels is not 1, 3 or 4.
     """
     if layout not in get_args(Layout):
         raise InputError(f"unknown layout {layout!r}", hint=f"one of {', '.join(get_args(Layout))}")
@@ -91,7 +91,7 @@ def image_layout(name: str, shape: Sequence[Dim] | None, layout: str = "auto") -
         ends = [shape[candidate.channel_axis] for (_, rank), candidate in _LAYOUTS.items() if rank == len(shape)]
         if all(isinstance(size, int) and size not in _CHANNELS for size in ends):
             raise InputError(
-                f"an image gives 1 or 3 channels, and no axis has these: {where}",
+                f"an image gives 1, 3 or 4 channels, and no axis has these: {where}",
                 hint="give a .npy or .npz file with the array that the model takes",
             )
         raise InputError(
@@ -99,9 +99,9 @@ def image_layout(name: str, shape: Sequence[Dim] | None, layout: str = "auto") -
             hint="name the layout with `--layout nchw` or `--layout nhwc`",
         )
     channels = shape[axes.channel_axis]
-    if isinstance(channels, int) and channels not in (1, 3):
+    if isinstance(channels, int) and channels not in _CHANNELS:
         raise InputError(
-            f"an image gives 1 or 3 channels, not the {channels} at axis {axes.channel_axis} ({axes.name}): {where}",
+            f"an image gives 1, 3 or 4 channels, not the {channels} at axis {axes.channel_axis} ({axes.name}): {where}",
             hint="choose another `--layout`, or give a .npy file with the array that the model takes",
         )
     return axes

@@ -1,65 +1,47 @@
 """Recipes that turn an image into a model's numbers: the named presets, and others read from JSON.
 
-A recipe in JSON is one object. Every key may be left out, and none other is allowed:
-
-    {
-      "name": "mine",            shown in results; default: the file's stem, or "custom"
-      "resize": "straight",      "straight" to the model's size, or "crop": the shorter side to `shorter_side`, then the
-                                 model's size from the centre; default "straight"
-      "size": 224,               height and width where the model leaves them open; null for the first picture's own,
-                                 not with "crop"; default 224
-      "shorter_side": 256,       only with "crop": belongs to `size`, and grows with the model's own size; default 256
-      "filter": "bilinear",      or "nearest", "bicubic", "lanczos": Pillow's, antialiased; default "bilinear"
-      "order": "RGB",            or "BGR"; default "RGB"
-      "divisor": 255,            every value 0..255 is divided by it; default 1
-      "mean": [0.5, 0.5, 0.5],   then subtracted: one number, or three in the order of `order`; default 0
-      "std": 0.5                 then divided by: one number, or three in the order of `order`; default 1
-    }
+`onnxscope.readers.image_recipes` says what a recipe in JSON holds.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.files import open_regular
-from onnxscope.base.json_files import parse_json
-from onnxscope.base.text import printable
+from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
-from onnxscope.readers.images import MAX_PIXELS
+from onnxscope.readers.image_recipes import ONLY_WITH, Filter, Order, Resize, parse_recipe
+from onnxscope.readers.images import MAX_PIXELS, Picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["PRESETS", "Preset", "load_preset", "preset_of_model", "recipe_file"]
 
-Resize = Literal["straight", "crop"]
-Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Order = Literal["RGB", "BGR"]
-
-_CHOICES = {"resize": get_args(Resize), "filter": get_args(Filter), "order": get_args(Order)}
 _MAX_RECIPE_BYTES = 65_536
-_MAX_SIZE = 65_535
 
 
 @dataclass(frozen=True)
 class Preset:
-    """The steps from an upright 8-bit image to numbers, in this order: resize, order, divide, minus mean, over std.
+    """The steps from an upright image to numbers, in this order: resize, order, divide, minus mean, over std.
 
     Attributes:
         name: What results call it.
-        resize: `straight` to the target, or `crop`: shorter side to `shorter_side`, then the target from the centre.
+        resize: `straight` to the target; `crop`: shorter side to `shorter_side`, then the target from the centre;
+            `letterbox`: as large as goes into the target, and `pad` around it; `shorter`: straight to a target whose
+            shorter side is `shorter_side`, unless that is given.
         filter: Pillow's resampling filter, always antialiased.
-        size: Height and width where the model leaves them open, None for the first picture's own.
-        shorter_side: Only for `crop`, for a target of `size`; other targets scale it by target / size.
+        size: Height and width where the model leaves them open, one number for both; None for the picture's own.
+        shorter_side: For `shorter`, and for `crop` with a target of `size`; other targets scale it by target / size.
+        pad: Only for `letterbox`: a level 0..255.
         order: Order of the channels of a colour image.
         divisor: Of the values 0..255.
         mean: One number, or one for each channel in `order`.
@@ -69,8 +51,9 @@ class Preset:
     name: str = "custom"
     resize: Resize = "straight"
     filter: Filter = "bilinear"
-    size: int | None = 224
+    size: int | tuple[int, int] | None = 224
     shorter_side: int = 256
+    pad: int = 114
     order: Order = "RGB"
     divisor: float = 1.0
     mean: tuple[float, ...] = (0.0,)
@@ -89,34 +72,70 @@ class Preset:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as `load_preset` reads it."""
         record: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.resize != "crop":
-            del record["shorter_side"]
+        for key, kinds in ONLY_WITH.items():
+            if self.resize not in kinds:
+                del record[key]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in record.items()}
 
-    def apply(self, image: Image, height: int | None, width: int | None, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def target(self, own: tuple[int, int], height: int | None, width: int | None, multiple: int = 1) -> tuple[int, int]:
+        """Return the height and width that an image gets.
+
+        Args:
+            own: The image's height and width.
+            height: The model's height in pixels, None where it is open.
+            width: The same for its width.
+            multiple: Of which open sides are, where they follow the image: padded to it, or else the nearest one.
+        """
+        if height and width:
+            return height, width
+        if self.size is not None and self.resize != "shorter":
+            sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+            return height or sides[0], width or sides[1]
+        scale = height / own[0] if height else width / own[1] if width else 1.0
+        if self.resize == "shorter" and not height and not width:
+            scale = self.shorter_side / min(own)
+        rounded: Callable[[float], float] = math.ceil if self.resize == "letterbox" else round
+
+        def open_side(side: int) -> int:
+            pixels = int(side * scale + 1e-9) if self.resize == "shorter" else round(side * scale)
+            return max(1, int(rounded(pixels / multiple))) * multiple
+
+        return height or open_side(own[0]), width or open_side(own[1])
+
+    def apply(
+        self, image: Picture, height: int | None, width: int | None, dtype: np.dtype[Any], multiple: int = 1
+    ) -> NDArray[Any]:
         """Turn an image into numbers.
 
         Computed in float32 as the frameworks do, in float64 only for a float64 input.
 
         Args:
-            image: Upright, mode `RGB` or `L`.
+            image: Upright, mode `RGB`, `RGBA` or `L`, or channels of mode `F` whose levels have fractions.
             height: The model's height in pixels, None where it is open: `size`, or the image's own.
             width: The same for its width.
             dtype: The input's element type, real; an integer only where `is_whole`.
+            multiple: As for `target`.
 
         Returns:
-            A new array (height, width, channels) of `dtype`, with 3 channels for `RGB` and 1 for `L`.
+            A new array (height, width, channels) of `dtype`. Integers that hold 65535 take fractions of levels as such.
 
         Raises:
-            InputError: The recipe's means are for three channels and the image has one, the values are no whole
-                numbers and the input wants them, or the image would become too large on the way.
+            InputError: The recipe's means are for other channels than the image has, the values are no whole numbers
+                and the input wants them, or the image would become too large on the way.
         """
-        self._check(len(image.getbands()), dtype)
-        resized = self._resized(image, height or self.size or image.height, width or self.size or image.width)
-        pixels = np.asarray(resized).reshape(resized.height, resized.width, -1)
+        channels = image if isinstance(image, tuple) else (image,)
+        self._check(len(image) if isinstance(image, tuple) else len(image.getbands()), dtype)
+        first = channels[0]
+        sides = self.target((first.height, first.width), height, width, multiple)
+        enlarges = height is not None or width is not None or self.size is not None
+        resized = [np.asarray(self._resized(channel, *sides, enlarges=enlarges)) for channel in channels]
+        pixels = np.stack(resized, axis=2) if isinstance(image, tuple) else resized[0].reshape(*sides, -1)
         if self.order == "BGR":
-            pixels = pixels[:, :, ::-1]
+            pixels = pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]] if pixels.shape[2] > 1 else [0]]
         if self.is_whole:
+            if isinstance(image, tuple) and dtype.kind in "iu":
+                wide = np.iinfo(dtype).max >= 65_535
+                pixels = np.rint(np.clip(pixels, 0, 255) * np.float32(257 if wide else 1))
             return pixels.astype(dtype, order="C")
         work = np.float64 if dtype == np.float64 else np.float32
         values: NDArray[Any] = pixels.astype(work, order="C")
@@ -129,7 +148,7 @@ class Preset:
         """Turn numbers that `apply` made back into the picture that the model sees: resized and cropped.
 
         Args:
-            values: Shape (height, width, channels), with 1 or 3 channels; not changed.
+            values: Shape (height, width, channels), with 1, 3 or 4 channels, of which three count; not changed.
 
         Returns:
             An image in mode `L` or `RGB`, exact for float32, the nearest for half precision.
@@ -140,14 +159,16 @@ class Preset:
         levels = np.rint(np.clip(np.nan_to_num(pixels), 0, 255)).astype(np.uint8)
         if levels.shape[2] == 1:
             return Image.fromarray(levels[:, :, 0])
+        levels = levels[:, :, :3]
         return Image.fromarray(np.ascontiguousarray(levels[:, :, ::-1] if self.order == "BGR" else levels))
 
     def _check(self, channels: int, dtype: np.dtype[Any]) -> None:
-        numbers = max(len(self.mean), len(self.std))
-        if numbers > channels:
+        numbers = next((len(values) for values in (self.mean, self.std) if len(values) not in (1, channels)), None)
+        if numbers is not None:
             names = [name for name, preset in PRESETS.items() if len(preset.mean) == 1]
             raise InputError(
-                f"preset {self.name!r} has {numbers} means or deviations for an input of {channels} channel",
+                f"preset {self.name!r} has {numbers} means or deviations for an input of "
+                f"{counted(channels, 'channel')}",
                 hint=f"one number for all channels: {', '.join(names)}, or a recipe in a JSON file",
             )
         if dtype.kind in "iu" and not (self.is_whole and np.iinfo(dtype).max >= 255):
@@ -157,16 +178,24 @@ class Preset:
                 hint="give the preset `none`, or a .npy file with the array that the model takes",
             )
 
-    def _resized(self, image: Image, height: int, width: int) -> Image:
+    def _resized(self, image: Image, height: int, width: int, *, enlarges: bool) -> Image:
+        """The image in the target's size; one that keeps its own is only padded by a letterbox."""
         from PIL import Image
 
         resample = Image.Resampling[self.filter.upper()]
-        if self.resize == "straight" or self.size is None:
-            _check_pixels(width, height)
+        _check_pixels(width, height)
+        if self.resize == "letterbox":
+            scale = min(height / image.height, width / image.width) if enlarges else 1.0
+            inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+            padded = Image.new(image.mode, (width, height), (self.pad,) * len(image.getbands()))
+            padded.paste(image.resize(inner, resample), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+            return padded
+        if self.resize != "crop" or self.size is None:
             return image.resize((width, height), resample)
         # For a square target, exactly torchvision's Resize(side) and CenterCrop; for others, the smallest image of the
         # same proportions that covers the target, enlarged by side / size. No tie can occur for 256 / 224.
-        box_width, box_height = (round(target * self.shorter_side / self.size) for target in (width, height))
+        size = self.size if isinstance(self.size, int) else min(self.size)
+        box_width, box_height = (round(target * self.shorter_side / size) for target in (width, height))
         if image.width * box_height <= image.height * box_width:
             full_width, full_height = box_width, int(box_width * image.height / image.width)
         else:
@@ -194,6 +223,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             Preset("unit", filter="bicubic", divisor=255.0),
             Preset("caffe", filter="bicubic", order="BGR", mean=(103.939, 116.779, 123.68)),
             Preset("none", size=None),
+            Preset("letterbox", resize="letterbox", size=None, divisor=255.0),
         )
     }
 )
@@ -215,7 +245,7 @@ def load_preset(preset: str | os.PathLike[str] | Preset, *, files: bool = True) 
     if text in PRESETS:
         return PRESETS[text]
     if text.lstrip().startswith("{"):
-        return _parse(text, "the recipe", "custom")
+        return _made(text, "the recipe", "custom")
     if files and recipe_file(preset) is not None:
         where = printable(text)
         with open_regular(text, limit_bytes=_MAX_RECIPE_BYTES, hint=_hint()) as stream:
@@ -223,7 +253,7 @@ def load_preset(preset: str | os.PathLike[str] | Preset, *, files: bool = True) 
                 content = stream.read(_MAX_RECIPE_BYTES).decode("utf-8-sig")
             except UnicodeDecodeError as error:
                 raise InputError(f"not a recipe in JSON (no UTF-8 text): {where}") from error
-        return _parse(content, where, os.path.splitext(os.path.basename(text))[0])
+        return _made(content, where, os.path.splitext(os.path.basename(text))[0])
     raise InputError(
         f"unknown preset {text[:60]!r}",
         hint=_hint(),
@@ -262,87 +292,5 @@ def recipe_file(preset: str | os.PathLike[str] | Preset | None) -> str | None:
     return text if text.lower().endswith(".json") or os.path.lexists(text) else None
 
 
-def _parse(text: str, where: str, name: str) -> Preset:
-    try:
-        record = parse_json(text)
-    except ValueError as error:
-        raise InputError(f"not a recipe in JSON ({printable(str(error))}): {where}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"not a recipe in JSON (no object): {where}")
-    keys = [field.name for field in fields(Preset)]
-    for key in record:
-        if key not in keys:
-            raise InputError(f"unknown key {key[:60]!r} in a recipe: {where}", hint=f"its keys: {', '.join(keys)}")
-    if "shorter_side" in record and record.get("resize") != "crop":
-        raise InputError(f'\'shorter_side\' without "resize": "crop" in a recipe: {where}')
-    values: dict[str, Any] = {key: _READERS[key](value, key, where) for key, value in record.items()}
-    preset = Preset(**{"name": name, **values})
-    if preset.resize == "crop" and preset.size is None:
-        raise InputError(f'\'size\' is null with "resize": "crop" in a recipe: {where}')
-    if preset.resize == "crop" and preset.size is not None and preset.shorter_side < preset.size:
-        raise InputError(f"'shorter_side' {preset.shorter_side} is less than 'size' {preset.size} in a recipe: {where}")
-    return preset
-
-
-def _read_name(value: Any, key: str, where: str) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > 60:
-        raise _wrong(key, value, "a text of 1 to 60 characters", where)
-    return value
-
-
-def _read_choice(value: Any, key: str, where: str) -> str:
-    choices = _CHOICES[key]
-    if value not in choices:
-        raise _wrong(key, value, f"one of {', '.join(choices)}", where)
-    return str(value)
-
-
-def _read_size(value: Any, key: str, where: str) -> int:
-    if type(value) is not int or not 1 <= value <= _MAX_SIZE:
-        raise _wrong(key, value, f"a whole number from 1 to {_MAX_SIZE}", where)
-    return value
-
-
-def _read_open_size(value: Any, key: str, where: str) -> int | None:
-    return None if value is None else _read_size(value, key, where)
-
-
-def _read_numbers(value: Any, key: str, where: str) -> tuple[float, ...]:
-    values = value if isinstance(value, list) else [value]
-    wanted = f"{'numbers other than 0' if key == 'std' else 'numbers'} that float32 holds, one or three"
-    if len(values) not in (1, 3) or not all(_is_number(number, nonzero=key == "std") for number in values):
-        raise _wrong(key, value, wanted, where)
-    return tuple(float(number) for number in values)
-
-
-def _read_divisor(value: Any, key: str, where: str) -> float:
-    if not _is_number(value, nonzero=True):
-        raise _wrong(key, value, "a number other than 0 that float32 holds", where)
-    return float(value)
-
-
-def _is_number(value: Any, *, nonzero: bool) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    limits = np.finfo(np.float32)
-    size = abs(value)
-    return size <= float(limits.max) and (size >= float(limits.tiny) if nonzero else math.isfinite(size))
-
-
-def _wrong(key: str, value: Any, wanted: str, where: str) -> InputError:
-    shown = printable(json.dumps(value))
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    return InputError(f"{key!r} is {shown}, not {wanted}: {where}")
-
-
-_READERS: Mapping[str, Callable[[Any, str, str], Any]] = {
-    "name": _read_name,
-    "resize": _read_choice,
-    "filter": _read_choice,
-    "size": _read_open_size,
-    "shorter_side": _read_size,
-    "order": _read_choice,
-    "divisor": _read_divisor,
-    "mean": _read_numbers,
-    "std": _read_numbers,
-}
+def _made(text: str, where: str, name: str) -> Preset:
+    return Preset(**{"name": name, **parse_recipe(text, where)})

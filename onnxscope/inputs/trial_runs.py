@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -22,16 +22,23 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from onnxscope.base.text import label
 from onnxscope.errors import InputError, RunError
 from onnxscope.inputs.array_samples import ArraySamples
+from onnxscope.inputs.arrays import element_type
+from onnxscope.inputs.layouts import ImageLayout
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import Session, open_session
 
-__all__ = ["Refusal", "TrialRuns", "refuse_conflict"]
+if TYPE_CHECKING:
+    from onnxscope.model.stored_model import InputSpec
+
+__all__ = ["Refusal", "TrialRuns", "image_multiple", "refuse_conflict"]
 
 Array = NDArray[Any]
 _Shape = tuple[int, ...]
 _Misfit = Callable[[Node, Sequence[_Shape], Sequence[Array | None]], int | None]
 
+_TRIED = 128  # a side that all of these divide
+_MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 _NUMBERED = re.compile(r"@(\d+)@")
 
 
@@ -146,6 +153,31 @@ class TrialRuns:
             return open_session(self._model, proto, optimize=False), shapes, values
         except RunError:
             return None
+
+
+def image_multiple(spec: InputSpec, axes: ImageLayout) -> int:
+    """Find out of what height and width are multiples, where a model leaves them open: 1 where it takes any.
+
+    A network that halves its picture five times and joins what it enlarges with what it had takes multiples of 32.
+
+    Args:
+        spec: The model's only input; its model is run on pictures of 129 up to 256 pixels a side, all zeros.
+        axes: Where they are in its shape.
+    """
+    model = spec.model
+    if not isinstance(model, Model) or len(model.inputs) != 1:
+        return 1
+    try:
+        trials = TrialRuns(model)
+    except RunError:
+        return 1  # the run itself says why
+    for multiple in _MULTIPLES:
+        sides = {axes.height_axis, axes.width_axis}
+        open_sizes = dict.fromkeys(sides, _TRIED + multiple) | {axes.channel_axis: 3}
+        shape = [dim if isinstance(dim, int) else open_sizes.get(axis, 1) for axis, dim in enumerate(spec.shape or ())]
+        if trials.refusal({spec.name: np.zeros(shape, element_type(spec))}) is None:
+            return multiple
+    return 1
 
 
 def refuse_conflict(samples: ArraySamples) -> None:

@@ -1,4 +1,4 @@
-"""Read one image: checked before it is decoded, turned upright, and made RGB or grey with 8 bits a channel."""
+"""Read one image: checked before it is decoded, turned upright, and made grey, RGB or RGBA with levels 0 to 255."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import math
 import warnings
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -16,9 +16,11 @@ from onnxscope.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MAX_IMAGE_BYTES", "MAX_PIXELS", "Colour", "normalize_image", "read_image"]
+__all__ = ["MAX_IMAGE_BYTES", "MAX_PIXELS", "Colour", "Picture", "normalize_image", "read_image"]
 
-Colour = Literal["RGB", "L"]
+Colour = Literal["RGBA", "RGB", "L"]
+Picture: TypeAlias = "Image | tuple[Image, ...]"
+"""8 bits a channel in one image; or more, in one of mode `F` for each channel, whose levels 0..255 have fractions."""
 
 # Pillow's own limit, which it only warns about: a quarter of a gigabyte as 24-bit RGB.
 MAX_PIXELS = 89_478_485
@@ -32,16 +34,17 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "AVIF")
 _SILENT = logging.NullHandler()
 
 
-def read_image(stream: IO[bytes], where: str, colour: Colour) -> tuple[Image, list[str]]:
+def read_image(stream: IO[bytes], where: str, colour: Colour) -> tuple[Picture, list[str]]:
     """Decode the first frame of an image.
 
     Args:
         stream: An open regular file.
         where: The file's printable name, for messages.
-        colour: `RGB`, or `L` for one channel of grey (ITU-R 601 luma).
+        colour: `RGB`, `RGBA`, or `L` for one channel of grey (ITU-R 601 luma).
 
     Returns:
-        An image in mode `colour` that owns its pixels, and notes for the user, without the file's name.
+        An image in mode `colour` that owns its pixels, or its channels where they have 16 bits; and notes for the user,
+        without the file's name.
 
     Raises:
         InputError: Not an image, truncated, broken, too large to decode, or with pixels that have no range.
@@ -57,6 +60,7 @@ def read_image(stream: IO[bytes], where: str, colour: Colour) -> tuple[Image, li
             with Image.open(stream, formats=formats) as image:
                 _check_size(image.size, where)
                 animated = getattr(image, "is_animated", False)
+                narrowed = _loses_bits(image)
                 result, notes = normalize_image(image, where, colour)
         except InputError:
             raise
@@ -68,6 +72,8 @@ def read_image(stream: IO[bytes], where: str, colour: Colour) -> tuple[Image, li
         except Exception as error:
             hint = "save it again as PNG or JPEG with an image editor"
             raise InputError(f"the image is broken ({first_line(error)}): {where}", hint=hint) from error
+    if narrowed:
+        notes.append("colours of 16 bits read as 8 bits, their upper ones")
     if animated:
         notes.insert(0, "several frames, only the first is used")
     for warning in caught:
@@ -76,16 +82,16 @@ def read_image(stream: IO[bytes], where: str, colour: Colour) -> tuple[Image, li
     return result, notes
 
 
-def normalize_image(image: Image, where: str, colour: Colour) -> tuple[Image, list[str]]:
-    """Turn an opened image upright and give it 8 bits a channel, in mode `colour`.
+def normalize_image(image: Image, where: str, colour: Colour) -> tuple[Picture, list[str]]:
+    """Turn an opened image upright and give it the channels of mode `colour`, with levels 0 to 255.
 
     Args:
         image: As Pillow opened or made it; left as it is.
         where: What to call it in messages.
-        colour: `RGB` or `L`.
+        colour: `RGB`, `RGBA` or `L`.
 
     Returns:
-        A new image, and notes for the user.
+        A new image, or its channels where these are grey values of 16 bits; and notes for the user.
 
     Raises:
         InputError: Too large, empty, or with pixels that have no known range (32-bit integers, floating point).
@@ -96,16 +102,16 @@ def normalize_image(image: Image, where: str, colour: Colour) -> tuple[Image, li
     notes: list[str] = []
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "I" or upright.mode.startswith("I;16"):
-        upright = _narrow(upright, where)
-        notes.append("16-bit grey values scaled to 8 bits")
-    elif upright.mode == "F":
+        grey = _deep(upright, where)
+        return (*[grey] * min(len(colour), 3), *_opaque(grey, colour)), ["16-bit grey values scaled to 0..255"]
+    if upright.mode == "F":
         raise InputError(
             f"floating-point pixels have no range that we know: {where}",
             hint="give a .npy file with the array that the model takes",
         )
     if upright.mode == "CMYK":
         notes.append("CMYK made RGB without a colour profile")
-    if upright.has_transparency_data:
+    if upright.has_transparency_data and colour != "RGBA":
         upright, transparent = _over_black(upright)
         if transparent:
             notes.append("transparent pixels laid over black")
@@ -127,8 +133,8 @@ def _check_size(size: tuple[int, int], where: str) -> None:
         raise InputError(f"the image has no pixels ({width} x {height}): {where}")
 
 
-def _narrow(image: Image, where: str) -> Image:
-    """Scale 0..65535 to 0..255. Pillow's own conversion from mode I cuts everything above 255."""
+def _deep(image: Image, where: str) -> Image:
+    """Scale 0..65535 to 0..255, fractions included. Pillow's own conversion from mode I cuts everything above 255."""
     from PIL import Image
 
     values = np.asarray(image).astype(np.int64)
@@ -137,7 +143,22 @@ def _narrow(image: Image, where: str) -> Image:
             f"32-bit grey values from {values.min()} to {values.max()} have no range that we know: {where}",
             hint="give a .npy file with the array that the model takes",
         )
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    return Image.fromarray((values / 257).astype(np.float32))
+
+
+def _opaque(like: Image, colour: Colour) -> list[Image]:
+    from PIL import Image
+
+    return [Image.new("F", like.size, 255.0)] if colour == "RGBA" else []
+
+
+def _loses_bits(image: Image) -> bool:
+    """Whether Pillow is about to read colours of 16 bits as their upper halves, which it does without a word."""
+    told = [tile[3] for tile in getattr(image, "tile", None) or [] if len(tile) > 3]
+    parts = [part for args in told for part in (args if isinstance(args, tuple) else (args,))]
+    # How PNG and TIFF say it, and the highest level of a PPM.
+    deep = any((isinstance(part, str) and ";16" in part) or part == 65_535 for part in parts)
+    return deep and image.mode in ("RGB", "RGBA", "LA")
 
 
 def _over_black(image: Image) -> tuple[Image, bool]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from feeding import HOPPER, NCHW, NHWC, TOKENS, levels, refusal, whole
+from onnx.parser import parse_model
 from PIL import Image
 
+import onnxscope
+from onnxscope.base.run_options import RunOptions
+from onnxscope.inputs.dataset import open_dataset
+from onnxscope.model.loading import load_model
 from onnxscope.model.stored_model import InputSpec
 
 
@@ -53,7 +58,10 @@ def test_the_preset_named_goes_before_the_recorded_one():
 def test_no_preset_is_a_question():
     message, hint = refusal(HOPPER, NCHW)
     assert message == "which preset? The model records none, and images need one"
-    assert hint == "name it with `--preprocess`: imagenet, half, unit, caffe, none, or a JSON file with a recipe"
+    assert (
+        hint
+        == "name it with `--preprocess`: imagenet, half, unit, caffe, none, letterbox, or a JSON file with a recipe"
+    )
 
 
 def test_a_preset_recorded_in_a_model_never_opens_a_file(tmp_path):
@@ -62,7 +70,7 @@ def test_a_preset_recorded_in_a_model_never_opens_a_file(tmp_path):
     message, hint = refusal(HOPPER, NCHW, recorded_preset=str(path))
     assert message.startswith("unknown preset ")
     assert message.endswith(": recorded in the model")
-    assert hint == "name one with `--preprocess`: imagenet, half, unit, caffe, none"
+    assert hint == "name one with `--preprocess`: imagenet, half, unit, caffe, none, letterbox"
 
 
 def test_an_unknown_preset():
@@ -180,10 +188,80 @@ def test_a_picture_keeps_its_size_where_nothing_asks_for_another(tmp_path, layou
     assert feed.arrays["x"].dtype == np.uint8
     np.testing.assert_array_equal(feed.arrays["x"], turned[None])
     half_open = InputSpec("x", "uint8", tuple(20 if side == "h" else side for side in shape))
-    assert sorted(whole(tmp_path / "1.png", [half_open], preprocess="none").arrays["x"].shape) == [1, 3, 20, 53]
+    assert sorted(whole(tmp_path / "1.png", [half_open], preprocess="none").arrays["x"].shape) == [1, 3, 20, 29]
     Image.fromarray(pixels[:30, :40]).save(tmp_path / "2.png")
     both = whole(tmp_path, [spec], preprocess="none")
     np.testing.assert_array_equal(both.arrays["x"][0], turned)
     smaller = np.asarray(Image.fromarray(pixels[:30, :40]).resize((53, 37), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(both.arrays["x"][1], smaller if layout == "nhwc" else smaller.transpose(2, 0, 1))
-    assert both.notes == ("2.png: resized to the size of the first image, as the model leaves it open",)
+    assert both.notes == ("2.png: resized to the size of the first image, for all are fed at once",)
+
+
+HALVING = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[n, 3, h, w] x) => (float[n, 3, a, b] y) <float[4] scales = {1.0, 1.0, 4.0, 4.0}> {
+        q = AveragePool <kernel_shape = [4, 4], strides = [4, 4]> (x)
+        u = Resize <mode = "nearest"> (q, , scales)
+        y = Concat <axis = 1> (x, u)
+    }"""
+ANY = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[n, 3, h, w] x) => (float[n, 3, h, w] y) { y = Tanh (x) }"""
+
+
+def model_of(text):
+    return load_model(parse_model(text.replace("float[n, 3, a, b]", "float[n, 6, a, b]")))
+
+
+@pytest.mark.parametrize(("text", "sides"), [(ANY, (37, 53)), (HALVING, (36, 52))])
+def test_a_picture_keeps_its_shape_as_far_as_the_model_takes_it(text, sides, tmp_path):
+    pixels = levels(3, (37, 53, 3))
+    Image.fromarray(pixels).save(tmp_path / "1.png")
+    fed = open_dataset(tmp_path / "1.png", model_of(text), RunOptions(preprocess="none")).whole()
+    expected = np.asarray(Image.fromarray(pixels).resize(sides[::-1], Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(fed.arrays["x"][0], expected.transpose(2, 0, 1))
+    notes = ("1.png: resized to 52 x 36: the model takes multiples of 4",)
+    assert fed.notes == (() if text is ANY else notes)
+    boxed = open_dataset(tmp_path / "1.png", model_of(text), RunOptions(preprocess="letterbox")).whole().arrays["x"]
+    assert boxed.shape[2:] == ((37, 53) if text is ANY else (40, 56))
+
+
+def test_pictures_of_several_shapes_each_keep_theirs_in_statistics(tmp_path):
+    shapes = [(12, 8, 3), (7, 9, 3), (12, 8, 3), (5, 5, 3)]
+    for number, shape in enumerate(shapes):
+        Image.fromarray(levels(number, shape)).save(tmp_path / f"{number}.png")
+    found = onnxscope.stats(model_of(ANY), tmp_path, select="op:Tanh", preprocess="unit", batch_size=3)
+    assert [tap["count"] for tap in found.to_dict()["taps"]] == [4 * 3 * 224 * 224]  # what the preset says
+    recipe = '{"size": null, "divisor": 255}'
+    found = onnxscope.stats(model_of(ANY), tmp_path, select="op:Tanh", preprocess=recipe, batch_size=3)
+    (tap,) = found.to_dict()["taps"]
+    values = np.concatenate([np.tanh(levels(place, shape) / 255.0).ravel() for place, shape in enumerate(shapes)])
+    assert tap["count"] == values.size
+    assert tap["mean"] == pytest.approx(values.mean(), abs=1e-6)
+    assert tap["std"] == pytest.approx(values.std(ddof=1), abs=1e-6)
+
+
+def test_bytes_need_no_preset(photos):
+    feed = whole(photos / "1.png", [InputSpec("x", "uint8", (None, "h", "w", 3))])
+    np.testing.assert_array_equal(feed.arrays["x"][0], levels(1))
+    assert feed.record["preset"] == "none"
+    assert feed.notes == ("the model takes uint8: pictures are fed as they are, 0..255 (the preset `none`)",)
+    assert refusal(photos / "1.png", [InputSpec("x", "uint8", (1, 8, 10, 3))], recorded_preset="unit")[0].startswith(
+        "preset 'unit' gives fractions, and the input takes uint8"
+    )
+
+
+def test_four_channels_and_sixteen_bits(tmp_path):
+    pixels = levels(4, (8, 10, 4))
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    feed = whole(tmp_path / "clear.png", [InputSpec("x", "float32", (1, 4, 8, 10))], preprocess="none")
+    np.testing.assert_array_equal(feed.arrays["x"][0], pixels.transpose(2, 0, 1))
+    deep = np.random.default_rng(1).integers(0, 65_536, (8, 10)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    feed = whole(tmp_path / "deep.png", NHWC, preprocess="unit")
+    np.testing.assert_allclose(feed.arrays["x"][0], np.stack([deep / 65_535] * 3, axis=2), rtol=1e-6)
+    assert feed.notes == ("deep.png: 16-bit grey values scaled to 0..255",)
+    feed = whole(tmp_path / "deep.png", [InputSpec("x", "uint16", (1, 8, 10, 1))], preprocess="none")
+    np.testing.assert_array_equal(feed.arrays["x"][0, :, :, 0], deep)
+    assert feed.notes[1] == "deep.png: fed as 0..65535"
+    feed = whole(tmp_path / "deep.png", [InputSpec("x", "uint8", (1, 8, 10, 1))])
+    np.testing.assert_array_equal(feed.arrays["x"][0, :, :, 0], np.rint(deep / 257.0))
+    assert feed.notes[2] == "deep.png: rounded to whole levels for uint8"

@@ -152,7 +152,7 @@ def test_integers_take_whole_levels_only(photo):
 def test_three_means_for_one_channel_are_refused():
     message, hint = refusal(PRESETS["imagenet"].apply, noise(8, 8, "L"), 8, 8, FLOAT)
     assert message == "preset 'imagenet' has 3 means or deviations for an input of 1 channel"
-    assert hint == "one number for all channels: half, unit, none, or a recipe in a JSON file"
+    assert hint == "one number for all channels: half, unit, none, letterbox, or a recipe in a JSON file"
 
 
 def test_an_image_of_one_row_is_not_blown_up():
@@ -183,7 +183,7 @@ def test_a_recipe_from_a_file(tmp_path):
 def test_an_unknown_preset_lists_the_known_ones():
     message, hint = refusal(load_preset, "imagnet")
     assert message == "unknown preset 'imagnet'"
-    assert hint == "one of imagenet, half, unit, caffe, none, or a JSON file with a recipe"
+    assert hint == "one of imagenet, half, unit, caffe, none, letterbox, or a JSON file with a recipe"
     assert refusal(load_preset, "a\x1b[2J")[0] == r"unknown preset 'a\x1b[2J'"
 
 
@@ -201,27 +201,36 @@ def test_a_preset_may_be_forbidden_to_read_files(tmp_path):
         ('{"mean": 1, "mean": 2}', "not a recipe in JSON (a key occurs twice): the recipe"),
         ('{"mean": ' + "[" * 100_000, "not a recipe in JSON (nested too deeply): the recipe"),
         ('{"maen": 1}', "unknown key 'maen' in a recipe: the recipe"),
-        ('{"shorter_side": 9}', '\'shorter_side\' without "resize": "crop" in a recipe: the recipe'),
+        (
+            '{"shorter_side": 9}',
+            '\'shorter_side\' without "resize": "crop" or "resize": "shorter" in a recipe: the recipe',
+        ),
         (
             '{"resize": "crop", "size": 300}',
             "'shorter_side' 256 is less than 'size' 300 in a recipe: the recipe",
         ),
         ('{"name": ""}', "'name' is \"\", not a text of 1 to 60 characters: the recipe"),
-        ('{"resize": "fit"}', "'resize' is \"fit\", not one of straight, crop: the recipe"),
-        ('{"resize": []}', "'resize' is [], not one of straight, crop: the recipe"),
-        ('{"filter": "area"}', "'filter' is \"area\", not one of nearest, bilinear, bicubic, lanczos: the recipe"),
+        ('{"resize": "fit"}', "'resize' is \"fit\", not one of straight, crop, letterbox, shorter: the recipe"),
+        ('{"resize": []}', "'resize' is [], not one of straight, crop, letterbox, shorter: the recipe"),
+        (
+            '{"filter": "area"}',
+            "'filter' is \"area\", not one of nearest, box, bilinear, hamming, bicubic, lanczos: the recipe",
+        ),
         ('{"order": "rgb"}', "'order' is \"rgb\", not one of RGB, BGR: the recipe"),
         ('{"size": 0}', "'size' is 0, not a whole number from 1 to 65535: the recipe"),
         ('{"size": true}', "'size' is true, not a whole number from 1 to 65535: the recipe"),
         ('{"divisor": 0}', "'divisor' is 0, not a number other than 0 that float32 holds: the recipe"),
         ('{"divisor": "255"}', "'divisor' is \"255\", not a number other than 0 that float32 holds: the recipe"),
-        ('{"mean": [1, 2]}', "'mean' is [1, 2], not numbers that float32 holds, one or three: the recipe"),
-        ('{"mean": 1e999}', "'mean' is Infinity, not numbers that float32 holds, one or three: the recipe"),
+        ('{"mean": [1, 2]}', "'mean' is [1, 2], not numbers that float32 holds, one, three or four: the recipe"),
+        ('{"mean": 1e999}', "'mean' is Infinity, not numbers that float32 holds, one, three or four: the recipe"),
         (
             '{"std": [1, 0, 1]}',
-            "'std' is [1, 0, 1], not numbers other than 0 that float32 holds, one or three: the recipe",
+            "'std' is [1, 0, 1], not numbers other than 0 that float32 holds, one, three or four: the recipe",
         ),
-        ('{"std": 1e-60}', "'std' is 1e-60, not numbers other than 0 that float32 holds, one or three: the recipe"),
+        (
+            '{"std": 1e-60}',
+            "'std' is 1e-60, not numbers other than 0 that float32 holds, one, three or four: the recipe",
+        ),
     ],
 )
 def test_a_bad_recipe_is_refused(text, fault):
@@ -230,12 +239,12 @@ def test_a_bad_recipe_is_refused(text, fault):
 
 def test_an_unknown_key_is_told_the_known_ones():
     _, hint = refusal(load_preset, '{"maen": 1}')
-    assert hint == "its keys: name, resize, filter, size, shorter_side, order, divisor, mean, std"
+    assert hint == "its keys: name, resize, filter, size, shorter_side, pad, order, divisor, mean, std"
 
 
 def test_a_huge_number_is_shown_in_short():
     message, _ = refusal(load_preset, '{"mean": 1' + "0" * 400 + "}")
-    assert message == f"'mean' is 1{'0' * 56}..., not numbers that float32 holds, one or three: the recipe"
+    assert message == f"'mean' is 1{'0' * 56}..., not numbers that float32 holds, one, three or four: the recipe"
 
 
 def test_a_recipe_file_that_is_none(tmp_path):
@@ -247,3 +256,64 @@ def test_a_recipe_file_that_is_none(tmp_path):
     path.write_bytes(b" " * 65_537)
     assert refusal(load_preset, path)[0] == f"65,537 bytes are more than the 65,536 that we read: {path}"
     assert refusal(load_preset, tmp_path / "absent.json")[0] == f"no such file: {tmp_path / 'absent.json'}"
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 25), (25, 40), (33, 100), (7, 3), (64, 48)])
+def test_a_letterbox_is_what_detectors_are_fed(width, height):
+    """As large as goes into the target, in the middle, with grey around it; against numpy alone."""
+    image = noise(width, height)
+    found = PRESETS["letterbox"].apply(image, 48, 64, FLOAT)
+    ratio = min(48 / height, 64 / width)
+    inner_width, inner_height = round(width * ratio), round(height * ratio)
+    left, right = int(round((64 - inner_width) / 2 - 0.1)), int(round((64 - inner_width) / 2 + 0.1))  # noqa: RUF046
+    top, bottom = int(round((48 - inner_height) / 2 - 0.1)), int(round((48 - inner_height) / 2 + 0.1))  # noqa: RUF046
+    inner = np.asarray(image.resize((inner_width, inner_height), Image.Resampling.BILINEAR))
+    expected = np.pad(inner, ((top, bottom), (left, right), (0, 0)), constant_values=114)
+    assert expected.shape == (48, 64, 3)
+    np.testing.assert_array_equal(found, expected.astype(np.float32) / np.float32(255))
+
+
+def test_a_letterbox_of_no_size_pads_up_to_a_multiple():
+    image = noise(40, 25)
+    found = load_preset('{"resize": "letterbox", "size": null, "pad": 7}').apply(image, None, None, FLOAT, 32)
+    np.testing.assert_array_equal(found, np.pad(np.asarray(image), ((3, 4), (12, 12), (0, 0)), constant_values=7))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "own", "given", "multiple", "expected"),
+    [
+        ('{"size": null}', (75, 100), (None, None), 1, (75, 100)),
+        ('{"size": null}', (75, 100), (None, None), 32, (64, 96)),
+        ('{"size": null}', (5, 100), (None, None), 32, (32, 96)),
+        ('{"size": null}', (75, 100), (48, None), 1, (48, 64)),
+        ('{"size": null}', (75, 100), (None, 50), 1, (38, 50)),
+        ('{"size": [30, 40]}', (75, 100), (None, None), 32, (30, 40)),
+        ('{"size": [30, 40]}', (75, 100), (None, 8), 1, (30, 8)),
+        ('{"resize": "shorter", "shorter_side": 50}', (75, 101), (None, None), 1, (50, 67)),
+        ('{"resize": "shorter", "shorter_side": 50}', (75, 101), (20, 30), 1, (20, 30)),
+    ],
+)
+def test_what_a_model_leaves_open_follows_the_picture(recipe, own, given, multiple, expected):
+    preset = load_preset(recipe)
+    assert preset.target(own, *given, multiple) == expected
+    assert preset.apply(noise(own[1], own[0]), *given, FLOAT, multiple).shape == (*expected, 3)
+
+
+def test_fractions_of_levels_stay():
+    """What 16 bits hold: the resized numbers themselves where they are real, whole numbers where the input is."""
+    values = np.random.default_rng(1).integers(0, 65_536, (6, 8))
+    channel = Image.fromarray((values / 257).astype(np.float32))
+    found = PRESETS["unit"].apply((channel,) * 3, 6, 8, FLOAT)
+    np.testing.assert_allclose(found, np.stack([values / 65_535] * 3, axis=2), rtol=1e-6)
+    np.testing.assert_array_equal(PRESETS["none"].apply((channel,), 6, 8, np.dtype(np.uint16))[:, :, 0], values)
+    narrow = PRESETS["none"].apply((channel,), 6, 8, np.dtype(np.uint8))[:, :, 0]
+    np.testing.assert_array_equal(narrow, np.rint(values / 257))
+
+
+def test_four_numbers_for_four_channels():
+    image = Image.new("RGBA", (2, 2), (10, 20, 30, 40))
+    preset = Preset("four", order="BGR", mean=(1.0, 2.0, 3.0, 4.0), std=(1.0, 1.0, 1.0, 2.0))
+    np.testing.assert_array_equal(preset.apply(image, 2, 2, FLOAT)[0, 0], [29, 18, 7, 18])
+    assert np.asarray(preset.restore(preset.apply(image, 2, 2, FLOAT)))[0, 0].tolist() == [10, 20, 30]
+    message, _ = refusal(PRESETS["imagenet"].apply, image, 2, 2, FLOAT)
+    assert message == "preset 'imagenet' has 3 means or deviations for an input of 4 channels"

@@ -100,10 +100,36 @@ def test_palettes_become_their_colours():
 def test_sixteen_bit_grey_is_scaled_not_cut():
     levels = np.array([[0, 128, 129, 257, 32_768, 65_535]], np.uint16)
     for kind in ("PNG", "TIFF", "PPM"):
-        pixels, notes = read(encoded(Image.fromarray(levels), kind), "L")
-        np.testing.assert_array_equal(pixels, [[0, 0, 1, 1, 128, 255]])
-        assert notes == ["16-bit grey values scaled to 8 bits"]
-    assert read(encoded(Image.fromarray(levels)))[0].shape == (1, 6, 3)
+        for colour, count in (("L", 1), ("RGB", 3), ("RGBA", 4)):
+            channels, notes = read_image(io.BytesIO(encoded(Image.fromarray(levels), kind)), "photo", colour)
+            assert [channel.mode for channel in channels] == ["F"] * count
+            for channel in channels[:3]:
+                np.testing.assert_allclose(np.asarray(channel), levels / 65_535 * 255, rtol=1e-6)
+            assert notes == ["16-bit grey values scaled to 0..255"]
+    assert set(np.asarray(channels[3]).reshape(-1)) == {255.0}
+
+
+def test_sixteen_bit_colours_are_not_narrowed_in_silence():
+    """Pillow reads the upper halves alone."""
+    values = np.random.default_rng(2).integers(0, 65_536, (3, 4, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", 4, 3, 16, 2, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    )
+    for content in (data, b"P6 4 3 65535\n" + values.tobytes()):
+        pixels, notes = read(content)
+        assert np.abs(pixels.astype(int) - values / 257).max() <= 1
+        assert notes == ["colours of 16 bits read as 8 bits, their upper ones"]
+
+
+def test_four_channels_keep_what_is_transparent():
+    alpha = np.array([[0, 255, 128, 64, 1, 254, 100]] * 5, np.uint8)
+    pixels, notes = read(encoded(Image.fromarray(np.dstack([LEVELS, alpha]))), "RGBA")
+    np.testing.assert_array_equal(pixels, np.dstack([LEVELS, alpha]))
+    assert notes == []
+    np.testing.assert_array_equal(read(encoded(Image.fromarray(LEVELS)), "RGBA")[0][:, :, 3], 255)
 
 
 def test_grey_becomes_colour_and_one_bit_becomes_grey():
