@@ -30,6 +30,9 @@ def as_seen(image, preset):
     """Pillow's own resize and crop, spelled out."""
     if preset.resize == "straight":
         return image.resize((10, 8), Image.Resampling[preset.filter.upper()])
+    if preset.resize == "letterbox":
+        inner = np.asarray(image.resize((10, 6), Image.Resampling[preset.filter.upper()]))  # 17 x 11, by 10 / 17
+        return Image.fromarray(np.pad(inner, ((1, 1), (0, 0), (0, 0)), constant_values=114))
     raw = Preset("raw", resize="crop", filter=preset.filter, size=preset.size, shorter_side=preset.shorter_side)
     return Image.fromarray(raw.apply(image, 8, 10, np.dtype(np.uint8)))
 
@@ -78,7 +81,8 @@ def test_arrays_are_scaled_to_their_own_range():
 def test_what_is_no_picture_has_none():
     assert prepared_pictures(whole("random", (InputSpec("x", "float32", ("b", 5, 8, 10)),))) == ()
     assert prepared_pictures(whole("random", (InputSpec("x", "int64", ("b", 7)),))) == ()
-    assert prepared_pictures(whole("random", (InputSpec("x", "float32", ("b", 4, 8, 10)),))) == ()
+    (shown,) = prepared_pictures(whole("random", (InputSpec("x", "float32", ("b", 4, 8, 10)),)))
+    assert (shown.mode, shown.size) == ("RGB", (10, 8))  # three of four channels
     assert len(prepared_pictures(whole("random", NCHW))) == 1
 
 
