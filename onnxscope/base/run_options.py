@@ -24,6 +24,8 @@ class FeedingOptions(TypedDict, total=False):
     Attributes:
         preprocess: Preset for images, a recipe's path or JSON, or None for the one recorded in the model.
         layout: Of the model's image input.
+        size: Of pictures, where the model leaves height and width open, in place of the preset's: a number,
+            `WIDTHxHEIGHT` or `own`.
         batch_axis: Which axis of arrays counts samples, of all inputs or by name (one that is not named has none);
             `none` makes everything one sample. By default axis 0, where a few samples together give what they give
             one at a time.
@@ -31,6 +33,7 @@ class FeedingOptions(TypedDict, total=False):
 
     preprocess: str | os.PathLike[str] | None
     layout: Layout
+    size: str | int | None
     batch_axis: BatchAxis
 
 
@@ -44,6 +47,7 @@ class Feeding:
 
     preprocess: str | os.PathLike[str] | None = None
     layout: Layout = "auto"
+    size: str | int | None = None
     batch_axis: BatchAxis = None
 
     def __post_init__(self) -> None:

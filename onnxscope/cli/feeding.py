@@ -48,6 +48,11 @@ def feeding_options(command: _Command) -> _Command:
             help="The axis of arrays that counts samples, none, or INPUT=AXIS; found out by default.",
         ),
         click.option(
+            "--size",
+            metavar="SIZE",
+            help="Of pictures, where the model leaves height and width open: N, WIDTHxHEIGHT, or own.",
+        ),
+        click.option(
             "--layout",
             type=click.Choice(["auto", "nchw", "nhwc"]),
             default="auto",

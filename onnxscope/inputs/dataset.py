@@ -6,7 +6,6 @@ A dataset may be larger than memory. Nothing is read before it is asked for.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
@@ -15,16 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import FeedingOptions, RunOptions
+from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.array_samples import ArraySamples
 from onnxscope.inputs.array_sets import ArraySets
 from onnxscope.inputs.arrays import check_bounds, describe_array, spec_text, teaching
-from onnxscope.inputs.image_samples import ImageSamples, place_of_images
+from onnxscope.inputs.image_samples import ImageSamples, preset_for
 from onnxscope.inputs.layouts import ImageLayout
-from onnxscope.inputs.presets import PRESETS, Preset, load_preset, preset_of_model, recipe_file
+from onnxscope.inputs.named_samples import NamedSamples
+from onnxscope.inputs.presets import Preset, load_preset, recipe_file
 from onnxscope.inputs.random_samples import RandomSamples
 from onnxscope.inputs.samples import (
     BatchAxes,
+    Kept,
     Samples,
     axis_of_samples,
     input_record,
@@ -32,7 +34,7 @@ from onnxscope.inputs.samples import (
     sample_count,
     some_samples,
 )
-from onnxscope.inputs.sources import Kind, files_behind, gather, open_input
+from onnxscope.inputs.sources import Kind, NamedFiles, files_behind, gather, open_input
 
 if TYPE_CHECKING:
     from onnxscope.model.loading import Model
@@ -118,7 +120,7 @@ class Dataset:
         notes: Remarks for people.
     """
 
-    def __init__(self, samples: Samples, notes: Sequence[str], kept: _Kept, bounds: Bounds = None) -> None:
+    def __init__(self, samples: Samples, notes: Sequence[str], kept: Kept, bounds: Bounds = None) -> None:
         """Take samples, remarks on opening them, those that are prepared already, and bounds of whole numbers."""
         self._samples = samples
         self._bounds = bounds
@@ -194,7 +196,7 @@ class Dataset:
 
     def as_one_sample(self, note: str) -> Dataset:
         """The same arrays with no axis of samples, and a remark that says why."""
-        return Dataset(self._samples.as_one_sample(), (*self._opening_notes, note), _Kept(0), self._bounds)
+        return Dataset(self._samples.as_one_sample(), (*self._opening_notes, note), Kept(0), self._bounds)
 
     def noting(self, *notes: str) -> Dataset:
         """The same samples with more remarks."""
@@ -259,7 +261,7 @@ class Dataset:
             ),
             notes=(*self._opening_notes, *notes),
             layouts=samples.layouts,
-            preset=samples.preset if isinstance(samples, ImageSamples) else None,
+            preset=getattr(samples, "preset", None),
             batch_axes=axes,
         )
 
@@ -312,7 +314,7 @@ def open_inputs(
     if isinstance(sources, Dataset):
         return sources.fed_to(specs).first(options.limit or sources.count)
     with teaching(specs, bounds, offer_random=not (isinstance(sources, str) and sources.startswith("random"))):
-        return _opened(sources, specs, options, recorded_preset, bounds, _Kept(keep_bytes))
+        return _opened(sources, specs, options, recorded_preset, bounds, Kept(keep_bytes))
 
 
 def _opened(
@@ -321,25 +323,25 @@ def _opened(
     options: RunOptions,
     recorded_preset: str | None,
     bounds: Bounds,
-    kept: _Kept,
+    kept: Kept,
 ) -> Dataset:
-    chosen = None if options.preprocess is None else load_preset(options.preprocess)
     kind, entries, notes = gather(sources)
     samples: Samples
     if kind == "images":
         missing = [path for path in files_behind(entries) if not os.path.exists(path)]
         if missing:  # a name misspelt is no matter of presets
             open_input(missing[0]).close()
-        place_of_images(specs, options.layout)  # nor is a model that takes no image
-        preset = chosen
-        if preset is None and recorded_preset is None and specs[0].dtype == "uint8":
-            preset = PRESETS["none"]
-            notes.append("the model takes uint8: pictures are fed as they are, 0..255 (the preset `none`)")
-        preset = preset or preset_of_model(recorded_preset)
+        if isinstance(entries[0], NamedFiles):
+            samples, remarks = NamedSamples.open(entries[: options.limit], specs, options, recorded_preset)
+            return Dataset(samples, [*notes, *remarks], kept)
+        preset, remarks = preset_for(specs, options, recorded_preset)
+        notes += remarks
         samples = ImageSamples.open(entries[: options.limit], specs, preset, options.layout)
         return Dataset(samples, notes, kept)
-    if chosen is not None:
-        notes.append(f"preset {chosen.name!r} is ignored: presets are for images")
+    if options.preprocess is not None:
+        notes.append(f"preset {load_preset(options.preprocess).name!r} is ignored: presets are for images")
+    if options.size is not None:
+        notes.append(f"the size {printable(str(options.size))} is ignored: it is for images")
     if kind == "random":
         samples = RandomSamples.open(entries[0], specs, bounds, options.limit, options.batch_axis)
         notes += [f"the input is random (seed {entries[0]}), no real data", *samples.remarks]
@@ -378,23 +380,3 @@ def files_of(*models: Model, inputs: Any = None, **feeding: Unpack[FeedingOption
 def _of_a_sample(spec: InputSpec) -> tuple[str, str, tuple[int | str | None, ...] | None]:
     """An input's name, element type and shape behind the axis of samples."""
     return spec.name, spec.dtype, None if spec.shape is None else spec.shape[1:]
-
-
-class _Kept:
-    """Prepared samples by position, as many as a budget of bytes holds; they do not travel to other processes."""
-
-    def __init__(self, budget_bytes: int) -> None:
-        self.samples: dict[int, tuple[dict[str, Array], list[str]]] = {}
-        self._free_bytes = budget_bytes
-        self._lock = threading.Lock()
-
-    def keep(self, position: int, sample: tuple[dict[str, Array], list[str]]) -> None:
-        """Keep a sample if there is room."""
-        size_bytes = sum(array.nbytes for array in sample[0].values())
-        with self._lock:
-            if position not in self.samples and size_bytes <= self._free_bytes:
-                self.samples[position] = sample
-                self._free_bytes -= size_bytes
-
-    def __reduce__(self) -> tuple[type[_Kept], tuple[int]]:
-        return _Kept, (0,)

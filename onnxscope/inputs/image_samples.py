@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import element_type, only_input, spec_text
-from onnxscope.inputs.layouts import ImageLayout, image_layout
-from onnxscope.inputs.presets import Preset
+from onnxscope.inputs.layouts import ImageLayout, find_layout, image_layout
+from onnxscope.inputs.presets import PRESETS, Preset, load_preset, preset_beside, preset_of_model
 from onnxscope.inputs.samples import Load, Samples
 from onnxscope.inputs.sources import files_behind, open_input
 from onnxscope.readers.images import MAX_IMAGE_BYTES, Colour, Picture, normalize_image, read_image
@@ -23,7 +24,7 @@ from onnxscope.readers.images import MAX_IMAGE_BYTES, Colour, Picture, normalize
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["ImageSamples", "place_of_images"]
+__all__ = ["ImageSamples", "place_of_images", "preset_for"]
 
 Array = NDArray[Any]
 
@@ -187,6 +188,12 @@ def place_of_images(specs: Sequence[InputSpec], layout: str) -> tuple[InputSpec,
     Raises:
         InputError: There is none.
     """
+    pictures = [spec for spec in specs if find_layout(spec.shape) is not None]
+    if len(specs) > 1 and pictures:
+        raise InputError(
+            f"the model has {len(specs)} inputs, not one: images",
+            hint=f"name the input of each file: `-i {printable(pictures[0].name)}=photo.png`, and so on",
+        )
     spec = only_input(specs, "images")
     axes = image_layout(spec.name, spec.shape, layout)
     dtype = element_type(spec)
@@ -195,6 +202,43 @@ def place_of_images(specs: Sequence[InputSpec], layout: str) -> tuple[InputSpec,
     if any(isinstance(dim, int) and dim < 1 for dim in spec.shape or ()):
         raise InputError(f"no image fits: input {spec.name!r} {spec_text(spec)}")
     return spec, axes
+
+
+def preset_for(specs: Sequence[InputSpec], options: RunOptions, recorded: str | None) -> tuple[Preset, list[str]]:
+    """Find out how images are prepared for inputs: as somebody asks for, or as the model or what lies beside it says.
+
+    Args:
+        specs: The inputs, of which one takes images.
+        options: Their preset, size and layout count.
+        recorded: What the model's converter recorded.
+
+    Returns:
+        The preset, and notes for people where nobody has named it.
+
+    Raises:
+        InputError: Nobody says, no input takes images, or they cannot have the size that is asked for.
+    """
+    chosen = None if options.preprocess is None else load_preset(options.preprocess)
+    spec, axes = place_of_images(specs, options.layout)  # whether it takes images is no matter of presets
+    notes = []
+    if chosen is None and recorded is None:
+        if spec.dtype == "uint8":
+            chosen = PRESETS["none"]
+            notes.append("the model takes uint8: pictures are fed as they are, 0..255 (the preset `none`)")
+        elif (chosen := preset_beside(spec.model.path if spec.model else None)) is not None:
+            notes.append(f"prepared as {chosen.name} beside the model says")
+    preset = chosen or preset_of_model(recorded)
+    if options.size is None:
+        return preset, notes
+    sized = preset.sized(options.size)
+    given = _sides(spec, axes)
+    if sized.size is not None and None not in given and sized.target((1, 1), None, None) != given:
+        raise InputError(
+            f"the model fixes its pictures at {given[1]} x {given[0]}, not {printable(str(options.size))}: "
+            f"input {spec.name!r} {spec_text(spec)}",
+            hint="leave `--size` out",
+        )
+    return sized, notes
 
 
 def _sides(spec: InputSpec, axes: ImageLayout) -> tuple[int | None, int | None]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +20,16 @@ from numpy.typing import NDArray
 from onnxscope.base.files import open_regular
 from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
-from onnxscope.readers.image_recipes import ONLY_WITH, Filter, Order, Resize, parse_recipe
+from onnxscope.readers.image_recipes import ONLY_WITH, Filter, Order, Resize, parse_recipe, processor_recipe
 from onnxscope.readers.images import MAX_PIXELS, Picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["PRESETS", "Preset", "load_preset", "preset_of_model", "recipe_file"]
+__all__ = ["PRESETS", "Preset", "load_preset", "preset_beside", "preset_of_model", "recipe_file"]
 
 _MAX_RECIPE_BYTES = 65_536
+_PROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,26 @@ class Preset:
             return max(1, int(rounded(pixels / multiple))) * multiple
 
         return height or open_side(own[0]), width or open_side(own[1])
+
+    def sized(self, size: str | int) -> Preset:
+        """Return the same steps for another size of what the model leaves open: `N`, `WIDTHxHEIGHT`, or `own`.
+
+        Raises:
+            InputError: It is none of these.
+        """
+        if size == "own":
+            kept: Resize = "letterbox" if self.resize == "letterbox" else "straight"
+            return replace(self, size=None, resize=kept)
+        match = re.fullmatch(r"([0-9]{1,5})(?:[x×]([0-9]{1,5}))?", str(size))
+        width, height = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= min(width, height) <= max(width, height) <= 65_535:
+            raise InputError(f"no size of a picture: {printable(str(size))!r}", hint="give N, WIDTHxHEIGHT or `own`")
+        short = self.shorter_side
+        if self.resize == "crop" and self.size is not None:
+            before = self.size if isinstance(self.size, int) else min(self.size)
+            short = round(short * min(height, width) / before)
+        resize = "straight" if self.resize == "shorter" else self.resize
+        return replace(self, size=height if height == width else (height, width), resize=resize, shorter_side=short)
 
     def apply(
         self, image: Picture, height: int | None, width: int | None, dtype: np.dtype[Any], multiple: int = 1
@@ -276,6 +299,31 @@ def preset_of_model(recorded: str | None) -> Preset:
         return load_preset(recorded, files=False)  # the model is not trusted with a path
     except InputError as error:
         raise InputError(f"{error}: recorded in the model", hint=f"name one with `--preprocess`: {names}") from error
+
+
+def preset_beside(model: Path | None) -> Preset | None:
+    """Return the steps that `preprocessor_config.json` beside a model's file says, None where there is none for images.
+
+    Args:
+        model: The model's file. In a folder that is called `onnx` the folder above counts too, as on model hubs.
+
+    Raises:
+        InputError: It is there and cannot be read, or asks for steps that no recipe has.
+    """
+    folders = () if model is None else (model.parent, *([model.parent.parent] if model.parent.name == "onnx" else []))
+    for folder in folders:
+        path = folder / _PROCESSOR
+        if not path.is_file():
+            continue
+        where = f"{_PROCESSOR}, beside the model"
+        try:
+            with open_regular(str(path), limit_bytes=_MAX_RECIPE_BYTES) as stream:
+                recipe = processor_recipe(stream.read(_MAX_RECIPE_BYTES), where)
+        except InputError as error:
+            raise InputError(str(error), hint=f"name a preset with `--preprocess`: {', '.join(PRESETS)}") from error
+        if recipe is not None:
+            return Preset(**recipe)
+    return None
 
 
 def _hint() -> str:

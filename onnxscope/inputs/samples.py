@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchAxes",
+    "Kept",
     "Load",
     "Samples",
     "axis_of_samples",
@@ -267,3 +269,23 @@ def _asked_batching(
             hint="`--batch-axis INPUT=AXIS` names the inputs that have a batch axis; the others are fed whole",
         )
     return axes, next(iter(fixed), None), lengths.pop()
+
+
+class Kept:
+    """Prepared samples by position, as many as a budget of bytes holds; they do not travel to other processes."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.samples: dict[int, tuple[dict[str, Array], list[str]]] = {}
+        self._free_bytes = budget_bytes
+        self._lock = threading.Lock()
+
+    def keep(self, position: int, sample: tuple[dict[str, Array], list[str]]) -> None:
+        """Keep a sample if there is room."""
+        size_bytes = sum(array.nbytes for array in sample[0].values())
+        with self._lock:
+            if position not in self.samples and size_bytes <= self._free_bytes:
+                self.samples[position] = sample
+                self._free_bytes -= size_bytes
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[int]]:
+        return Kept, (0,)

@@ -15,7 +15,7 @@ from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.table_files import TABLE_SUFFIXES
 
-__all__ = ["Kind", "NamedFiles", "files_behind", "gather", "open_input", "suffix_of", "tensor_files"]
+__all__ = ["Kind", "NamedFiles", "files_behind", "gather", "holds_image", "open_input", "suffix_of", "tensor_files"]
 
 Kind = Literal["images", "arrays", "random"]
 
@@ -99,12 +99,19 @@ def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
                 entries += [(_kind_of(path), path) for path in paths]
         else:
             entries.append(("images" if _is_pillow(source) else "arrays", source))
-    entries += [("arrays", files) for files in _together(named)]
+    entries += [
+        ("images" if any(map(holds_image, files.paths.values())) else "arrays", files) for files in _together(named)
+    ]
     if not entries:
         raise InputError("no input is given", hint="give an image, a folder of images, a .npy, a .npz or random[:seed]")
     kinds = sorted({kind for kind, _ in entries})
     if len(kinds) > 1:
         raise InputError(f"inputs of different kinds do not mix: {' and '.join(kinds)}", hint="give one kind of input")
+    if named and any(not isinstance(entry, NamedFiles) for _, entry in entries):
+        raise InputError(
+            f"some files are for an input by name ({printable(next(iter(named)))}=…) and others for none",
+            hint="give each with its input, as NAME=FILE",
+        )
     if len(entries) > 1 and kinds == ["random"]:
         raise InputError(
             f"{len(entries)} random inputs, and one is all that is taken", hint="`--limit N` makes more samples of one"
@@ -128,6 +135,16 @@ def files_behind(entries: Iterable[Any]) -> list[str]:
             if name and isinstance(name, str | os.PathLike):
                 files.append(os.fspath(name))
     return files
+
+
+def holds_image(path: str) -> bool:
+    """Whether a file is an image, by its name or else by how it begins."""
+    if suffix_of(path) in _IMAGE_SUFFIXES:
+        return True
+    if suffix_of(path) in _ARRAY_SUFFIXES | _ALONE or not os.path.isfile(path):
+        return False
+    with open_input(path) as stream:
+        return _begins_as_image(stream.read(16))
 
 
 def tensor_files(folder: str) -> list[str]:
@@ -179,11 +196,15 @@ def _kind_of(path: str) -> Kind:
         head = stream.read(16)
     if head.startswith(_NPY):
         return "arrays"
-    if head.startswith(_IMAGES) or (head[:4], head[8:]) in ((b"RIFF", b"WEBP"),) or head[4:8] == b"ftyp":
+    if _begins_as_image(head):
         return "images"
     raise InputError(
         f"no kind of input that is known: {printable(path)}", hint=_MADE_OTHERWISE.get(suffix_of(path), _INPUTS)
     )
+
+
+def _begins_as_image(head: bytes) -> bool:
+    return head.startswith(_IMAGES) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:8] == b"ftyp"
 
 
 def _is_test_data(path: str) -> bool:
@@ -197,7 +218,7 @@ def _name_and_path(text: str) -> tuple[str, str]:
     parts = text.split("=")
     splits = [("=".join(parts[:place]), "=".join(parts[place:])) for place in range(1, len(parts))]
     known = [(name, path) for name, path in splits if os.path.lexists(path) or _number(path) is not None]
-    known += [(name, path) for name, path in splits if suffix_of(path) in _ARRAY_SUFFIXES | _ALONE]
+    known += [(name, path) for name, path in splits if suffix_of(path) in _ARRAY_SUFFIXES | _IMAGE_SUFFIXES | _ALONE]
     return known[0] if known else ("", text)
 
 

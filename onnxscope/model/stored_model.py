@@ -118,6 +118,11 @@ class StoredModel:
         self.graphs = {graph.path: graph for graph in check_graphs(self.proto.graph, where=name)}
         self.main = self.graphs[()]
 
+    @property
+    def path(self) -> Path | None:
+        """Where its file was opened: what is written beside it is looked for there. None for one from memory."""
+        return None if self._file is None else self._file.given
+
     def __repr__(self) -> str:
         main = self.main
         return f"<Model {self.name}: {len(main.nodes)} nodes, {len(main.initializers)} initializers>"

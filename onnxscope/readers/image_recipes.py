@@ -35,7 +35,7 @@ from onnxscope.base.json_files import parse_json
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
-__all__ = ["ONLY_WITH", "Filter", "Order", "Resize", "parse_recipe"]
+__all__ = ["ONLY_WITH", "Filter", "Order", "Resize", "parse_recipe", "processor_recipe"]
 
 Resize = Literal["straight", "crop", "letterbox", "shorter"]
 Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -84,6 +84,84 @@ def parse_recipe(text: str, where: str) -> dict[str, Any]:
             shown = values.get("shorter_side", 256)
             raise InputError(f"'shorter_side' {shown} is less than 'size' {size} in a recipe: {where}")
     return values
+
+
+def processor_recipe(text: str | bytes, where: str) -> dict[str, Any] | None:
+    """Read what Hugging Face's image processors write beside a model, `preprocessor_config.json`, as a recipe.
+
+    Args:
+        text: One object. Their names of things are kept: `do_resize`, `size` (a number, `height` and `width`, or
+            `shortest_edge`), `resample`, `do_center_crop`, `crop_size`, `crop_pct`, `do_rescale`, `rescale_factor`,
+            `do_normalize`, `image_mean`, `image_std`, `do_flip_channel_order`.
+        where: What messages call it.
+
+    Returns:
+        As `parse_recipe`; None where it is for sounds.
+
+    Raises:
+        InputError: It is no JSON, or asks for a step that a recipe does not have.
+    """
+    try:
+        record = parse_json(text)
+    except ValueError as error:
+        raise InputError(f"not JSON ({printable(str(error))}): {where}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"no image processor's configuration: {where}")
+    if _IMAGES.isdisjoint(record):
+        return None
+    for key in _OTHER_STEPS:
+        if record.get(key):
+            raise InputError(f"{key!r} is a step that a recipe does not have: {where}")
+    recipe: dict[str, Any] = {"name": "preprocessor_config.json", "divisor": 1.0}
+    try:
+        if record.get("do_rescale", True):
+            factor = float(record.get("rescale_factor", 1 / 255))
+            recipe["divisor"] = round(1 / factor, 9)
+        if record.get("do_normalize", "image_mean" in record):
+            recipe["mean"], recipe["std"] = record["image_mean"], record["image_std"]
+        if record.get("do_flip_channel_order"):
+            recipe["order"] = "BGR"
+        recipe["filter"] = _RESAMPLING[record.get("resample", 2)]
+        recipe |= _processor_sizes(record)
+    except (ArithmeticError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"no image processor's configuration ({printable(repr(error))[:80]}): {where}") from error
+    return parse_recipe(json.dumps(recipe), where)
+
+
+def _processor_sizes(record: Mapping[str, Any]) -> dict[str, Any]:
+    """How an image processor resizes and crops, as keys of a recipe."""
+    crops, size = record.get("do_center_crop", False), record.get("size")
+    crop = _pair(record.get("crop_size", size)) if crops else None
+    if not record.get("do_resize", size is not None):
+        if crops:
+            raise ValueError("a crop of what is not resized")
+        return {"size": None}
+    short = size if isinstance(size, int) and crops else size.get("shortest_edge") if isinstance(size, dict) else None
+    if short is None:
+        if crop is not None and crop != _pair(size):
+            raise ValueError("a crop of what is resized straight")
+        return {"size": _pair(size)}
+    if isinstance(size, dict) and set(size) != {"shortest_edge"}:
+        raise ValueError("a limit beside the shortest edge")
+    share = record.get("crop_pct")
+    if share is not None and crop is None:  # ConvNeXt: the size is that of the crop, and from 384 on there is none
+        return (
+            {"resize": "crop", "size": short, "shorter_side": int(short / share)}
+            if short < 384
+            else {"size": [short, short]}
+        )
+    if crop is None:
+        return {"resize": "shorter", "shorter_side": short}
+    return {"resize": "crop", "size": crop, "shorter_side": short}
+
+
+def _pair(size: Any) -> list[int]:
+    return [size, size] if isinstance(size, int) else [size["height"], size["width"]]
+
+
+_RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
+_IMAGES = frozenset({"do_resize", "do_rescale", "do_normalize", "do_center_crop", "image_mean", "resample"})
+_OTHER_STEPS = ("do_thumbnail", "do_align_long_axis", "do_image_splitting", "max_pixels", "rescale_offset", "offset")
 
 
 def _read_name(value: Any, key: str, where: str) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import onnx
 import pytest
 from feeding import HOPPER, NCHW, NHWC, TOKENS, levels, refusal, whole
 from onnx.parser import parse_model
 from PIL import Image
 
 import onnxscope
+from onnxscope.analyses.input_pictures import prepared_pictures
 from onnxscope.base.run_options import RunOptions
+from onnxscope.errors import InputError
 from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import load_model
 from onnxscope.model.stored_model import InputSpec
@@ -265,3 +270,176 @@ def test_four_channels_and_sixteen_bits(tmp_path):
     feed = whole(tmp_path / "deep.png", [InputSpec("x", "uint8", (1, 8, 10, 1))])
     np.testing.assert_array_equal(feed.arrays["x"][0, :, :, 0], np.rint(deep / 257.0))
     assert feed.notes[2] == "deep.png: rounded to whole levels for uint8"
+
+
+PAIR = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[n, 3, h, w] left, float[n, h, w, 3] right, float[n, 2] boxes, float share) => (float[n, 3, h, w] y)
+    { t = Transpose <perm = [0, 3, 1, 2]> (right)  d = Sub (left, t)  y = Mul (d, share) }"""
+
+
+def test_two_images_for_two_inputs_beside_arrays_and_numbers(tmp_path):
+    shapes = {"a": (5, 7, 3), "b": (5, 7, 3)}
+    for side in ("left", "right"):
+        (tmp_path / side).mkdir()
+        for place, (name, shape) in enumerate(shapes.items()):
+            Image.fromarray(levels(place + 10 * (side == "right"), shape)).save(tmp_path / side / f"{name}.png")
+    for place in range(2):
+        np.save(tmp_path / f"boxes{place}.npy", np.full((1, 2), place, np.float32))
+    recipe = '{"size": null, "divisor": 255}'
+    sources = [f"left={tmp_path}/left", f"right={tmp_path}/right", f"boxes={tmp_path}/boxes*.npy", "share=0.5"]
+    dataset = open_dataset(sources, load_model(parse_model(PAIR)), RunOptions(preprocess=recipe))
+    assert (dataset.kind, dataset.count, dataset.name(1)) == ("images", 2, "b.png, b.png")
+    assert dataset.batch_axes == {"left": 0, "right": 0, "boxes": 0, "share": None}
+    for position in range(2):
+        arrays, _ = dataset.load(position)
+        np.testing.assert_array_equal(
+            arrays["left"], (levels(position, (5, 7, 3)) / np.float32(255)).transpose(2, 0, 1)
+        )
+        np.testing.assert_array_equal(arrays["right"], levels(position + 10, (5, 7, 3)) / np.float32(255))
+        assert (arrays["boxes"].tolist(), arrays["share"].tolist()) == ([position, position], 0.5)
+    found = onnxscope.stats(load_model(parse_model(PAIR)), sources, select="op:Mul", preprocess=recipe).to_dict()
+    expected = [(levels(n, (5, 7, 3)) / 255.0 - levels(n + 10, (5, 7, 3)) / 255.0) / 2 for n in range(2)]
+    assert found["taps"][0]["mean"] == pytest.approx(np.mean(expected), abs=1e-7)
+    assert found["input"]["files"] == ["a.png", "a.png", "boxes0.npy"]
+    fed = open_dataset(
+        [source.replace("*", "0") for source in sources[2:]]
+        + [f"left={tmp_path}/left/a.png", f"right={tmp_path}/right/a.png"],
+        load_model(parse_model(PAIR)),
+        RunOptions(preprocess="unit", size="4x6"),
+    ).whole()
+    assert fed.arrays["left"].shape == (1, 3, 6, 4)
+    assert fed.arrays["right"].shape == (1, 6, 4, 3)
+    assert fed.samples == 1
+
+
+def test_images_for_inputs_by_name_that_do_not_go_together(tmp_path):
+    specs = [InputSpec("a", "float32", ("n", 3, "h", "w")), InputSpec("b", "float32", ("n", 3, "h", "w"))]
+    one, three = tmp_path / "1.png", tmp_path / "x.npy"
+    Image.fromarray(levels(1)).save(one)
+    np.save(three, np.zeros((3, 3, 8, 10), np.float32))
+    message, hint = refusal([str(one)], specs, preprocess="unit")
+    assert message == "the model has 2 inputs, not one: images"
+    assert hint.startswith("name the input of each file: `-i a=photo.png`, and so on")
+    message, hint = refusal([f"a={one}", f"b={three}"], specs, preprocess="unit")
+    assert (message, hint.split(";")[0]) == (
+        "the inputs have different numbers of samples: a 1, b 3",
+        "give each as many",
+    )
+    assert refusal([f"a={one}"], specs, preprocess="unit")[0] == "no array for the input 'b': the files named"
+    message, hint = refusal([f"a={one}", str(one)], specs, preprocess="unit")
+    assert message == "some files are for an input by name (a=…) and others for none"
+    assert refusal([f"a={one}", f"b={one}"], specs)[0].startswith("which preset?")
+
+
+@pytest.mark.parametrize(
+    ("size", "preset", "shape"),
+    [
+        ("20", "unit", (20, 20)),
+        (20, "unit", (20, 20)),
+        ("30x20", "unit", (20, 30)),
+        ("30x20", "imagenet", (20, 30)),
+        ("own", "imagenet", (37, 53)),
+        ("64", "letterbox", (64, 64)),
+        ("own", "half", (37, 53)),
+    ],
+)
+def test_the_size_of_pictures_can_be_asked_for(size, preset, shape, tmp_path):
+    pixels = levels(3, (37, 53, 3))
+    Image.fromarray(pixels).save(tmp_path / "1.png")
+    fed = open_dataset(tmp_path / "1.png", model_of(ANY), RunOptions(preprocess=preset, size=size)).whole()
+    assert fed.arrays["x"].shape == (1, 3, *shape)
+    asked = list(shape) if shape[0] != shape[1] else shape[0]
+    assert fed.record["preset"]["size"] == (None if size == "own" else asked)
+    if size == "own":
+        np.testing.assert_allclose(np.asarray(prepared_pictures(fed)[0]), pixels)
+    if preset == "imagenet" and size != "own":  # the same share of the picture is cut off
+        assert fed.record["preset"]["shorter_side"] == round(256 * 20 / 224)
+
+
+def test_a_size_that_cannot_be(tmp_path):
+    Image.fromarray(levels(1)).save(tmp_path / "1.png")
+    message, hint = refusal(tmp_path / "1.png", NCHW, preprocess="unit", size="64")
+    assert message == "the model fixes its pictures at 10 x 8, not 64: input 'x' float32 (batch, 3, 8, 10)"
+    assert hint.startswith("leave `--size` out")
+    assert whole(tmp_path / "1.png", NCHW, preprocess="unit", size="10x8").arrays["x"].shape == (1, 3, 8, 10)
+    for size in ("large", "0", "3x", "70000", "-3"):
+        message, hint = refusal(tmp_path / "1.png", NCHW, preprocess="unit", size=size)
+        assert (message, hint.split(";")[0]) == (f"no size of a picture: {size!r}", "give N, WIDTHxHEIGHT or `own`")
+    notes = whole(np.zeros((1, 3, 8, 10), np.float32), NCHW, size="64").notes
+    assert "the size 64 is ignored: it is for images" in notes
+
+
+PROCESSOR = {
+    "do_resize": True, "size": {"shortest_edge": 40}, "resample": 3, "do_center_crop": True,
+    "crop_size": {"height": 32, "width": 32}, "do_rescale": True, "rescale_factor": 0.00392156862745098,
+    "do_normalize": True, "image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28],
+    "image_processor_type": "CLIPImageProcessor",
+}  # fmt: skip
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A folder as model hubs have it: the network below, what prepares its pictures above."""
+    (tmp_path / "onnx").mkdir()
+    onnx.save(parse_model(ANY), tmp_path / "onnx" / "model.onnx")
+    Image.fromarray(levels(3, (60, 80, 3))).save(tmp_path / "1.png")
+
+    def fed(record, **options):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(record))
+        return open_dataset(tmp_path / "1.png", load_model(tmp_path / "onnx" / "model.onnx"), RunOptions(**options))
+
+    return fed
+
+
+def test_what_lies_beside_the_model_says_how_to_prepare(hub):
+    feed = hub(PROCESSOR).whole()
+    resized = Image.fromarray(levels(3, (60, 80, 3))).resize((53, 40), Image.Resampling.BICUBIC)
+    cut = np.asarray(resized)[4:36, 10:42]  # (53 - 32) / 2 = 10.5, which rounds to 10
+    expected = (cut / 255.0 - PROCESSOR["image_mean"]) / PROCESSOR["image_std"]
+    np.testing.assert_allclose(feed.arrays["x"][0], expected.transpose(2, 0, 1), atol=1e-6)
+    assert feed.notes == ("prepared as preprocessor_config.json beside the model says",)
+    assert feed.record["preset"]["mean"] == PROCESSOR["image_mean"]
+    assert hub(PROCESSOR, preprocess="unit").whole().record["preset"] == "unit"
+
+
+@pytest.mark.parametrize(
+    ("changed", "recipe"),
+    [
+        ({}, {"resize": "crop", "size": (32, 32), "shorter_side": 40, "filter": "bicubic"}),
+        ({"size": 40, "crop_size": 32}, {"resize": "crop", "size": (32, 32), "shorter_side": 40}),
+        ({"do_center_crop": False}, {"resize": "shorter", "shorter_side": 40}),
+        ({"do_center_crop": False, "size": {"height": 20, "width": 30}}, {"size": (20, 30), "resize": "straight"}),
+        ({"do_center_crop": False, "size": 20}, {"size": (20, 20), "resize": "straight"}),
+        ({"do_center_crop": False, "do_resize": False}, {"size": None, "resize": "straight"}),
+        ({"do_center_crop": None, "crop_pct": 0.8}, {"resize": "crop", "size": 40, "shorter_side": 50}),
+        ({"do_normalize": False}, {"mean": (0.0,), "std": (1.0,), "divisor": 255.0}),
+        ({"do_rescale": False}, {"divisor": 1.0, "mean": (0.48, 0.46, 0.41)}),
+        ({"resample": 0, "do_flip_channel_order": True}, {"filter": "nearest", "order": "BGR"}),
+        ({"rescale_factor": 1 / 127.5}, {"divisor": 127.5}),
+    ],
+)
+def test_each_field_of_an_image_processor(hub, changed, recipe):
+    feed = hub({**PROCESSOR, **changed}).whole()
+    assert feed.preset.name == "preprocessor_config.json"
+    assert {key: getattr(feed.preset, key) for key in recipe} == recipe
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        ([], "no image processor's configuration: "),
+        ({**PROCESSOR, "max_pixels": 9}, "'max_pixels' is a step that a recipe does not have: "),
+        ({**PROCESSOR, "size": {"shortest_edge": 9, "longest_edge": 20}}, "no image processor's configuration ("),
+        ({**PROCESSOR, "size": {"height": "9", "width": 9}}, "no image processor's configuration ("),
+        ({**PROCESSOR, "resample": 9}, "no image processor's configuration ("),
+        ({**PROCESSOR, "rescale_factor": 0}, "no image processor's configuration ("),
+        ({**PROCESSOR, "image_mean": "x"}, "'mean' is \"x\", not numbers that float32 holds"),
+        ({**PROCESSOR, "image_std": [0, 1, 1]}, "'std' is [0, 1, 1], not numbers other than 0"),
+        ({"feature_size": 80, "sampling_rate": 16_000}, "which preset?"),
+    ],
+)
+def test_what_an_image_processor_may_not_say(hub, record, fault):
+    with pytest.raises(InputError) as caught:
+        hub(record)
+    assert str(caught.value).startswith(fault)
+    assert "`--preprocess`" in caught.value.hint

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from importlib.resources import files
 
+import jsonschema
 import matplotlib
 import numpy as np
 import pytest
@@ -317,3 +319,12 @@ def test_four_numbers_for_four_channels():
     assert np.asarray(preset.restore(preset.apply(image, 2, 2, FLOAT)))[0, 0].tolist() == [10, 20, 30]
     message, _ = refusal(PRESETS["imagenet"].apply, image, 2, 2, FLOAT)
     assert message == "preset 'imagenet' has 3 means or deviations for an input of 4 channels"
+
+
+@pytest.mark.parametrize("schema", ["features", "profile", "baseline"])
+@pytest.mark.parametrize(
+    "preset", [*PRESETS.values(), PRESETS["unit"].sized("3x4"), Preset("short", resize="shorter", filter="box")]
+)
+def test_a_recipe_is_what_the_schemas_say(preset, schema):
+    text = (files("onnxscope") / f"schemas/{schema}.json").read_text()
+    jsonschema.validate(preset.to_dict(), json.loads(text)["$defs"]["recipe"])
