@@ -26,7 +26,7 @@ def input_option(*, required: bool) -> Callable[[_Command], _Command]:
         multiple=True,
         required=required,
         metavar="INPUT",
-        help="An image, a file of arrays (.npy, .npz, .safetensors, .pb), a .csv, a .wav, a folder or glob"
+        help="An image, a file of arrays (.npy, .npz, .safetensors, .pb), a .csv or .parquet, a .wav, a folder or glob"
         " of these, NAME=FILE for one input, or random[:seed].",
     )
 

@@ -24,8 +24,8 @@ _IMAGE_SUFFIXES = frozenset(
 )
 _ARRAY_SUFFIXES = frozenset({".npy", ".npz", ".pb", ".safetensors"})
 _INPUTS = (
-    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a .csv, a .wav, a folder or a glob of "
-    "these, NAME=FILE, or random[:seed]"
+    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a .csv or .parquet, a .wav, a folder or a glob "
+    "of these, NAME=FILE, or random[:seed]"
 )
 _NPY = b"\x93NUMPY"
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", *(b"P%d" % kind for kind in range(1, 7)))
@@ -37,7 +37,6 @@ _MODEL = "that is a model or a checkpoint, which comes before `-i`; an input is 
 _MADE_OTHERWISE = {
     **dict.fromkeys((".txt", ".json", ".jsonl", ".md"), _TOKENS),
     **dict.fromkeys((".flac", ".ogg", ".mp3", ".m4a"), _SOUND),
-    ".parquet": "write the table as .csv: an input takes the column of its name, one matrix all of them",
     **dict.fromkeys((".onnx", ".pt", ".pth", ".ckpt", ".keras", ".h5", ".bin"), _MODEL),
 }
 _TENSOR = re.compile(r"input_([0-9]+)\.pb")

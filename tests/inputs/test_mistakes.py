@@ -91,7 +91,7 @@ MISTAKES = [
     ),
     ("table", floats(5, 4), "takes (batch, 5), not (5, 4)", "`-i random` needs no data"),
     ("table", "photo.png", "an image has no place in an input without height", "give a .npy or .npz file"),
-    ("table", "data.parquet", "no kind of input that is known", "write the table as .csv"),
+    ("table", "data.parquet", "not a Parquet table, or a broken one", "the model takes features"),
     ("table", "sound.ogg", "no kind of input that is known", "write the sound as .wav at the model's own rate"),
     ("table", "sound.wav", "not a .wav file, or a broken one", "the model takes features"),
     ("table", "net.pt", "no kind of input that is known", "a model or a checkpoint, which comes before `-i`"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 import onnxscope
 from onnxscope.base.run_options import RunOptions
@@ -120,3 +122,140 @@ def test_what_does_not_fit_is_told_with_its_place(content, inputs, fault, tmp_pa
     assert fault in str(caught.value)
     assert str(caught.value).endswith(f": {tmp_path / 't.csv'}")
     assert len(caught.value.hint) <= 300
+
+
+def test_commas_separate_fractions_where_they_separate_nothing_else(tmp_path):
+    for head in ("a;b;c\n", ""):
+        fed = opened(f"{head}1,5;-2;3e2\n;0,25;NA\n", MATRIX, tmp_path / "t.csv").whole().arrays["rows"]
+        assert np.array_equal(fed, np.array([[1.5, -2, 300], [np.nan, 0.25, np.nan]], np.float32), equal_nan=True)
+
+
+def test_flags_are_numbers_where_these_are_wanted(tmp_path):
+    fed = opened("a,b,c\nTrue,false,1\n0,1,2\n", MATRIX, tmp_path / "t.csv").whole().arrays["rows"]
+    assert fed.tolist() == [[1, 0, 1], [0, 1, 2]]
+
+
+def parquet_of(frame, path):
+    frame.to_parquet(path)
+    return str(path)
+
+
+@pytest.fixture
+def frame():
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame(
+        {
+            "age": [31.5, None, 7.0],
+            "city": pandas.Categorical(["Zürich", "Bern, BE", None]),
+            "member": [True, False, True],
+            "visits": np.array([3, 12, 0], np.int16),
+            "note": ["a", None, "ccc"],
+        },
+        index=[7, 8, 9],
+    )
+
+
+def test_parquet_by_the_names_of_columns(frame, tmp_path):
+    """As pandas reads it again, with its index, which is no column."""
+    path = parquet_of(frame, tmp_path / "people.parquet")
+    dataset = open_dataset(path, model_of([*COLUMNS, "string[n] note"]), RunOptions())
+    fed = dataset.whole().arrays
+    assert (dataset.count, dataset.notes) == (3, ())
+    assert np.array_equal(fed["age"][:, 0], frame["age"].to_numpy(np.float32), equal_nan=True)
+    assert fed["city"].tolist() == ["Zürich", "Bern, BE", ""]
+    assert fed["note"].tolist() == ["a", "", "ccc"]
+    assert fed["member"].tolist() == frame["member"].tolist()
+    assert fed["visits"].tolist() == [[3], [12], [0]]
+    assert open_dataset(path, model_of(["float[n] age"]), RunOptions()).notes == (
+        "4 columns of the table not fed: city, member, visits, note",
+    )
+
+
+def test_parquet_as_one_matrix(frame, tmp_path):
+    numbers = frame[["age", "member", "visits"]]
+    path = parquet_of(numbers, tmp_path / "t.parquet")
+    fed = open_dataset(path, model_of(MATRIX), RunOptions()).whole().arrays["rows"]
+    assert np.array_equal(fed, numbers.to_numpy(np.float32), equal_nan=True)
+
+
+def test_lists_of_numbers_are_columns(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = np.random.default_rng(1).standard_normal((4, 3)).astype(np.float32)
+    fixed = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.ravel()), 3)
+    for column in (fixed, pyarrow.array(rows.tolist())):
+        pyarrow.parquet.write_table(pyarrow.table({"rows": column}), tmp_path / "t.parquet")
+        fed = open_dataset(str(tmp_path / "t.parquet"), model_of(MATRIX), RunOptions()).whole().arrays["rows"]
+        np.testing.assert_array_equal(fed, rows)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "inputs", "fault"),
+    [
+        ("visits", [3, None, 0], COLUMNS, "row 2 of the column 'visits' is a missing value, and int64 is wanted"),
+        ("member", [1, 0, 2], COLUMNS, "row 3 of the column 'member' is 2, and bool is wanted"),
+        ("age", ["x", "y", "z"], COLUMNS, "the column 'age' holds strings, and float32 is wanted"),
+        ("city", [1.5, 2.5, 3.5], COLUMNS, "the column 'city' holds numbers, and str is wanted"),
+        ("visits", [3, 300, 0], ["uint8[n] visits"], "row 2 of the column 'visits' is 300, and uint8 is wanted"),
+        ("age", "2020-01-01", ["float[n] age"], "a column of timestamp["),
+        ("age", [[1.0], [1.0, 2.0], [3.0]], ["float[n, 2] age"], "lists of several lengths are no numbers"),
+        ("age", [[1.0], [1.0], [3.0]], ["float[n, 2] age"], "input 'age' takes 2 columns, and 1 are there"),
+    ],
+)
+def test_what_of_parquet_does_not_fit(column, value, inputs, fault, frame, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame[column] = pandas.Timestamp(value) if isinstance(value, str) else value
+    with pytest.raises(InputError) as caught:
+        open_dataset(parquet_of(frame, tmp_path / "t.parquet"), model_of(inputs), RunOptions()).whole()
+    assert str(caught.value).startswith(fault)
+    assert str(caught.value).endswith(f": {tmp_path / 't.parquet'}")
+
+
+def test_missing_whole_numbers_of_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    path = str(tmp_path / "t.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"a": pyarrow.array([1, None, 3], pyarrow.int32())}), path)
+    assert np.isnan(open_dataset(path, model_of(["float[n] a"]), RunOptions()).whole().arrays["a"]).tolist() == [
+        0,
+        1,
+        0,
+    ]
+    with pytest.raises(InputError, match="row 2 of the column 'a' is a missing value, and int64 is wanted"):
+        open_dataset(path, model_of(["int64[n] a"]), RunOptions())
+
+
+def test_without_pyarrow_the_extra_is_named(frame, tmp_path, monkeypatch):
+    path = parquet_of(frame, tmp_path / "t.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError) as caught:
+        open_dataset(path, model_of(COLUMNS), RunOptions())
+    assert str(caught.value) == f"Parquet is read by pyarrow, which is not installed: {path}"
+    assert caught.value.hint.startswith("`pip install 'onnxscope[tables]'`, or write the table as .csv")
+
+
+def test_a_tree_on_a_table_is_what_its_comparisons_say(frame, tmp_path, capsys):
+    """age < 20 or missing: 1; else visits <= 5: 2, else 3."""
+    stump = helper.make_node(
+        "TreeEnsembleRegressor", ["rows"], ["y"], "tree", domain="ai.onnx.ml", n_targets=1,
+        nodes_treeids=[0] * 5, nodes_nodeids=[0, 1, 2, 3, 4], nodes_featureids=[0, 0, 1, 0, 0],
+        nodes_modes=["BRANCH_GTE", "LEAF", "BRANCH_LEQ", "LEAF", "LEAF"], nodes_values=[20.0, 0, 5.0, 0, 0],
+        nodes_truenodeids=[2, 0, 3, 0, 0], nodes_falsenodeids=[1, 0, 4, 0, 0], nodes_hitrates=[1.0] * 5,
+        nodes_missing_value_tracks_true=[0] * 5, target_treeids=[0] * 3, target_nodeids=[1, 3, 4],
+        target_ids=[0] * 3, target_weights=[1.0, 2.0, 3.0],
+    )  # fmt: skip
+    inputs = [helper.make_tensor_value_info(name, 1, ["n", 1]) for name in ("age", "visits")]
+    join = helper.make_node("Concat", ["age", "visits"], ["rows"], "join", axis=1)
+    graph = helper.make_graph([join, stump], "g", inputs, [helper.make_tensor_value_info("y", 1, ["n", 1])])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "m.onnx")
+    expected = [
+        1.0 if not age >= 20 else 2.0 if visits <= 5 else 3.0
+        for age, visits in zip(frame.age, frame.visits, strict=True)
+    ]
+    assert sorted(expected) == [1.0, 1.0, 2.0]
+    for path in (parquet_of(frame, tmp_path / "t.parquet"), str(tmp_path / "t.csv")):
+        if path.endswith(".csv"):
+            frame.to_csv(path, index=False)
+        arguments = ["stats", str(tmp_path / "m.onnx"), "-i", path, "-s", "value:y", "-o", str(tmp_path / "p.json")]
+        assert run([*arguments, "--format", "json", "-q"]) == 0
+        (tap,) = json.loads(capsys.readouterr().out)["taps"]
+        assert (tap["count"], tap["mean"]) == (3, pytest.approx(np.mean(expected)))
