@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -10,7 +11,16 @@ from typing import Any, Literal, TypedDict
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
-__all__ = ["BatchAxis", "Feeding", "FeedingOptions", "Layout", "OnError", "RunOptions", "read_batch_axis"]
+__all__ = [
+    "BatchAxis",
+    "Feeding",
+    "FeedingOptions",
+    "Layout",
+    "OnError",
+    "RunOptions",
+    "read_batch_axis",
+    "read_length",
+]
 
 Layout = Literal["auto", "nchw", "nhwc"]
 OnError = Literal["fail", "skip"]
@@ -29,12 +39,16 @@ class FeedingOptions(TypedDict, total=False):
         batch_axis: Which axis of arrays counts samples, of all inputs or by name (one that is not named has none);
             `none` makes everything one sample. By default axis 0, where a few samples together give what they give
             one at a time.
+        samples: How many samples of random input; the limit, or one, by default.
+        length: Of sequences of random input, `5..64` for every sample another, or one number.
     """
 
     preprocess: str | os.PathLike[str] | None
     layout: Layout
     size: str | int | None
     batch_axis: BatchAxis
+    samples: int | None
+    length: str | int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +63,14 @@ class Feeding:
     layout: Layout = "auto"
     size: str | int | None = None
     batch_axis: BatchAxis = None
+    samples: int | None = None
+    length: str | int | None = None
 
     def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise InputError(f"{self.samples} random samples are none", hint="give at least 1")
+        if self.length is not None:
+            read_length(self.length)
         if isinstance(self.batch_axis, str) and self.batch_axis != "none":
             raise _no_axis(self.batch_axis)
 
@@ -93,6 +113,19 @@ class RunOptions(Feeding):
             "memory_budget_bytes": self.memory_budget_bytes,
             "on_error": self.on_error,
         }
+
+
+def read_length(text: str | int) -> tuple[int, int]:
+    """Read a length of sequences, `12`, or the shortest and the longest, `5..64`.
+
+    Raises:
+        InputError: It is neither.
+    """
+    match = re.fullmatch(r"([0-9]{1,9})(?:\.\.([0-9]{1,9}))?", str(text))
+    shortest, longest = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= shortest <= longest:
+        raise InputError(f"no length: {printable(str(text))!r}", hint="give a number, or SHORTEST..LONGEST as in 5..64")
+    return shortest, longest
 
 
 def read_batch_axis(texts: Sequence[str]) -> BatchAxis:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from onnxscope.base.run_options import BatchAxis, FeedingOptions, read_batch_axis
+from onnxscope.base.run_options import BatchAxis, FeedingOptions, read_batch_axis, read_length
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
@@ -40,6 +40,13 @@ def feeding_options(command: _Command) -> _Command:
         return command(*arguments, feeding=feeding, **options)
 
     for option in (
+        click.option(
+            "--length",
+            metavar="N..M",
+            callback=_read_length,
+            help="Of sequences of random input: one number, or 5..64 for every sample another.",
+        ),
+        click.option("--samples", type=click.IntRange(1), metavar="N", help="How many samples of random input."),
         click.option(
             "--batch-axis",
             multiple=True,
@@ -89,6 +96,14 @@ def _read_dims(context: click.Context, parameter: click.Parameter, texts: tuple[
             raise click.BadParameter(f"two sizes, {dims[name]} and {size}: '{printable(name)}'", context, parameter)
         dims[name] = int(size)
     return dims
+
+
+def _read_length(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
+    try:
+        _ = given is None or read_length(given)
+    except InputError as error:
+        raise click.BadParameter(f"{error}; {error.hint}", context, option) from error
+    return given
 
 
 def _read_batch_axis(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> BatchAxis:

@@ -9,15 +9,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis
 from onnxscope.base.text import counted
-from onnxscope.errors import InputError
 from onnxscope.inputs.array_samples import ArraySamples
-from onnxscope.inputs.layouts import shape_text
-from onnxscope.inputs.samples import Load, Samples, sample_count
+from onnxscope.inputs.samples import Load, Samples, join_samples
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
@@ -117,26 +114,7 @@ class ArraySets(Samples):
 
     def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
         """All samples put together, where they have one shape."""
-        loaded = [load(position) for position in range(self.count)]
-        notes = list(dict.fromkeys(itertools.chain.from_iterable(notes for _, notes in loaded)))
-        if self.fixed_batch and self.count % self.fixed_batch:
-            raise InputError(
-                f"{self.count} samples do not fill runs of {self.fixed_batch}, the model's fixed batch",
-                hint=f"give a multiple of {self.fixed_batch} samples",
-            )
-        joined = {}
-        for spec in self.specs:
-            arrays = [sample[spec.name] for sample, _ in loaded]
-            axis = self.batch_axes[spec.name]
-            shapes = dict.fromkeys(array.shape for array in arrays)
-            if len(shapes) > 1 or (axis is None and self.count > 1):
-                shown = " and ".join(map(shape_text, shapes))
-                raise InputError(
-                    f"{self.count} samples of {shown[:120]} do not go into one run: input {spec.name!r}",
-                    hint="give one of them, or use `stats`, which runs samples with others of their shape",
-                )
-            joined[spec.name] = np.array(arrays[0]) if axis is None else np.stack(arrays, axis)
-        return joined, sample_count(joined, self.batch_axes), notes
+        return join_samples([load(position) for position in range(self.count)], self)
 
     def _place(self, position: int) -> tuple[ArraySamples, int]:
         index = bisect.bisect_right(self._ends, position)

@@ -343,9 +343,20 @@ def _opened(
     if options.size is not None:
         notes.append(f"the size {printable(str(options.size))} is ignored: it is for images")
     if kind == "random":
-        samples = RandomSamples.open(entries[0], specs, bounds, options.limit, options.batch_axis)
+        samples = RandomSamples.open(
+            entries[0],
+            specs,
+            bounds,
+            options.limit,
+            options.batch_axis,
+            samples=options.samples,
+            length=options.length,
+        )
         notes += [f"the input is random (seed {entries[0]}), no real data", *samples.remarks]
         return Dataset(samples, notes, kept)
+    for name, value in {"samples": options.samples, "length": options.length}.items():
+        if value is not None:
+            notes.append(f"`--{name} {value}` is ignored: it is for random input")
     if len(entries) == 1:
         samples = ArraySamples.open(entries[0], specs, options.batch_axis)
     else:

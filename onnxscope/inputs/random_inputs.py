@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnxscope.inputs.layouts import find_layout, shape_text
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["CACHED", "STEPS", "Fitting", "dim_name", "open_dims", "random_feeds"]
+__all__ = ["CACHED", "STEPS", "Fitting", "at_length", "dim_name", "open_dims", "random_feeds", "sequence_dims"]
 
 STEPS = 8
 """Of a sequence, and of every other open axis that is no batch."""
@@ -33,6 +33,8 @@ _SUM = re.compile(r"\s*\w+(?:\s*\+\s*\w+)+\s*")
 _POSITIONS = re.compile(r"position|pos_ids|(?:^|[^a-z])pos(?:$|[^a-z])")
 _LENGTHS = re.compile(r"length|seq_?lens?|(?:^|[^a-z])lens?(?:$|[^a-z])")
 _PAST = re.compile(r"past")
+_LENGTH = re.compile(r"seq|len|time|frame|step|token|word|audio|samples|^[tls]$")
+_NO_LENGTH = re.compile(r"past|cache|total")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,54 @@ def open_dims(specs: Sequence[InputSpec]) -> dict[str, int]:
         for axis, dim in enumerate(spec.shape or ())
         if not isinstance(dim, int) and not _is_computed(name := dim_name(spec, axis), sizes)
     }
+
+
+def sequence_dims(specs: Sequence[InputSpec], fitting: Fitting) -> tuple[str, ...]:
+    """Return the open dimensions that are the length of a sequence: by their names, or the only one that there is.
+
+    Neither a number of samples nor the side of an image, nor what a decoder remembers, nor what follows from others.
+
+    Raises:
+        InputError: There is none, or several and no name tells.
+    """
+    counting = {
+        dim_name(spec, 0)
+        for spec in specs
+        if spec.shape is not None and len(spec.shape) > 1 and not isinstance(spec.shape[0], int)
+    }
+    fixed = {
+        dim_name(spec, axis)
+        for spec in specs
+        if len(spec.shape or ()) == 4 and (_open_size(spec, 3) == _IMAGE_SIDE or CACHED.search(spec.name.lower()))
+        for axis, dim in enumerate(spec.shape or ())
+        if not isinstance(dim, int)
+    }
+    sizes = open_dims(specs)
+    free = [
+        name
+        for name in sizes
+        if name not in counting | fixed
+        and not _NO_LENGTH.search(name.lower())
+        and not _is_computed(name, {**sizes, **fitting.dims})
+    ]
+    named = [name for name in free if _LENGTH.search(name.lower())] or free
+    if not named or (len(named) > 1 and named == free and not any(_LENGTH.search(name.lower()) for name in named)):
+        raise InputError(
+            "no open dimension of the inputs is known to be the length of a sequence",
+            hint=f"`--dim NAME=SIZE` sets a size; open are {', '.join(sizes) or 'none'}",
+        )
+    return tuple(named)
+
+
+def at_length(specs: Sequence[InputSpec], fitting: Fitting, sequences: Sequence[str], length: int) -> Fitting:
+    """Return what makes sequences so long: a total of them and what was before (`total_…`) follows."""
+    dims = {**fitting.dims, **dict.fromkeys(sequences, length)}
+    known = {**open_dims(specs), **dims}
+    for name in known:
+        part = name.removeprefix("total_")
+        if part in sequences and part != name:
+            dims[name] = known.get(f"past_{part}", 0) + length
+    return replace(fitting, dims=dims)
 
 
 def _is_computed(dim: str, sizes: Mapping[str, int]) -> bool:

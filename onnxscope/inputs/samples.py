@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -10,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.layouts import ImageLayout, find_layout
+from onnxscope.inputs.layouts import ImageLayout, find_layout, shape_text
 from onnxscope.inputs.sources import Kind
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ __all__ = [
     "find_batching",
     "find_layouts",
     "input_record",
+    "join_samples",
     "position_name",
     "run_length",
     "sample_count",
@@ -131,6 +134,39 @@ class Samples(ABC):
         Raises:
             InputError: It cannot be read, or not be fed at once or in runs of the model's fixed batch.
         """
+
+
+def join_samples(
+    loaded: Sequence[tuple[dict[str, Array], list[str]]], samples: Samples
+) -> tuple[dict[str, Array], int | None, list[str]]:
+    """Put samples together along their axes: see `Samples.whole`.
+
+    Args:
+        loaded: What `load` gave, for each.
+        samples: Whose they are.
+
+    Raises:
+        InputError: They have several shapes, or do not fill runs of a fixed batch.
+    """
+    notes = list(dict.fromkeys(itertools.chain.from_iterable(notes for _, notes in loaded)))
+    if samples.fixed_batch and samples.count % samples.fixed_batch:
+        raise InputError(
+            f"{samples.count} samples do not fill runs of {samples.fixed_batch}, the model's fixed batch",
+            hint=f"give a multiple of {samples.fixed_batch} samples",
+        )
+    joined = {}
+    for spec in samples.specs:
+        arrays = [sample[spec.name] for sample, _ in loaded]
+        axis = samples.batch_axes[spec.name]
+        shapes = dict.fromkeys(array.shape for array in arrays)
+        if len(shapes) > 1 or (axis is None and samples.count > 1):
+            shown = " and ".join(map(shape_text, shapes))
+            raise InputError(
+                f"{samples.count} samples of {shown[:120]} do not go into one run: input {spec.name!r}",
+                hint="give one of them, or use `stats`, which runs samples with others of their shape",
+            )
+        joined[spec.name] = np.array(arrays[0]) if axis is None else np.stack(arrays, axis)
+    return joined, sample_count(joined, samples.batch_axes), notes
 
 
 def position_name(position: int) -> str:

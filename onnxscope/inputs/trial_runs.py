@@ -31,7 +31,7 @@ from onnxscope.runtime.session import Session, open_session
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["Refusal", "TrialRuns", "image_multiple", "refuse_conflict"]
+__all__ = ["Refusal", "TrialRuns", "image_multiple", "refusal_of", "refuse_conflict"]
 
 Array = NDArray[Any]
 _Shape = tuple[int, ...]
@@ -178,6 +178,17 @@ def image_multiple(spec: InputSpec, axes: ImageLayout) -> int:
         if trials.refusal({spec.name: np.zeros(shape, element_type(spec))}) is None:
             return multiple
     return 1
+
+
+def refusal_of(specs: Sequence[InputSpec], feeds: Mapping[str, Array]) -> Refusal | None:
+    """Who refuses to run on this; None where the model takes it, or nobody knows whose the inputs are."""
+    model = next((spec.model for spec in specs if spec.model is not None), None)
+    if not isinstance(model, Model):
+        return None
+    try:
+        return TrialRuns(model).refusal(feeds)
+    except RunError:
+        return None  # the run itself says why
 
 
 def refuse_conflict(samples: ArraySamples) -> None:
