@@ -8,6 +8,7 @@
     maps = onnxscope.features("model.onnx", "photo.jpg", select="layer1.*")
     stats = onnxscope.stats("model.onnx", "images/")
     print(onnxscope.diff("model.onnx", "other.onnx", "photo.jpg"))
+    onnxscope.recipe("model.onnx", "photo.jpg", preprocess="imagenet").save()
 
 Names resolve on first use, so that importing the package loads neither onnx nor onnxruntime.
 """

@@ -9,6 +9,7 @@ from onnxscope.analyses.folders import save_features as save_features
 from onnxscope.analyses.folders import save_weights as save_weights
 from onnxscope.analyses.inspection import ModelSummary as ModelSummary
 from onnxscope.analyses.inspection import inspect as inspect
+from onnxscope.analyses.recipe_finding import recipe as recipe
 from onnxscope.analyses.weight_statistics import WeightRecord as WeightRecord
 from onnxscope.analyses.weight_statistics import WeightStatistics as WeightStatistics
 from onnxscope.analyses.weight_statistics import weights as weights
@@ -44,3 +45,4 @@ from onnxscope.profiling.profile import Profile as Profile
 from onnxscope.reporting.overlays import write_node_data as write_node_data
 from onnxscope.reporting.reports import Report as Report
 from onnxscope.reporting.reports import report as report
+from onnxscope.selection.feeding_recipes import FeedingRecipe as FeedingRecipe

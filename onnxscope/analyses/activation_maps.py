@@ -29,10 +29,11 @@ from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.encodings import codes_scale
-from onnxscope.model.loading import CustomOps, Model, load_model
+from onnxscope.model.loading import CustomOps, Model
 from onnxscope.operators.table import operator_of
 from onnxscope.runtime.session import Session
 from onnxscope.runtime.tapped_runs import TapShapes, run_tapped
+from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.selection.selectors import Tap, select_taps
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def class_activation(
         2020.
     """
     options = RunOptions(**feeding, batch_size=batch_size, threads=threads)
-    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
+    loaded, options = load_to_run(model, options, inputs, custom_ops=custom_ops, dims=dims)
     prepared = open_dataset(inputs, loaded, options).whole()
     (activation,) = run_class_activations(
         loaded, prepared, options, [sample], layer=layer, method=method, target=target

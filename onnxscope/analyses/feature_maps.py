@@ -16,13 +16,14 @@ from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, OutputError, RunError
 from onnxscope.inputs.dataset import PreparedInput, open_dataset
-from onnxscope.model.loading import CustomOps, Model, load_model
+from onnxscope.model.loading import CustomOps, Model
 from onnxscope.model.value_axes import Growth, batch_axis_of, grown_axis
 from onnxscope.readers.npy import write_npz
 from onnxscope.runtime.sample_growth import sample_shapes
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable
 from onnxscope.runtime.tapped_runs import TapShapes, reason_without_statistics, run_tapped
+from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.selection.selectors import At, Tap, select_taps
 from onnxscope.selection.working_layers import note_on_default
 
@@ -168,7 +169,7 @@ def features(
         RunError: onnxruntime fails.
     """
     options = RunOptions(**feeding, threads=threads)
-    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
+    loaded, options = load_to_run(model, options, inputs, custom_ops=custom_ops, dims=dims)
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)
     remarks = note_on_default(loaded, chosen, [tap.layer for tap in taps])

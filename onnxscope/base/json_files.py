@@ -109,6 +109,14 @@ class JsonFormat:
                 content = stream.read(self.limit_bytes + 1)
         except InputError as error:
             raise self.error(str(error), hint=self.made_by) from error
+        return self.parse(content, where)
+
+    def parse(self, content: str | bytes, where: str) -> Fields:
+        """Check content that declares this schema; `where` is what messages call it.
+
+        Raises:
+            OnnxscopeError: As `read`.
+        """
         try:
             values = parse_json(content)
         except ValueError as error:

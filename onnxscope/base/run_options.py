@@ -17,6 +17,7 @@ __all__ = [
     "FeedingOptions",
     "Layout",
     "OnError",
+    "RecipeUsed",
     "RunOptions",
     "read_batch_axis",
     "read_length",
@@ -41,6 +42,8 @@ class FeedingOptions(TypedDict, total=False):
             one at a time.
         samples: How many samples of random input; the limit, or one, by default.
         length: Of sequences of random input, `5..64` for every sample another, or one number.
+        recipe: The file that says all of this where nobody asks; None for the one beside the model or in it, `none` for
+            no recipe.
     """
 
     preprocess: str | os.PathLike[str] | None
@@ -49,6 +52,39 @@ class FeedingOptions(TypedDict, total=False):
     batch_axis: BatchAxis
     samples: int | None
     length: str | int | None
+    recipe: str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True)
+class RecipeUsed:
+    """A recipe that has said how a model is fed.
+
+    Attributes:
+        place: What it is called: its file's name, or that it is in the model.
+        sha256: Of what it says, in hexadecimal.
+        options: The sizes and options that it gave.
+    """
+
+    place: str
+    sha256: str
+    options: tuple[str, ...]
+
+    @property
+    def note(self) -> str:
+        """For people."""
+        return (
+            f"fed as {self.place} says: {', '.join(map(printable, self.options)) or 'nothing that was not asked for'}"
+        )
+
+    @classmethod
+    def notes_of(cls, record: Mapping[str, Any] | None) -> list[str]:
+        """For people, of the `input` of a result: nothing where no recipe was used, or nothing was run."""
+        used = (record or {}).get("recipe")
+        return [] if used is None else [cls(used["place"], used["sha256"], tuple(used["options"])).note]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the `input` of results says of it."""
+        return {"place": self.place, "sha256": self.sha256, "options": list(self.options)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +101,7 @@ class Feeding:
     batch_axis: BatchAxis = None
     samples: int | None = None
     length: str | int | None = None
+    recipe: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:
@@ -86,6 +123,7 @@ class RunOptions(Feeding):
         exact: Count zeros and quantiles from every element, not from a sample of them.
         memory_budget_bytes: What values may take that leave onnxruntime.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        recipe_used: The recipe that some of this is from.
 
     Raises:
         InputError: A batch or a limit of no sample.
@@ -97,6 +135,7 @@ class RunOptions(Feeding):
     exact: bool = False
     memory_budget_bytes: int = 512 << 20
     threads: int = 0
+    recipe_used: RecipeUsed | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxscope.base.files import JUNIT, MARKDOWN, refuse_foreign, refuse_inputs, require_folders, write_whole
+from onnxscope.base.run_options import RecipeUsed
 from onnxscope.base.text import printable
 from onnxscope.cli.feeding import dim_option, feeding_options, input_option
 from onnxscope.cli.options import (
@@ -160,7 +161,7 @@ class _Gate:
         expected = _expected(model, place, self.inputs, update=self.update)
         result = compare(loaded, expected, list(self.inputs) or None, renew=self.update, **self.options)
         result = replace(result, name=name)
-        for remark in result.notes:
+        for remark in (*RecipeUsed.notes_of(result.found.input), *result.notes):
             shown.note(remark if self.single else f"{name}: {remark}")
         if shown.form == "table" and result.ok:
             click.echo(printable(f"{name}: {result.summary()}"))

@@ -41,6 +41,11 @@ def feeding_options(command: _Command) -> _Command:
 
     for option in (
         click.option(
+            "--recipe",
+            metavar="FILE",
+            help="What says all this where nothing else is asked for; the one beside the model by default, or none.",
+        ),
+        click.option(
             "--length",
             metavar="N..M",
             callback=_read_length,

@@ -24,6 +24,7 @@ from onnxscope.cli.doctor import doctor
 from onnxscope.cli.features import features
 from onnxscope.cli.inspect import inspect
 from onnxscope.cli.options import ALONE
+from onnxscope.cli.recipe import recipe
 from onnxscope.cli.report import report
 from onnxscope.cli.snapshot import snapshot
 from onnxscope.cli.stats import stats
@@ -87,5 +88,5 @@ def cli() -> None:
     """See what is inside an ONNX model: what each layer computes, and what is in its weights."""
 
 
-for _command in (inspect, weights, features, stats, diff, snapshot, check, report, convert, demo, doctor):
+for _command in (inspect, weights, features, stats, diff, snapshot, check, report, recipe, convert, demo, doctor):
     cli.add_command(_command)

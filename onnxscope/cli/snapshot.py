@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, require_folders
+from onnxscope.base.run_options import RecipeUsed
 from onnxscope.cli.feeding import dim_option, feeding_options, input_option
 from onnxscope.cli.options import (
     Presentation,
@@ -73,7 +74,8 @@ def snapshot(
     )
     baseline.save(output, force=force)
     shown.show(baseline)
-    for remark in (*baseline.notes, *notes_on_change(baseline.unstable, baseline.unstable)):
+    said = RecipeUsed.notes_of(baseline.input)
+    for remark in (*said, *baseline.notes, *notes_on_change(baseline.unstable, baseline.unstable)):
         shown.note(remark)
     if not inputs:
         shown.note("nothing was run: the baseline holds structure and weights alone; -i names an input")

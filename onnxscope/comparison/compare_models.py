@@ -17,6 +17,7 @@ from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.numerics.distances import Tolerance
+from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.structure.standard_model import standard_model
 
 __all__ = ["diff", "run_diff"]
@@ -76,8 +77,9 @@ def diff(
         memory_budget_bytes=memory_budget_bytes,
         threads=threads,
     )
+    first, options = load_to_run(a, options, inputs, custom_ops=custom_ops, dims=dims)
     return run_diff(
-        load_model(a, custom_ops=custom_ops, dims=dims),
+        first,
         load_model(b, custom_ops=custom_ops),
         inputs,
         options,

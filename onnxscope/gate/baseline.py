@@ -36,7 +36,7 @@ from onnxscope.gate.baseline_rows import (
 )
 from onnxscope.gate.observed_rows import Observed, observe
 from onnxscope.gate.unstable_records import read_unstable, unstable_records
-from onnxscope.model.loading import CustomOps, Model, load_model
+from onnxscope.model.loading import CustomOps, Model
 from onnxscope.model.parameters import Parameter
 from onnxscope.model.stored_model import InputSpec
 from onnxscope.numerics.hashes import content_hash
@@ -44,6 +44,7 @@ from onnxscope.profiling.profile_file import unfit_values
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
 from onnxscope.runtime.narrow_sums import remarks_on_narrow_sums
 from onnxscope.runtime.session import runtime_version
+from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.structure.standard_model import standard_model
 from onnxscope.structure.surroundings import surroundings
 
@@ -228,7 +229,8 @@ def snapshot(
         limit=limit,
         threads=threads,
     )
-    return run_snapshot(standard_model(load_model(model, custom_ops=custom_ops, dims=dims)), inputs, options)
+    loaded, options = load_to_run(model, options, inputs, custom_ops=custom_ops, dims=dims)
+    return run_snapshot(standard_model(loaded), inputs, options)
 
 
 def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:

@@ -19,7 +19,8 @@ from onnxscope.gate.renamed_weights import remarks_on_names
 from onnxscope.gate.selected_rows import SelectedRows
 from onnxscope.gate.settings import Settings
 from onnxscope.gate.unstable_records import notes_on_change
-from onnxscope.model.loading import CustomOps, Model, load_model
+from onnxscope.model.loading import CustomOps, Model
+from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.structure.standard_model import standard_model
 
 __all__ = ["check"]
@@ -70,7 +71,8 @@ def check(
         threads=threads,
     )
     expected = baseline if isinstance(baseline, Baseline) else Baseline.load(baseline)
-    loaded = standard_model(load_model(model, custom_ops=custom_ops, dims=dims))
+    given, options = load_to_run(model, options, inputs, custom_ops=custom_ops, dims=dims)
+    loaded = standard_model(given)
     selectors = [select] if isinstance(select, str) else list(select)
     rows = SelectedRows(loaded, expected.layers, selectors, settings or Settings())
     notes = []

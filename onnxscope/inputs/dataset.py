@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.run_options import FeedingOptions, RunOptions
+from onnxscope.base.run_options import FeedingOptions, RecipeUsed, RunOptions
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.array_samples import ArraySamples
@@ -35,6 +35,7 @@ from onnxscope.inputs.samples import (
     some_samples,
 )
 from onnxscope.inputs.sources import Kind, NamedFiles, files_behind, gather, open_input
+from onnxscope.selection.feeding_recipes import recipe_path
 
 if TYPE_CHECKING:
     from onnxscope.model.loading import Model
@@ -120,8 +121,16 @@ class Dataset:
         notes: Remarks for people.
     """
 
-    def __init__(self, samples: Samples, notes: Sequence[str], kept: Kept, bounds: Bounds = None) -> None:
-        """Take samples, remarks on opening them, those that are prepared already, and bounds of whole numbers."""
+    def __init__(
+        self,
+        samples: Samples,
+        notes: Sequence[str],
+        kept: Kept,
+        bounds: Bounds = None,
+        recipe: RecipeUsed | None = None,
+    ) -> None:
+        """Take samples, remarks on opening them, those prepared already, bounds of whole numbers, and a recipe."""
+        self._recipe = recipe
         self._samples = samples
         self._bounds = bounds
         self._opening_notes = tuple(notes)
@@ -132,9 +141,14 @@ class Dataset:
             for spec in samples.specs
         ]
         self._dims = dict(samples.dims)  # whose they are does not travel
-        self.record = input_record(
-            samples, samples.count, samples.names[:_FIRST_NAMES], samples.batch_axes, self._dims, rows
-        )
+        self.record = self._recorded(samples.count, samples.names[:_FIRST_NAMES], samples.batch_axes, rows)
+
+    def _recorded(self, count: int, names: list[str], axes: BatchAxes, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        record = input_record(self._samples, count, names, axes, self._dims, rows)
+        return record if self._recipe is None else {**record, "recipe": self._recipe.to_dict()}
+
+    def _with(self, samples: Samples, notes: Sequence[str], kept: Kept) -> Dataset:
+        return Dataset(samples, notes, kept, self._bounds, self._recipe)
 
     @property
     def specs(self) -> tuple[InputSpec, ...]:
@@ -178,11 +192,7 @@ class Dataset:
 
     def first(self, count: int) -> Dataset:
         """The first samples alone, all of them where there are no more; both know what either has prepared."""
-        return (
-            self
-            if count >= self.count
-            else Dataset(self._samples.first(count), self._opening_notes, self._kept, self._bounds)
-        )
+        return self if count >= self.count else self._with(self._samples.first(count), self._opening_notes, self._kept)
 
     @property
     def may_be_one_sample(self) -> bool:
@@ -196,11 +206,15 @@ class Dataset:
 
     def as_one_sample(self, note: str) -> Dataset:
         """The same arrays with no axis of samples, and a remark that says why."""
-        return Dataset(self._samples.as_one_sample(), (*self._opening_notes, note), Kept(0), self._bounds)
+        return self._with(self._samples.as_one_sample(), (*self._opening_notes, note), Kept(0))
 
     def noting(self, *notes: str) -> Dataset:
         """The same samples with more remarks."""
-        return Dataset(self._samples, (*self._opening_notes, *notes), self._kept, self._bounds) if notes else self
+        return self._with(self._samples, (*self._opening_notes, *notes), self._kept) if notes else self
+
+    def fed_by(self, recipe: RecipeUsed) -> Dataset:
+        """The same samples, which a recipe has said how to prepare: it is recorded, and a remark says so."""
+        return Dataset(self._samples, (*self._opening_notes, recipe.note), self._kept, self._bounds, recipe)
 
     def fed_to(self, specs: Sequence[InputSpec]) -> Dataset:
         """The same samples for inputs that differ in nothing but a fixed batch.
@@ -215,7 +229,7 @@ class Dataset:
                 f"the dataset was opened for other inputs: {', '.join(spec_text(spec) for spec in self.specs)}",
                 hint="open it for this model, or give what it was opened from",
             )
-        return Dataset(self._samples.fed_to(specs), self._opening_notes, self._kept, self._bounds)
+        return self._with(self._samples.fed_to(specs), self._opening_notes, self._kept)
 
     def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
         """Read and prepare one sample.
@@ -256,9 +270,7 @@ class Dataset:
             specs=samples.specs,
             arrays=arrays,
             samples=count,
-            record=input_record(
-                samples, samples.count if count is None else count, samples.names, cut, self._dims, rows
-            ),
+            record=self._recorded(samples.count if count is None else count, samples.names, cut, rows),
             notes=(*self._opening_notes, *notes),
             layouts=samples.layouts,
             preset=getattr(samples, "preset", None),
@@ -314,7 +326,8 @@ def open_inputs(
     if isinstance(sources, Dataset):
         return sources.fed_to(specs).first(options.limit or sources.count)
     with teaching(specs, bounds, offer_random=not (isinstance(sources, str) and sources.startswith("random"))):
-        return _opened(sources, specs, options, recorded_preset, bounds, Kept(keep_bytes))
+        dataset = _opened(sources, specs, options, recorded_preset, bounds, Kept(keep_bytes))
+    return dataset if options.recipe_used is None else dataset.fed_by(options.recipe_used)
 
 
 def _opened(
@@ -343,15 +356,8 @@ def _opened(
     if options.size is not None:
         notes.append(f"the size {printable(str(options.size))} is ignored: it is for images")
     if kind == "random":
-        samples = RandomSamples.open(
-            entries[0],
-            specs,
-            bounds,
-            options.limit,
-            options.batch_axis,
-            samples=options.samples,
-            length=options.length,
-        )
+        asked: dict[str, Any] = {"samples": options.samples, "length": options.length}
+        samples = RandomSamples.open(entries[0], specs, bounds, options.limit, options.batch_axis, **asked)
         notes += [f"the input is random (seed {entries[0]}), no real data", *samples.remarks]
         return Dataset(samples, notes, kept)
     for name, value in {"samples": options.samples, "length": options.length}.items():
@@ -381,11 +387,11 @@ def files_of(*models: Model, inputs: Any = None, **feeding: Unpack[FeedingOption
         InputError: What `gather` raises.
     """
     files: list[str | os.PathLike[str]] = [file for model in models for file in model.files]
+    files += [path for model in models if (path := recipe_path(model.path)) is not None and path.is_file()]
     if inputs is not None and not (isinstance(inputs, list | tuple) and not inputs):
         with teaching(models[0].inputs if models else ()):
             files += files_behind(gather(inputs)[1])
-    recipe = recipe_file(feeding.get("preprocess"))
-    return files if recipe is None else [*files, recipe]
+    return [*files, *(path for path in (recipe_file(feeding.get("preprocess")), feeding.get("recipe")) if path)]
 
 
 def _of_a_sample(spec: InputSpec) -> tuple[str, str, tuple[int | str | None, ...] | None]:

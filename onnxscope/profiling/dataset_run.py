@@ -23,7 +23,7 @@ from onnxscope.errors import InputError, MergeError, OutputError
 from onnxscope.inputs.batches import Fed, few_samples, read_batches
 from onnxscope.inputs.dataset import Dataset, open_dataset
 from onnxscope.inputs.presets import recipe_file
-from onnxscope.model.loading import CustomOps, Model, load_model
+from onnxscope.model.loading import CustomOps, Model
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.engines import Engine, LocalEngine
 from onnxscope.profiling.observer import Plan
@@ -34,6 +34,7 @@ from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards, empty_pro
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_axes import start_on_samples
 from onnxscope.runtime.session import runtime_version
+from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.selection.selectors import At, Tap, select_taps
 from onnxscope.selection.working_layers import note_on_default
 
@@ -107,7 +108,7 @@ def stats(
         memory_budget_bytes=memory_budget_bytes,
         threads=threads,
     )
-    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
+    loaded, options = load_to_run(model, options, inputs, custom_ops=custom_ops, dims=dims)
     run = load_engine(engine)(workers, address)
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)

@@ -24,6 +24,7 @@ from onnxscope.reporting.attention import attention_of
 from onnxscope.reporting.content import Content, Row
 from onnxscope.reporting.page import Page, render_page
 from onnxscope.reporting.page_run import Wanted, run_for_page
+from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.selection.selectors import At, select_layers
 
 __all__ = ["Report", "report"]
@@ -154,7 +155,7 @@ def report(
         cam_layer=cam_layer,
         target=target,
     )
-    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
+    loaded, options = load_to_run(model, options, inputs, custom_ops=custom_ops, dims=dims)
     summary = run_inspect(loaded, select=select, at=at, read=False)
     say("reading the weights")
     stored = weights(loaded)

@@ -76,7 +76,7 @@ def test_what_editors_see_is_what_is_public():
     stub = ast.parse((ROOT / "onnxscope" / "__init__.pyi").read_text(encoding="utf-8"))
     names = [alias.asname for line in stub.body if isinstance(line, ast.ImportFrom) for alias in line.names]
     assert onnxscope.__dir__() == onnxscope.__all__ == sorted(names)
-    commands = {"inspect", "weights", "features", "stats", "diff", "snapshot", "check", "report", "convert"}
+    commands = {"inspect", "weights", "features", "stats", "diff", "snapshot", "check", "report", "convert", "recipe"}
     assert commands <= set(names)
 
 

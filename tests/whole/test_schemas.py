@@ -170,6 +170,10 @@ def baseline(folder, model):
         ("report unreachable.onnx -i random -o report.html --select value:*", 0),
         ("report image.onnx -o report.html --against broken.onnx", 0),
         ("report odd.onnx -o report.html", 0),
+        ("recipe image.onnx -i images/photo.jpg --preprocess recipe.json --batch-axis x=0", 0),
+        ("recipe two.onnx -i random --samples 2 -o other.json", 0),
+        ("stats image.onnx -i images/photo.jpg -o profile.json", 0),
+        ("features image.onnx -i random:3 -o features", 0),
         ("doctor", 0),
     ],
 )
@@ -293,6 +297,7 @@ def test_every_record_that_the_code_makes_has_a_schema():
     "command",
     [
         "inspect digits.onnx",
+        "recipe image.onnx -i images/photo.jpg --preprocess recipe.json",
         "weights digits.onnx",
         "features digits.onnx -i digits.npz -o features --verify",
         "stats digits.onnx -i digits.npz -o profile.json",
