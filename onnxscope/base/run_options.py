@@ -19,21 +19,25 @@ __all__ = [
     "OnError",
     "RecipeUsed",
     "RunOptions",
+    "StatePairs",
     "read_batch_axis",
     "read_length",
+    "read_state_pairs",
 ]
 
 Layout = Literal["auto", "nchw", "nhwc"]
 OnError = Literal["fail", "skip"]
 BatchAxis = int | Literal["none"] | Mapping[str, int | None] | None
 """The axis of samples of every input, or by input name (one that is not named has none); None to find it out."""
+StatePairs = Mapping[str, str] | Literal["auto", "none"] | None
+"""Inputs by the outputs that feed them in the next step; None to find them where they are given nothing."""
 
 
 class FeedingOptions(TypedDict, total=False):
     """The keywords that say how what is given becomes the model's inputs.
 
     Attributes:
-        preprocess: Preset for images, a recipe's path or JSON, or None for the one recorded in the model.
+        preprocess: Preset for images or sounds, a recipe's path or JSON, or None for the one recorded in the model.
         layout: Of the model's image input.
         size: Of pictures, where the model leaves height and width open, in place of the preset's: a number,
             `WIDTHxHEIGHT` or `own`.
@@ -44,6 +48,10 @@ class FeedingOptions(TypedDict, total=False):
         length: Of sequences of random input, `5..64` for every sample another, or one number.
         recipe: The file that says all of this where nobody asks; None for the one beside the model or in it, `none` for
             no recipe.
+        state: Which outputs feed which inputs step after step, inputs by output; `auto` finds them, `none` feeds
+            everything at once. By default they are found where the inputs of states are given nothing.
+        generate: Of a decoder of tokens: how many tokens follow those that are given, each the likeliest one.
+        step: Of a model that is stepped: only this step, counted from 0; None for all.
     """
 
     preprocess: str | os.PathLike[str] | None
@@ -52,6 +60,9 @@ class FeedingOptions(TypedDict, total=False):
     batch_axis: BatchAxis
     samples: int | None
     length: str | int | None
+    state: StatePairs
+    generate: int | None
+    step: int | None
     recipe: str | os.PathLike[str] | None
 
 
@@ -102,12 +113,21 @@ class Feeding:
     samples: int | None = None
     length: str | int | None = None
     recipe: str | os.PathLike[str] | None = None
+    state: StatePairs = None
+    generate: int | None = None
+    step: int | None = None
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:
             raise InputError(f"{self.samples} random samples are none", hint="give at least 1")
         if self.length is not None:
             read_length(self.length)
+        if isinstance(self.state, str) and self.state not in ("auto", "none"):
+            raise _no_pair(self.state)
+        if self.generate is not None and self.generate < 1:
+            raise InputError(f"generating {self.generate} tokens is none", hint="give at least 1")
+        if self.step is not None and self.step < 0:
+            raise InputError(f"there is no step {self.step}", hint="steps count from 0")
         if isinstance(self.batch_axis, str) and self.batch_axis != "none":
             raise _no_axis(self.batch_axis)
 
@@ -184,6 +204,32 @@ def read_batch_axis(texts: Sequence[str]) -> BatchAxis:
     if len(texts) > 1:
         raise _no_axis(" ".join(texts))
     return "none" if texts[0] == "none" else _axis(texts[0], texts[0])
+
+
+def read_state_pairs(texts: Sequence[str]) -> StatePairs:
+    """Read what `--state` was given: `auto`, `none`, or `OUTPUT=INPUT` for each state.
+
+    Raises:
+        InputError: It is none of these, or one output or input is named twice.
+    """
+    given = [pair for text in texts for pair in text.split(",")]
+    if not given:
+        return None
+    if len(given) == 1 and given[0] in ("auto", "none"):
+        return "auto" if given[0] == "auto" else "none"
+    pairs: dict[str, str] = {}
+    for text in given:
+        output, _, name = text.partition("=")
+        if not output or not name or output in pairs or name in pairs.values():
+            raise _no_pair(text)
+        pairs[output] = name
+    return pairs
+
+
+def _no_pair(given: str) -> InputError:
+    return InputError(
+        f"no state: {printable(given)!r}", hint="give OUTPUT=INPUT for each, `auto` to find them, or `none`"
+    )
 
 
 def _axis(text: str, given: str) -> int:

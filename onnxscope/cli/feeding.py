@@ -8,7 +8,14 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from onnxscope.base.run_options import BatchAxis, FeedingOptions, read_batch_axis, read_length
+from onnxscope.base.run_options import (
+    BatchAxis,
+    FeedingOptions,
+    StatePairs,
+    read_batch_axis,
+    read_length,
+    read_state_pairs,
+)
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
@@ -26,8 +33,8 @@ def input_option(*, required: bool) -> Callable[[_Command], _Command]:
         multiple=True,
         required=required,
         metavar="INPUT",
-        help="An image, a file of arrays (.npy, .npz, .safetensors, .pb), a .csv or .parquet, a .wav, a folder or glob"
-        " of these, NAME=FILE for one input, or random[:seed].",
+        help="An image, a file of arrays (.npy, .npz, .safetensors, .pb), a .csv or .parquet, a .wav or .flac,"
+        " a folder or glob of these, NAME=FILE for one input, or random[:seed].",
     )
 
 
@@ -71,8 +78,19 @@ def feeding_options(command: _Command) -> _Command:
             show_default=True,
             help="Where the model's image input has its channels; auto reads it from the shape.",
         ),
+        click.option("--step", type=click.IntRange(0), help="Only this step of a model with states, from 0."),
+        click.option("--generate", type=click.IntRange(1), help="Tokens that follow, each the likeliest one."),
         click.option(
-            "--preprocess", metavar="PRESET", help="imagenet, half, unit, caffe, none, letterbox, or a recipe's .json."
+            "--state",
+            multiple=True,
+            metavar="OUTPUT=INPUT",
+            callback=_read_state_pairs,
+            help="Which output feeds which input in the next step, auto, or none; found by default.",
+        ),
+        click.option(
+            "--preprocess",
+            metavar="PRESET",
+            help="Images: imagenet, half, unit, caffe, letterbox, none; sounds: whisper, kaldi, speech; or a .json.",
         ),
     ):
         gathered = option(gathered)
@@ -109,6 +127,13 @@ def _read_length(context: click.Context, option: click.Parameter, given: str | N
     except InputError as error:
         raise click.BadParameter(f"{error}; {error.hint}", context, option) from error
     return given
+
+
+def _read_state_pairs(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> StatePairs:
+    try:
+        return read_state_pairs(given)
+    except InputError as error:
+        raise click.BadParameter(f"{error}; {error.hint}", context, option) from error
 
 
 def _read_batch_axis(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> BatchAxis:

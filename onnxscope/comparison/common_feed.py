@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
+from onnxscope.base.text import counted
 from onnxscope.comparison.match_values import FedInput, match_inputs, with_batch_of
 from onnxscope.inputs.batches import Batch, Fed, few_samples, read_batches
 from onnxscope.inputs.dataset import Dataset, open_inputs
@@ -128,6 +130,8 @@ def open_common_feed(models: tuple[Model, Model], inputs: Any, options: RunOptio
     recorded = [model.provenance.preprocess if model.provenance else None for model in models]
     if None not in recorded and recorded[0] != recorded[1]:
         notes.append(f"the models record two presets, {recorded[0]} and {recorded[1]}: the first is used")
+    if options.generate is not None and isinstance(inputs, Iterator):
+        inputs = list(inputs)  # both models read it
     partners = {one.a: next(spec for spec in b.inputs if spec.name == one.b) for one in fed}
     dataset = open_inputs(
         inputs,
@@ -136,4 +140,35 @@ def open_common_feed(models: tuple[Model, Model], inputs: Any, options: RunOptio
         recorded_preset=recorded[0] or recorded[1],
         bounds=a.index_bounds,
     )
+    if options.generate is not None and not isinstance(inputs, Dataset):
+        dataset = dataset.parted(*_where_they_part(dataset, inputs, b, options))
     return CommonFeed(dataset, fed, options, notes=notes)
+
+
+def _where_they_part(
+    dataset: Dataset, inputs: Any, second: Model, options: RunOptions
+) -> tuple[dict[str, Any] | None, str]:
+    """Let the second model generate by itself, and find the first step at which it says another token.
+
+    Raises:
+        InputError: It does not take the inputs by itself.
+        RunError: It cannot be run.
+    """
+    own = open_inputs(inputs, second.inputs, replace(options, step=None), bounds=second.index_bounds)
+    first_tokens, second_tokens = (one.record["state"]["tokens"] for one in (dataset, own))
+    generated = dataset.record["state"]["generated"]
+    found = [
+        (step, sequence, pair)
+        for sequence, (a, b) in enumerate(zip(first_tokens, second_tokens, strict=True))
+        for step, pair in enumerate(zip(a[len(a) - generated :], b[len(b) - generated :], strict=True))
+        if pair[0] != pair[1]
+    ]
+    if not found:
+        return None, f"both models generate the same {counted(generated, 'token')}"
+    step, sequence, (a, b) = min(found)
+    of = f" of sequence {sequence}" if len(first_tokens) > 1 else ""
+    note = (
+        f"the models part at step {step}{of}: the first says token {a}, the second {b}; all steps are compared on the "
+        f"first one's tokens, `--step {step}` compares that one alone"
+    )
+    return {"sequence": sequence, "step": step, "a": a, "b": b}, note

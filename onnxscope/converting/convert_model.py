@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.plugins import load_converter
 from onnxscope.converting.contract import ConversionReport, ConversionRequest, Converter
 from onnxscope.converting.input_shapes import GivenShapes, named_shapes
 from onnxscope.errors import ConversionError
-from onnxscope.inputs.presets import load_preset, recipe_file
+from onnxscope.inputs.presets import Preset, recipe_file
+from onnxscope.inputs.sounds import load_recipe
 from onnxscope.model.loading import CustomOps, library_files
 from onnxscope.model.provenance import Mode
-
-if TYPE_CHECKING:
-    from onnxscope.inputs.presets import Preset
 
 __all__ = ["convert"]
 
@@ -53,7 +51,7 @@ def convert(
         input_shapes: `(1, 3, 224, 224)`, several such by position, or a mapping by the inputs' names; None stands for a
             dynamic dimension, and a name may end with an element type, `ids:int64`.
         mode: `faithful` (nothing is folded, each parameter keeps its name and its numbers) or `deployed`.
-        preprocess: A preset, or a recipe, to record for images.
+        preprocess: A preset, or a recipe, to record for images or sounds.
         opset: Of ONNX; None leaves it to the converter.
         exporter: Which of PyTorch's exporters; None leaves it to the converter.
         static: Keep axis 0 of the inputs as given instead of making it the symbolic `batch`.
@@ -108,5 +106,5 @@ def _checked(mode: Mode) -> Mode:
 
 def _recorded(preprocess: str | os.PathLike[str] | Preset) -> str:
     """What a model can record of a preset: its name, or the whole recipe, since the recipe's file stays behind."""
-    record = load_preset(preprocess).record
+    record = (preprocess if isinstance(preprocess, Preset) else load_recipe(preprocess)).record
     return record if isinstance(record, str) else json.dumps(record)

@@ -116,8 +116,8 @@ def _require_same_input(expected: Mapping[str, Any], actual: Mapping[str, Any]) 
         return
     changes = [
         f"{key} {shown_value(expected.get(key))} became {shown_value(actual.get(key))}"
-        for key in ("files", "samples", "preset", "layout", "random_seed", "batch_axes", "dims")
-        if key in expected and expected.get(key) != actual.get(key)
+        for key in ("files", "samples", "preset", "sound", "state", "layout", "random_seed", "batch_axes", "dims")
+        if (key in expected or key in ("sound", "state")) and expected.get(key) != actual.get(key)
     ]
     difference = "; ".join(changes) or "the same names with other numbers in them"
     raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import (
     check_shape,
-    element_type,
     fit_array,
     match_names,
     only_input,
@@ -34,10 +32,11 @@ from onnxscope.inputs.samples import (
     sample_count,
     some_samples,
 )
-from onnxscope.inputs.sources import NamedFiles, files_behind, open_input, suffix_of, tensor_files
+from onnxscope.inputs.sounds import describe_sounds, full, hear, sound_record
+from onnxscope.inputs.sources import NamedFiles, files_behind, is_sound, open_input, suffix_of, tensor_files
 from onnxscope.inputs.table_files import TABLE_SUFFIXES, read_table, unused_columns
 from onnxscope.readers.npy import map_npy, map_npz, read_npy, read_npz
-from onnxscope.readers.sounds import read_wav
+from onnxscope.readers.sound_recipes import SoundRecipe
 from onnxscope.readers.tensor_files import map_safetensors, read_pb
 
 if TYPE_CHECKING:
@@ -46,9 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["ArraySamples"]
 
 Array = NDArray[Any]
-
-_RATE = re.compile(r"(?:^|[^a-z])(?:sr|fs|rate|sample_?rate|sampling_?rate)$")
-_SHORTEST = 64  # samples of a sound: an input of fewer numbers takes something else
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,21 +55,30 @@ class ArraySamples(Samples):
         entry: A path, files by input, an array-like, or a mapping of array-likes.
         opened: Each input's array with its place for messages; empty where they have travelled to another process,
             which maps the file again.
+        recipe: How sounds become numbers, None where nobody says so.
     """
 
     kind = "arrays"
 
     entry: Any
     opened: dict[str, tuple[Array, str]] = field(repr=False)
+    recipe: SoundRecipe | None = None
 
     @classmethod
-    def open(cls, entry: Any, specs: Sequence[InputSpec], batch_axis: BatchAxis = None) -> ArraySamples:
+    def open(
+        cls,
+        entry: Any,
+        specs: Sequence[InputSpec],
+        batch_axis: BatchAxis = None,
+        recipe: SoundRecipe | None = None,
+    ) -> ArraySamples:
         """Map or take the arrays, and check one sample.
 
         Raises:
             InputError: They cannot be read, or do not fit the inputs.
         """
-        samples = cls._of(entry, specs, _open_arrays(entry, specs, mapped=True), batch_axis)
+        opened = _open_arrays(entry, specs, recipe, mapped=True)
+        samples = cls._of(entry, specs, opened, batch_axis, recipe)
         for spec in specs:
             array, where = samples.opened[spec.name]
             axis = samples.batch_axes[spec.name]
@@ -90,6 +95,7 @@ class ArraySamples(Samples):
         specs: Sequence[InputSpec],
         opened: dict[str, tuple[Array, str]],
         asked: BatchAxis,
+        recipe: SoundRecipe | None,
     ) -> ArraySamples:
         shapes = {name: array.shape for name, (array, _) in opened.items()}
         batch_axes, fixed, count = find_batching(specs, shapes, asked)
@@ -102,6 +108,7 @@ class ArraySamples(Samples):
             asked_axis=asked,
             entry=entry,
             opened=opened,
+            recipe=recipe,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -134,27 +141,38 @@ class ArraySamples(Samples):
         return [printable(os.path.basename(self.entry.rstrip(os.sep)))] if isinstance(self.entry, str) else []
 
     @property
+    def record(self) -> dict[str, Any]:
+        """The recipe of sounds, and their rates."""
+        if not self._sounds:
+            return super().record
+        preset = None if self.recipe is None else self.recipe.record
+        return {**super().record, "preset": preset, "sound": sound_record(self._sounds, self.recipe)}
+
+    @property
+    def _sounds(self) -> list[str]:
+        return [path for path in self.files if is_sound(path)] if self._is_stored else []
+
+    @property
     def notes(self) -> list[str]:
         """Says where there is no axis of samples, what columns of a table are not fed, and at what rate a sound is."""
         if isinstance(self.entry, str) and suffix_of(self.entry) in TABLE_SUFFIXES:
             with open_input(self.entry) as stream:
                 unused = unused_columns(stream, printable(self.entry), self.specs)
             return [f"{counted(len(unused), 'column')} of the table not fed: {', '.join(unused[:5])}"] if unused else []
-        sounds = [path for path in self.files if suffix_of(path) == ".wav"]
-        if sounds:
-            return [_heard(path) for path in sounds]
+        if self._sounds:
+            return describe_sounds(self._sounds, self.recipe)
         if self.asked_axis is not None or any(axis is not None for axis in self.batch_axes.values()):
             return []
         return ["the arrays share no axis of samples: they are fed as they are, as one sample"]
 
     def fed_to(self, specs: Sequence[InputSpec]) -> ArraySamples:
         """The same arrays, cut anew."""
-        samples = ArraySamples._of(self.entry, specs, self._arrays(), self.asked_axis)
+        samples = ArraySamples._of(self.entry, specs, self._arrays(), self.asked_axis, self.recipe)
         return samples.first(min(self.count, samples.count))
 
     def as_one_sample(self) -> ArraySamples:
         """All of the arrays together, with no axis of samples."""
-        return ArraySamples._of(self.entry, self.specs, self._arrays(), "none")
+        return ArraySamples._of(self.entry, self.specs, self._arrays(), "none", self.recipe)
 
     def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
         """Take one sample out of every array."""
@@ -178,8 +196,8 @@ class ArraySamples(Samples):
         )
         read = self._is_stored and everything
         if read:  # not copied from the mapping: reading also compares an archive's checksums
-            given = _open_arrays(self.entry, self.specs, mapped=False)
-        arrays, notes = {}, []
+            given = _open_arrays(self.entry, self.specs, self.recipe, mapped=False)
+        arrays, notes = {}, describe_sounds(self._sounds, self.recipe)
         for spec in self.specs:
             array, where = given[spec.name]
             axis = self.batch_axes[spec.name]
@@ -193,7 +211,7 @@ class ArraySamples(Samples):
 
     def _arrays(self) -> dict[str, tuple[Array, str]]:
         if not self.opened:
-            opened = _open_arrays(self.entry, self.specs, mapped=True)
+            opened = _open_arrays(self.entry, self.specs, self.recipe, mapped=True)
             for name, (array, where) in opened.items():
                 axis = self.batch_axes[name]
                 if axis is not None and array.shape[axis] < self.count:
@@ -209,7 +227,9 @@ def _of_any_count(spec: InputSpec, axis: int | None) -> InputSpec:
     return replace(spec, shape=(*spec.shape[:axis], None, *spec.shape[axis + 1 :]))
 
 
-def _open_arrays(entry: Any, specs: Sequence[InputSpec], *, mapped: bool) -> dict[str, tuple[Array, str]]:
+def _open_arrays(
+    entry: Any, specs: Sequence[InputSpec], recipe: SoundRecipe | None, *, mapped: bool
+) -> dict[str, tuple[Array, str]]:
     """Map, read or take each input's array, with its place for messages."""
     if isinstance(entry, NamedFiles):
         inputs = match_names(entry.paths, specs, "the files named")
@@ -218,16 +238,18 @@ def _open_arrays(entry: Any, specs: Sequence[InputSpec], *, mapped: bool) -> dic
         sizes: dict[str, int] = {}
         for name, key in inputs.items():
             if entry.number(key) is None:
-                opened |= _open_file(entry.paths[key], [by_name[name]], mapped=mapped, alone=True)
+                opened |= _open_file(entry.paths[key], [by_name[name]], recipe, mapped=mapped, alone=True)
                 sides = zip(by_name[name].shape or (), opened[name][0].shape, strict=False)
                 sizes |= {dim: size for dim, size in sides if isinstance(dim, str)}
         for name, key in inputs.items():
             if name not in opened:
                 where = f"{printable(key)}={entry.paths[key]}"
-                opened[name] = (_full(by_name[name], entry.paths[key], sizes), where)
+                opened[name] = (full(by_name[name], entry.paths[key], sizes), where)
         return opened
     if isinstance(entry, str):
-        return _open_test_data(entry, specs) if os.path.isdir(entry) else _open_file(entry, specs, mapped=mapped)
+        if os.path.isdir(entry):
+            return _open_test_data(entry, specs)
+        return _open_file(entry, specs, recipe, mapped=mapped)
     if isinstance(entry, Mapping):
         values = {str(key): value for key, value in entry.items()}
         inputs = match_names(values, specs, "the arrays given")
@@ -240,7 +262,7 @@ def _open_arrays(entry: Any, specs: Sequence[InputSpec], *, mapped: bool) -> dic
 
 
 def _open_file(
-    path: str, specs: Sequence[InputSpec], *, mapped: bool, alone: bool = False
+    path: str, specs: Sequence[InputSpec], recipe: SoundRecipe | None, *, mapped: bool, alone: bool = False
 ) -> dict[str, tuple[Array, str]]:
     """The arrays of one file; where it is for one input alone, its only array may be called anything."""
     where = printable(path)
@@ -248,6 +270,8 @@ def _open_file(
     def choose(members: list[str]) -> Mapping[str, str]:
         return {specs[0].name: members[0]} if alone and len(members) == 1 else match_names(members, specs, where)
 
+    if is_sound(path):
+        return {name: (array, where) for name, array in hear(path, specs, recipe).items()}
     with open_input(path) as stream:
         if suffix_of(path) == ".npz":
             arrays = (map_npz if mapped else read_npz)(stream, where, choose)
@@ -255,52 +279,11 @@ def _open_file(
             arrays = map_safetensors(stream, where, choose)
         elif suffix_of(path) in TABLE_SUFFIXES:
             arrays = read_table(stream, where, specs)
-        elif suffix_of(path) == ".wav":
-            arrays = _sound(*read_wav(stream, where), specs, where)
         elif suffix_of(path) == ".pb":
             arrays = {only_input(specs, where).name: read_pb(stream, where)}
         else:
             arrays = {only_input(specs, where).name: (map_npy if mapped else read_npy)(stream, where)}
     return {name: (array, where) for name, array in arrays.items()}
-
-
-def _heard(path: str) -> str:
-    with open_input(path) as stream:
-        sound, rate = read_wav(stream, printable(path))
-    seconds = f"{len(sound) / rate:.3g} s"
-    return f"{printable(os.path.basename(path))}: {seconds} of sound at its own rate of {rate:,} samples a second"
-
-
-def _sound(sound: Array, rate: int, specs: Sequence[InputSpec], where: str) -> dict[str, Array]:
-    """A sound as one row, or as windows of the length that the model takes; its rate where an input asks for it."""
-    rates = [spec for spec in specs if _RATE.search(spec.name.lower()) and len(spec.shape or ()) < 2]
-    spec = only_input([spec for spec in specs if spec not in rates], where)
-    shape = spec.shape or ()
-    axis = {1: 0, 2: 1, 3: 1 if shape[-1:] == (1,) else 2}.get(len(shape))
-    length = len(sound) if axis is None or not isinstance(shape[axis], int) else int(shape[axis] or 0)
-    one_channel = len(shape) < 3 or not isinstance(shape[3 - (axis or 0)], int) or shape[3 - (axis or 0)] == 1
-    if axis is None or not one_channel or element_type(spec).kind != "f" or min(length, len(sound)) < _SHORTEST:
-        raise InputError(f"no sound of {len(sound):,} samples becomes {spec_text(spec)}: input {spec.name!r}: {where}")
-    count = 1 if len(shape) == 1 else -(-len(sound) // length)
-    windows = np.zeros(count * length, element_type(spec))
-    windows[: len(sound)] = sound[: len(windows)]
-    rows = windows if len(shape) == 1 else windows.reshape(count, length)
-    return {
-        spec.name: np.expand_dims(rows, 3 - axis) if len(shape) == 3 else rows,
-        **{asked.name: _full(asked, str(rate), {}) for asked in rates},
-    }
-
-
-def _full(spec: InputSpec, written: str, sizes: Mapping[str, int]) -> Array:
-    """An input that is one number throughout, a sampling rate for example; what nobody knows of its shape is 1."""
-    dtype = element_type(spec)
-    number = float(written)
-    if dtype.kind in "iu" and (number != int(number) or not np.iinfo(dtype).min <= number <= np.iinfo(dtype).max):
-        raise InputError(f"input {spec.name!r} takes {spec.dtype}, not {written}")
-    if dtype.kind == "U":
-        raise InputError(f"input {spec.name!r} takes strings, not {written}", hint="give a .npy or a .csv of them")
-    shape = [dim if isinstance(dim, int) else sizes.get(dim or "", 1) for dim in spec.shape or ()]
-    return np.full(shape, number).astype(dtype)
 
 
 def _open_test_data(folder: str, specs: Sequence[InputSpec]) -> dict[str, tuple[Array, str]]:

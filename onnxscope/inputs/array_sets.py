@@ -15,6 +15,7 @@ from onnxscope.base.run_options import BatchAxis
 from onnxscope.base.text import counted
 from onnxscope.inputs.array_samples import ArraySamples
 from onnxscope.inputs.samples import Load, Samples, join_samples
+from onnxscope.readers.sound_recipes import SoundRecipe
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
@@ -39,13 +40,19 @@ class ArraySets(Samples):
     parts: tuple[ArraySamples, ...]
 
     @classmethod
-    def open(cls, entries: Sequence[Any], specs: Sequence[InputSpec], batch_axis: BatchAxis = None) -> ArraySets:
+    def open(
+        cls,
+        entries: Sequence[Any],
+        specs: Sequence[InputSpec],
+        batch_axis: BatchAxis = None,
+        recipe: SoundRecipe | None = None,
+    ) -> ArraySets:
         """Map or take the arrays of every source, and check a sample of each.
 
         Raises:
             InputError: They cannot be read, or do not fit the inputs.
         """
-        return cls._of([ArraySamples.open(entry, specs, batch_axis) for entry in entries])
+        return cls._of([ArraySamples.open(entry, specs, batch_axis, recipe) for entry in entries])
 
     @classmethod
     def _of(cls, parts: Sequence[ArraySamples]) -> ArraySets:
@@ -72,6 +79,16 @@ class ArraySets(Samples):
     def names(self) -> list[str]:
         """The names of all files."""
         return list(itertools.chain.from_iterable(part.names for part in self.parts))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """That of the sources, with the rates of all sounds."""
+        records = [part.record for part in self.parts]
+        rates = [record["sound"] for record in records if "sound" in record]
+        if not rates:
+            return records[0]
+        merged = {key: sorted({rate for of in rates for rate in of[key]}) for key in rates[0]}
+        return {**next(record for record in records if "sound" in record), "sound": merged}
 
     @property
     def notes(self) -> list[str]:
@@ -114,7 +131,8 @@ class ArraySets(Samples):
 
     def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
         """All samples put together, where they have one shape."""
-        return join_samples([load(position) for position in range(self.count)], self)
+        arrays, count, notes = join_samples([load(position) for position in range(self.count)], self)
+        return arrays, count, [*(self.notes if "sound" in self.record else ()), *notes]
 
     def _place(self, position: int) -> tuple[ArraySamples, int]:
         index = bisect.bisect_right(self._ends, position)

@@ -22,7 +22,7 @@ from onnxscope.inputs.arrays import check_bounds, describe_array, spec_text, tea
 from onnxscope.inputs.image_samples import ImageSamples, preset_for
 from onnxscope.inputs.layouts import ImageLayout
 from onnxscope.inputs.named_samples import NamedSamples
-from onnxscope.inputs.presets import Preset, load_preset, recipe_file
+from onnxscope.inputs.presets import Preset, recipe_file
 from onnxscope.inputs.random_samples import RandomSamples
 from onnxscope.inputs.samples import (
     BatchAxes,
@@ -34,7 +34,9 @@ from onnxscope.inputs.samples import (
     sample_count,
     some_samples,
 )
+from onnxscope.inputs.sounds import load_recipe, recipe_of_sounds
 from onnxscope.inputs.sources import Kind, NamedFiles, files_behind, gather, open_input
+from onnxscope.inputs.stepped_samples import by_steps, for_inputs, parted
 from onnxscope.selection.feeding_recipes import recipe_path
 
 if TYPE_CHECKING:
@@ -231,6 +233,19 @@ class Dataset:
             )
         return self._with(self._samples.fed_to(specs), self._opening_notes, self._kept)
 
+    @property
+    def samples(self) -> Samples:
+        """What they are made of."""
+        return self._samples
+
+    def stepping(self, samples: Samples) -> Dataset:
+        """Other samples, which are the steps of these."""
+        return self._with(samples, self._opening_notes, Kept(0))
+
+    def parted(self, parting: Mapping[str, Any] | None, note: str) -> Dataset:
+        """The same steps; the record and a remark say where another model parts."""
+        return self._with(parted(self._samples, parting), (*self._opening_notes, note), self._kept)
+
     def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
         """Read and prepare one sample.
 
@@ -326,7 +341,12 @@ def open_inputs(
     if isinstance(sources, Dataset):
         return sources.fed_to(specs).first(options.limit or sources.count)
     with teaching(specs, bounds, offer_random=not (isinstance(sources, str) and sources.startswith("random"))):
-        dataset = _opened(sources, specs, options, recorded_preset, bounds, Kept(keep_bytes))
+        given = list(sources) if isinstance(sources, Iterator) else sources  # it may be opened twice
+
+        def opened(of: Sequence[InputSpec]) -> Dataset:
+            return _opened(given, of, for_inputs(options, of), recorded_preset, bounds, Kept(keep_bytes))
+
+        dataset = by_steps(opened, specs, options)
     return dataset if options.recipe_used is None else dataset.fed_by(options.recipe_used)
 
 
@@ -351,8 +371,10 @@ def _opened(
         notes += remarks
         samples = ImageSamples.open(entries[: options.limit], specs, preset, options.layout)
         return Dataset(samples, notes, kept)
-    if options.preprocess is not None:
-        notes.append(f"preset {load_preset(options.preprocess).name!r} is ignored: presets are for images")
+    recipe = recipe_of_sounds(files_behind(entries), options.preprocess, recorded_preset)
+    if options.preprocess is not None and recipe is None:
+        chosen = load_recipe(options.preprocess)
+        notes.append(f"preset {chosen.name!r} is ignored: presets are for images and sounds")
     if options.size is not None:
         notes.append(f"the size {printable(str(options.size))} is ignored: it is for images")
     if kind == "random":
@@ -364,9 +386,9 @@ def _opened(
         if value is not None:
             notes.append(f"`--{name} {value}` is ignored: it is for random input")
     if len(entries) == 1:
-        samples = ArraySamples.open(entries[0], specs, options.batch_axis)
+        samples = ArraySamples.open(entries[0], specs, options.batch_axis, recipe)
     else:
-        samples = ArraySets.open(entries, specs, options.batch_axis)
+        samples = ArraySets.open(entries, specs, options.batch_axis, recipe)
     if len(specs) > 1:
         from onnxscope.inputs.trial_runs import refuse_conflict  # and with it onnx, which a single array does not need
 

@@ -22,6 +22,7 @@ from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
 from onnxscope.readers.image_recipes import ONLY_WITH, Filter, Order, Resize, parse_recipe, processor_recipe
 from onnxscope.readers.images import MAX_PIXELS, Picture
+from onnxscope.readers.sound_recipes import SOUND_RECIPES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -335,7 +336,7 @@ def recipe_file(preset: str | os.PathLike[str] | Preset | None) -> str | None:
     if preset is None or isinstance(preset, Preset):
         return None
     text = os.fsdecode(preset)
-    if text in PRESETS or text.lstrip().startswith("{"):
+    if text in PRESETS or text in SOUND_RECIPES or text.lstrip().startswith("{"):
         return None
     return text if text.lower().endswith(".json") or os.path.lexists(text) else None
 

@@ -14,8 +14,19 @@ from onnxscope.base.files import open_regular
 from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.table_files import TABLE_SUFFIXES
+from onnxscope.readers.sounds import SOUND_SUFFIXES, begins_a_sound
 
-__all__ = ["Kind", "NamedFiles", "files_behind", "gather", "holds_image", "open_input", "suffix_of", "tensor_files"]
+__all__ = [
+    "Kind",
+    "NamedFiles",
+    "files_behind",
+    "gather",
+    "holds_image",
+    "is_sound",
+    "open_input",
+    "suffix_of",
+    "tensor_files",
+]
 
 Kind = Literal["images", "arrays", "random"]
 
@@ -24,19 +35,18 @@ _IMAGE_SUFFIXES = frozenset(
 )
 _ARRAY_SUFFIXES = frozenset({".npy", ".npz", ".pb", ".safetensors"})
 _INPUTS = (
-    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a .csv or .parquet, a .wav, a folder or a glob "
-    "of these, NAME=FILE, or random[:seed]"
+    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a .csv or .parquet, a .wav or .flac, a "
+    "folder or a glob of these, NAME=FILE, or random[:seed]"
 )
 _NPY = b"\x93NUMPY"
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", *(b"P%d" % kind for kind in range(1, 7)))
 _TOKENS = "text becomes numbers by the model's tokenizer: write its token ids as arrays, one for each input"
-_SOUND = "write the sound as .wav at the model's own rate, or what the model makes of it, a spectrogram, as a .npy"
-_SOUND_SUFFIXES = frozenset({".wav"})
-_ALONE = TABLE_SUFFIXES | _SOUND_SUFFIXES  # which a folder may hold beside what is meant
+_SOUND = "write the sound as .wav or .flac"
+_ALONE = TABLE_SUFFIXES | SOUND_SUFFIXES  # which a folder may hold beside what is meant
 _MODEL = "that is a model or a checkpoint, which comes before `-i`; an input is data"
 _MADE_OTHERWISE = {
     **dict.fromkeys((".txt", ".json", ".jsonl", ".md"), _TOKENS),
-    **dict.fromkeys((".flac", ".ogg", ".mp3", ".m4a"), _SOUND),
+    **dict.fromkeys((".m4a", ".aac", ".wma"), _SOUND),
     **dict.fromkeys((".onnx", ".pt", ".pth", ".ckpt", ".keras", ".h5", ".bin"), _MODEL),
 }
 _TENSOR = re.compile(r"input_([0-9]+)\.pb")
@@ -157,6 +167,16 @@ def suffix_of(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
+def is_sound(path: str) -> bool:
+    """Return whether a file is a sound, by its name or else by how it begins; one that cannot be read is none."""
+    if suffix_of(path) in SOUND_SUFFIXES:
+        return True
+    if suffix_of(path) in _ARRAY_SUFFIXES | TABLE_SUFFIXES | _IMAGE_SUFFIXES or not os.path.isfile(path):
+        return False
+    with open_input(path) as stream:
+        return begins_a_sound(stream.read(16))
+
+
 def open_input(path: str, *, limit_bytes: int | None = None) -> IO[bytes]:
     """Open a file that an input names, as `open_regular` does; the caller closes it.
 
@@ -193,7 +213,7 @@ def _kind_of(path: str) -> Kind:
         return "images"  # one that is not there is told when it is opened
     with open_input(path) as stream:
         head = stream.read(16)
-    if head.startswith(_NPY):
+    if head.startswith(_NPY) or begins_a_sound(head):
         return "arrays"
     if _begins_as_image(head):
         return "images"
@@ -275,7 +295,7 @@ def _expand(path: str) -> tuple[list[str], list[str]]:
         if os.path.isdir(path) and not tensor_files(path):
             paths = [os.path.join(path, name) for name in os.listdir(path)]
             return _found(
-                _pick(paths, (_IMAGE_SUFFIXES, _ARRAY_SUFFIXES, _SOUND_SUFFIXES), f"in {where}"),
+                _pick(paths, (_IMAGE_SUFFIXES, _ARRAY_SUFFIXES, SOUND_SUFFIXES), f"in {where}"),
                 f"in the folder: {where}",
             )
         if glob.has_magic(path) and not os.path.lexists(path):

@@ -25,7 +25,7 @@ def test_an_npy(tmp_path):
     feed = whole(tmp_path / "a.npy", NCHW, preprocess="imagenet")
     np.testing.assert_array_equal(feed.arrays["x"], array.astype(np.float32))
     assert feed.notes == (
-        "preset 'imagenet' is ignored: presets are for images",
+        "preset 'imagenet' is ignored: presets are for images and sounds",
         f"{tmp_path / 'a.npy'}: float64 made float32 for input 'x'",
     )
     assert (feed.record["kind"], feed.samples, feed.record["files"]) == ("arrays", 2, ["a.npy"])
@@ -161,7 +161,7 @@ def test_faults_are_named(tmp_path):
 
 def test_a_preset_with_arrays_is_ignored_with_a_note():
     dataset = opened(np.ones((2, 3, 16, 16), np.float32), PICTURE, preprocess="unit")
-    assert dataset.notes == ("preset 'unit' is ignored: presets are for images",)
+    assert dataset.notes == ("preset 'unit' is ignored: presets are for images and sounds",)
 
 
 def test_hostile_archives_are_refused(tmp_path):

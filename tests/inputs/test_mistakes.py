@@ -92,7 +92,8 @@ MISTAKES = [
     ("table", floats(5, 4), "takes (batch, 5), not (5, 4)", "`-i random` needs no data"),
     ("table", "photo.png", "an image has no place in an input without height", "give a .npy or .npz file"),
     ("table", "data.parquet", "not a Parquet table, or a broken one", "the model takes features"),
-    ("table", "sound.ogg", "no kind of input that is known", "write the sound as .wav at the model's own rate"),
+    ("table", "sound.ogg", "not a sound that can be read (Format not recognised)", "the model takes features"),
+    ("table", "sound.m4a", "no kind of input that is known", "write the sound as .wav or .flac"),
     ("table", "sound.wav", "not a .wav file, or a broken one", "the model takes features"),
     ("table", "net.pt", "no kind of input that is known", "a model or a checkpoint, which comes before `-i`"),
     ("table", "something", "no kind of input that is known: something", "an input is an image, "),
@@ -118,6 +119,7 @@ def folder(tmp_path, monkeypatch):
         "data.parquet": b"PAR1",
         "sound.wav": b"RIFF0000WAVEfmt ",
         "sound.ogg": b"OggS",
+        "sound.m4a": b"\0\0\0\0----M4A ",
         "net.pt": b"PK\3\4",
         "something": b"abc",
     }

@@ -24,7 +24,7 @@ def test_random_says_that_it_is_random():
     assert feed.record["kind"] == opened("random:7", TOKENS).kind == "random"
     assert feed.record["random_seed"] == 7
     assert feed.notes == (
-        "preset 'unit' is ignored: presets are for images",
+        "preset 'unit' is ignored: presets are for images and sounds",
         "the input is random (seed 7), no real data",
     )
     assert feed.arrays["ids"].min() >= 10

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+import soundfile
 from jsonschema import Draft202012Validator
 from planting import scaled
 
@@ -41,6 +42,8 @@ MODELS = {
     "{ y = MatMul(x, empty)  v = MatMul(z, nothing) }",
     "image": "g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) <float[3, 3, 1, 1] w = {1, 0, 0, 0, 1, 0, 0, 0, 0}> "
     "{ y = Conv(x, w) }",
+    "sound": "g (float[N, F, M] x) => (float[N, F, M] y) { y = Relu(x) }",
+    "stateful": "g (float[N, 3] x, float[N, 3] h) => (float[N, 3] hn) { hn = Add(x, h) }",
     "noisy": "g (float[N, 3] x) => (float[N, 3] y) <float[3, 3] w = {1, 0, 0, 0, 1, 0, 0, 0, 1}> "
     "{ r = RandomNormalLike<seed = 1.0>(x)  y = MatMul(r, w) }",
 }
@@ -95,6 +98,9 @@ def workplace(tmp_path_factory):
     (folder / "images" / "photo.jpg").write_bytes(photo.read_bytes())
     (folder / "images" / "broken.jpg").write_bytes(b"no image")
     (folder / "recipe.json").write_text(json.dumps(RECIPE))
+    (folder / "sound.json").write_text('{"bands": 20, "log": "db"}')
+    np.save(folder / "frames.npy", np.ones((4, 3), np.float32))
+    soundfile.write(folder / "tone.wav", np.sin(np.arange(4000) / 5), 16_000)
     onnx.save(scaled(folder / "digits.onnx", "down.0.weight", 1.1), folder / "changed.onnx")
     onnx.save(scaled(folder / "odd.onnx", "nothing", np.nan), folder / "odd.onnx")
     onnx.save(scaled(folder / "image.onnx", "w", np.nan), folder / "broken.onnx")
@@ -138,6 +144,12 @@ def baseline(folder, model):
         ("features unreachable.onnx -i random -o features --select value:*", 0),
         ("features two.onnx -i random -o features --select value:*", 0),
         ("features image.onnx -i images/photo.jpg -o features --preprocess recipe.json", 0),
+        ("features sound.onnx -i tone.wav -o features --preprocess sound.json", 0),
+        ("stats sound.onnx -i tone.wav -o profile.json --preprocess kaldi", 0),
+        ("features stateful.onnx -i frames.npy -o features", 0),
+        ("stats stateful.onnx -i frames.npy -o profile.json --step 2", 0),
+        ("snapshot stateful.onnx -i frames.npy -o snapshot.json", 0),
+        ("snapshot sound.onnx -i tone.wav -o snapshot.json --preprocess sound.json", 0),
         ("stats digits.onnx -i digits.npz -o profile.json", 0),
         ("stats digits.onnx -i digits.npz -o profile.json --exact --limit 1 --select value:*", 0),
         ("stats nan.onnx -i random -o profile.json --select value:*", 0),
@@ -278,9 +290,9 @@ def test_what_several_schemas_define_is_the_same_in_all():
     first = {}
     for name, schema in SCHEMAS.items():
         for key, part in schema.get("$defs", {}).items():
-            if key in ("model", "spec", "recipe", "input", "dataset", "fed", "unreachable", "channels"):
+            if key in ("model", "spec", "recipe", "input", "dataset", "fed", "unreachable", "channels", "sound_recipe"):
                 assert first.setdefault(key, part) == part, f"{key} in {name}"
-    assert len(first) == 8
+    assert len(first) == 9
     assert SCHEMAS["checks"]["$defs"]["finding"] == SCHEMAS["check"]["$defs"]["finding"]
 
 
