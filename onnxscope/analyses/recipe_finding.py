@@ -169,7 +169,9 @@ def _found(dataset: Dataset, model: Model) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if dataset.kind == "images":
         layout = dataset.record["layout"]
-        found = {"preprocess": dataset.record["preset"], "layout": _LAYOUTS.get(layout, layout)}
+        found = {"preprocess": dataset.record["preset"]}
+        if len(model.inputs) == 1:  # several may have one each, which their shapes tell
+            found["layout"] = _LAYOUTS.get(layout, layout)
     if "tokenizer" in FeedingOptions.__annotations__:
         beside = [path for path in dataset.files if os.path.basename(path) == "tokenizer.json"]
         if beside:

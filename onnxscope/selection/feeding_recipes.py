@@ -38,6 +38,9 @@ KINDS: Mapping[str, tuple[type, ...]] = {
     "length": (str, int),
     "tokenizer": (dict,),
     "mask": (str, list),
+    "state": (str, dict),
+    "generate": (int,),
+    "step": (int,),
 }
 """What a recipe holds for each option of feeding: of files their content, or their name and digest."""
 

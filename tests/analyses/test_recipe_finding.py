@@ -202,3 +202,16 @@ def test_a_recipe_never_replaces_what_it_did_not_write(folder, capsys):
 def test_the_data_has_to_run(folder, capsys):
     assert run(["recipe", "net.onnx", "-i", "photo.png", "--preprocess", "unit", "--size", "2"]) == 2
     assert not (folder / "net.recipe.json").exists()
+
+
+def test_images_for_two_inputs_keep_their_own_layouts(folder, capsys):
+    text = """<ir_version: 9, opset_import: ["": 18]>
+        g (float[n, 3, h, w] left, float[n, h, w, 3] right) => (float[n, 3, h, w] y)
+        { t = Transpose <perm = [0, 3, 1, 2]> (right)  y = Sub (left, t) }"""
+    onnx.save(onnx.parser.parse_model(text), "pair.onnx")
+    fed = ["-i", "left=photo.png", "-i", "right=photo.png"]
+    recipe, _ = printed(capsys, "recipe", "pair.onnx", *fed, "--preprocess", "unit", "--size", "8")
+    assert recipe["feeding"].keys() == {"preprocess"}
+    found, notes = printed(capsys, "stats", "pair.onnx", *fed, "-s", "value:y", "-o", "p.json")
+    assert (found["taps"][0]["count"], found["taps"][0]["mean"]) == (3 * 8 * 8, 0)
+    assert "fed as pair.recipe.json says: preprocess" in notes
