@@ -264,6 +264,7 @@ def select(data: bytes) -> None:
 def documents() -> dict[str, Any]:
     """A record of every kind, as it is written."""
     import onnxscope
+    from onnxscope.readers.sound_recipes import SOUND_RECIPES
 
     onnxscope.stats(DIGITS, IMAGES, limit=4).profile.save(f"{scratch()}/profile.json")
     onnxscope.snapshot(DIGITS).save(f"{scratch()}/baseline.json")
@@ -272,7 +273,8 @@ def documents() -> dict[str, Any]:
     )
     recipe = {"name": "mine", "resize": "crop", "size": 8, "shorter_side": 9, "filter": "bilinear", "order": "BGR"}
     recipe |= {"divisor": 255, "mean": [0.5, 0.4, 0.3], "std": 0.5}
-    return {"profile": profile, "baseline": baseline, "recipe": recipe}
+    sound = {**SOUND_RECIPES["whisper"].to_dict(), "hop": 16, "seconds": 0.1}
+    return {"profile": profile, "baseline": baseline, "recipe": recipe, "sound_recipe": sound}
 
 
 def record(kind: str, data: bytes) -> str:
@@ -374,6 +376,43 @@ def read_preset(data: bytes) -> None:
     assert array.size < 1 << 28
 
 
+def read_sound_recipe(data: bytes) -> None:
+    """A recipe that is read can prepare a sound, or says why not."""
+    import numpy as np
+
+    from onnxscope.errors import InputError
+    from onnxscope.readers.log_mel import frame_count, log_mel
+    from onnxscope.readers.sound_recipes import load_sound_recipe
+
+    text = record("sound_recipe", data)
+    try:
+        recipe = load_sound_recipe(written(text.encode(), "r.json"))
+    except InputError:
+        return
+    assert load_sound_recipe(json.dumps(recipe.to_dict())) == recipe
+    if recipe.features == "log_mel":
+        with np.errstate(all="ignore"):
+            features = log_mel(np.linspace(-1, 1, 700, dtype=np.float32), recipe)
+        assert features.shape == (frame_count(700, recipe), recipe.bands)
+
+
+def read_sounds(data: bytes) -> None:
+    """A sound that is read is as long as its header says, and lies in one row."""
+    import numpy as np
+
+    from onnxscope.errors import InputError
+    from onnxscope.readers.sounds import read_sound, sound_size
+
+    with np.errstate(all="ignore"), open(written(data, "x.wav"), "rb") as stream:
+        try:
+            size, rate = sound_size(stream, "x.wav")
+        except InputError:
+            return
+        stream.seek(0)
+        sound, read_rate = read_sound(stream, "x.wav")
+    assert (sound.shape, sound.dtype, read_rate) == ((size,), np.dtype("float32"), rate)
+
+
 def read_toml(data: bytes) -> None:
     """Settings are read, or refused."""
     from onnxscope.errors import InputError
@@ -391,6 +430,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "baseline": read_baseline,
     "npy": read_arrays,
     "presets": read_preset,
+    "sound recipes": read_sound_recipe,
+    "sounds": read_sounds,
     "settings": read_toml,
 }
 
@@ -449,6 +490,7 @@ def draw(target: Callable[[bytes], None], corpus: list[bytes], seconds: float, f
 def seeds(name: str) -> list[bytes]:
     """What a target begins with."""
     import numpy as np
+    import soundfile
 
     if name == "wire":
         from whole.test_hostile import network, whole_network
@@ -464,6 +506,13 @@ def seeds(name: str) -> list[bytes]:
                 save(stream, array)
                 files.append(stream.getvalue())
         return files
+    if name == "sounds":
+        sounds = []
+        for subtype in ("PCM_16", "PCM_24", "FLOAT", "PCM_U8"):
+            stream = io.BytesIO()
+            soundfile.write(stream, np.zeros((5, 2)), 8000, subtype=subtype, format="WAV")
+            sounds.append(stream.getvalue())
+        return sounds
     if name == "settings":
         return [b"[tool.onnxscope]\nrtol = 1e-3\n", b'[[tool.onnxscope.checks]]\nmodel = "m.onnx"\nselect = ["*"]\n']
     return [b"", *(bytes([1, place, action, value]) for place in range(8) for action in range(4) for value in (0, 9))]

@@ -159,7 +159,7 @@ def _open_stepped(
 ) -> _Data:
     """Open the data for what is no state, and step over it; where nothing can be stepped, raise the fault."""
     from onnxscope.model.loading import Model  # and with it onnx, which arrays do not need
-    from onnxscope.stepping.states import find_states
+    from onnxscope.stepping.states import find_states, possible_state
     from onnxscope.stepping.walk import Walker, token_input
 
     model = next((spec.model for spec in specs if spec.model is not None), None)
@@ -168,6 +168,12 @@ def _open_stepped(
     pairs = options.state if isinstance(options.state, Mapping) else None
     states = () if options.state == "none" else find_states(specs, model.outputs, pairs)
     if not states and (fault is not None or options.generate is None):
+        possible = possible_state(specs, model.outputs)
+        if fault is not None and possible is not None:
+            step = (
+                f"`--state {printable(possible[0])}={printable(possible[1])}` if that output feeds it in the next step"
+            )
+            fault.hint = f"{fault.hint}; {step}" if fault.hint else step
         raise fault or InputError(
             "no output of the model feeds an input, as far as names and shapes tell",
             hint="`--state OUTPUT=INPUT` says which does",

@@ -17,7 +17,7 @@ from onnxscope.errors import InputError
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["State", "find_states", "first_states"]
+__all__ = ["State", "find_states", "first_states", "possible_state"]
 
 _PAST = re.compile(r"past(?:_key_?values?)?|cache", re.IGNORECASE)
 _PRESENT = re.compile(r"present(?:_key_?values?)?|cache", re.IGNORECASE)
@@ -98,6 +98,15 @@ def first_states(states: Sequence[State], samples: int = 1) -> dict[str, NDArray
                 shape.append(0 if state.grows and _is_length(state.input, axis) else 1)
         arrays[state.input.name] = np.zeros(shape, np.dtype(state.input.dtype))
     return arrays
+
+
+def possible_state(inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> tuple[str, str] | None:
+    """Return an output and an input of one type and shape that may be a state though no name says so, None without."""
+    for spec in inputs[1:]:
+        alike = [output.name for output in outputs if output.shape == spec.shape and output.dtype == spec.dtype]
+        if len(alike) == 1 and len(spec.shape or ()) > 1:
+            return alike[0], spec.name
+    return None
 
 
 def _state(spec: InputSpec, output: str, batch: str | None) -> State:

@@ -5,6 +5,7 @@ The packages are fetched when the proof runs (`make acceptance`); nothing of the
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ import model_changes as changes
 import numpy as np
 import onnxruntime
 import pytest
+import soundfile
+import torch
 from onnx import ModelProto
 from packaged_models import SHIPPED, Feeds, Shipped, Wheels
 from plain_runs import Oracle
 from small_networks import Network
 
-from onnxscope import check, diff, snapshot
+from onnxscope import check, diff, features, snapshot, stats
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import OnnxscopeError
@@ -26,6 +29,8 @@ from onnxscope.gate.baseline import Baseline
 from onnxscope.gate.check_result import Check
 from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import load_model
+from onnxscope.readers.log_mel import mel_bands
+from onnxscope.readers.sound_recipes import SOUND_RECIPES
 
 WAYS = ("diff", "diff without data", "check", "check without data")
 KNOWN = {
@@ -156,3 +161,57 @@ def test_random_input_runs_on_models_that_packages_ship(tmp_path):
         except Exception as error:  # onnxruntime raises many unrelated classes
             faults.append(f"{shipped.name}: {error}")
     assert faults == []
+
+
+SPEECH = [shipped for shipped in SHIPPED if {"input", "state"} <= shipped.feeds().keys()]
+PIECES = {"features": "wave", "rate": 16_000, "length": 576, "context": 64}
+TURNS = {"seconds": 8, "pad": "start", "standardize": True, "drop_last": True, "range": 8, "mean": -4, "std": 4}
+
+
+def sweep(seconds: float, rate: int) -> np.ndarray:
+    time = np.arange(round(rate * seconds)) / rate
+    return (0.4 * np.sin(2 * np.pi * (200 + 600 * time) * time)).astype(np.float32)
+
+
+def speech_by_hand(model: ModelProto, sound: np.ndarray) -> np.ndarray:
+    """As silero's own package goes over a sound: pieces of 512, each behind the last 64 samples of the one before."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    padded = np.pad(sound, (64, -len(sound) % 512))
+    state, said = np.zeros((2, 1, 128), np.float32), []
+    for start in range(0, len(padded) - 64, 512):
+        feeds = {"input": padded[None, start : start + 576], "state": state, "sr": np.array(16_000)}
+        output, state = session.run(["output", "stateN"], {name: feeds[name] for name in names})
+        said.append(output)
+    return np.concatenate(said)
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize(
+    "shipped", [one for one in SHIPPED if {"input", "state"} <= one.feeds().keys()], ids=lambda one: one.name
+)
+def test_a_voice_model_is_stepped_as_its_package_does(shipped, tmp_path):
+    model = Wheels(tmp_path).model(shipped)
+    soundfile.write(tmp_path / "a.wav", sweep(3, 16_000), 16_000, subtype="FLOAT")
+    maps = features(model, tmp_path / "a.wav", select="value:output", preprocess=json.dumps(PIECES))
+    assert np.abs(maps[0].data - speech_by_hand(model, sweep(3, 16_000))).max() < 1e-6
+    assert stats(model, tmp_path / "a.wav", preprocess=json.dumps(PIECES)).profile.samples == 94
+
+
+@pytest.mark.acceptance
+def test_a_model_of_turns_hears_what_its_package_computes(tmp_path):
+    """Its package takes transformers' features; here they are torch's, with the bands that transformers has."""
+    shipped = next(one for one in SHIPPED if "smart-turn" in one.path)
+    model = Wheels(tmp_path).model(shipped)
+    sound = sweep(3, 16_000)
+    soundfile.write(tmp_path / "a.wav", sound, 16_000, subtype="FLOAT")
+    padded = np.pad(sound, (8 * 16_000 - len(sound), 0)).astype(np.float64)
+    standard = torch.from_numpy((padded - padded.mean()) / np.sqrt(padded.var() + 1e-7))
+    window = torch.hann_window(400, dtype=torch.float64)
+    power = torch.stft(standard, 400, 160, window=window, return_complex=True)[..., :-1].abs() ** 2
+    logarithms = (torch.from_numpy(mel_bands(SOUND_RECIPES["whisper"])) @ power).clamp(min=1e-10).log10()
+    expected = ((torch.maximum(logarithms, logarithms.max() - 8) + 4) / 4).numpy()
+    options = RunOptions(preprocess=json.dumps(TURNS))
+    fed = open_dataset(str(tmp_path / "a.wav"), load_model(model), options).whole().arrays["input_features"]
+    assert fed.shape == (1, 80, 800)
+    assert np.abs(fed[0] - expected).max() < 1e-4
