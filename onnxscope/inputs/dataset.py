@@ -371,7 +371,7 @@ def _opened(
         notes += remarks
         samples = ImageSamples.open(entries[: options.limit], specs, preset, options.layout)
         return Dataset(samples, notes, kept)
-    recipe = recipe_of_sounds(files_behind(entries), options.preprocess, recorded_preset)
+    recipe = recipe_of_sounds(files_behind(entries), options.preprocess, recorded_preset, specs)
     if options.preprocess is not None and recipe is None:
         chosen = load_recipe(options.preprocess)
         notes.append(f"preset {chosen.name!r} is ignored: presets are for images and sounds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from onnxscope.inputs.arrays import element_type, only_input, spec_text
 from onnxscope.inputs.presets import Preset, load_preset
 from onnxscope.inputs.sources import is_sound, open_input
 from onnxscope.readers.log_mel import frame_count, log_mel, samples_of_frames
-from onnxscope.readers.sound_recipes import SOUND_RECIPES, SoundRecipe, load_sound_recipe
+from onnxscope.readers.sound_recipes import SOUND_RECIPES, SoundRecipe, load_sound_recipe, sound_recipe_beside
 from onnxscope.readers.sounds import read_sound, resample, sound_size
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def load_recipe(given: str | os.PathLike[str]) -> Preset | SoundRecipe:
 
 
 def recipe_of_sounds(
-    paths: Sequence[str], given: str | os.PathLike[str] | None, recorded: str | None
+    paths: Sequence[str],
+    given: str | os.PathLike[str] | None,
+    recorded: str | None,
+    specs: Sequence[InputSpec] = (),
 ) -> SoundRecipe | None:
     """Return how sounds among files become numbers.
 
@@ -58,6 +62,7 @@ def recipe_of_sounds(
         paths: All files that are read.
         given: A recipe's name, path or JSON.
         recorded: What the model records: a name or JSON, never a path. One for images is ignored.
+        specs: The model's inputs: where it records none, what stands beside its file counts.
 
     Returns:
         None where no file is a sound, or nobody says how.
@@ -69,10 +74,11 @@ def recipe_of_sounds(
         return None
     if given is not None:
         return load_sound_recipe(given)
-    try:
-        return load_sound_recipe(recorded, files=False) if recorded is not None else None
-    except InputError:
-        return None
+    if recorded is not None:
+        with contextlib.suppress(InputError):
+            return load_sound_recipe(recorded, files=False)
+    model = next((spec.model for spec in specs if spec.model is not None), None)
+    return None if model is None else sound_recipe_beside(next(iter(model.storage.files), None))
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -53,7 +54,7 @@ from onnxscope.base.json_files import parse_json
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
-__all__ = ["SOUND_RECIPES", "SoundRecipe", "load_sound_recipe"]
+__all__ = ["SOUND_RECIPES", "SoundRecipe", "load_sound_recipe", "sound_recipe_beside"]
 
 Features = Literal["log_mel", "wave"]
 Side = Literal["end", "start"]
@@ -100,6 +101,9 @@ _MAY_BE_NULL = frozenset({"rate", "seconds", "length", "high", "range"})
 _OF_BOTH = frozenset({"name", "rate", "features", "scale", "standardize", "seconds", "pad"})
 _OF_WAVES = frozenset({"length", "context"})
 _MAX_RECIPE_BYTES = 65_536
+_EXTRACTOR = "preprocessor_config.json"
+_MAX_EXTRACTOR_BYTES = 4 << 20  # Whisper's may hold all weights of its bands
+_OF_WHISPER = {"feature_size": "bands", "sampling_rate": "rate", "hop_length": "hop", "n_fft": "n_fft"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +233,45 @@ def load_sound_recipe(given: str | os.PathLike[str] | SoundRecipe, *, files: boo
         except UnicodeDecodeError as error:
             raise InputError(f"not a recipe in JSON (no UTF-8 text): {where}") from error
     return _parse(content, where, os.path.splitext(os.path.basename(text))[0][:60])
+
+
+def sound_recipe_beside(model: Path | None) -> SoundRecipe | None:
+    """Return the steps that `preprocessor_config.json` beside a model's file says, None where there are none of sounds.
+
+    Whisper's feature extractor is read, and Wav2Vec2's, which takes the samples themselves.
+
+    Args:
+        model: The model's file. In a folder that is called `onnx` the folder above counts too, as on model hubs.
+
+    Raises:
+        InputError: It is there and cannot be read, or asks for what no recipe has.
+    """
+    folders = () if model is None else (model.parent, *([model.parent.parent] if model.parent.name == "onnx" else []))
+    where = f"{_EXTRACTOR}, beside the model"
+    path = next((folder / _EXTRACTOR for folder in folders if (folder / _EXTRACTOR).is_file()), None)
+    if path is None:
+        return None
+    with open_regular(str(path), limit_bytes=_MAX_EXTRACTOR_BYTES) as stream:
+        content = stream.read(_MAX_EXTRACTOR_BYTES)
+    try:
+        config = parse_json(content)
+    except ValueError as error:
+        raise InputError(f"not JSON: {where}", hint="name a recipe with `--preprocess`") from error
+    kind = config.get("feature_extractor_type") if isinstance(config, dict) else None
+    if kind == "WhisperFeatureExtractor":
+        keys = {ours: config[theirs] for theirs, ours in _OF_WHISPER.items() if theirs in config}
+        keys |= {"window_length": keys["n_fft"]} if "n_fft" in keys else {}
+        keys |= {"seconds": config["chunk_length"]} if "chunk_length" in config else {}
+        base = SOUND_RECIPES["whisper"]
+    elif kind == "Wav2Vec2FeatureExtractor":
+        keys = {"rate": config["sampling_rate"]} if "sampling_rate" in config else {}
+        keys |= {"standardize": config["do_normalize"]} if "do_normalize" in config else {}
+        base = SOUND_RECIPES["speech"]
+    else:
+        return None
+    recipe = replace(base, name=_EXTRACTOR, **{key: _read(key, value, where) for key, value in keys.items()})
+    _check(recipe, where)
+    return recipe
 
 
 def _parse(text: str, where: str, name: str) -> SoundRecipe:

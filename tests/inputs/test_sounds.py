@@ -7,6 +7,7 @@ import struct
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 from onnx import TensorProto, helper
@@ -284,3 +285,33 @@ def test_a_recipe_in_a_file_is_read_for_a_sound(tmp_path):
     assert load_sound_recipe(json.dumps(dataset.record["preset"])) == recipe
     expected = log_mel(soundfile.read(path, dtype="float32")[0], recipe)
     assert np.array_equal(dataset.whole().arrays["x"][0].T, expected)
+
+
+def test_what_stands_beside_the_model_is_taken_and_said(tmp_path):
+    path = written(tmp_path / "a.wav", rate=8000)
+    (tmp_path / "onnx").mkdir()
+    config = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 128, "sampling_rate": 16000}
+    config |= {"chunk_length": 2, "hop_length": 160, "n_fft": 400, "mel_filters": [[0.0] * 80] * 201, "other": None}
+    for folder in (tmp_path, tmp_path / "onnx"):
+        onnx.save(of_shape("batch", "bands", "frames").proto, folder / "m.onnx")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    for model in (tmp_path / "m.onnx", tmp_path / "onnx" / "m.onnx"):
+        dataset = opened(path, onnxscope.load_model(model))
+        assert dataset.whole().arrays["x"].shape == (1, 128, 200)
+        assert dataset.record["sound"] == {"rates": [16_000], "resampled_from": [8000]}
+        assert dataset.notes[0].endswith("16,000 samples a second, as 'preprocessor_config.json' takes it")
+    assert opened(path, onnxscope.load_model(tmp_path / "m.onnx"), "kaldi").record["preset"] == "kaldi"
+
+    onnx.save(of_shape("batch", "samples").proto, tmp_path / "m.onnx")
+    config = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": True, "sampling_rate": 8000}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    sound = soundfile.read(path)[0]
+    row = fed(path, onnxscope.load_model(tmp_path / "m.onnx"))["x"][0]
+    assert np.allclose(row, (sound - sound.mean()) / sound.std(), atol=1e-5)
+
+    for text, fault in (("{", "not JSON"), (json.dumps(config | {"do_normalize": 3}), "'standardize' is 3, not true")):
+        (tmp_path / "preprocessor_config.json").write_text(text)
+        with pytest.raises(InputError, match=f"{fault}.*: preprocessor_config.json, beside the model"):
+            opened(path, onnxscope.load_model(tmp_path / "m.onnx"))
+    (tmp_path / "preprocessor_config.json").write_text('{"feature_extractor_type": "ViTFeatureExtractor"}')
+    assert opened(path, onnxscope.load_model(tmp_path / "m.onnx")).record["preset"] is None
