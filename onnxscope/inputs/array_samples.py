@@ -56,6 +56,7 @@ class ArraySamples(Samples):
         opened: Each input's array with its place for messages; empty where they have travelled to another process,
             which maps the file again.
         recipe: How sounds become numbers, None where nobody says so.
+        is_kept: Whether arrays that have been opened again are kept.
     """
 
     kind = "arrays"
@@ -63,6 +64,7 @@ class ArraySamples(Samples):
     entry: Any
     opened: dict[str, tuple[Array, str]] = field(repr=False)
     recipe: SoundRecipe | None = None
+    is_kept: bool = True
 
     @classmethod
     def open(
@@ -123,6 +125,15 @@ class ArraySamples(Samples):
     def files(self) -> list[str]:
         """The file, or those behind mapped arrays."""
         return files_behind([self.entry])
+
+    @property
+    def held_bytes(self) -> int:
+        """What sounds take in memory, which are no mapped files."""
+        return sum(array.nbytes for array, _ in self.opened.values()) if self._sounds else 0
+
+    def forgotten(self) -> ArraySamples:
+        """The same, read again whenever it is asked for."""
+        return replace(self, opened={}, is_kept=False)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -210,14 +221,16 @@ class ArraySamples(Samples):
         return arrays, sample_count(arrays, self.batch_axes), notes
 
     def _arrays(self) -> dict[str, tuple[Array, str]]:
-        if not self.opened:
-            opened = _open_arrays(self.entry, self.specs, self.recipe, mapped=True)
-            for name, (array, where) in opened.items():
-                axis = self.batch_axes[name]
-                if axis is not None and array.shape[axis] < self.count:
-                    raise InputError(f"{array.shape[axis]} of {self.count} samples are left: {where}")
+        if self.opened:
+            return self.opened
+        opened = _open_arrays(self.entry, self.specs, self.recipe, mapped=True)
+        for name, (array, where) in opened.items():
+            axis = self.batch_axes[name]
+            if axis is not None and array.shape[axis] < self.count:
+                raise InputError(f"{array.shape[axis]} of {self.count} samples are left: {where}")
+        if self.is_kept:
             self.opened.update(opened)
-        return self.opened
+        return opened
 
 
 def _of_any_count(spec: InputSpec, axis: int | None) -> InputSpec:

@@ -24,6 +24,7 @@ __all__ = ["ArraySets"]
 
 Array = NDArray[Any]
 
+_KEPT_BYTES = 256 << 20  # of sounds that are read; those beyond it are read again for each of their samples
 _NOTED = 3  # sources whose notes are told
 
 
@@ -52,7 +53,13 @@ class ArraySets(Samples):
         Raises:
             InputError: They cannot be read, or do not fit the inputs.
         """
-        return cls._of([ArraySamples.open(entry, specs, batch_axis, recipe) for entry in entries])
+        parts: list[ArraySamples] = []
+        free_bytes = _KEPT_BYTES
+        for entry in entries:
+            part = ArraySamples.open(entry, specs, batch_axis, recipe)
+            free_bytes -= part.held_bytes
+            parts.append(part if free_bytes >= 0 else part.forgotten())
+        return cls._of(parts)
 
     @classmethod
     def _of(cls, parts: Sequence[ArraySamples]) -> ArraySets:

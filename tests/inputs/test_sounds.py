@@ -315,3 +315,17 @@ def test_what_stands_beside_the_model_is_taken_and_said(tmp_path):
             opened(path, onnxscope.load_model(tmp_path / "m.onnx"))
     (tmp_path / "preprocessor_config.json").write_text('{"feature_extractor_type": "ViTFeatureExtractor"}')
     assert opened(path, onnxscope.load_model(tmp_path / "m.onnx")).record["preset"] is None
+
+
+def test_more_sounds_than_memory_has_room_for_are_read_again(tmp_path, monkeypatch):
+    for number in range(4):
+        written(tmp_path / f"{number}.wav", tone(RATE, 0.2, 300 + 100 * number))
+    model = of_shape("batch", 1600)
+    plain = onnxscope.stats(model, tmp_path, select="value:out_x")
+    monkeypatch.setattr("onnxscope.inputs.array_sets._KEPT_BYTES", 20_000)  # one of four
+    dataset = opened(str(tmp_path), model)
+    assert [bool(part.opened) for part in dataset.samples.parts] == [True, False, False, False]
+    again = onnxscope.stats(model, tmp_path, select="value:out_x")
+    assert again.profile.content == plain.profile.content
+    assert again[0].overall == plain[0].overall
+    assert not dataset.samples.parts[3].opened
