@@ -10,7 +10,7 @@ import onnx.parser
 from onnx import numpy_helper
 
 from onnxscope.comparison.floors import own_floors
-from onnxscope.inputs.dataset import open_dataset
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.profiling.dataset_run import start_pilot
 from onnxscope.selection.selectors import tap_values
 

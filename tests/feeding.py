@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.dataset import open_inputs
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import open_inputs
 from onnxscope.model.stored_model import InputSpec
 
 HOPPER = f"{matplotlib.get_data_path()}/sample_data/grace_hopper.jpg"

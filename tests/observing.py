@@ -22,6 +22,7 @@ class Samples:
     batch_axes: dict
     fixed_batch: int | None
     count: int = 1 << 40
+    masks: tuple = ()
 
 
 def planned(model, select, feeds, *, fixed=None, exact=False, budget=1 << 30, batch=None, at="post", axes=None):

@@ -22,10 +22,11 @@ from onnxscope.base.results import Record, picture
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
+from onnxscope.datasets.dataset import open_dataset
+from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.drawing.figures import picture_figure
 from onnxscope.drawing.mosaics import encode_png, scale_maps
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.encodings import codes_scale

@@ -15,9 +15,9 @@ from PIL import Image
 
 from onnxscope.analyses.class_scores import ScoredClass, Subject
 from onnxscope.base.text import printable
+from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.drawing.mosaics import scale_maps
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import PreparedInput
 from onnxscope.inputs.layouts import shape_text
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxscope.base.text import printable
+from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.errors import InputError, RunError
-from onnxscope.inputs.dataset import PreparedInput
 from onnxscope.inputs.layouts import find_layout, shape_text
 from onnxscope.inputs.samples import BatchAxes
 from onnxscope.model.loading import Model

@@ -8,14 +8,16 @@ from typing import IO, Any, Unpack, overload
 
 import numpy as np
 
+from onnxscope.analyses.counted_positions import ALL_COUNT, CountedAxes, PositionFinder, find_counted
 from onnxscope.analyses.map_views import view_of
 from onnxscope.analyses.tap_maps import FeatureMap, Rank, describe_tap, taps_table
 from onnxscope.base.results import Record, paragraph, remarks, within
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
+from onnxscope.datasets.dataset import open_dataset
+from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.errors import InputError, OutputError, RunError
-from onnxscope.inputs.dataset import PreparedInput, open_dataset
 from onnxscope.model.loading import CustomOps, Model
 from onnxscope.model.value_axes import Growth, batch_axis_of, grown_axis
 from onnxscope.readers.npy import write_npz
@@ -24,6 +26,7 @@ from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable
 from onnxscope.runtime.tapped_runs import TapShapes, reason_without_statistics, run_tapped
 from onnxscope.selection.feeding_recipes import load_to_run
+from onnxscope.selection.padding_masks import left_out
 from onnxscope.selection.selectors import At, Tap, select_taps
 from onnxscope.selection.working_layers import note_on_default
 
@@ -210,6 +213,7 @@ def run_features(
         rank=rank,
         sample=sample,
         growth=_growth(model, taps, prepared, parts),
+        finder=_finder(model, taps, prepared),
     )
     return replace(maps, tapping=_tapping(model, prepared, answers, threads)) if verify else maps
 
@@ -225,6 +229,7 @@ def describe_features(
     rank: Rank = "index",
     sample: int = 0,
     growth: Mapping[Tap, Growth] | None = None,
+    finder: PositionFinder | None = None,
 ) -> FeatureMaps:
     """Describe what taps held in a run that is made already; see `features`.
 
@@ -238,7 +243,10 @@ def describe_features(
         rank: Which ones.
         sample: Which sample of the batch pictures show.
         growth: Where one sample more makes a value longer, as far as that is known.
+        finder: Finds the positions that masks leave out, None where all count.
     """
+    counted = {} if finder is None else left_out(prepared.masks, prepared.arrays)
+    found: dict[Tap, CountedAxes] = {}
     reached: list[FeatureMap] = []
     missed = list(unreachable)
     for tap in taps:
@@ -251,17 +259,48 @@ def describe_features(
         if reason is None:
             assumed = 0 if prepared.samples is None else prepared.axis_of_samples(first.shape)
             view = view_of(tap, data.shape, prepared.samples, (growth or {}).get(tap), assumed)
-            reached.append(describe_tap(tap, data, view, channels, rank, sample))
+            if finder is not None:
+                found[tap] = finder.axes(tap, data.shape, view.batch, tap.axis_of(data.ndim))
+            channel = tap.axis_of(data.ndim)
+            cut = found.get(tap, ALL_COUNT).cut(data, view.batch, channel, counted, prepared.samples or 1)
+            described = describe_tap(tap, data, view, channels, rank, sample, cut)
+            reached.append(replace(described, tokens=prepared.tokens))
         else:
             missed.append(Unreachable(tap.name, reason))
     return FeatureMaps(
         model=model.to_dict(),
-        input=prepared.record,
+        input=prepared.record if not prepared.tokens else {**prepared.record, "tokens": list(prepared.tokens[sample])},
         taps=tuple(reached),
         unreachable=tuple(missed),
         tapping=None,
-        notes=prepared.notes,
+        notes=prepared.notes if finder is None else (*prepared.notes, *finder.notes(found)),
     )
+
+
+def _finder(model: Model, taps: Sequence[Tap], prepared: PreparedInput) -> PositionFinder | None:
+    """Where masks have their positions in values; None where they leave out none."""
+    if not left_out(prepared.masks, prepared.arrays):
+        return None
+    try:
+        shapes = TapShapes(model, taps)
+    except RunError:
+        return None
+    return find_counted(
+        shapes.of,
+        next(iter(prepared.runs())),
+        prepared.masks,
+        prepared.batch_axes,
+        count=prepared.samples or 1,
+        fixed_batch=prepared.fixed_batch,
+        values_of=lambda taps, feeds: _values_of(model, taps, feeds),
+    )
+
+
+def _values_of(model: Model, taps: Sequence[Tap], feeds: Mapping[str, Array]) -> dict[Tap, Array]:
+    """What taps hold where the model is fed something else."""
+    answers, tapped = run_tapped(model, taps, lambda session: session.run(feeds))
+    by_name = {tap.name: tap for tap in taps}
+    return {by_name[name]: answers[output] for name, output in tapped.outputs.items()}
 
 
 def _run_cut(session: Session, prepared: PreparedInput) -> dict[str, Any]:

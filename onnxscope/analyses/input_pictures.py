@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.drawing.mosaics import colour_table, scale_maps
-from onnxscope.inputs.dataset import PreparedInput
 from onnxscope.inputs.presets import Preset
 from onnxscope.inputs.samples import some_samples
 

@@ -16,8 +16,8 @@ from onnx import ModelProto
 from onnxscope.base.files import MODEL, refuse_foreign, refuse_inputs, writing_whole
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.text import printable
+from onnxscope.datasets.dataset import Dataset, open_dataset
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import Dataset, open_dataset
 from onnxscope.inputs.image_samples import place_of_images, preset_for
 from onnxscope.inputs.presets import recipe_file
 from onnxscope.inputs.random_sizes import find_fitting

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from onnxscope.analyses.counted_positions import CutValue
 from onnxscope.analyses.map_views import MapView, ranked_channels
 from onnxscope.base.results import Record, picture, within
 from onnxscope.base.tables import Cell, Table
-from onnxscope.base.text import not_finite_text, printable, ranges_text
+from onnxscope.base.text import not_finite_text, printable, ranges_text, shortened
 from onnxscope.errors import InputError
 from onnxscope.numerics.moments import Moments
 from onnxscope.selection.selectors import Tap
@@ -25,6 +26,8 @@ __all__ = ["FeatureMap", "Rank", "describe_tap", "taps_table"]
 Array = np.ndarray[Any, Any]
 _CELL_PX = 40  # of maps in a notebook's table
 _MAX_THUMBNAILS = 12
+_LONGEST_TEXT = 160  # characters of a caption's tokens
+_OF_TOKENS = frozenset({"token", "time", "query", "key"})
 _COLUMNS = ("layer", "operator", "at", "shape", "mean", "std", "min", "max", "zeros", "zero channels", "value")
 Rank = Literal["index", "std", "max", "mean"]
 
@@ -41,6 +44,7 @@ class FeatureMap(Record):
         sample: Which sample of the batch a picture shows.
         view: How it is drawn, or why it is not.
         numbers: Of what has a map of its own (channels, heads, directions) those that are shown, in this order.
+        tokens: What the tokens of each sample are called, nothing where that is not known.
         statistics: Over the whole batch, with `zero_channels` (channels that are all zeros on these inputs).
     """
 
@@ -52,6 +56,7 @@ class FeatureMap(Record):
     view: MapView
     numbers: tuple[int, ...]
     statistics: Mapping[str, Any]
+    tokens: tuple[tuple[str, ...], ...] = ()
 
     def maps(self) -> Array | None:
         """What is drawn of the shown sample, (maps, down, right); None where there is no picture."""
@@ -70,7 +75,9 @@ class FeatureMap(Record):
             return None
         if self.view.is_image:
             return mosaic(maps, cmap=cmap)
-        return labelled(mosaic(maps, cmap=cmap, **self.view.grid(maps.shape)), *self._labels())
+        grid = self.view.grid(maps.shape)
+        rows = -(-len(maps) // grid["columns"])
+        return labelled(mosaic(maps, cmap=cmap, **grid), *self._labels(), self._names(0), rows)
 
     def plot(self) -> Figure:
         """Draw the maps as a matplotlib Figure; it belongs to the caller and to no pyplot state.
@@ -97,6 +104,7 @@ class FeatureMap(Record):
             sides=(down, right),
             square=self.view.square,
             numbered=self.view.through is None,
+            names=(self._names(0), self._names(1)),
         )
 
     def caption(self) -> str:
@@ -106,7 +114,17 @@ class FeatureMap(Record):
         if self.view.is_image:
             return plural
         down, right, _ = self._labels()
-        return ", ".join(filter(None, (plural, f"{down} down", f"{right} to the right")))
+        words = ", ".join(filter(None, (plural, f"{down} down", f"{right} to the right")))
+        names = self._names(0) or self._names(1)
+        return f"{words}: {shortened(' '.join(map(printable, names)), _LONGEST_TEXT)}" if names else words
+
+    def _names(self, side: int) -> tuple[str, ...]:
+        """The shown sample's tokens, where they run down (0) or to the right (1)."""
+        sides = self.view.sides
+        if sides is None or self.sample >= len(self.tokens) or self.view.axes[sides[side]] not in _OF_TOKENS:
+            return ()
+        names = self.tokens[self.sample]
+        return names if len(names) == self.data.shape[sides[side]] else ()
 
     def _labels(self) -> tuple[str, str, str]:
         """What runs down, what runs to the right, and what the maps are of."""
@@ -172,7 +190,15 @@ class FeatureMap(Record):
         return [*within([self._thumbnail()]), self.table().html()]
 
 
-def describe_tap(tap: Tap, data: Array, view: MapView, channels: int, rank: Rank, sample: int) -> FeatureMap:
+def describe_tap(
+    tap: Tap,
+    data: Array,
+    view: MapView,
+    channels: int,
+    rank: Rank,
+    sample: int,
+    cut: CutValue | None = None,
+) -> FeatureMap:
     """Describe what a tap held.
 
     Args:
@@ -182,17 +208,23 @@ def describe_tap(tap: Tap, data: Array, view: MapView, channels: int, rank: Rank
         channels: How many channels a picture shows.
         rank: Which ones.
         sample: Which sample of the batch a picture shows.
+        cut: What of it counts, None for all of it.
     """
     axis = tap.axis_of(data.ndim)
     if axis is not None and view.axes[axis] == "batch":
         axis = None
-    moments = Moments.empty(1 if axis is None else data.shape[axis])
-    moments.update(data, axis)
+    parts = [data] if cut is None else [part for _, part in cut.parts]
+    apart = axis if cut is None or axis is None else cut.channel_axis
+    if len({part.shape[apart] for part in parts if apart is not None}) > 1:
+        apart = None  # samples have different numbers of such channels
+    moments = Moments.empty(1 if apart is None or not parts else parts[0].shape[apart])
+    for part in parts:
+        moments.update(part, apart)
     statistics = moments.overall.to_dict()
     statistics.pop("count")
     record = {
         **{key: statistics[key] for key in ("mean", "std", "min", "max", "zero_fraction")},
-        "zero_channels": list(moments.zero_channels) if axis is not None else [],
+        "zero_channels": list(moments.zero_channels) if apart is not None else [],
         **{key: statistics[key] for key in ("nan_count", "inf_count")},
     }
     shown = ranked_channels(data, axis, view, channels, rank, sample) if axis is not None else ()

@@ -46,12 +46,15 @@ class FeedingOptions(TypedDict, total=False):
             one at a time.
         samples: How many samples of random input; the limit, or one, by default.
         length: Of sequences of random input, `5..64` for every sample another, or one number.
-        recipe: The file that says all of this where nobody asks; None for the one beside the model or in it, `none` for
-            no recipe.
         state: Which outputs feed which inputs step after step, inputs by output; `auto` finds them, `none` feeds
             everything at once. By default they are found where the inputs of states are given nothing.
         generate: Of a decoder of tokens: how many tokens follow those that are given, each the likeliest one.
         step: Of a model that is stepped: only this step, counted from 0; None for all.
+        tokenizer: Path of the `tokenizer.json` that makes text into ids; None for the one beside the model.
+        mask: Inputs that say which positions count, by name: masks (`!` before one that says which are left out) and
+            lengths; `none` counts every position. By default those that are called so.
+        recipe: The file that says all of this where nobody asks; None for the one beside the model or in it, `none` for
+            no recipe.
     """
 
     preprocess: str | os.PathLike[str] | None
@@ -63,6 +66,8 @@ class FeedingOptions(TypedDict, total=False):
     state: StatePairs
     generate: int | None
     step: int | None
+    tokenizer: str | os.PathLike[str] | None
+    mask: str | Sequence[str] | None
     recipe: str | os.PathLike[str] | None
 
 
@@ -116,6 +121,8 @@ class Feeding:
     state: StatePairs = None
     generate: int | None = None
     step: int | None = None
+    tokenizer: str | os.PathLike[str] | None = None
+    mask: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:

@@ -206,7 +206,7 @@ def _opened(model: Path, custom_ops: Sequence[Path], dims: Mapping[str, int]) ->
 def _files_read(
     models: Sequence[Path], opened: Sequence[Model | OnnxscopeError], inputs: Sequence[str], feeding: FeedingOptions
 ) -> list[str | os.PathLike[str]]:
-    from onnxscope.inputs.dataset import files_of
+    from onnxscope.datasets.read_files import files_of
 
     loaded = [model for model in opened if not isinstance(model, OnnxscopeError)]
     try:

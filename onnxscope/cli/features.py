@@ -67,8 +67,8 @@ def features(
     """Run MODEL on INPUT and draw what its layers compute."""
     from onnxscope.analyses.feature_maps import features as compute
     from onnxscope.analyses.folders import files_in_place, refuse_others, save_features
+    from onnxscope.datasets.read_files import files_of
     from onnxscope.drawing.mosaics import colour_table
-    from onnxscope.inputs.dataset import files_of
     from onnxscope.model.loading import load_model
 
     colour_table(cmap)  # a misspelt map should not cost a run

@@ -33,8 +33,8 @@ def input_option(*, required: bool) -> Callable[[_Command], _Command]:
         multiple=True,
         required=required,
         metavar="INPUT",
-        help="An image, a file of arrays (.npy, .npz, .safetensors, .pb), a .csv or .parquet, a .wav or .flac,"
-        " a folder or glob of these, NAME=FILE for one input, or random[:seed].",
+        help="An image, a file of arrays (.npy, .npz, .safetensors, .pb), a .csv or .parquet, a .wav or .flac, text"
+        " (.txt, .jsonl, text:...), a folder or glob of these, NAME=FILE for one input, or random[:seed].",
     )
 
 
@@ -91,6 +91,19 @@ def feeding_options(command: _Command) -> _Command:
             "--preprocess",
             metavar="PRESET",
             help="Images: imagenet, half, unit, caffe, letterbox, none; sounds: whisper, kaldi, speech; or a .json.",
+        ),
+        click.option(
+            "--tokenizer",
+            metavar="TOKENIZER.json",
+            help="What makes text into ids, a file of the library tokenizers; the one beside the model by default.",
+        ),
+        click.option(
+            "--mask",
+            multiple=True,
+            metavar="INPUT",
+            callback=lambda _context, _option, given: given or None,
+            help="An input that says which positions count: a mask (! before one of what does not), lengths, or none;"
+            " found by its name by default.",
         ),
     ):
         gathered = option(gathered)

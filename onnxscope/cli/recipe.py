@@ -55,7 +55,7 @@ def recipe(
     """
     from onnxscope.analyses.recipe_finding import recipe as find
     from onnxscope.analyses.recipe_finding import write_into
-    from onnxscope.inputs.dataset import files_of
+    from onnxscope.datasets.read_files import files_of
     from onnxscope.model.loading import load_model
     from onnxscope.selection.feeding_recipes import SCHEMA, recipe_path
 

@@ -100,7 +100,7 @@ def report(
     shown: Presentation,
 ) -> None:
     """Write one self-contained page about MODEL: what deserves attention, its layers, their pictures and numbers."""
-    from onnxscope.inputs.dataset import files_of
+    from onnxscope.datasets.read_files import files_of
     from onnxscope.model.loading import load_model
     from onnxscope.reporting.overlays import overlay_files
     from onnxscope.reporting.reports import report as make

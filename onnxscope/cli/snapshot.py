@@ -55,10 +55,10 @@ def snapshot(
     shown: Presentation,
 ) -> None:
     """Write a baseline of MODEL: structure, weights, and what its layers compute on INPUT."""
+    from onnxscope.datasets.read_files import files_of
     from onnxscope.gate.baseline import SCHEMA
     from onnxscope.gate.baseline import snapshot as take
     from onnxscope.gate.unstable_records import notes_on_change
-    from onnxscope.inputs.dataset import files_of
     from onnxscope.model.loading import load_model
 
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)

@@ -17,9 +17,13 @@ from onnxscope.drawing.svg_charts import BLUE
 from onnxscope.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["feature_figure", "histogram_figure", "histogram_png", "picture_figure", "quantile_figure"]
+
+_MOST_NAMES = 40  # at an axis
+_LONGEST_NAME = 16
 
 
 def histogram_figure(
@@ -68,6 +72,7 @@ def feature_figure(
     sides: tuple[str, str] | None = None,
     square: bool = True,
     numbered: bool = True,
+    names: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> Figure:
     """Draw feature maps as a matplotlib Figure of its own, four to a row, each under its channel's number.
 
@@ -80,6 +85,7 @@ def feature_figure(
         sides: What runs down and what runs to the right, with numbers at the axes; None for images.
         square: Whether a pixel is as long to either side.
         numbered: Whether places to the right have numbers; the slices of a volume lie side by side there.
+        names: Of all places down and of all to the right, in place of numbers; they may come from anybody.
 
     Raises:
         InputError: `maps` has another shape, or `cmap` is unknown.
@@ -112,7 +118,16 @@ def feature_figure(
             axes.locator_params(nbins=5, integer=True)
             if not numbered:
                 axes.set_xticks([])
+            _name_places(axes, names)
     return figure
+
+
+def _name_places(axes: Axes, names: tuple[Sequence[str], Sequence[str]]) -> None:
+    """Write names at the axes, where there are some and not too many."""
+    for axis, found, turned in ((axes.yaxis, names[0], 0), (axes.xaxis, names[1], 90)):
+        if 0 < len(found) <= _MOST_NAMES:
+            shown = [_label(name, _LONGEST_NAME) for name in found]
+            axis.set_ticks(range(len(found)), shown, parse_math=False, rotation=turned)
 
 
 def _extent(maps: npt.NDArray[Any], sides: tuple[str, str] | None, square: bool) -> dict[str, Any]:

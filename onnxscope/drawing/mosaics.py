@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from onnxscope.base.text import printable, shortened
 from onnxscope.errors import InputError
 
 __all__ = [
@@ -37,6 +38,8 @@ _CLEAR = 255  # the palette index of gaps and NaN
 _TOP = 254  # the highest level that is left; matplotlib's colours 254 and 255 become one
 _LETTERS = 128  # the palette index of what is written
 _LETTER_PX = 13
+_LEAST_LETTER_PX = 8
+_LONGEST_NAME = 16
 _GAP_PX = 4
 _MAX_CELL_PX = 1024
 _MIN_SIDE_PX = 8  # maps of one row or column would otherwise be lines
@@ -109,21 +112,33 @@ def mosaic(
     return image
 
 
-def labelled(image: Image.Image, down: str, right: str, each: str) -> Image.Image:
+def labelled(
+    image: Image.Image, down: str, right: str, each: str, names: Sequence[str] = (), rows: int = 1
+) -> Image.Image:
     """Write beside a mosaic what runs down, below it what runs to the right and of what the maps are.
 
     The letters have the middle colour of its palette, which is seen on light and on dark ground.
+
+    Args:
+        image: From `mosaic`.
+        down: What runs down.
+        right: What runs to the right.
+        each: What the maps are of; empty for one that needs no name.
+        names: Of every place down, written where there is room; they may come from anybody.
+        rows: How many maps lie above each other.
     """
     font = ImageFont.load_default(_LETTER_PX)
     lines = [line for line in (f"{right}, to the right", each) if line]
     widest = max(math.ceil(font.getlength(line)) for line in lines)
-    side, foot = _LETTER_PX + 6, (_LETTER_PX + 4) * len(lines) + 2
+    listed = _names_beside(image, names, rows)
+    side, foot = _LETTER_PX + 6 + listed.width, (_LETTER_PX + 4) * len(lines) + 2
     text = f"{down}, downwards"
-    beside = Image.new("P", (max(image.height, math.ceil(font.getlength(text)) + side), side), _CLEAR)
+    beside = Image.new("P", (max(image.height, math.ceil(font.getlength(text)) + side), _LETTER_PX + 6), _CLEAR)
     ImageDraw.Draw(beside).text((beside.width, 0), text, fill=_LETTERS, font=font, anchor="rt")
     size = max(image.width, widest) + side, max(image.height, beside.width) + foot
     canvas = Image.new("P", size, _CLEAR)
     canvas.paste(beside.transpose(Image.Transpose.ROTATE_90), (0, 0))
+    canvas.paste(listed, (_LETTER_PX + 6, 0))
     canvas.paste(image, (side, 0))
     pen = ImageDraw.Draw(canvas)
     for place, line in enumerate(lines):
@@ -133,6 +148,24 @@ def labelled(image: Image.Image, down: str, right: str, each: str) -> Image.Imag
     canvas.putpalette(palette)
     canvas.info["transparency"] = _CLEAR
     return canvas
+
+
+def _names_beside(image: Image.Image, names: Sequence[str], rows: int) -> Image.Image:
+    """The names of all places down, beside each row of maps; nothing where they have no room."""
+    height = (image.height - _GAP_PX * (rows - 1)) / rows
+    step = height / max(1, len(names))
+    if not names or step < _LEAST_LETTER_PX:
+        return Image.new("P", (0, image.height), _CLEAR)
+    font = ImageFont.load_default(min(_LETTER_PX, int(step)))
+    shown = [shortened(printable(name), _LONGEST_NAME) for name in names]
+    width = max(math.ceil(font.getlength(name)) for name in shown) + _GAP_PX
+    listed = Image.new("P", (width, image.height), _CLEAR)
+    pen = ImageDraw.Draw(listed)
+    for row in range(rows):
+        for place, name in enumerate(shown):
+            middle = row * (height + _GAP_PX) + (place + 0.5) * step
+            pen.text((width - _GAP_PX, middle), name, fill=_LETTERS, font=font, anchor="rm")
+    return listed
 
 
 def reduced(maps: npt.NDArray[Any], side: int, *, square: bool = True) -> npt.NDArray[Any]:

@@ -25,6 +25,9 @@ from onnxscope.structure.standard_model import standard_model
 
 __all__ = ["check"]
 
+_ONLY_OF_SOME = ("sound", "text", "state", "masks")
+_ASKED = ("files", "samples", "preset", "layout", "random_seed", "batch_axes", "dims", *_ONLY_OF_SOME)
+
 
 def check(
     model: Any,
@@ -116,8 +119,8 @@ def _require_same_input(expected: Mapping[str, Any], actual: Mapping[str, Any]) 
         return
     changes = [
         f"{key} {shown_value(expected.get(key))} became {shown_value(actual.get(key))}"
-        for key in ("files", "samples", "preset", "sound", "state", "layout", "random_seed", "batch_axes", "dims")
-        if (key in expected or key in ("sound", "state")) and expected.get(key) != actual.get(key)
+        for key in _ASKED
+        if (key in expected or key in _ONLY_OF_SOME) and expected.get(key) != actual.get(key)
     ]
     difference = "; ".join(changes) or "the same names with other numbers in them"
     raise InputError(

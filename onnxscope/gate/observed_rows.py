@@ -8,6 +8,7 @@ from typing import Any
 from onnxscope.analyses.weight_statistics import WeightStatistics
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.floors import own_floors
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.gate.baseline_rows import (
     EXACT,
     composite_outputs,
@@ -16,7 +17,6 @@ from onnxscope.gate.baseline_rows import (
     output_row,
     outputs_in_order,
 )
-from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import Model
 from onnxscope.profiling.dataset_run import run_stats, start_pilot
 from onnxscope.profiling.plan import make_plan

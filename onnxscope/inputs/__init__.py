@@ -1,4 +1,4 @@
-"""What an INPUT names becomes checked batches for a model: a `Dataset`, opened once and handed on.
+"""What an INPUT names becomes checked samples for a model, whatever kind of file it is.
 
 Imports `base`, `numerics`, `readers`, `model` and, to try random input, `runtime`.
 """

@@ -120,6 +120,21 @@ class Samples(ABC):
             InputError: It is missing, broken, or does not become the input.
         """
 
+    def tokens(self, arrays: Mapping[str, Array]) -> tuple[tuple[str, ...], ...]:
+        """What the tokens of all samples are called, as they are in `whole`; nothing for what is no text."""
+        return ()
+
+    def go_together(self, one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+        """Whether two samples can be in one batch: whether their shapes are the same."""
+        return all(array.shape == other[name].shape for name, array in one.items())
+
+    def together(self, samples: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """Return a batch of samples that go together; an input without an axis of samples has that of the first."""
+        return {
+            name: samples[0][name] if axis is None else np.stack([sample[name] for sample in samples], axis)
+            for name, axis in self.batch_axes.items()
+        }
+
     @abstractmethod
     def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
         """Prepare everything at once.
@@ -252,6 +267,7 @@ def input_record(
     batch_axes: BatchAxes,
     dims: Mapping[str, int],
     inputs: list[dict[str, Any]],
+    masks: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the `input` of results: what was given, with the names of some files, and a row for each model input."""
     names = samples.names
@@ -267,6 +283,7 @@ def input_record(
         **samples.record,
         "batch_axes": dict(batch_axes),
         "dims": dict(dims),
+        **({"masks": dict(masks)} if masks else {}),
         "inputs": inputs,
     }
 

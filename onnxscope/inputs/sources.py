@@ -19,6 +19,7 @@ from onnxscope.readers.sounds import SOUND_SUFFIXES, begins_a_sound
 __all__ = [
     "Kind",
     "NamedFiles",
+    "WrittenText",
     "files_behind",
     "gather",
     "holds_image",
@@ -28,24 +29,26 @@ __all__ = [
     "tensor_files",
 ]
 
-Kind = Literal["images", "arrays", "random"]
+Kind = Literal["images", "arrays", "text", "random"]
 
 _IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
 _ARRAY_SUFFIXES = frozenset({".npy", ".npz", ".pb", ".safetensors"})
 _INPUTS = (
-    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a .csv or .parquet, a .wav or .flac, a "
-    "folder or a glob of these, NAME=FILE, or random[:seed]"
+    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a .csv or .parquet, a .wav or .flac, a .txt or "
+    ".jsonl of text, a folder or a glob of these, NAME=FILE, text:…, or random[:seed]"
 )
 _NPY = b"\x93NUMPY"
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", *(b"P%d" % kind for kind in range(1, 7)))
-_TOKENS = "text becomes numbers by the model's tokenizer: write its token ids as arrays, one for each input"
+_TEXT = "text is a .txt, a sample a line, a .jsonl, or text:…"
+_TEXT_SUFFIXES = frozenset({".txt", ".jsonl"})
+_WRITTEN = "text:"
 _SOUND = "write the sound as .wav or .flac"
 _ALONE = TABLE_SUFFIXES | SOUND_SUFFIXES  # which a folder may hold beside what is meant
 _MODEL = "that is a model or a checkpoint, which comes before `-i`; an input is data"
 _MADE_OTHERWISE = {
-    **dict.fromkeys((".txt", ".json", ".jsonl", ".md"), _TOKENS),
+    **dict.fromkeys((".json", ".md", ".rst", ".html"), _TEXT),
     **dict.fromkeys((".m4a", ".aac", ".wma"), _SOUND),
     **dict.fromkeys((".onnx", ".pt", ".pth", ".ckpt", ".keras", ".h5", ".bin"), _MODEL),
 }
@@ -69,20 +72,32 @@ class NamedFiles:
         return _number(self.paths[name])
 
 
+@dataclass(frozen=True)
+class WrittenText:
+    """One sample of text that is written out.
+
+    Attributes:
+        text: With anything in it.
+    """
+
+    text: str
+
+
 def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
     """Sort out what the user gave.
 
-    In a folder (not below it) images count, or arrays where there are none; in a glob both; whatever else is there is
-    ignored, and the notes say how many. Their order is natural (`2.png` before `10.png`) and the same on every machine.
+    In a folder (not below it) images count, or else arrays, sounds, or texts; in a glob texts where there is nothing
+    else. Whatever else is there is ignored, and the notes say how many. Their order is natural (`2.png` before
+    `10.png`) and the same on every machine.
 
     Args:
         sources: One source, or a sequence or iterator of several: a path, a folder, a glob (a file that exists is
             never taken for one), a folder of onnx's test data, `NAME=FILE` or `NAME=NUMBER` for an input of that name,
-            `random[:seed]`, a Pillow image, an array-like, a mapping of array-likes.
+            `text:` with a text behind it, `random[:seed]`, a Pillow image, an array-like, a mapping of array-likes.
 
     Returns:
-        The kind of all of them; the paths, named files, Pillow images, array-likes, mappings or seed; and notes for the
-        user. There is one entry for random numbers.
+        The kind of all of them; the paths, named files, written texts, Pillow images, array-likes, mappings or seed;
+        and notes for the user. There is one entry for random numbers.
 
     Raises:
         InputError: Nothing given, a mixture, several seeds, a folder without images and arrays, a glob without
@@ -97,8 +112,9 @@ def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
             if isinstance(source, str) and (match := _RANDOM.fullmatch(text)):
                 entries.append(("random", _seed(match[1])))
                 continue
-            if isinstance(source, str) and text.startswith("text:") and not os.path.lexists(text):
-                raise InputError("a text is no kind of input that is known", hint=_TOKENS)
+            if isinstance(source, str) and text.startswith(_WRITTEN) and not os.path.lexists(text):
+                entries.append(("text", _written(text)))
+                continue
             name, path = _name_and_path(text) if isinstance(source, str) else ("", text)
             paths, remarks = _expand(path)
             notes += remarks
@@ -209,6 +225,8 @@ def _kind_of(path: str) -> Kind:
     """
     if suffix_of(path) in _ARRAY_SUFFIXES | _ALONE or _is_test_data(path):
         return "arrays"
+    if suffix_of(path) in _TEXT_SUFFIXES and os.path.isfile(path):
+        return "text"
     if suffix_of(path) in _IMAGE_SUFFIXES or not os.path.isfile(path):
         return "images"  # one that is not there is told when it is opened
     with open_input(path) as stream:
@@ -275,6 +293,13 @@ def _listed(sources: Any) -> list[Any]:
     return [sources] if written else list(sources)
 
 
+def _written(text: str) -> WrittenText:
+    written = text.removeprefix(_WRITTEN)
+    if not written.strip():
+        raise InputError("a text with nothing in it: text:", hint="for example `-i 'text:a first sentence'`")
+    return WrittenText(written)
+
+
 def _seed(text: str | None) -> int:
     if text is None:
         return 0
@@ -295,12 +320,12 @@ def _expand(path: str) -> tuple[list[str], list[str]]:
         if os.path.isdir(path) and not tensor_files(path):
             paths = [os.path.join(path, name) for name in os.listdir(path)]
             return _found(
-                _pick(paths, (_IMAGE_SUFFIXES, _ARRAY_SUFFIXES, SOUND_SUFFIXES), f"in {where}"),
+                _pick(paths, (_IMAGE_SUFFIXES, _ARRAY_SUFFIXES, SOUND_SUFFIXES, _TEXT_SUFFIXES), f"in {where}"),
                 f"in the folder: {where}",
             )
         if glob.has_magic(path) and not os.path.lexists(path):
             paths = glob.glob(path, recursive=True)
-            picked = _pick(paths, (_IMAGE_SUFFIXES | _ARRAY_SUFFIXES | _ALONE,), f"matched by {where}")
+            picked = _pick(paths, (_IMAGE_SUFFIXES | _ARRAY_SUFFIXES | _ALONE, _TEXT_SUFFIXES), f"matched by {where}")
             return _found(picked, f"matches: {where}")
     except OSError as error:
         raise InputError(f"cannot read the folder ({error.strerror}): {where}") from error

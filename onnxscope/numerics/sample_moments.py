@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from onnxscope.numerics.attention_shares import AttentionShares
 from onnxscope.numerics.blocks import widened
 from onnxscope.numerics.moments import Moments
 
-__all__ = ["Observation", "count_zeros", "observe_array", "sample_rows", "sample_steps"]
+__all__ = ["Observation", "count_zeros", "counted_parts", "observe_array", "sample_rows", "sample_steps"]
 
 _EXAMINED = 8192  # elements of a value and a sample that zeros and the histogram are counted from
 
@@ -32,12 +32,22 @@ class Observation:
             counted from, chosen by their place alone; finite or not.
         shape: The value's shape for one sample: without the batch axis where it has one.
         heads: What the heads of an attention do with their shares, None for any other value.
+        parts: Where samples differ in what of them counts: those that have as much, by their places among the samples;
+            of their union all the rest here is then empty.
     """
 
     moments: Moments
     values: NDArray[Any]
     shape: tuple[int, ...]
     heads: AttentionShares | None = None
+    parts: tuple[tuple[tuple[int, ...], Observation], ...] | None = None
+
+    def by_samples(self) -> tuple[tuple[tuple[int, ...], Observation], ...]:
+        """Observations of samples that can be taken together, with the places of these among the run's samples.
+
+        A value without an axis of samples counts once, for the first one.
+        """
+        return ((tuple(range(len(self.moments.count))), self),) if self.parts is None else self.parts
 
 
 def sample_steps(shape: Sequence[int], batch_axis: int | None, channel_axis: int | None) -> tuple[int, ...]:
@@ -91,6 +101,34 @@ def observe_array(
     if thinned:
         moments = count_zeros(moments, values)
     return Observation(moments, values, tuple(size for axis, size in enumerate(array.shape) if axis != batch_axis))
+
+
+def counted_parts(
+    array: NDArray[Any], batch_axis: int | None, counted: Mapping[int, NDArray[np.bool_]], samples: int
+) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
+    """Cut positions that do not count out of a value.
+
+    Args:
+        array: Neither changed nor kept.
+        batch_axis: The axis of samples, None where the value is one sample.
+        counted: By axis, which of its places count, of shape (samples, places).
+        samples: How many samples are looked at, the first ones.
+
+    Returns:
+        The places of the samples of which the same positions count, and the value of these samples and positions alone,
+        in the order of their first samples. A sample of which nothing counts is left out.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for sample in range(1 if batch_axis is None else min(samples, array.shape[batch_axis])):
+        groups.setdefault(b"".join(rows[sample].tobytes() for rows in counted.values()), []).append(sample)
+    for places in groups.values():
+        if not all(rows[places[0]].any() for rows in counted.values()):
+            continue
+        part = array if batch_axis is None else array.take(places, batch_axis)
+        for axis, rows in counted.items():
+            row = rows[places[0]]
+            part = part if row.all() else part.compress(row, axis)
+        yield tuple(places), part
 
 
 def count_zeros(moments: Moments, values: NDArray[Any]) -> Moments:

@@ -19,9 +19,9 @@ from onnxscope.base.files import partial_path, record_file, refuse_foreign, refu
 from onnxscope.base.plugins import load_engine
 from onnxscope.base.run_options import FeedingOptions, OnError, RunOptions
 from onnxscope.base.text import counted, printable
+from onnxscope.datasets.batches import Fed, few_samples, read_batches
+from onnxscope.datasets.dataset import Dataset, open_dataset
 from onnxscope.errors import InputError, MergeError, OutputError
-from onnxscope.inputs.batches import Fed, few_samples, read_batches
-from onnxscope.inputs.dataset import Dataset, open_dataset
 from onnxscope.inputs.presets import recipe_file
 from onnxscope.model.loading import CustomOps, Model
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
@@ -201,7 +201,7 @@ def run_stats(
         results.close()
     if kept is not None:
         kept.finish(done)
-    return DatasetStatistics(done, dataset.notes)
+    return DatasetStatistics(done, (*dataset.notes, *plan.notes))
 
 
 def start_pilot(model: Model, taps: Sequence[Tap], dataset: Dataset, options: RunOptions) -> tuple[Pilot, Dataset]:

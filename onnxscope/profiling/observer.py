@@ -7,18 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxscope.analyses.counted_positions import ALL_COUNT, CutValue
 from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
 from onnxscope.numerics.attention_shares import AttentionShares
+from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.sample_moments import Observation, observe_array
 from onnxscope.profiling.probes import PlannedTap, Probes, append_probes
 from onnxscope.runtime.half_range import Magnitudes, Unfit, merged_unfit, open_watched
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tap_outputs import Unreachable, expose, unused_prefix
 from onnxscope.runtime.tapped_runs import reason_without_statistics, within_budget
+from onnxscope.selection.padding_masks import PaddingMask, left_out
 
 __all__ = ["Observer", "Plan"]
 
@@ -37,6 +41,8 @@ class Plan:
         memory_budget_bytes: How much raw values one run may return.
         exact: Whether zeros and histograms are counted from every element.
         unfit: Values of half precision that held numbers beyond their type in the pilot run.
+        masks: Inputs that say which positions count.
+        notes: Remarks for people.
     """
 
     taps: tuple[PlannedTap, ...]
@@ -45,6 +51,8 @@ class Plan:
     memory_budget_bytes: int
     exact: bool
     unfit: tuple[Unfit, ...] = ()
+    masks: tuple[PaddingMask, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def groups(self, taps: Iterable[PlannedTap]) -> list[list[PlannedTap]]:
         """Cut taps into groups whose values fit the memory budget together; one that does not fit stands alone."""
@@ -84,6 +92,7 @@ class Observer:
         self._watching: tuple[Session, Magnitudes] | None = None
         self._watched: Mapping[str, Array] | None = None
         self.unfit: tuple[Unfit, ...] = ()
+        self._counted: Mapping[int, NDArray[np.bool_]] = {}
         self._raw: dict[tuple[str, ...], tuple[Session, Mapping[str, str]]] = {}
 
     def open(self) -> None:
@@ -119,6 +128,7 @@ class Observer:
         if padded:
             note = "it has no batch axis, and the run is filled up with copies"
             reasons |= {planned.name: note for planned in self._plan.taps if planned.batch_axis is None}
+        self._counted = left_out(self._plan.masks, feeds)
         again = {planned.name for planned in self._probed if planned.name not in reasons}
         groups = self._groups
         if self._probed:
@@ -154,7 +164,11 @@ class Observer:
     ) -> None:
         assert self._main is not None
         for planned in self._probed:
-            observation = self._main[1].observe(planned, answers, samples) if planned.name in again else None
+            if planned.name not in again or planned.positions.counted(
+                self._counted
+            ):  # nothing is left out inside the graph
+                continue
+            observation = self._main[1].observe(planned, answers, samples)
             if observation is not None:
                 observations[planned.name] = observation
                 again.discard(planned.name)
@@ -218,10 +232,32 @@ class Observer:
 
     def _observed(self, planned: PlannedTap, value: Array, samples: int) -> Observation:
         same_rank = planned.shape is not None and len(planned.shape) == value.ndim
+        if same_rank and self._counted:
+            axes = planned.batch_axis, planned.channel_axis
+            cut = planned.positions.cut(value, *axes, self._counted, samples)
+            if cut is not None:
+                parts = tuple((places, self._of_part(planned, part, cut)) for places, part in cut.parts)
+                return Observation(Moments.empty(0, 1), value[:0], (), parts=parts)
         batch, channel = (planned.batch_axis, planned.channel_axis) if same_rank else (None, None)
         steps = planned.steps if same_rank and not self._plan.exact else None
         observation = observe_array(value, batch, channel, samples=samples, steps=steps)
         return replace(observation, heads=_heads(planned, value, samples)) if planned.heads else observation
+
+    def _of_part(self, planned: PlannedTap, part: Array, cut: CutValue) -> Observation:
+        """What samples are of which as much counts, as they would be without what does not."""
+        steps = planned.steps
+        if steps is not None and len(steps) < part.ndim and cut.batch_axis is not None:
+            steps = (*steps[: cut.batch_axis], 1, *steps[cut.batch_axis :])
+        whole = replace(
+            planned,
+            positions=ALL_COUNT,
+            shape=part.shape,
+            batch_axis=cut.batch_axis,
+            channel_axis=cut.channel_axis,
+            steps=steps,
+        )
+        samples = 1 if cut.batch_axis is None else part.shape[cut.batch_axis]
+        return self._observed(whole, part, samples)
 
     def _session(self, proto: ModelProto) -> Session:
         """A session; the first one, which is run on every batch, also tells the magnitudes of half precision."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.analyses.counted_positions import find_counted
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.dataset import Dataset
 from onnxscope.errors import RunError
-from onnxscope.inputs.dataset import Dataset
 from onnxscope.inputs.samples import axis_of_samples
 from onnxscope.model.encodings import LOWEST_CODES, rounding_of
 from onnxscope.model.graphs import Node
@@ -27,6 +28,7 @@ from onnxscope.runtime.masks import find_masks
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_growth import SampleShapes
 from onnxscope.runtime.tap_outputs import Unreachable
+from onnxscope.selection.padding_masks import left_out
 from onnxscope.selection.selectors import Tap
 
 __all__ = ["make_plan", "open_observer"]
@@ -72,6 +74,15 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
     """
     model = pilot.model
     shapes, doubled = _shapes(pilot, dataset)
+    finder = find_counted(
+        pilot.shapes_of,
+        pilot.feeds,
+        dataset.masks,
+        dataset.batch_axes,
+        count=dataset.count,
+        fixed_batch=dataset.fixed_batch,
+        values_of=pilot.values_of,
+    )
     masks = find_masks(model)
     masked = masks.constants | masks.values
     planned = []
@@ -94,10 +105,15 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
             masked=(tap.path, tap.value) in masked,
             heads=_heads(tap, shape, batch),
             codes=_codes(model, tap),
+            positions=finder.axes(tap, shape, batch, channel),
         )
         planned.append(plain)
     exact = options.exact or _is_little(planned, dataset.count, options.memory_budget_bytes)
-    planned = [tap if tap.shape is None else _with_probe(tap, model, exact) for tap in planned]
+    leaves_out = bool(left_out(dataset.masks, pilot.feeds))  # others will too, and probes would run for nothing
+    planned = [
+        tap if tap.shape is None else _with_probe(tap, model, exact or (leaves_out and bool(tap.positions)))
+        for tap in planned
+    ]
     return Plan(
         taps=tuple(_with_shifts(pilot, planned)),
         unreachable=tuple(Unreachable(tap.name, pilot.reasons[tap]) for tap in taps if tap not in pilot.kinds),
@@ -105,6 +121,8 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
         memory_budget_bytes=options.memory_budget_bytes,
         exact=exact,
         unfit=pilot.unfit,
+        masks=tuple(dataset.masks),
+        notes=finder.notes({tap.tap: tap.positions for tap in planned}),
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from onnxscope.analyses.counted_positions import ALL_COUNT, CountedAxes
 from onnxscope.numerics.blocks import widened
 from onnxscope.numerics.code_use import CodeGrid
 from onnxscope.numerics.moments import Moments
@@ -60,6 +61,7 @@ class PlannedTap:
         masked: Whether infinities are there by design.
         heads: How many heads an attention has, where its shares are observed; numpy reduces them then.
         codes: What a quantized value is rounded to, None for any other.
+        positions: Where the positions of the plan's masks lie in it.
     """
 
     tap: Tap
@@ -74,6 +76,7 @@ class PlannedTap:
     masked: bool = False
     heads: int | None = None
     codes: CodeGrid | None = None
+    positions: CountedAxes = ALL_COUNT
 
     @property
     def name(self) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 from onnxscope.base.last_words import doing
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.batches import Fed, read_batches
+from onnxscope.datasets.dataset import Dataset
 from onnxscope.findings.unstable import find_unstable_layers
-from onnxscope.inputs.batches import Fed, read_batches
-from onnxscope.inputs.dataset import Dataset
 from onnxscope.inputs.samples import position_name
 from onnxscope.model.loading import Model
 from onnxscope.numerics.code_use import CodeGrid, CodeUse
@@ -100,10 +100,10 @@ class ShardWorker:
             with doing(f"samples {batch.positions[0]} to {batch.positions[-1]}"):
                 observed, missed = self.observer.observe(batch.feeds, len(batch.positions), padded=batch.padded)
             for name, observation in observed.items():
-                # A value without an axis of samples counts once a run, for its first sample.
-                positions = batch.positions[: len(observation.moments.count)]
                 way = ways[name]
-                taps[name] = taps[name].observed(observation, positions, way.batch_axis, way.token_step)
+                for places, part in observation.by_samples():
+                    positions = [batch.positions[place] for place in places]
+                    taps[name] = taps[name].observed(part, positions, way.batch_axis, way.token_step)
             reasons = {**missed, **reasons}
             samples += len(batch.positions)
             if self.progress is not None:

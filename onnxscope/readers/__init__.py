@@ -1,4 +1,4 @@
-"""Files of pictures, arrays and sounds become arrays, whatever model they are for.
+"""Files of pictures, arrays, sounds and text become arrays and tokens, whatever model they are for.
 
 Imports `base`.
 """

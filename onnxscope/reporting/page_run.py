@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxscope.analyses.activation_maps import ClassActivation, Method, likely_taps, run_class_activations
+from onnxscope.analyses.counted_positions import PositionFinder, find_counted
 from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps, Rank, describe_features
 from onnxscope.analyses.input_pictures import prepared_pictures
 from onnxscope.analyses.weight_statistics import WeightStatistics
@@ -22,8 +23,8 @@ from onnxscope.comparison.common_feed import CommonFeed, open_common_feed
 from onnxscope.comparison.layer_comparison import ComparedLayers, LayerComparison
 from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.result import Comparison
+from onnxscope.datasets.dataset import Dataset, open_dataset
 from onnxscope.errors import InputError, RunError
-from onnxscope.inputs.dataset import Dataset, open_dataset
 from onnxscope.model.loading import Model
 from onnxscope.model.value_axes import Growth, grown_axis
 from onnxscope.profiling.dataset_run import run_stats
@@ -33,6 +34,7 @@ from onnxscope.reporting.content import Sight
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_axes import start_on_samples
 from onnxscope.runtime.tap_outputs import Unreachable
+from onnxscope.selection.padding_masks import left_out
 from onnxscope.selection.selectors import At, Tap, select_taps
 from onnxscope.selection.working_layers import note_on_default
 from onnxscope.structure.standard_model import standard_model
@@ -235,6 +237,22 @@ class _PagePlan:
             channels=self._wanted.channels,
             rank=self._wanted.rank,
             growth=self._growth(),
+            finder=self._finder(),
+        )
+
+    def _finder(self) -> PositionFinder | None:
+        """Where masks have their positions in values; None where they leave out none."""
+        prepared = self._prepared
+        if not left_out(prepared.masks, prepared.arrays):
+            return None
+        return find_counted(
+            self._pilot.shapes_of,
+            self._runs[0],
+            prepared.masks,
+            prepared.batch_axes,
+            count=prepared.samples or 1,
+            fixed_batch=prepared.fixed_batch,
+            values_of=self._pilot.values_of,
         )
 
     def _growth(self) -> dict[Tap, Growth]:

@@ -190,9 +190,10 @@ def _columns(layer: LayerView, content: Content) -> list[dict[str, Any]]:
         suffix = f", on {label(name)}" if name else ""
         compared = None if pair is None else _compared(layer, pair, sample, suffix)
         if compared is None:
-            maps = replace(tap, sample=sample).maps()
+            of_sample = replace(tap, sample=sample)
+            maps = of_sample.maps()
             assert maps is not None
-            caption = tap.caption()
+            caption = of_sample.caption()
             compared = [{**_mosaic(maps, f"{label(layer.name)}, {caption}{suffix}", tap), "caption": caption}]
         columns.append({"name": name, "pictures": compared})
     return columns
@@ -213,7 +214,7 @@ def _compared(
     if layer.difference is not None and layer.difference.differs:
         numbers = tuple(np.argsort(-largest, kind="stable")[: len(numbers)].tolist())
     chosen = list(numbers)
-    first = pair[0].showing(numbers)
+    first = replace(pair[0], sample=sample).showing(numbers)
     caption = first.caption()
     alt = f"{label(layer.name)}, {caption}{suffix}"
     same = "" if largest.any() else ": no difference"

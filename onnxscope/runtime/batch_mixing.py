@@ -9,7 +9,7 @@ from onnxscope.base.text import printable
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 
-__all__ = ["mixed_first_axis", "quantizes_batches", "random_values"]
+__all__ = ["mixed_first_axis", "quantizes_batches", "random_values", "shape_values"]
 
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
 _ALONG = {"Softmax": -1, "LogSoftmax": -1, "Hardmax": -1, "CumSum": None, "ArgMax": 0, "ArgMin": 0, "TopK": -1}
@@ -54,6 +54,16 @@ def random_values(graph: Graph) -> frozenset[str]:
         ):
             reached.update(filter(None, node.outputs))
     return frozenset(reached)
+
+
+def shape_values(graph: Graph) -> frozenset[str]:
+    """Return the values of a graph that shapes alone make: of more samples they are others, and mix none."""
+    of_shapes: set[str] = set()
+    for node in graph.nodes:
+        read = [name for name in (*node.inputs, *node.captured) if name and name not in graph.constants]
+        if node.op_type in ("Shape", "Size") or (read and of_shapes.issuperset(read)):
+            of_shapes.update(filter(None, node.outputs))
+    return frozenset(of_shapes)
 
 
 def quantizes_batches(model: Model) -> bool:

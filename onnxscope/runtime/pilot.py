@@ -177,6 +177,16 @@ class Pilot:
             return {output: self._values[output] for output in wanted}
         return self._run(feeds, wanted)
 
+    def values_of(self, taps: Sequence[Tap], feeds: Mapping[str, Array]) -> dict[Tap, Array]:
+        """Return the values of taps that hold numbers.
+
+        Raises:
+            RunError: onnxruntime fails.
+        """
+        outputs = {tap: self.outputs[tap] for tap in taps if tap in self.outputs}
+        values = self.values(outputs.values(), feeds)
+        return {tap: values[output] for tap, output in outputs.items()}
+
     def groups(self, outputs: Iterable[str]) -> list[list[str]]:
         """Cut outputs into groups whose numbers in the first run fit half the budget together."""
         sizes = {self.outputs[tap]: self._size(tap, shape) for tap, shape in self.shapes.items()}

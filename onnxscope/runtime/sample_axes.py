@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxscope.base.text import printable
 from onnxscope.errors import RunError
-from onnxscope.runtime.batch_mixing import mixed_first_axis, quantizes_batches, random_values
+from onnxscope.runtime.batch_mixing import mixed_first_axis, quantizes_batches, random_values, shape_values
 from onnxscope.runtime.pilot import Pilot
 
 __all__ = ["Samples", "start_on_samples"]
@@ -31,7 +31,7 @@ _ODD_ONES = 0.01  # of whole numbers, which rounding may tip over
 
 
 class Samples(Protocol):
-    """As much of a dataset as it takes to tell what a sample is; `onnxscope.inputs.dataset.Dataset` says more."""
+    """As much of a dataset as it takes to tell what a sample is; `onnxscope.datasets.dataset.Dataset` says more."""
 
     @property
     def kind(self) -> str:
@@ -218,15 +218,16 @@ def _first_mixed(pilot: Pilot, together: Mapping[str, Array], samples: Sequence[
 
 def _groups(pilot: Pilot) -> Iterator[tuple[list[str], dict[str, str]]]:
     """Outputs of the pilot that can be compared, some at a time, with what they are called: taps, then outputs."""
-    random = random_values(pilot.model.main)
+    main = pilot.model.main
+    telling_nothing = random_values(main) | shape_values(main)
     taps = {
         output: tap.name
         for tap, output in pilot.outputs.items()
-        if tap in pilot.shapes and not tap.path and tap.value not in random
+        if tap in pilot.shapes and not tap.path and tap.value not in telling_nothing
     }
     for group in pilot.groups(taps):
         yield group, taps
-    declared = {name: name for name in pilot.model.main.outputs if name not in taps and name not in random}
+    declared = {name: name for name in pilot.model.main.outputs if name not in taps and name not in telling_nothing}
     if declared:
         yield list(declared), declared
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from onnxscope.analyses.activation_maps import class_activation, run_class_activations
 from onnxscope.base.run_options import RunOptions
-from onnxscope.inputs.dataset import open_dataset
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.model.loading import load_model
 
 

@@ -8,7 +8,7 @@ from compared_models import TWO, WEIGHTS, X, parsed
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.common_feed import open_common_feed
-from onnxscope.inputs.dataset import Dataset
+from onnxscope.datasets.dataset import Dataset
 from onnxscope.model.loading import load_model
 
 

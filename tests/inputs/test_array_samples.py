@@ -10,8 +10,8 @@ import pytest
 from feeding import NCHW, TOKENS, levels, opened, refusal, stacked, whole
 
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.dataset import open_inputs
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import open_inputs
 from onnxscope.model.stored_model import InputSpec
 
 RNG = np.random.default_rng(6)

@@ -13,8 +13,9 @@ from onnx import numpy_helper
 import onnxscope
 from onnxscope.base.run_options import RunOptions
 from onnxscope.cli.main import run
+from onnxscope.datasets.dataset import open_dataset
+from onnxscope.datasets.read_files import files_of
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import files_of, open_dataset
 
 LENGTHS = (5, 9, 9, 14)
 RNG = np.random.default_rng(4)

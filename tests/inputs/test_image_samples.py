@@ -14,8 +14,8 @@ from PIL import Image
 import onnxscope
 from onnxscope.analyses.input_pictures import prepared_pictures
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import load_model
 from onnxscope.model.stored_model import InputSpec
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.cli.main import run
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import load_model
 
 GRAPHS = {
@@ -64,12 +64,27 @@ MISTAKES = [
     ("cnn", floats(3, 8, 8), "not (3, 8, 8)", "the batch axis is missing: give `array[None]`"),
     ("cnn", ids(1, 3, 8, 8), "takes float32, not int64", "`array.astype('float32')`"),
     ("cnn", {"pixel": floats(1, 3, 8, 8)}, "no input 'pixel'", "closest names: pixels"),
-    ("cnn", "notes.txt", "no kind of input that is known: notes.txt", "text becomes numbers by the model's tokenizer"),
+    ("cnn", "notes.txt", "no text becomes pixels float32 (batch, 3, 8, 8): line 1 of notes.txt", "can hold all inputs"),
+    (
+        "cnn",
+        "notes.md",
+        "no kind of input that is known: notes.md",
+        "text is a .txt, a sample a line, a .jsonl, or text:",
+    ),
     ("cnn", "absent.png", "no such file: absent.png", "an input is an image, "),
     ("cnn", "photo.png", "which preset?", "name it with `--preprocess`"),
     ("text", "photo.png", "the model has 2 inputs, not one: images", "give a .npz with one array for each"),
-    ("text", "notes.txt", "no kind of input that is known", "one for each input; the model takes ids int64"),
-    ("text", "text:hello", "a text is no kind of input", "text becomes numbers by the model's tokenizer"),
+    (
+        "text",
+        "notes.txt",
+        "no tokenizer makes text into 'ids': line 1 of notes.txt",
+        "`--tokenizer tokenizer.json` names",
+    ),
+    ("text", "text:hello", "no tokenizer makes text into 'ids': the text given", "one beside the model is found"),
+    ("text", "text:", "a text with nothing in it: text:", "for example `-i 'text:a first sentence'`"),
+    ("text", "blank.txt", "no line with anything in it: blank.txt", "a line is one sample"),
+    ("text", "rows.jsonl", "line 1 of rows.jsonl", "the fields: question, answer"),
+    ("list", "notes.txt", "no text becomes xs sequence", "can hold all inputs"),
     ("text", ids(1, 4), "the model has 2 inputs, not one", "give a .npz with one array for each"),
     ("text", {"ids": ids(1, 4)}, "no array for the input 'mask'", "the model's inputs: ids int64 (batch, seq)"),
     ("text", {"ids": ids(1, 4), "msk": mask(1, 4)}, "no input 'msk'", "closest names: mask"),
@@ -122,6 +137,9 @@ def folder(tmp_path, monkeypatch):
         "sound.m4a": b"\0\0\0\0----M4A ",
         "net.pt": b"PK\3\4",
         "something": b"abc",
+        "notes.md": b"# hello",
+        "blank.txt": b"\n\n",
+        "rows.jsonl": b'{"question": "a", "answer": "b"}',
     }
     for name, content in {**contents, "notes.txt": b"hello\n", "broken.npy": b""}.items():
         (tmp_path / name).write_bytes(content)
@@ -175,5 +193,6 @@ def test_commands_say_the_same(models, folder, capsys):
     onnx.save(models["text"].proto, "m.onnx")
     assert run(["stats", "m.onnx", "-i", "notes.txt", "-o", "p.json"]) == 2
     error, hint = capsys.readouterr().err.splitlines()
-    assert error == "onnxscope: error: no kind of input that is known: notes.txt"
+    assert error == "onnxscope: error: no tokenizer makes text into 'ids': line 1 of notes.txt"
+    assert "`--tokenizer tokenizer.json` names the model's" in hint
     assert hint.endswith("mask int64 (batch, seq); `-i NAME=FILE.npy` for each feeds that, `-i random` needs no data")

@@ -11,8 +11,8 @@ from onnx import numpy_helper
 import onnxscope
 from onnxscope.base.run_options import RunOptions
 from onnxscope.cli.main import run
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import load_model
 from onnxscope.model.stored_model import InputSpec
 

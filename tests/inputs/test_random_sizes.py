@@ -11,8 +11,8 @@ import pytest
 
 from onnxscope import features, load_model
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import open_dataset
 from onnxscope.inputs.random_inputs import random_feeds
 
 HEAD = '<ir_version: 9, opset_import: ["": 18]>'

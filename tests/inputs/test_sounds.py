@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 
 import onnxscope
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.dataset import open_dataset, open_inputs
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import open_dataset, open_inputs
 from onnxscope.readers.log_mel import log_mel
 from onnxscope.readers.sound_recipes import SOUND_RECIPES, SoundRecipe, load_sound_recipe
 

@@ -12,8 +12,8 @@ from onnxscope.errors import InputError
 from onnxscope.inputs.sources import NamedFiles, files_behind, gather, open_input, suffix_of
 
 FORMS = (
-    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a .csv, a .wav or .flac, a folder or a "
-    "glob of these, NAME=FILE, or random[:seed]"
+    "an input is an image, a .npy, .npz, .safetensors or .pb of arrays, a .csv or .parquet, a .wav or .flac, a .txt or "
+    ".jsonl of text, a folder or a glob of these, NAME=FILE, text:…, or random[:seed]"
 )
 
 

@@ -13,8 +13,8 @@ from onnx import helper
 import onnxscope
 from onnxscope.base.run_options import RunOptions
 from onnxscope.cli.main import run
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import open_dataset
 
 HEAD = '<ir_version: 9, opset_import: ["": 18]>'
 PEOPLE = """id,age,city,member,visits

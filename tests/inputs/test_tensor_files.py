@@ -11,8 +11,8 @@ import pytest
 
 import onnxscope
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import open_dataset
 
 RATE = 8000
 TIME = np.arange(1000) / RATE

@@ -25,9 +25,9 @@ import onnxscope
 from onnxscope.analyses.feature_maps import features
 from onnxscope.base.files import partial_path
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.batches import Fed, read_batches
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError, MergeError, MissingDependencyError, OutputError
-from onnxscope.inputs.batches import Fed, read_batches
-from onnxscope.inputs.dataset import open_dataset
 from onnxscope.numerics.log_histogram import RELATIVE_ERROR
 from onnxscope.profiling.dataset_run import stats
 from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards

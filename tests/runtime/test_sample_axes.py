@@ -387,3 +387,14 @@ def test_images_stay_samples_and_the_note_says_what_they_share(tmp_path):
         "g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { m = ReduceMean<axes = [1, 2, 3]>(x)  y = Sub(x, m) }"
     )
     assert onnxscope.stats(alone, tmp_path, preprocess="unit", select="*").notes == ()
+
+
+def test_values_that_shapes_alone_make_mix_no_samples():
+    """As exporters write the sizes that they reshape to."""
+    text = """g (float[N, T, 4] x) => (float[N, T, 2, 2] y) <int64[2] halves = {2, 2}>
+        { n = Shape<start = 0, end = 1>(x)  t = Shape<start = 1, end = 2>(x)  size = Concat<axis = 0>(n, t, halves)
+          h = Relu(x)  y = Reshape(h, size) }"""
+    result = onnxscope.stats(network(text), {"x": normal(5, 3, 4)}, select="value:*")
+    assert result.profile.samples == 5
+    assert result.profile.input["batch_axes"] == {"x": 0}
+    assert result.notes == ()

@@ -24,10 +24,10 @@ from small_networks import Network
 from onnxscope import check, diff, features, snapshot, stats
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.result import Comparison
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import OnnxscopeError
 from onnxscope.gate.baseline import Baseline
 from onnxscope.gate.check_result import Check
-from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import load_model
 from onnxscope.readers.log_mel import mel_bands
 from onnxscope.readers.sound_recipes import SOUND_RECIPES

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from jsonschema import Draft202012Validator
 from planting import scaled
+from text_models import trained
 
 import onnxscope
 from onnxscope.cli.demonstration import Tour
@@ -36,6 +37,9 @@ MODELS = {
     "tokens": "g (int64[N, T] x) => (float[N, T, 2] y) <float[5, 2] table = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, "
     "float[2, 2] w = {1, 0, 0, 1}> { h = Gather(table, x)  y = MatMul(h, w) }",
     "unreachable": "g (float[N, 2] x) => (seq(float[N, 2]) y) { h = Relu(x)  y = SequenceConstruct(h, h) }",
+    "masked": "g (int64[N, T] ids, int64[N, T] mask) => (float[N, T, 2] y) "
+    "<float[5, 2] table = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, float[2, 2] w = {1, 0, 0, 1}> "
+    "{ h = Gather(table, ids)  y = MatMul(h, w)  z = Identity(mask) }",
     "two": "g (float[N, 3] left, float16[N, 3] right) => (float[N, 3] y) { h = Cast<to=1>(right)  y = Add(left, h) }",
     "odd": "g (float[N, 0] x, float[N, 1] z) => (float[N, 2] y, float[N, 1] v) "
     "<float[0, 2] empty = {}, float[1, 1] nothing = {1}> "
@@ -105,6 +109,7 @@ def workplace(tmp_path_factory):
     onnx.save(scaled(folder / "odd.onnx", "nothing", np.nan), folder / "odd.onnx")
     onnx.save(scaled(folder / "image.onnx", "w", np.nan), folder / "broken.onnx")
     (folder / "empty.toml").touch()
+    trained().save(str(folder / "tokenizer.json"))
     for model in ("digits.onnx", "nan.onnx", "image.onnx"):
         data = "digits.npz" if model == "digits.onnx" else "random"
         assert run(["snapshot", str(folder / model), "-i", source(folder, data), "-o", baseline(folder, model)]) == 0
@@ -157,6 +162,10 @@ def baseline(folder, model):
         ("stats empty.onnx -i random -o profile.json --select value:*", 0),
         ("stats scalar.onnx -i random -o profile.json --select value:*", 0),
         ("stats tokens.onnx -i random -o profile.json", 0),
+        ("stats masked.onnx -i text:x -i text:xyz -o profile.json --tokenizer tokenizer.json", 0),
+        ("features masked.onnx -i text:x -i text:xyz -o features", 0),
+        ("snapshot masked.onnx -i text:x -i text:xyz --mask none -o snapshot.json", 0),
+        ("report masked.onnx -i text:x -i text:xyz -o report.html", 0),
         ("stats unreachable.onnx -i random -o profile.json --select value:*", 0),
         ("stats image.onnx -i images -o profile.json --preprocess half --on-error skip", 0),
         ("diff digits.onnx digits.onnx -i digits.npz", 0),

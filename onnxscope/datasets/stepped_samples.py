@@ -31,7 +31,7 @@ _FEW_NAMES = 4
 
 
 class _Opened(Protocol):
-    """As much of a dataset as it takes; `onnxscope.inputs.dataset.Dataset` says more."""
+    """As much of a dataset as it takes; `onnxscope.datasets.dataset.Dataset` says more."""
 
     @property
     def samples(self) -> Samples:

@@ -16,9 +16,9 @@ from onnx.parser import parse_model
 from PIL import Image
 
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError
 from onnxscope.inputs import image_samples
-from onnxscope.inputs.dataset import open_dataset
 from onnxscope.inputs.presets import Preset
 from onnxscope.model.loading import load_model
 from onnxscope.model.provenance import Provenance, write_provenance
@@ -73,7 +73,7 @@ def test_arrays_need_neither_onnx_nor_pillow(tmp_path):
 import sys
 from types import SimpleNamespace
 from onnxscope.base.run_options import RunOptions
-from onnxscope.inputs.dataset import open_inputs
+from onnxscope.datasets.dataset import open_inputs
 specs = [SimpleNamespace(name="x", dtype="float32", shape=(2,), model=None)]
 assert open_inputs({str(tmp_path / "a.npy")!r}, specs, RunOptions()).whole().samples == 2
 print(*sorted({{"onnx", "onnxruntime", "PIL", "torch", "tensorflow", "matplotlib"}} & set(sys.modules)))

@@ -10,18 +10,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.dataset import Dataset
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import Dataset
 from onnxscope.numerics.sample_moments import Observation, observe_array, sample_steps
 
 __all__ = ["Batch", "Fed", "few_samples", "read_batches"]
 
 Array = NDArray[Any]
 _NAMED = 5  # broken samples that a message names
+_WAITING = 3  # batches, of samples that wait for others of their shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +72,11 @@ def read_batches(
     fed: Fed,
     options: RunOptions,
 ) -> Generator[Batch]:
-    """Yield batches of the samples from `start` up to `stop`, in order.
+    """Yield batches of the samples from `start` up to `stop`, in order; those that do not fit together go apart.
 
     Samples that cannot be read leave no gap: batches fill up with those behind them. At most two batches and as many
-    samples as there are threads are held at a time.
+    samples as there are threads are held at a time, and where shapes differ two batches more, which wait for others of
+    their shape.
 
     Args:
         dataset: Where the samples come from.
@@ -92,7 +93,7 @@ def read_batches(
     threads = options.threads or os.cpu_count() or 1
     waiting: deque[Future[_Sample | tuple[int, InputError]]] = deque()
     positions = iter(range(start, stop))
-    ready: list[_Sample] = []
+    groups: list[list[_Sample]] = []
     pool = ThreadPoolExecutor(threads, thread_name_prefix="onnxscope-decode")
     try:
         while True:
@@ -106,18 +107,15 @@ def read_batches(
                     raise _all_broken(dataset, answer, waiting)
                 fed.skipped.append((answer[0], dataset.name(answer[0]), str(answer[1])))
                 continue
-            # Images of a model that takes any size need not fit together.
-            if ready and _shapes(ready[0]) != _shapes(answer):
-                yield _batch(dataset, ready)
-                ready = []
-            ready.append(answer)
+            ready = _join(dataset, groups, answer)
             fed.remarks.update(dict.fromkeys(answer.remarks, 1))
             fed.content = (fed.content + answer.digest) % (1 << 256)
-            if len(ready) == size:
-                yield _batch(dataset, ready)
-                ready = []
-        if ready:
-            yield _batch(dataset, ready)
+            if len(ready) < size and sum(map(len, groups)) < size * _WAITING:
+                continue
+            full = max(groups, key=len)  # the first of those that are as long
+            groups.remove(full)
+            yield _batch(dataset, full)
+        yield from (_batch(dataset, group) for group in groups)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -148,23 +146,30 @@ def _load(dataset: Dataset, position: int) -> _Sample | tuple[int, InputError]:
             batched = dataset.batch_axes[name] is not None
             axis = dataset.channel_axes[name]
             channel = axis if axis is None or not batched else axis - 1
+            array = dataset.counted(name, array, arrays)
             observations[name] = observe_array(array, None, channel, steps=sample_steps(array.shape, None, channel))
     return _Sample(position, arrays, remarks, int.from_bytes(digest.digest(), "little"), observations)
+
+
+def _join(dataset: Dataset, groups: list[list[_Sample]], sample: _Sample) -> list[_Sample]:
+    """Put a sample to those that it goes together with, and return all of them; shapes may differ from one to the next.
+
+    Images of a model that takes any size need not fit together, nor do texts of one without a mask.
+    """
+    for group in groups:
+        if dataset.go_together(group[0].arrays, sample.arrays):
+            group.append(sample)
+            return group
+    groups.append([sample])
+    return groups[-1]
 
 
 def _batch(dataset: Dataset, samples: Sequence[_Sample]) -> Batch:
     length = dataset.fixed_batch or len(samples)
     filled = [*samples, *[samples[-1]] * (length - len(samples))]
-    feeds = {
-        name: samples[0].arrays[name] if axis is None else np.stack([sample.arrays[name] for sample in filled], axis)
-        for name, axis in dataset.batch_axes.items()
-    }
+    feeds = dataset.together([sample.arrays for sample in filled])
     observations = {name: [sample.observations[name] for sample in samples] for name in samples[0].observations}
     return Batch(feeds, tuple(sample.position for sample in samples), observations, len(filled) > len(samples))
-
-
-def _shapes(sample: _Sample) -> list[tuple[int, ...]]:
-    return [array.shape for array in sample.arrays.values()]
 
 
 def _all_broken(

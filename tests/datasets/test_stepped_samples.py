@@ -14,8 +14,8 @@ from stateful_models import WEIGHTS, decoder, recurrent, torch_greedy, torch_log
 import onnxscope
 from onnxscope.base.run_options import RunOptions, read_state_pairs
 from onnxscope.cli.main import run
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError
-from onnxscope.inputs.dataset import open_dataset
 
 FRAMES = np.random.default_rng(7).normal(size=(9, 4)).astype(np.float32)
 PROMPT = [3, 1, 4, 1, 5]

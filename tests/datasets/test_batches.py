@@ -11,9 +11,9 @@ from feeding import opened
 from PIL import Image
 
 from onnxscope.base.run_options import RunOptions
+from onnxscope.datasets.batches import Fed, read_batches
+from onnxscope.datasets.dataset import Dataset
 from onnxscope.errors import InputError
-from onnxscope.inputs.batches import Fed, read_batches
-from onnxscope.inputs.dataset import Dataset
 from onnxscope.model.stored_model import InputSpec
 
 RNG = np.random.default_rng(8)

@@ -7,109 +7,49 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.run_options import FeedingOptions, RecipeUsed, RunOptions
+from onnxscope.base.run_options import RecipeUsed, RunOptions
 from onnxscope.base.text import printable
+from onnxscope.datasets.prepared_input import PreparedInput
+from onnxscope.datasets.stepped_samples import by_steps, for_inputs, parted
 from onnxscope.errors import InputError
 from onnxscope.inputs.array_samples import ArraySamples
 from onnxscope.inputs.array_sets import ArraySets
 from onnxscope.inputs.arrays import check_bounds, describe_array, spec_text, teaching
 from onnxscope.inputs.image_samples import ImageSamples, preset_for
-from onnxscope.inputs.layouts import ImageLayout
 from onnxscope.inputs.named_samples import NamedSamples
-from onnxscope.inputs.presets import Preset, recipe_file
 from onnxscope.inputs.random_samples import RandomSamples
 from onnxscope.inputs.samples import (
     BatchAxes,
     Kept,
     Samples,
-    axis_of_samples,
     input_record,
     run_length,
-    sample_count,
     some_samples,
 )
 from onnxscope.inputs.sounds import load_recipe, recipe_of_sounds
 from onnxscope.inputs.sources import Kind, NamedFiles, files_behind, gather, open_input
-from onnxscope.inputs.stepped_samples import by_steps, for_inputs, parted
-from onnxscope.selection.feeding_recipes import recipe_path
+from onnxscope.inputs.text_samples import TextSamples
+from onnxscope.readers.tokenizer_files import tokenizer_beside
+from onnxscope.selection.padding_masks import PaddingMask, find_padding_masks
 
 if TYPE_CHECKING:
     from onnxscope.model.loading import Model
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["Dataset", "PreparedInput", "files_of", "open_dataset", "open_inputs"]
+__all__ = ["Dataset", "open_dataset", "open_inputs"]
 
 Array = NDArray[Any]
 
 Bounds = Mapping[str, tuple[int, int]] | None
 
 _FIRST_NAMES = 3  # of a dataset's files; of what is fed at once, every name is recorded
+_SAMPLES = frozenset({"images", "text"})  # kinds that are samples by what they are
 _KEPT_BYTES = 32 << 20  # a first batch of photographs, which pilot runs are fed before the run itself is
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PreparedInput:
-    """Everything at once, as the model takes it.
-
-    Attributes:
-        specs: The model's inputs.
-        arrays: By input name, C-contiguous, of the input's element type, and ours: nothing else changes them. Where
-            the model's batch is fixed, the axis of samples is a multiple of it.
-        samples: How many samples are real; repeated images that fill the last run come after them. None where no
-            input has an axis of samples.
-        record: The `input` of results, ready for JSON; of each input it says what was fed: shape, element type, and
-            mean, sample deviation, least and largest number of every channel (of all numbers where it is no image),
-            over the finite numbers of the real samples.
-        notes: Remarks for people.
-        layouts: Where the axes of an input are, by its name, for those that are images by their shape.
-        preset: The recipe that made images into numbers, None for arrays and random numbers.
-        batch_axes: By input, the axis along which samples lie, None where there is none.
-    """
-
-    specs: tuple[InputSpec, ...]
-    arrays: dict[str, Array]
-    samples: int | None
-    record: dict[str, Any]
-    notes: tuple[str, ...]
-    layouts: Mapping[str, ImageLayout]
-    preset: Preset | None
-    batch_axes: BatchAxes
-
-    def runs(self) -> Iterator[dict[str, Array]]:
-        """Yield what each run is fed: everything, or runs of the model's fixed batch along its samples, as views."""
-        length = run_length(self.arrays, self.specs, self.batch_axes)
-        if length is None:
-            yield dict(self.arrays)
-            return
-        axes = self.batch_axes
-        for start in range(0, sample_count(self.arrays, axes) or 0, length):
-            yield {name: some_samples(array, axes[name], start, start + length) for name, array in self.arrays.items()}
-
-    def axis_of_samples(self, shape: Sequence[int]) -> int | None:
-        """Return where samples lie in what one run gave, as far as its shape tells."""
-        count = run_length(self.arrays, self.specs, self.batch_axes) or sample_count(self.arrays, self.batch_axes)
-        return axis_of_samples(shape, count or 1, self.batch_axes)
-
-    def joined(self, parts: Sequence[Any], axis: int | None = None) -> Any:
-        """Join what one output was in each of the runs along its samples; those that only fill up leave no trace.
-
-        Args:
-            parts: Of `runs`, in order: arrays, or anything else that is taken from the first run.
-            axis: Where its samples lie, None where its shape has to tell.
-        """
-        whole, fed = parts[0], sample_count(self.arrays, self.batch_axes)
-        if fed is None or not all(isinstance(part, np.ndarray) and part.ndim for part in parts):
-            return whole
-        if axis is None:
-            axis = self.axis_of_samples(whole.shape) or 0
-        whole = np.concatenate(parts, axis) if len(parts) > 1 else whole
-        return some_samples(whole, axis, 0, self.samples) if whole.shape[axis] == fed else whole
 
 
 class Dataset:
@@ -121,6 +61,7 @@ class Dataset:
     Attributes:
         record: The `input` of results, ready for JSON: file names without folders, the preset, the layout, the seed.
         notes: Remarks for people.
+        masks: Inputs that say which positions count.
     """
 
     def __init__(
@@ -129,12 +70,14 @@ class Dataset:
         notes: Sequence[str],
         kept: Kept,
         bounds: Bounds = None,
+        masks: Sequence[PaddingMask] = (),
         recipe: RecipeUsed | None = None,
     ) -> None:
-        """Take samples, remarks on opening them, those prepared already, bounds of whole numbers, and a recipe."""
+        """Take samples, remarks on opening them, those prepared already, bounds of whole numbers, masks, a recipe."""
         self._recipe = recipe
         self._samples = samples
         self._bounds = bounds
+        self.masks = tuple(mask.cut_as(samples.batch_axes) for mask in masks)
         self._opening_notes = tuple(notes)
         self._kept = kept
         self.notes = (*notes, *samples.notes)
@@ -146,11 +89,12 @@ class Dataset:
         self.record = self._recorded(samples.count, samples.names[:_FIRST_NAMES], samples.batch_axes, rows)
 
     def _recorded(self, count: int, names: list[str], axes: BatchAxes, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        record = input_record(self._samples, count, names, axes, self._dims, rows)
+        masks = {mask.name: mask.says for mask in self.masks}
+        record = input_record(self._samples, count, names, axes, self._dims, rows, masks)
         return record if self._recipe is None else {**record, "recipe": self._recipe.to_dict()}
 
     def _with(self, samples: Samples, notes: Sequence[str], kept: Kept) -> Dataset:
-        return Dataset(samples, notes, kept, self._bounds, self._recipe)
+        return Dataset(samples, notes, kept, self._bounds, self.masks, self._recipe)
 
     @property
     def specs(self) -> tuple[InputSpec, ...]:
@@ -159,7 +103,7 @@ class Dataset:
 
     @property
     def kind(self) -> Kind:
-        """`images`, `arrays` or `random`."""
+        """`images`, `arrays`, `text` or `random`."""
         return self._samples.kind
 
     @property
@@ -200,7 +144,7 @@ class Dataset:
     def may_be_one_sample(self) -> bool:
         """Whether samples were cut along an axis of arrays that nobody has named, nor fixed in the model."""
         return (
-            self.kind != "images"
+            self.kind not in _SAMPLES
             and self._samples.asked_axis is None
             and self.fixed_batch is None
             and any(axis is not None for axis in self.batch_axes.values())
@@ -216,7 +160,16 @@ class Dataset:
 
     def fed_by(self, recipe: RecipeUsed) -> Dataset:
         """The same samples, which a recipe has said how to prepare: it is recorded, and a remark says so."""
-        return Dataset(self._samples, (*self._opening_notes, recipe.note), self._kept, self._bounds, recipe)
+        notes = (*self._opening_notes, recipe.note)
+        return Dataset(self._samples, notes, self._kept, self._bounds, self.masks, recipe)
+
+    def masked_by(self, masks: Sequence[PaddingMask]) -> Dataset:
+        """The same samples, of whose positions not all count."""
+        if not masks:
+            return self
+        left_out = f"positions that {' and '.join(printable(mask.name) for mask in masks)} leaves out do not count"
+        notes = (*self._opening_notes, left_out)
+        return Dataset(self._samples, notes, self._kept, self._bounds, masks, self._recipe)
 
     def fed_to(self, specs: Sequence[InputSpec]) -> Dataset:
         """The same samples for inputs that differ in nothing but a fixed batch.
@@ -264,6 +217,26 @@ class Dataset:
                 self._kept.keep(position, sample)
         return sample
 
+    def go_together(self, one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+        """Whether two samples can be in one batch."""
+        return self._samples.go_together(one, other)
+
+    def together(self, samples: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """Return a batch of samples that go together, which fills them up where they differ in length."""
+        return self._samples.together(samples)
+
+    def counted(self, name: str, array: Array, sample: Mapping[str, Array]) -> Array:
+        """Return what of one input of a sample its masks leave in."""
+        for mask in self.masks:
+            axis = mask.axes.get(name)
+            rows = mask.counted_of(sample) if axis is not None else None
+            batch_axis = self.batch_axes[name]
+            if axis is not None and batch_axis is not None and batch_axis < axis:
+                axis -= 1
+            if axis is not None and rows is not None and array.shape[axis : axis + 1] == rows.shape:
+                array = array.compress(rows, axis)
+        return array
+
     def whole(self) -> PreparedInput:
         """Prepare everything at once: in one run, or in runs of the model's fixed batch.
 
@@ -279,7 +252,7 @@ class Dataset:
             describe_array(name, np.ascontiguousarray(some_samples(array, axes[name], 0, count)), channels[name])
             for name, array in arrays.items()
         ]
-        asked = samples.kind == "images" or samples.asked_axis is not None
+        asked = samples.kind in _SAMPLES or samples.asked_axis is not None
         cut = axes if asked or run_length(arrays, samples.specs, axes) is not None else dict.fromkeys(axes)
         return PreparedInput(
             specs=samples.specs,
@@ -290,6 +263,9 @@ class Dataset:
             layouts=samples.layouts,
             preset=getattr(samples, "preset", None),
             batch_axes=axes,
+            masks=self.masks,
+            fixed_batch=self.fixed_batch,
+            tokens=samples.tokens(arrays),
         )
 
 
@@ -298,10 +274,11 @@ def open_dataset(sources: Any, model: Model, options: RunOptions, *, keep_bytes:
 
     Args:
         sources: One of these, or a sequence or generator of several of a kind: the path of an image, of a file of
-            arrays (`.npy`, `.npz`, `.safetensors`, `.pb`), of a folder or a glob of these, of a folder of onnx's test
-            data; `NAME=FILE` for an input of that name; `random` or `random:SEED`; a Pillow image; an array or tensor;
-            a mapping of arrays by input name. What is given keeps its order; a folder or a glob is in natural order. Or
-            a dataset that was opened for this model before: then the limit alone counts.
+            arrays (`.npy`, `.npz`, `.safetensors`, `.pb`), of text (`.txt`, `.jsonl`), of a folder or a glob of these,
+            of a folder of onnx's test data; `NAME=FILE` for an input of that name; `text:` with a text behind it;
+            `random` or `random:SEED`; a Pillow image; an array or tensor; a mapping of arrays by input name. What is
+            given keeps its order; a folder or a glob is in natural order. Or a dataset that was opened for this model
+            before: then the limit alone counts.
         model: Who is fed: with its inputs, its recorded preset, and whole numbers that it can take.
         options: Its preset, layout and limit count here. Of random samples as many are made as the limit says, one
             without a limit.
@@ -347,6 +324,9 @@ def open_inputs(
             return _opened(given, of, for_inputs(options, of), recorded_preset, bounds, Kept(keep_bytes))
 
         dataset = by_steps(opened, specs, options)
+        asked = (options.mask,) if isinstance(options.mask, str) else options.mask
+        if asked is not None or dataset.kind != "random":  # whose masks leave nothing out
+            dataset = dataset.masked_by(find_padding_masks(specs, asked))
     return dataset if options.recipe_used is None else dataset.fed_by(options.recipe_used)
 
 
@@ -385,6 +365,11 @@ def _opened(
     for name, value in {"samples": options.samples, "length": options.length}.items():
         if value is not None:
             notes.append(f"`--{name} {value}` is ignored: it is for random input")
+    if kind == "text":
+        model = next((spec.model for spec in specs if spec.model is not None), None)
+        beside = None if model is None else tokenizer_beside(model.folder)
+        samples = TextSamples.open(entries, specs, options.tokenizer, beside)
+        return Dataset(samples.first(min(samples.count, options.limit or samples.count)), notes, kept, bounds)
     if len(entries) == 1:
         samples = ArraySamples.open(entries[0], specs, options.batch_axis, recipe)
     else:
@@ -395,25 +380,6 @@ def _opened(
         for part in samples.parts if isinstance(samples, ArraySets) else (samples,):
             refuse_conflict(part)
     return Dataset(samples.first(min(samples.count, options.limit or samples.count)), notes, kept, bounds)
-
-
-def files_of(*models: Model, inputs: Any = None, **feeding: Unpack[FeedingOptions]) -> list[str | os.PathLike[str]]:
-    """Return the files that a run reads: those of its models with their external data, its inputs' and its recipe's.
-
-    Args:
-        models: Who is fed.
-        inputs: As for `open_dataset`; None or nothing feeds none. An iterator would be used up.
-        feeding: As in `FeedingOptions`.
-
-    Raises:
-        InputError: What `gather` raises.
-    """
-    files: list[str | os.PathLike[str]] = [file for model in models for file in model.files]
-    files += [path for model in models if (path := recipe_path(model.path)) is not None and path.is_file()]
-    if inputs is not None and not (isinstance(inputs, list | tuple) and not inputs):
-        with teaching(models[0].inputs if models else ()):
-            files += files_behind(gather(inputs)[1])
-    return [*files, *(path for path in (recipe_file(feeding.get("preprocess")), feeding.get("recipe")) if path)]
 
 
 def _of_a_sample(spec: InputSpec) -> tuple[str, str, tuple[int | str | None, ...] | None]:
