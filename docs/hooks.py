@@ -35,6 +35,7 @@ ORDER = (
     "check",
     "checks",
     "convert",
+    "extract",
     "demo",
     "doctor",
 )

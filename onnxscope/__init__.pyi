@@ -31,6 +31,8 @@ from onnxscope.errors import OutputError as OutputError
 from onnxscope.errors import ProfileError as ProfileError
 from onnxscope.errors import RunError as RunError
 from onnxscope.errors import SelectorError as SelectorError
+from onnxscope.extracting.extract_part import Extraction as Extraction
+from onnxscope.extracting.extract_part import extract as extract
 from onnxscope.gate.baseline import Baseline as Baseline
 from onnxscope.gate.baseline import snapshot as snapshot
 from onnxscope.gate.check_result import Check as Check

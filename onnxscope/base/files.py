@@ -159,8 +159,8 @@ class WholeFolder:
 
 
 @contextlib.contextmanager
-def writing_folder(path: str | os.PathLike[str]) -> Iterator[WholeFolder]:
-    """Make a folder, where it is missing, and put files into it, all of them or none.
+def writing_folder(path: str | os.PathLike[str], inside: Iterable[str] = ()) -> Iterator[WholeFolder]:
+    """Make a folder, where it is missing, with folders `inside` it, and put files into it, all of them or none.
 
     They are written beside their places first, so that a disk which fills half way leaves the folder as it was, and put
     there one writer after the other, so that what two write at a time does not mix.
@@ -169,11 +169,13 @@ def writing_folder(path: str | os.PathLike[str]) -> Iterator[WholeFolder]:
         OutputError: The folder cannot be made or written to, or a link is in the way; folders that were made are gone.
     """
     target = Path(path)
-    missing = [place for place in (target, *target.parents) if not os.path.exists(place)]
+    folders = [target / name for name in inside] or [target]
+    missing = [place for place in (*folders, *folders[0].parents) if not os.path.exists(place)]
     for place in reversed(missing):
         list_partial(os.fspath(place))
     try:
-        make_folder(target)
+        for place in folders:
+            make_folder(place)
         with contextlib.ExitStack() as stack:
             folder = WholeFolder(target, stack)
             yield folder

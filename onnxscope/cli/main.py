@@ -21,6 +21,7 @@ from onnxscope.cli.convert import convert
 from onnxscope.cli.demo import demo
 from onnxscope.cli.diff import diff
 from onnxscope.cli.doctor import doctor
+from onnxscope.cli.extract import extract
 from onnxscope.cli.features import features
 from onnxscope.cli.inspect import inspect
 from onnxscope.cli.options import ALONE
@@ -88,5 +89,5 @@ def cli() -> None:
     """See what is inside an ONNX model: what each layer computes, and what is in its weights."""
 
 
-for _command in (inspect, weights, features, stats, diff, snapshot, check, report, recipe, convert, demo, doctor):
+for _command in (inspect, weights, features, stats, diff, snapshot, check, report, recipe, convert, extract, demo, doctor):
     cli.add_command(_command)

@@ -180,6 +180,12 @@ class Storage:
             return int(sum(map(len, tensor.string_data)))
         return _packed_bytes(tensor)
 
+    def content(self, tensor: TensorProto) -> memoryview:
+        """The bytes of a tensor of this model that holds raw data, inline or in a file, as they are stored."""
+        if tensor.data_location == TensorProto.EXTERNAL:
+            return self._external_bytes(tensor)
+        return memoryview(tensor.raw_data)
+
     def _read(self, tensor: TensorProto, kind: str) -> np.ndarray[Any, Any]:
         external = tensor.data_location == TensorProto.EXTERNAL
         values: np.ndarray[Any, Any]

@@ -65,6 +65,8 @@ FOLDERS = [
     ("features m.onnx -i {} --preprocess recipe.json -o d", ("012_old.png",)),
     ("features m.onnx -i photos --preprocess {} -o d", ("features.json",)),
     ("weights {} -o d", ("weights.json", "000_kernels_stem.0.weight.png", "001_stem.0.weight.svg")),
+    ("extract {} --select op:Conv -o d", ("model.onnx", "model.onnx.data", "reproduce.py", "data.npz", "extract.json")),
+    ("extract m.onnx --select op:Conv -i photos --preprocess {} -o d", ("extract.json",)),
     ("report {} -o page.html --node-data d", ("onnxscope_weight_mean.json",)),
     ("report m.onnx --against {} -o page.html --node-data d", ("onnxscope_error_sqnr_db.json",)),
     ("report m.onnx --profile {} -o page.html --node-data d", ("onnxscope_activation_std.json",)),
@@ -91,14 +93,15 @@ MISSING = [
 WRITTEN = {
     *(("weights", "output"), ("features", "output"), ("stats", "output"), ("snapshot", "output")),
     *(("report", "output"), ("report", "node_data"), ("convert", "output"), ("demo", "output")),
+    ("extract", "output"),
     *(("check", "junit_file"), ("check", "markdown_file"), ("check", "baseline")),
 }
 READ = {
-    *((name, "model") for name in ("inspect", "weights", "features", "stats", "snapshot", "report")),
+    *((name, "model") for name in ("inspect", "weights", "features", "stats", "snapshot", "report", "extract")),
     *(("diff", "a"), ("diff", "b"), ("check", "models"), ("check", "config"), ("check", "baseline")),
     *(("report", "profile"), ("report", "against"), ("convert", "weights")),
     *((name, "custom_ops") for name in ("weights", "features", "stats", "diff", "snapshot", "check", "report")),
-    ("convert", "custom_ops"),
+    *(("convert", "custom_ops"), ("extract", "custom_ops")),
 }
 
 
@@ -307,6 +310,7 @@ FOREIGN = [
 FOREIGN_IN_FOLDERS = [
     ("features m.onnx -i x.npy --arrays -o d", ("features.json", "features.npz", "001_stem.0.png")),
     ("weights m.onnx -o d", ("weights.json", "001_stem.0.weight.svg")),
+    ("extract m.onnx --select stem.0 -i x.npy -o d", ("model.onnx", "reproduce.py", "data.npz", "extract.json")),
     ("report m.onnx -o page.html --node-data d", ("onnxscope_weight_mean.json",)),
 ]
 

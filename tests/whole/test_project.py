@@ -77,6 +77,7 @@ def test_what_editors_see_is_what_is_public():
     names = [alias.asname for line in stub.body if isinstance(line, ast.ImportFrom) for alias in line.names]
     assert onnxscope.__dir__() == onnxscope.__all__ == sorted(names)
     commands = {"inspect", "weights", "features", "stats", "diff", "snapshot", "check", "report", "convert", "recipe"}
+    commands |= {"extract"}
     assert commands <= set(names)
 
 
@@ -154,7 +155,7 @@ def test_the_wheel_holds_everything_and_nothing_else(tmp_path, monkeypatch):
     ):
         files = [path.relative_to(folder) for path in folder.rglob("*.*") if path.is_file()]
         assert {f"{package}/{path.as_posix()}" for path in files if "__pycache__" not in path.parts} <= names
-    for folder, least in (("schemas", 10), ("reporting/templates", 3)):
+    for folder, least in (("schemas", 10), ("reporting/templates", 3), ("extracting/scripts", 2)):
         files = {f"onnxscope/{folder}/{path.name}" for path in (ROOT / "onnxscope" / folder).iterdir()}
         assert len(files) >= least
         assert files <= names

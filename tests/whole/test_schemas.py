@@ -195,6 +195,11 @@ def baseline(folder, model):
         ("recipe two.onnx -i random --samples 2 -o other.json", 0),
         ("stats image.onnx -i images/photo.jpg -o profile.json", 0),
         ("features image.onnx -i random:3 -o features", 0),
+        ("extract digits.onnx --select block -i digits.npz -o part", 0),
+        ("extract tokens.onnx --select op:MatMul -o part", 0),
+        ("extract unreachable.onnx --to y -i random -o part", 0),
+        ("extract noisy.onnx --to y -i random -o part", 0),
+        ("extract empty.onnx --from h -i random -o part", 0),
         ("doctor", 0),
     ],
 )
@@ -204,7 +209,7 @@ def test_what_commands_print_and_write(workplace, monkeypatch, capsys, command, 
     printed = conform(strict(capsys.readouterr().out))
     assert printed["schema"] == f"onnxscope.{command.split()[0].replace('snapshot', 'baseline')}/1"
     written = {"weights": "weights/weights.json", "features": "features/features.json"}
-    written |= {"stats": "profile.json", "snapshot": "snapshot.json"}
+    written |= {"stats": "profile.json", "snapshot": "snapshot.json", "extract": "part/extract.json"}
     name = written.get(command.split()[0])
     if name is not None and "-o" in command:
         conform(strict(Path(name).read_text(encoding="utf-8")))
@@ -323,6 +328,7 @@ def test_every_record_that_the_code_makes_has_a_schema():
         "features digits.onnx -i digits.npz -o features --verify",
         "stats digits.onnx -i digits.npz -o profile.json",
         "diff digits.onnx digits_qdq.onnx -i digits.npz",
+        "extract digits.onnx --select block -i digits.npz -o part",
         "report image.onnx -i random -o report.html",
         "snapshot digits.onnx -i digits.npz -o snapshot.json",
         "check changed.onnx --config empty.toml --baseline digits.onnx.baseline.json -i digits.npz",

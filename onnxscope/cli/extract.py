@@ -1,0 +1,70 @@
+"""The command `extract`: a part of a model as a model of its own, with its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxscope.base.files import refuse_inputs
+from onnxscope.cli.feeding import dim_option, feeding_options, input_option
+from onnxscope.cli.options import (
+    Presentation,
+    common,
+    custom_ops_option,
+    force_option,
+    model_argument,
+    select_option,
+)
+
+if TYPE_CHECKING:
+    from onnxscope.base.run_options import FeedingOptions
+
+__all__ = ["extract"]
+
+
+@click.command()
+@model_argument
+@select_option
+@click.option(
+    "--from", "start", multiple=True, metavar="VALUE", help="Begin behind this value, or behind a layer; repeatable."
+)
+@click.option("--to", "end", multiple=True, metavar="VALUE", help="End with this value, or with a layer; repeatable.")
+@input_option(required=False)
+@feeding_options
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder of the part."
+)
+@force_option
+@dim_option
+@custom_ops_option
+@common
+def extract(
+    model: Path,
+    select: tuple[str, ...],
+    start: tuple[str, ...],
+    end: tuple[str, ...],
+    inputs: tuple[str, ...],
+    output: Path,
+    force: bool,
+    feeding: FeedingOptions,
+    dims: dict[str, int],
+    custom_ops: tuple[Path, ...],
+    shown: Presentation,
+) -> None:
+    """Cut a layer, a module or a span out of MODEL: a model of its own, with its data and a script that runs it."""
+    from onnxscope.extracting.extract_part import extract as cut
+    from onnxscope.extracting.part_folder import files_of_part, refuse_others
+    from onnxscope.inputs.dataset import files_of
+    from onnxscope.model.loading import load_model
+
+    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
+    refuse_inputs(files_of_part(output), files_of(loaded, inputs=inputs, **feeding))
+    refuse_others(output, force=force)
+    part = cut(loaded, list(inputs) or None, select=select, start=start, end=end, **feeding)
+    files = part.save(output, force=force)
+    shown.show(part)
+    for remark in part.notes:
+        shown.note(remark)
+    shown.note(f"{len(files)} files are in {output}; `python {output / 'reproduce.py'}` runs the part")
