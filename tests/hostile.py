@@ -106,6 +106,7 @@ def names() -> list[Case]:
             ["features", "m.onnx", "-i", "random", "-o", "out"],
             ["diff", "m.onnx", "m.onnx", "--format", "md"],
             ["report", "m.onnx", "-i", "random", "-o", "out.html"],
+            ["extract", "m.onnx", "-s", "op:*", "-i", "random", "-o", "out"],
         ):
 
             def build(folder: Path, name: str = name, command: list[str] = command) -> list[str]:
@@ -358,11 +359,12 @@ def outputs() -> list[Case]:
         ["report", model, *given],
         ["features", model, *given],
         ["weights", model],
+        ["extract", model, "-s", "stem.0"],
     ):
         name = command[0]
         places = ["there", "fifo", "/dev/full", "/dev/null", "/proc/1/x", "x" * 300, "there/deeper"]
         cases += [Case("outputs", f"{name} to {place[:20]}", taken([*command, "-o", place])) for place in places]
-        if name in ("features", "weights"):
+        if name in ("features", "weights", "extract"):
             cases.append(Case("outputs", f"{name} to a folder with a file of theirs", taken([*command, "-o", "here"])))
         else:
             targets = {"a file": "precious", "nothing": "nowhere", "itself": "there"}
