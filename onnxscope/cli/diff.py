@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxscope.base.files import refuse_inputs
+from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import printable
 from onnxscope.cli.feeding import dim_option, feeding_options, input_option
 from onnxscope.cli.options import (
@@ -14,12 +16,16 @@ from onnxscope.cli.options import (
     batch_options,
     common,
     custom_ops_option,
+    force_option,
     select_option,
 )
+from onnxscope.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions
     from onnxscope.comparison.align_layers import Align
+    from onnxscope.comparison.result import Comparison
+    from onnxscope.model.loading import Model
 
 __all__ = ["diff"]
 
@@ -41,6 +47,13 @@ __all__ = ["diff"]
 @click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance of an element.")
 @click.option("--weights-only", is_flag=True, help="Compare weights and structure; run nothing.")
 @batch_options
+@click.option(
+    "--extract",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Cut the guilty layer out of both models, into DIR/a and DIR/b; see `onnxscope extract`.",
+)
+@force_option
 @dim_option
 @custom_ops_option
 @common
@@ -57,6 +70,8 @@ def diff(
     weights_only: bool,
     batch_size: int,
     limit: int | None,
+    extract: Path | None,
+    force: bool,
     feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
@@ -68,10 +83,15 @@ def diff(
     where that cannot be decided: something does not reproduce, or could not be compared.
     """
     from onnxscope.comparison.compare_models import diff as compare
+    from onnxscope.model.loading import load_model
 
+    if extract is not None and (weights_only or not inputs):
+        raise click.UsageError("--extract needs what the models are fed: -i")
+    models = load_model(a, custom_ops=custom_ops, dims=dims), load_model(b, custom_ops=custom_ops)
+    if extract is not None:
+        _refuse(extract, models, inputs, feeding, force)
     result = compare(
-        a,
-        b,
+        *models,
         list(inputs) if inputs and not weights_only else None,
         align=align,
         rtol=rtol,
@@ -80,8 +100,6 @@ def diff(
         **feeding,
         batch_size=batch_size,
         limit=limit,
-        custom_ops=custom_ops,
-        dims=dims,
     )
     for remark in result.notes:
         shown.note(remark)
@@ -98,4 +116,45 @@ def diff(
         click.echo(printable(result.summary()))
     else:
         shown.show(result)
+    if extract is not None:
+        options = RunOptions(**feeding, batch_size=batch_size, limit=limit)
+        for remark in _cut(extract, result, models, list(inputs), options, force):
+            shown.note(remark)
     context.exit(0 if result.equal else 1)
+
+
+def _refuse(
+    folder: Path, models: tuple[Model, Model], inputs: tuple[str, ...], feeding: FeedingOptions, force: bool
+) -> None:
+    from onnxscope.extracting.part_folder import files_of_part, refuse_others
+    from onnxscope.inputs.dataset import files_of
+
+    written = [path for name in ("a", "b") for path in files_of_part(folder / name)]
+    refuse_inputs(written, files_of(*models, inputs=inputs, **feeding))
+    for name in ("a", "b"):
+        refuse_others(folder / name, force=force)
+
+
+def _cut(
+    folder: Path,
+    result: Comparison,
+    models: tuple[Model, Model],
+    inputs: list[str],
+    options: RunOptions,
+    force: bool,
+) -> list[str]:
+    """Write the guilty layer of both models, and return what there is to say of it."""
+    from onnxscope.extracting.guilty_parts import extract_guilty
+
+    try:
+        parts = extract_guilty(result, *models, inputs, options)
+    except (InputError, RunError) as error:  # the verdict stands
+        return [f"the guilty layer is not extracted: {error}"]
+    if parts is None:
+        return ["no layer adds a difference of its own, so none is extracted"]
+    remarks = []
+    for name, part in zip(("a", "b"), parts, strict=True):
+        part.save(folder / name, force=force)
+        remarks += [f"{name}: {remark}" for remark in part.notes]
+    layer = ", ".join(parts[0].layers[:3])
+    return [*remarks, f"the guilty layer ({layer}) of both is in {folder / 'a'} and {folder / 'b'}"]

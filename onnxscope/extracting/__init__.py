@@ -1,4 +1,4 @@
 """A part of a model becomes a model of its own, with the values that reached it and those that it gave.
 
-Imports `base`, `model`, `selection`, `runtime`, `inputs` and `readers`.
+Imports `base`, `model`, `selection`, `runtime`, `inputs`, `readers` and `comparison`.
 """

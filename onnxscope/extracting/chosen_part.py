@@ -17,7 +17,7 @@ from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model
 from onnxscope.selection.selectors import Place, Tap, choose
 
-__all__ = ["Part", "choose_part"]
+__all__ = ["Part", "choose_part", "part_before"]
 
 _EXACT = ("op:", "node:", "value:", "rank:")
 _OF_SHAPES = frozenset(
@@ -89,6 +89,21 @@ def choose_part(
     known = frozenset(value for _, value in begin)
     every = _with_sizes(graph, _with_codes(graph, nodes, known), known)
     return Part(path, tuple(every), tuple(_reaching(graph, every)), tuple(dict.fromkeys(outputs)))
+
+
+def part_before(model: Model, value: str, stops: Collection[str]) -> Part:
+    """Return what computes a value of the main graph from others, or from the model's inputs where none is in between.
+
+    Args:
+        model: Whose value.
+        value: Computed by a node, and no constant.
+        stops: The other values.
+    """
+    graph = model.main
+    every = {node for node in graph.nodes if not _is_constant(graph, node)}
+    found = _between(graph, every, {graph.producers[value]}, frozenset(stops) - {value})
+    nodes = sorted(found, key=graph.position)
+    return Part((), tuple(nodes), tuple(_reaching(graph, nodes)), (value,))
 
 
 def _selected(model: Model, selectors: Sequence[str]) -> set[Node]:

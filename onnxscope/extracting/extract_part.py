@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.runtime.session import open_session
 from onnxscope.runtime.unstable_nodes import unstable_values
 
-__all__ = ["Extraction", "extract"]
+__all__ = ["Extraction", "describe_part", "extract"]
 
 _NAMED = 3
 
@@ -69,7 +69,8 @@ class Extraction(Record):
     Attributes:
         source: The `model` record of the whole model.
         input: The `input` record of what was fed.
-        fed: `model` where the whole model was run on the input, `part` where the part alone was.
+        fed: `model` where the whole model was run on the input, `part` where the part alone was, `other` where another
+            model was, whose values the part's inputs and outputs should hold.
         part: Which nodes, inputs and outputs.
         model: The part by itself; its weights stay in the files of the whole model.
         layers: The layers that it holds, in execution order; where none of its nodes owns weights, those of all nodes.
@@ -80,7 +81,7 @@ class Extraction(Record):
 
     source: Mapping[str, Any]
     input: Mapping[str, Any]
-    fed: str
+    fed: Literal["model", "part", "other"]
     part: Part
     model: Model
     layers: tuple[str, ...]
@@ -227,29 +228,58 @@ def extract(
             notes.append("the model takes the samples in several runs, of which the first is recorded")
     if part.path and inputs is not None:
         notes.append("the part lies in a body, of which the first round is recorded")
-    alone = loaded.rewritten(standalone(loaded, part, types_of(loaded, part, values)))
+    fed: Literal["model", "part"] = "part" if inputs is None else "model"
+    return describe_part(loaded, part, values, prepared.record, fed=fed, notes=notes, threads=threads)
+
+
+def describe_part(
+    model: Model,
+    part: Part,
+    values: Mapping[str, Recorded],
+    record: Mapping[str, Any],
+    *,
+    fed: Literal["model", "part", "other"],
+    notes: Sequence[str] = (),
+    threads: int = 0,
+) -> Extraction:
+    """Make a model of a part whose values are known, and run it.
+
+    Args:
+        model: Whose part.
+        part: Which nodes.
+        values: Of its inputs, and what its outputs should be.
+        record: The `input` record of what was fed.
+        fed: Who was fed it: the model, the part alone, or another model.
+        notes: Remarks for people.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+
+    Raises:
+        InputError: A value is of a kind that no file of onnx's test data holds.
+        RunError: onnxruntime fails.
+    """
+    alone = model.rewritten(standalone(model, part, types_of(model, part, values)))
     answers = open_session(alone, threads=threads).run({name: values[name] for name in part.inputs})
-    found = []
+    remarks_on_part, found = [*notes], []
     unstable = unstable_values(alone)
+    giver = "the other model" if fed == "other" else "the model"
     for name in part.outputs:
         same, distance = difference(answers[name], values[name])
         found.append(PartValue(name, values[name], distance, same and name not in unstable))
         if name in unstable:
-            notes.append(f"{printable(name)!r} does not reproduce: it {unstable[name]}")
+            remarks_on_part.append(f"{printable(name)!r} does not reproduce: it {unstable[name]}")
         elif not same:
-            notes.append(
-                f"{name!r} is not what the model gave: in the whole model onnxruntime computes it in another way"
-            )
+            reason = "" if fed == "other" else ": onnxruntime computes it in another way there"
+            remarks_on_part.append(f"{printable(name)!r} is not what {giver} gave{reason}")
     return Extraction(
-        source=loaded.to_dict(),
-        input=prepared.record,
-        fed="part" if inputs is None else "model",
+        source=model.to_dict(),
+        input=record,
+        fed=fed,
         part=part,
         model=alone,
-        layers=_layers(loaded, part),
+        layers=_layers(model, part),
         inputs=tuple(PartValue(name, values[name]) for name in part.inputs),
         outputs=tuple(found),
-        notes=tuple(notes),
+        notes=tuple(remarks_on_part),
     )
 
 

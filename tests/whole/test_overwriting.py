@@ -67,6 +67,7 @@ FOLDERS = [
     ("weights {} -o d", ("weights.json", "000_kernels_stem.0.weight.png", "001_stem.0.weight.svg")),
     ("extract {} --select op:Conv -o d", ("model.onnx", "model.onnx.data", "reproduce.py", "data.npz", "extract.json")),
     ("extract m.onnx --select op:Conv -i photos --preprocess {} -o d", ("extract.json",)),
+    ("diff {} other.onnx -i x.npy --extract d", ("a/model.onnx", "a/data.npz")),
     ("report {} -o page.html --node-data d", ("onnxscope_weight_mean.json",)),
     ("report m.onnx --against {} -o page.html --node-data d", ("onnxscope_error_sqnr_db.json",)),
     ("report m.onnx --profile {} -o page.html --node-data d", ("onnxscope_activation_std.json",)),
@@ -93,7 +94,7 @@ MISSING = [
 WRITTEN = {
     *(("weights", "output"), ("features", "output"), ("stats", "output"), ("snapshot", "output")),
     *(("report", "output"), ("report", "node_data"), ("convert", "output"), ("demo", "output")),
-    ("extract", "output"),
+    *(("extract", "output"), ("diff", "extract")),
     *(("check", "junit_file"), ("check", "markdown_file"), ("check", "baseline")),
 }
 READ = {
@@ -114,7 +115,7 @@ def workplace(tmp_path, monkeypatch):
         onnx.save(onnx.load(DIGITS), f"{name}.onnx", save_as_external_data=True, location=f"{name}.data")
     for name in ("m.onnx.partial", "m.pb"):
         shutil.copy(DIGITS, name)
-    for name in ("photos", "d", "saved/variables"):
+    for name in ("photos", "d/a", "saved/variables"):
         Path(name).mkdir(parents=True)
     for name in ("photos/1.png", "photos/2.png"):
         Image.new("L", (8, 8)).save(name)
