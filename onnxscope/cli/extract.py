@@ -67,4 +67,5 @@ def extract(
     shown.show(part)
     for remark in part.notes:
         shown.note(remark)
-    shown.note(f"{len(files)} files are in {output}; `python {output / 'reproduce.py'}` runs the part")
+    libraries = "".join(f" {library}" for library in custom_ops)
+    shown.note(f"{len(files)} files are in {output}; `python {output / 'reproduce.py'}{libraries}` runs the part")

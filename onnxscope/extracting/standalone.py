@@ -68,25 +68,14 @@ def scope_of(graph: Graph, name: str) -> Graph:
 
 def _constants(model: Model, graph: Graph, nodes: Iterable[Node]) -> tuple[list[TensorProto], set[Node]]:
     """The stored tensors behind the constants that nodes read, and the nodes that compute with them."""
-    stored: dict[str, TensorProto] = {}
-    computing: set[Node] = set()
-    waiting = [value for node in nodes for value in (*node.inputs, *node.captured)]
-    seen: set[str] = set()
-    while waiting:
-        value = waiting.pop()
-        if not value or value in seen or value not in graph.constants:
-            continue
-        seen.add(value)
-        scope = scope_of(graph, value)
-        if value in scope.initializers:
-            stored[value] = scope.initializers[value]
-        elif value in scope.producers:
-            node = scope.producers[value]
-            computing.add(node)
-            waiting += (*node.inputs, *node.captured)
-        else:
-            raise ModelError(f"cannot read the constant {printable(value)!r}: {model.name}")
-    return list(stored.values()), computing
+    read = (value for node in nodes for value in (*node.inputs, *node.captured))
+    behind = graph.behind(value for value in read if value in graph.constants)
+    for name, scope in behind.items():
+        if name not in scope.initializers and name not in scope.producers:
+            raise ModelError(f"cannot read the constant {printable(name)!r}: {model.name}")
+    stored = [scope.initializers[name] for name, scope in behind.items() if name in scope.initializers]
+    computing = {scope.producers[name] for name, scope in behind.items() if name not in scope.initializers}
+    return stored, computing
 
 
 def _in_order(model: Model, nodes: Iterable[Node]) -> list[Node]:

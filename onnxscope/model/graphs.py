@@ -284,6 +284,21 @@ class Graph:
             graph = graph.parent
         return graph
 
+    def behind(self, values: Iterable[str]) -> dict[str, Graph]:
+        """All that visible values are computed from, themselves included, and the graph whose each one is.
+
+        Names are told apart along a path, so that all of it may stand in one graph.
+        """
+        found: dict[str, Graph] = {}
+        waiting = list(values)
+        while waiting:
+            value = waiting.pop()
+            if value and value not in found:
+                scope = found[value] = self.scope_of(value)
+                if value in scope.producers:
+                    waiting += (*scope.producers[value].inputs, *scope.producers[value].captured)
+        return found
+
     def leaving(self, nodes: Iterable[Node]) -> list[str]:
         """Values that leave some of its nodes: produced there, and read elsewhere or declared as outputs.
 

@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto
 from onnxscope.base.last_words import doing
 from onnxscope.base.text import label, printable
 from onnxscope.errors import InputError, RunError
-from onnxscope.model.graphs import Graph, Step
+from onnxscope.model.graphs import Step
 from onnxscope.model.loading import Model
 from onnxscope.runtime.custom_libraries import register_libraries
 from onnxscope.runtime.custom_operators import cut_off, reason_cut_off, without_unknown
@@ -262,14 +262,7 @@ def evaluate_constants(model: Model, values: Sequence[str], path: tuple[Step, ..
         RunError: onnxruntime refuses one of the nodes.
     """
     graph = model.graphs[path]
-    needed: dict[str, Graph] = {}  # names are told apart along a path, so that all may stand in one graph
-    waiting = list(values)
-    while waiting:
-        value = waiting.pop()
-        if value and value not in needed:
-            scope = needed[value] = graph.scope_of(value)
-            if value in scope.producers:
-                waiting += (*scope.producers[value].inputs, *scope.producers[value].captured)
+    needed = graph.behind(values)
     _import_onnxruntime()
     lost = next((operator for value, operator in cut_off(model).items() if needed.get(value) is model.main), None)
     if lost is not None:

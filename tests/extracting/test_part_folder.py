@@ -39,9 +39,9 @@ BLOCK = (
 """Runs a script where neither onnx nor onnxscope can be imported."""
 
 
-def reproduce(folder, elsewhere):
+def reproduce(folder, elsewhere, *libraries):
     """Run the script of a folder, from another place, with nothing but onnxruntime and numpy."""
-    command = [sys.executable, "-I", "-c", BLOCK, str(folder / "reproduce.py")]
+    command = [sys.executable, "-I", "-c", BLOCK, str(folder / "reproduce.py"), *libraries]
     done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr
 
@@ -155,6 +155,21 @@ def test_values_that_numpy_lacks_and_that_are_no_tensors_are_reproduced(tmp_path
         onnx.checker.check_model(loaded, full_check=True)
     sequence = onnx.SequenceProto.FromString((tmp_path / "sequence/test_data_set_0/output_0.pb").read_bytes())
     assert [one.tolist() for one in numpy_helper.to_list(sequence)] == [[1, 2]] * 3
+
+
+def test_the_script_takes_a_library_of_custom_operators(tmp_path, monkeypatch, capsys):
+    library = pytest.importorskip("onnxruntime_extensions").get_library_path()
+    monkeypatch.chdir(tmp_path)
+    text = """<ir_version: 8, opset_import: ["": 17, "ai.onnx.contrib": 1]>
+        net (float[2, 2] x) => (float[2, 2] y) { h = Neg(x)  [odd] y = ai.onnx.contrib.Inverse(h) }"""
+    onnx.save(onnx.parser.parse_model(text), "net.onnx")
+    np.save("x.npy", np.array([[2, 1], [1, 3]], np.float32))
+    assert run(["extract", "net.onnx", "-s", "odd", "-i", "x.npy", "-o", "part", "--custom-ops", library]) == 0
+    assert f"`python part/reproduce.py {library}` runs the part" in capsys.readouterr().err
+    expected = numpy_helper.to_array(onnx.load_tensor("part/test_data_set_0/output_0.pb"))
+    np.testing.assert_allclose(expected, np.linalg.inv([[-2.0, -1], [-1, -3]]), rtol=1e-5)
+    assert reproduce(tmp_path / "part", "/", library)[0] == 0
+    assert reproduce(tmp_path / "part", "/")[0] == 1  # an error of onnxruntime's, which names the operator
 
 
 def test_an_earlier_part_leaves_nothing_and_other_files_stay(model, tmp_path):

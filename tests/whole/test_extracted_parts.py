@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import small_networks
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import onnxscope
 
@@ -78,3 +78,30 @@ def test_sixty_layers_are_reproduced_elsewhere(tmp_path):
     print(f"{len(results) - len(failed)} of {len(results)} layers are reproduced")
     assert len(results) >= 60
     assert not failed
+
+
+@pytest.mark.acceptance
+def test_of_three_gigabytes_the_half_megabyte_of_a_layer_is_written(tmp_path):
+    side, tensors, offset = 16384, [], 0
+    for name, columns in (("w0", side), ("w1", side), ("w2", side), ("small", 8)):
+        tensor = TensorProto(name=name, data_type=1, dims=[side, columns], data_location=TensorProto.EXTERNAL)
+        for key, value in (("location", "big.data"), ("offset", offset), ("length", side * columns * 4)):
+            tensor.external_data.add(key=key, value=str(value))
+        tensors.append(tensor)
+        offset += side * columns * 4
+    nodes = [helper.make_node("MatMul", [x, f"w{i}"], [f"h{i}"]) for i, x in enumerate(("x", "h0", "h1"))]
+    nodes.append(helper.make_node("MatMul", ["h2", "small"], ["y"], name="head"))
+    fed, given = (helper.make_tensor_value_info(name, 1, ["N", n]) for name, n in (("x", side), ("y", 8)))
+    graph = helper.make_graph(nodes, "big", [fed], [given], tensors)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "big.onnx"
+    )
+    with open(tmp_path / "big.data", "wb") as stream:  # a hole, with ones behind it
+        stream.seek(offset - side * 8 * 4)
+        stream.write(np.ones(side * 8, np.float32).tobytes())
+    part = onnxscope.extract(tmp_path / "big.onnx", select="head")
+    assert reproduced(part, tmp_path / "part")
+    assert sum(path.stat().st_size for path in (tmp_path / "part").rglob("*") if path.is_file()) < 1 << 20
+    np.testing.assert_allclose(
+        part.outputs[0].value, part.inputs[0].value.sum(axis=1, keepdims=True).repeat(8, 1), rtol=1e-3
+    )
