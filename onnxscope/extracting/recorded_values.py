@@ -78,7 +78,8 @@ def _observed(model: Model, places: Mapping[str, Place], feeds: Mapping[str, Any
     for name, place in places.items():
         tap = named[place]
         if tap.name in reasons:
-            raise RunError(f"cannot record {printable(name)!r} ({reasons[tap.name]}): {model.name}")
+            hint = "`--select` takes the node around the body as a whole" if place[0] else None
+            raise RunError(f"cannot record {printable(name)!r} ({reasons[tap.name]}): {model.name}", hint=hint)
         held = answers[name] if place not in tensors else answers[tapped.outputs[tap.name]]
         values[name] = _of_first_round(model, place, held)
     return values

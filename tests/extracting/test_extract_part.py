@@ -8,6 +8,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 import small_networks
+from nested_models import GROWING
 from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
@@ -106,6 +107,14 @@ def test_the_first_round_of_a_body_is_recorded():
     with pytest.raises(InputError, match="'s' was not computed on this input: net") as caught:
         onnxscope.extract(model, {"x": x, "n": np.array(0)}, select="inner")
     assert caught.value.hint == "the loop that holds it made no round; feed what makes one"
+
+
+def test_a_value_that_grows_from_round_to_round_is_no_part_by_itself():
+    model, feeds = onnx.parser.parse_model(GROWING), {"x": np.ones(2, np.float32), "n": np.array(3)}
+    with pytest.raises(RunError, match="its shape changes from one iteration to the next") as caught:
+        onnxscope.extract(model, feeds, select="value:next")
+    assert caught.value.hint == "`--select` takes the node around the body as a whole"
+    np.testing.assert_array_equal(onnxscope.extract(model, feeds, select="op:Loop").outputs[0].value, np.ones(16))
 
 
 def test_a_branch_that_was_not_taken_is_no_part():
