@@ -126,8 +126,8 @@ def diff(
 def _refuse(
     folder: Path, models: tuple[Model, Model], inputs: tuple[str, ...], feeding: FeedingOptions, force: bool
 ) -> None:
+    from onnxscope.datasets.read_files import files_of
     from onnxscope.extracting.part_folder import files_of_part, refuse_others
-    from onnxscope.inputs.dataset import files_of
 
     written = [path for name in ("a", "b") for path in files_of_part(folder / name)]
     refuse_inputs(written, files_of(*models, inputs=inputs, **feeding))

@@ -54,9 +54,9 @@ def extract(
     shown: Presentation,
 ) -> None:
     """Cut a layer, a module or a span out of MODEL: a model of its own, with its data and a script that runs it."""
+    from onnxscope.datasets.read_files import files_of
     from onnxscope.extracting.extract_part import extract as cut
     from onnxscope.extracting.part_folder import files_of_part, refuse_others
-    from onnxscope.inputs.dataset import files_of
     from onnxscope.model.loading import load_model
 
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)

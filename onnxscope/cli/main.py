@@ -89,5 +89,19 @@ def cli() -> None:
     """See what is inside an ONNX model: what each layer computes, and what is in its weights."""
 
 
-for _command in (inspect, weights, features, stats, diff, snapshot, check, report, recipe, convert, extract, demo, doctor):
+for _command in (
+    inspect,
+    weights,
+    features,
+    stats,
+    diff,
+    snapshot,
+    check,
+    report,
+    recipe,
+    convert,
+    extract,
+    demo,
+    doctor,
+):
     cli.add_command(_command)

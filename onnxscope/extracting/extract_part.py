@@ -15,11 +15,11 @@ from onnxscope.base.results import Record, remarks
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, printable
+from onnxscope.datasets.dataset import open_dataset
 from onnxscope.extracting.chosen_part import Part, choose_part
 from onnxscope.extracting.part_folder import save_part
 from onnxscope.extracting.recorded_values import Recorded, difference, known_types, record_values, types_of
 from onnxscope.extracting.standalone import standalone
-from onnxscope.inputs.dataset import open_dataset
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.runtime.session import open_session
 from onnxscope.runtime.unstable_nodes import unstable_values

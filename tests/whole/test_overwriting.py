@@ -232,7 +232,7 @@ def test_a_baseline_is_brought_up_to_date_in_its_place(workplace):
 @pytest.mark.parametrize("name", ["digits/features.txt", "torch-alexnet/model.onnx", "digits/weights/weights.json"])
 def test_the_demonstration_keeps_what_it_shows(refused, workplace, monkeypatch, name):
     shutil.copy(DIGITS, "sample.onnx")
-    monkeypatch.setattr("onnxscope.cli.demonstration._sample", lambda _: workplace / "sample.onnx")
+    monkeypatch.setattr("onnxscope.cli.demo._sample", lambda _: workplace / "sample.onnx")
     Path("d", name).parent.mkdir(parents=True)
     os.link("sample.onnx", Path("d", name))
     refused("demo -o d", "the output would replace an input")

@@ -19,7 +19,7 @@ from planting import scaled
 from text_models import trained
 
 import onnxscope
-from onnxscope.cli.demonstration import Tour
+from onnxscope.cli.demo import Tour
 from onnxscope.cli.main import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,7 +278,7 @@ def test_what_a_class_activation_map_returns(workplace, method):
 
 
 def test_what_the_demonstration_prints(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("onnxscope.cli.demonstration._NETWORKS", ())
+    monkeypatch.setattr("onnxscope.cli.demo._NETWORKS", ())
     assert run(["demo", "-o", str(tmp_path), "--format", "json", "-q"]) == 0
     assert conform(strict(capsys.readouterr().out))["models"]
     conform(Tour("nowhere", ()).to_dict())
