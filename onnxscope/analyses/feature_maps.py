@@ -14,7 +14,7 @@ from onnxscope.analyses.tap_maps import FeatureMap, Rank, describe_tap, taps_tab
 from onnxscope.base.results import Record, paragraph, remarks, within
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
-from onnxscope.base.text import printable
+from onnxscope.base.text import counted, printable
 from onnxscope.datasets.dataset import open_dataset
 from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.errors import InputError, OutputError, RunError
@@ -118,7 +118,7 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
     def table(self) -> Table:
         """One row per tap."""
         shown = "random numbers" if self.input["kind"] == "random" else ", ".join(self.input["files"]) or "arrays"
-        title = f"{self.model['name']} on {shown}: {len(self.taps)} taps"
+        title = f"{self.model['name']} on {shown}: {counted(len(self.taps), 'tap')}"
         return taps_table(title, self.taps)
 
     def __repr__(self) -> str:
@@ -245,7 +245,7 @@ def describe_features(
         growth: Where one sample more makes a value longer, as far as that is known.
         finder: Finds the positions that masks leave out, None where all count.
     """
-    counted = {} if finder is None else left_out(prepared.masks, prepared.arrays)
+    masked = {} if finder is None else left_out(prepared.masks, prepared.arrays)
     found: dict[Tap, CountedAxes] = {}
     reached: list[FeatureMap] = []
     missed = list(unreachable)
@@ -262,7 +262,7 @@ def describe_features(
             if finder is not None:
                 found[tap] = finder.axes(tap, data.shape, view.batch, tap.axis_of(data.ndim))
             channel = tap.axis_of(data.ndim)
-            cut = found.get(tap, ALL_COUNT).cut(data, view.batch, channel, counted, prepared.samples or 1)
+            cut = found.get(tap, ALL_COUNT).cut(data, view.batch, channel, masked, prepared.samples or 1)
             described = describe_tap(tap, data, view, channels, rank, sample, cut)
             reached.append(replace(described, tokens=prepared.tokens))
         else:

@@ -145,9 +145,11 @@ def _cut(
 ) -> list[str]:
     """Write the guilty layer of both models, and return what there is to say of it."""
     from onnxscope.extracting.guilty_parts import extract_guilty
+    from onnxscope.selection.feeding_recipes import load_to_run
 
+    first, options = load_to_run(models[0], options, inputs)
     try:
-        parts = extract_guilty(result, *models, inputs, options)
+        parts = extract_guilty(result, first, models[1], inputs, options)
     except (InputError, RunError) as error:  # the verdict stands
         return [f"the guilty layer is not extracted: {error}"]
     if parts is None:

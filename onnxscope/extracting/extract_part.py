@@ -20,9 +20,10 @@ from onnxscope.extracting.chosen_part import Part, choose_part
 from onnxscope.extracting.part_folder import save_part
 from onnxscope.extracting.recorded_values import Recorded, difference, known_types, record_values, types_of
 from onnxscope.extracting.standalone import standalone
-from onnxscope.model.loading import CustomOps, Model, load_model
+from onnxscope.model.loading import CustomOps, Model
 from onnxscope.runtime.session import open_session
 from onnxscope.runtime.unstable_nodes import unstable_values
+from onnxscope.selection.feeding_recipes import load_to_run
 
 __all__ = ["Extraction", "describe_part", "extract"]
 
@@ -209,8 +210,9 @@ def extract(
         ModelError: The model cannot be read.
         RunError: onnxruntime fails.
     """
-    options = RunOptions(**feeding, threads=threads)
-    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
+    loaded, options = load_to_run(
+        model, RunOptions(**feeding, threads=threads), inputs, custom_ops=custom_ops, dims=dims
+    )
     part = choose_part(loaded, *(_listed(each) for each in (select, start, end)))
     if inputs is None:
         alone = loaded.rewritten(standalone(loaded, part, known_types(loaded, part)))

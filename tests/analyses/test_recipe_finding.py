@@ -64,6 +64,7 @@ def test_a_recipe_is_written_beside_the_model_and_every_command_uses_it(folder, 
         ["diff", "net.onnx", "net.onnx", *fed],
         ["report", "net.onnx", *fed, "-o", "r.html"],
         ["check", "net.onnx", *fed],
+        ["extract", "net.onnx", *fed, "-s", "op:Conv", "-o", "part"],
     ):
         found, notes = printed(capsys, *command)
         assert "fed as net.recipe.json says: preprocess, layout" in notes, command
