@@ -117,7 +117,8 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
 
     def table(self) -> Table:
         """One row per tap."""
-        shown = "random numbers" if self.input["kind"] == "random" else ", ".join(self.input["files"]) or "arrays"
+        given = {"random": "random numbers", "text": "text"}.get(self.input["kind"], "arrays")
+        shown = ", ".join(self.input["files"]) or given
         title = f"{self.model['name']} on {shown}: {counted(len(self.taps), 'tap')}"
         return taps_table(title, self.taps)
 

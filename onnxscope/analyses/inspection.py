@@ -14,7 +14,7 @@ from onnxscope.analyses.estimators import Estimator, describe_estimator
 from onnxscope.analyses.odd_numbers import Odd, find_odd_numbers
 from onnxscope.base.results import Record, facts
 from onnxscope.base.tables import Table
-from onnxscope.base.text import not_finite_text, printable
+from onnxscope.base.text import counted, not_finite_text, printable
 from onnxscope.model.encodings import encoding_of
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model, load_model
@@ -101,7 +101,7 @@ class CostRecord:
         if self.between_values:
             line += f"; {self.between_values:,} of them in products of two activations"
         if self.known < self.nodes:
-            line += f"; known for {self.known} of {self.nodes} layers"
+            line += f"; known for {self.known} of {counted(self.nodes, 'layer')}"
             line += f", --dim {self.open_dims[0]}=SIZE says more" if self.open_dims else ""
         return line
 
@@ -163,7 +163,7 @@ class ModelSummary(Record):
         )
         marks = [not_finite_text(layer.nan_count, layer.inf_count) for layer in self.layers]
         bits = ["" if layer.bits is None else f"{layer.bits}" for layer in self.layers]
-        table = Table(f"{len(rows)} layers", columns, rows).with_marks("bits", bits)
+        table = Table(counted(len(rows), "layer"), columns, rows).with_marks("bits", bits)
         return table.with_marks("not finite", marks)
 
     def facts(self) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -56,9 +57,15 @@ class Costs:
 
     @property
     def open_dims(self) -> tuple[str, ...]:
-        """Names of the inputs' symbolic dimensions whose size is not known."""
-        names = (dim for spec in self._model.declared_inputs for dim in spec.shape or () if isinstance(dim, str))
-        return tuple(dict.fromkeys(name for name in names if self._size(name) is None))
+        """The inputs' symbolic dimensions of unknown size: by name, or as `INPUT:AXIS` where that is no word."""
+        return tuple(
+            dict.fromkeys(
+                dim if re.fullmatch(r"[\w.-]+", dim) else f"{spec.name}:{axis}"
+                for spec in self._model.declared_inputs
+                for axis, dim in enumerate(spec.shape or ())
+                if isinstance(dim, str) and self._size(dim) is None
+            )
+        )
 
     def shape(self, path: tuple[Step, ...], value: str) -> _Shape | None:
         """The shape of a visible value of the graph at `path`, None where its rank is not known."""

@@ -134,7 +134,7 @@ def test_every_command_sees_the_layer(tmp_path, capsys):
     onnx.save(model, tmp_path / "m.onnx")
     assert run(["inspect", str(tmp_path / "m.onnx")]) == 0
     shown = capsys.readouterr().out
-    assert "1 layers" in shown
+    assert "\n1 layer\n" in shown
     assert "4 coefficients -1.5 to 2, 1 intercepts 0.25 to 0.25" in shown
     left = {(other.size, other.reason) for other in onnxscope.weights(model).left_out}
     assert left == {(4, "in the attribute coefficients"), (1, "in the attribute intercepts")}

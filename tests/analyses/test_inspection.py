@@ -246,3 +246,13 @@ def test_a_side_that_is_a_long_formula_does_not_widen_the_table(model):
     summary = inspect(model)
     assert "float32 batchx4x…xpast_sequence_length\n" in summary.header()
     assert summary.to_dict()["outputs"][0]["shape"][2] == "floor(floor(height/2 - 1/2)/2) + 1"
+
+
+def test_a_dimension_without_a_name_that_can_be_given_is_called_by_its_place(model):
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "?"
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = ""
+    model.graph.output[0].type.tensor_type.shape.ClearField("dim")
+    summary = inspect(model)
+    assert summary.costs.open_dims[0] == "image:2"
+    assert "--dim image:2=SIZE says more" in summary.header()
+    assert "says more" not in inspect(model, dims={"image:2": 8, "batch": 1}).header()
