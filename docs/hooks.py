@@ -134,7 +134,7 @@ def _type(schema: dict[str, Any], name: str, shared: set[str]) -> str:
         const = schema["const"]
         return _code(const if isinstance(const, str) else json.dumps(const))
     if "enum" in schema:
-        return ", ".join("null" if each is None else _code(each) for each in schema["enum"])
+        return ", ".join(_code(each) if isinstance(each, str) else json.dumps(each) for each in schema["enum"])
     kinds = schema.get("type", "anything")
     words = [kinds] if isinstance(kinds, str) else list(kinds)
     rows = schema.get("items", {})

@@ -53,7 +53,7 @@ def test_everything_that_does_not_fit_is_counted_and_the_first_named():
     with pytest.raises(ConversionError) as caught:
         check_fit(own, stored, "w.pth", optional={"steps"})
     assert str(caught.value) == (
-        "the checkpoint does not fit the model (1 missing, first 'a'; 1 unexpected, first 'x\\\\x1b'; "
+        "the checkpoint does not fit the model (1 missing, first 'a'; 1 unexpected, first 'x\\x1b'; "
         "2 wrongly shaped, first 'c': (9,) in the file, (4,) in the model): w.pth"
     )
     assert "num_classes" in caught.value.hint

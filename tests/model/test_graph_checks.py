@@ -120,7 +120,7 @@ def test_names_that_do_not_add_up_are_refused(text: str, message: str) -> None:
 def test_empty_and_repeated_names_are_refused_with_escapes(kind: str) -> None:
     for names, message in (
         ([""], f"^an {kind} has an empty name: m$"),
-        (["a", "\x1b[m", "\x1b[m"], rf"^an {kind} has the name of another \('\\\\x1b\[m'\): m$"),
+        (["a", "\x1b[m", "\x1b[m"], rf"^an {kind} has the name of another \('\\x1b\[m'\): m$"),
     ):
         proto = GraphProto(name="g")
         for name in names:

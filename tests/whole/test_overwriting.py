@@ -94,7 +94,7 @@ MISSING = [
 WRITTEN = {
     *(("weights", "output"), ("features", "output"), ("stats", "output"), ("snapshot", "output")),
     *(("report", "output"), ("report", "node_data"), ("convert", "output"), ("demo", "output")),
-    *(("extract", "output"), ("diff", "extract")),
+    *(("extract", "output"), ("diff", "extract"), ("recipe", "output"), ("recipe", "into")),
     *(("check", "junit_file"), ("check", "markdown_file"), ("check", "baseline")),
 }
 READ = {
@@ -102,7 +102,7 @@ READ = {
     *(("diff", "a"), ("diff", "b"), ("check", "models"), ("check", "config"), ("check", "baseline")),
     *(("report", "profile"), ("report", "against"), ("convert", "weights")),
     *((name, "custom_ops") for name in ("weights", "features", "stats", "diff", "snapshot", "check", "report")),
-    *(("convert", "custom_ops"), ("extract", "custom_ops")),
+    *(("convert", "custom_ops"), ("extract", "custom_ops"), ("recipe", "custom_ops"), ("recipe", "model")),
 }
 
 
