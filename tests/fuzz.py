@@ -422,6 +422,7 @@ def read_toml(data: bytes) -> None:
         read_settings(written(data, "s.toml"))
 
 
+_AT_A_TIME = 4
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "wire": read_wire,
     "loader": load_edited,
@@ -539,7 +540,7 @@ def report_of(name: str, seconds: float, seed: int, engine: str) -> tuple[bool, 
 
 
 def run() -> int:
-    """Read the arguments, and feed the targets, two at a time."""
+    """Read the arguments, and feed the targets, a few at a time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all by default")
     parser.add_argument("--seconds", type=float, default=60, help="for each")
@@ -553,7 +554,7 @@ def run() -> int:
         run_target(names[0], given.seconds, given.seed, engine)
         return 0
     held = True
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
         for well, words in pool.map(lambda name: report_of(name, given.seconds, given.seed, engine), names):
             print(words, flush=True)
             held &= well

@@ -57,7 +57,7 @@ def make(width=2):
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("mode", ["faithful", "deployed"])
+@pytest.mark.parametrize("mode", ["faithful", pytest.param("deployed", marks=pytest.mark.acceptance)])
 def test_a_conversion_in_a_process_of_its_own_gives_the_same_bytes(tmp_path, monkeypatch, capfd, mode):
     monkeypatch.chdir(tmp_path)
     Path("json.py").write_text("raise SystemExit('code that nobody named')\n")

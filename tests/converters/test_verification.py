@@ -38,8 +38,15 @@ def exported(folder, mode, exporter):
     return path
 
 
-@pytest.mark.parametrize("exporter", ["dynamo", "legacy"])
-@pytest.mark.parametrize("mode", ["faithful", "deployed"])
+@pytest.mark.parametrize(
+    ("mode", "exporter"),
+    [
+        ("faithful", "dynamo"),
+        ("deployed", "legacy"),
+        pytest.param("faithful", "legacy", marks=pytest.mark.acceptance),
+        pytest.param("deployed", "dynamo", marks=pytest.mark.acceptance),
+    ],
+)
 def test_a_module_and_its_export_are_equal_until_a_weight_changes(tmp_path, mode, exporter):
     path = exported(tmp_path, mode, exporter)
     module = residual().train()

@@ -123,9 +123,7 @@ def test_names_in_messages_cannot_act_on_a_terminal() -> None:
     proto = parse(PLAIN)
     proto.graph.name = "g\x1b[2J"
     proto.graph.node[0].input[0] = "\x9b1m\n"
-    with pytest.raises(
-        ModelError, match=r"^node 'Add\(y\)' reads '\\x9b1m\\n', which nothing produces: g\\x1b\[2J$"
-    ):
+    with pytest.raises(ModelError, match=r"^node 'Add\(y\)' reads '\\x9b1m\\n', which nothing produces: g\\x1b\[2J$"):
         load_model(proto)
 
 
