@@ -15,8 +15,9 @@ import click
 from onnxscope.base.files import JUNIT, MARKDOWN, refuse_foreign, refuse_inputs, require_folders, write_whole
 from onnxscope.base.run_options import RecipeUsed
 from onnxscope.base.text import printable
-from onnxscope.cli.feeding import dim_option, feeding_options, input_option
-from onnxscope.cli.options import (
+from onnxscope.errors import BaselineError, InputError, OnnxscopeError
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.options import (
     Presentation,
     batch_options,
     common,
@@ -24,8 +25,7 @@ from onnxscope.cli.options import (
     force_option,
     select_option,
 )
-from onnxscope.cli.streams import fail
-from onnxscope.errors import BaselineError, InputError, OnnxscopeError
+from onnxscope.terminal.streams import fail
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions

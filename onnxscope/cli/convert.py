@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from onnxscope.cli.options import Presentation, common, custom_ops_option, force_option
+from onnxscope.terminal.options import Presentation, common, custom_ops_option, force_option
 
 __all__ = ["convert"]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxscope.base.files import make_folder, refuse_inputs, write_whole
-from onnxscope.cli.options import Presentation, common
 from onnxscope.errors import MissingDependencyError
+from onnxscope.terminal.options import Presentation, common
 
 if TYPE_CHECKING:
     from onnxscope.base.tables import Table

@@ -10,8 +10,9 @@ import click
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import printable
-from onnxscope.cli.feeding import dim_option, feeding_options, input_option
-from onnxscope.cli.options import (
+from onnxscope.errors import InputError, RunError
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.options import (
     Presentation,
     batch_options,
     common,
@@ -19,7 +20,6 @@ from onnxscope.cli.options import (
     force_option,
     select_option,
 )
-from onnxscope.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions

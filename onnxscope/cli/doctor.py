@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxscope._version import __version__
-from onnxscope.cli.options import Presentation, common
+from onnxscope.terminal.options import Presentation, common
 
 if TYPE_CHECKING:
     from onnxscope.base.tables import Table

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxscope.base.files import refuse_inputs
-from onnxscope.cli.feeding import dim_option, feeding_options, input_option
-from onnxscope.cli.options import (
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.options import (
     Presentation,
     common,
     custom_ops_option,

@@ -10,8 +10,8 @@ import click
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.json_files import dump_json
 from onnxscope.base.text import counted
-from onnxscope.cli.feeding import dim_option, feeding_options, input_option
-from onnxscope.cli.options import (
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.options import (
     Presentation,
     at_option,
     channel_options,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from onnxscope.cli.feeding import dim_option
-from onnxscope.cli.options import Presentation, common, model_argument, select_option
+from onnxscope.terminal.feeding import dim_option
+from onnxscope.terminal.options import Presentation, common, model_argument, select_option
 
 __all__ = ["inspect"]
 

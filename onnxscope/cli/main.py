@@ -24,13 +24,13 @@ from onnxscope.cli.doctor import doctor
 from onnxscope.cli.extract import extract
 from onnxscope.cli.features import features
 from onnxscope.cli.inspect import inspect
-from onnxscope.cli.options import ALONE
 from onnxscope.cli.recipe import recipe
 from onnxscope.cli.report import report
 from onnxscope.cli.snapshot import snapshot
 from onnxscope.cli.stats import stats
-from onnxscope.cli.streams import PIPE_CLOSED, fail, is_of_stdout, open_streams, tell_of_stdout
 from onnxscope.cli.weights import weights
+from onnxscope.terminal.options import ALONE
+from onnxscope.terminal.streams import PIPE_CLOSED, fail, is_of_stdout, open_streams, tell_of_stdout
 
 __all__ = ["cli", "main", "run"]
 

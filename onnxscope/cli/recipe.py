@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, require_folders
-from onnxscope.cli.feeding import dim_option, feeding_options, input_option
-from onnxscope.cli.options import Presentation, common, custom_ops_option, force_option, model_argument
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.options import Presentation, common, custom_ops_option, force_option, model_argument
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions

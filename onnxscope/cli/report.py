@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxscope.base.files import OVERLAY, PAGE, refuse_foreign, refuse_inputs, require_folders
-from onnxscope.cli.feeding import dim_option, feeding_options, input_option
-from onnxscope.cli.options import (
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.options import (
     Presentation,
     at_option,
     batch_size_option,
@@ -21,7 +21,7 @@ from onnxscope.cli.options import (
     model_argument,
     select_option,
 )
-from onnxscope.cli.streams import StatusLine
+from onnxscope.terminal.streams import StatusLine
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions

@@ -9,8 +9,8 @@ import click
 
 from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, require_folders
 from onnxscope.base.run_options import RecipeUsed
-from onnxscope.cli.feeding import dim_option, feeding_options, input_option
-from onnxscope.cli.options import (
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.options import (
     Presentation,
     batch_options,
     common,

@@ -12,8 +12,9 @@ import click
 
 from onnxscope.base.files import partial_path
 from onnxscope.base.text import counted
-from onnxscope.cli.feeding import dim_option, feeding_options, input_option
-from onnxscope.cli.options import (
+from onnxscope.errors import OnnxscopeError, RunError
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.options import (
     Presentation,
     at_option,
     batch_options,
@@ -23,8 +24,7 @@ from onnxscope.cli.options import (
     model_argument,
     select_option,
 )
-from onnxscope.cli.streams import StatusLine
-from onnxscope.errors import OnnxscopeError, RunError
+from onnxscope.terminal.streams import StatusLine
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions

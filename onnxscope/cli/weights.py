@@ -10,7 +10,14 @@ import click
 
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.text import counted, printable
-from onnxscope.cli.options import Presentation, common, custom_ops_option, force_option, model_argument, select_option
+from onnxscope.terminal.options import (
+    Presentation,
+    common,
+    custom_ops_option,
+    force_option,
+    model_argument,
+    select_option,
+)
 
 __all__ = ["weights"]
 

@@ -19,9 +19,9 @@ import click
 from onnxscope.base.files import partial_path
 from onnxscope.base.limits import MAX_NODES, MEMORY_LIMIT, Limits, default_memory_bytes
 from onnxscope.base.text import printable
-from onnxscope.cli.streams import fail, is_of_stdout, tell_of_stdout
-from onnxscope.cli.supervision import Ended, NoFolderError, can_supervise, supervised, was_interrupted
 from onnxscope.errors import OnnxscopeError
+from onnxscope.terminal.streams import fail, is_of_stdout, tell_of_stdout
+from onnxscope.terminal.supervision import Ended, NoFolderError, can_supervise, supervised, was_interrupted
 
 if TYPE_CHECKING:
     from onnxscope.base.tables import Format, Result, Table

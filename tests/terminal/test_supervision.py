@@ -24,8 +24,8 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 import onnxscope
-from onnxscope.cli import supervision
 from onnxscope.cli.main import run
+from onnxscope.terminal import supervision
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 DIGITS, DEPLOYED, IMAGES = (FIXTURES / name for name in ("digits.onnx", "digits_deployed.onnx", "digits.npz"))
