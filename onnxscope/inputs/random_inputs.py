@@ -14,25 +14,20 @@ from numpy.typing import NDArray
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import element_type, spec_text
 from onnxscope.inputs.layouts import find_layout, shape_text
+from onnxscope.selection.input_roles import is_called
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["CACHED", "STEPS", "Fitting", "at_length", "dim_name", "open_dims", "random_feeds", "sequence_dims"]
+__all__ = ["STEPS", "Fitting", "at_length", "dim_name", "open_dims", "random_feeds", "sequence_dims"]
 
 STEPS = 8
 """Of a sequence, and of every other open axis that is no batch."""
-CACHED = re.compile(r"past|cache|(?:^|[^a-z])(?:key|value|k|v)(?:$|[^a-z])")
-"""In the name of an input that holds what a decoder remembers."""
 
 _IMAGE_SIDE = 224
 _CHANNELS = 3
 _MAX_BYTES = 4 << 30
-_MASK = re.compile(r"(?:^|[^a-z])mask(?:$|[^a-z])")
 _SUM = re.compile(r"\s*\w+(?:\s*\+\s*\w+)+\s*")
-_POSITIONS = re.compile(r"position|pos_ids|(?:^|[^a-z])pos(?:$|[^a-z])")
-_LENGTHS = re.compile(r"length|seq_?lens?|(?:^|[^a-z])lens?(?:$|[^a-z])")
-_PAST = re.compile(r"past")
 _LENGTH = re.compile(r"seq|len|time|frame|step|token|word|audio|samples|^[tls]$")
 _NO_LENGTH = re.compile(r"past|cache|total")
 
@@ -130,7 +125,7 @@ def sequence_dims(specs: Sequence[InputSpec], fitting: Fitting) -> tuple[str, ..
     fixed = {
         dim_name(spec, axis)
         for spec in specs
-        if len(spec.shape or ()) == 4 and (_open_size(spec, 3) == _IMAGE_SIDE or CACHED.search(spec.name.lower()))
+        if len(spec.shape or ()) == 4 and (_open_size(spec, 3) == _IMAGE_SIDE or is_called(spec.name, "cache"))
         for axis, dim in enumerate(spec.shape or ())
         if not isinstance(dim, int)
     }
@@ -227,10 +222,10 @@ def _valid(
             made[spec.name] = np.ones(shape, dtype)
         elif dtype.kind == "b":
             continue
-        elif _POSITIONS.search(name) and shape:
+        elif is_called(name, "positions") and shape:
             made[spec.name] = np.broadcast_to(np.arange(past, past + shape[-1]), shape).astype(dtype)
-        elif _LENGTHS.search(name) and len(shape) < 2 + (shape[-1:] == (1,)):
-            longest = past if _PAST.search(name) and "total" not in name else past + present
+        elif is_called(name, "lengths") and len(shape) < 2 + (shape[-1:] == (1,)):
+            longest = past if is_called(name, "past") and "total" not in name else past + present
             # onnxruntime's GroupQueryAttention counts keys without the last one.
             length = max(0, longest - ("seqlens_k" in name))
             made[spec.name] = np.full(shape, min(length, int(np.iinfo(dtype).max)), dtype)
@@ -239,13 +234,13 @@ def _valid(
 
 def _past_and_present(specs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
     """How many places a cache holds, and how many are new."""
-    caches = [shapes[spec.name] for spec in specs if CACHED.search(spec.name.lower()) and len(shapes[spec.name]) == 4]
+    caches = [shapes[spec.name] for spec in specs if is_called(spec.name, "cache") and len(shapes[spec.name]) == 4]
     others = [
         shape[1]
         for spec in specs
         if len(shape := shapes[spec.name]) in (2, 3)
-        and not _MASK.search(spec.name.lower())
-        and not _POSITIONS.search(spec.name.lower())
+        and not is_called(spec.name, "mask")
+        and not is_called(spec.name, "positions")
         and (spec.shape is not None and (not isinstance(spec.shape[1], int) or spec.dtype.startswith("int")))
     ]
     return (caches[0][2] if caches else 0), max(others, default=0)
@@ -279,7 +274,7 @@ def _values(
             f"input {spec.name!r} {spec_text(spec)}",
             hint="give a .npz file with one array per input",
         )
-    if limits is None and _MASK.search(spec.name.lower()):
+    if limits is None and is_called(spec.name, "mask"):
         return np.ones(shape, dtype)
     if dtype.kind == "b":
         return generator.integers(0, 2, shape).astype(dtype)

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
-from onnxscope.inputs.random_inputs import CACHED, STEPS, Fitting, dim_name, open_dims, random_feeds
+from onnxscope.inputs.random_inputs import STEPS, Fitting, dim_name, open_dims, random_feeds
 from onnxscope.inputs.trial_runs import Refusal, TrialRuns
 from onnxscope.model.loading import Model
+from onnxscope.selection.input_roles import is_called
 
 if TYPE_CHECKING:
     from onnxscope.model.graphs import Node
@@ -145,7 +146,7 @@ class _Search:
         related = {
             dim_name(spec, axis): STEPS
             for spec in self._specs
-            if len(spec.shape or ()) == 4 and CACHED.search(spec.name.lower())
+            if len(spec.shape or ()) == 4 and is_called(spec.name, "cache")
             for axis, dim in enumerate(spec.shape or ())
             if axis and not isinstance(dim, int)
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.layouts import ImageLayout, find_layout, shape_text
 from onnxscope.inputs.sources import Kind
+from onnxscope.selection.input_roles import is_called
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
@@ -41,7 +41,6 @@ __all__ = [
 
 Array = NDArray[Any]
 BatchAxes = Mapping[str, int | None]
-_CACHE = re.compile(r"past|cache")
 Load = Callable[[int], tuple[dict[str, Array], list[str]]]
 
 
@@ -215,7 +214,7 @@ def find_layouts(
         shape = shapes[spec.name]
         layout = None
         # With three axes it is more likely a sequence, and what a decoder remembers of one may have four.
-        if len(shape) == 4 and not axes[spec.name] and not _CACHE.search(spec.name.lower()):
+        if len(shape) == 4 and not axes[spec.name] and not is_called(spec.name, "cache"):
             layout = find_layout(spec.shape) or find_layout(tuple(shape))
         if layout is not None:
             layouts[spec.name] = layout

@@ -20,6 +20,7 @@ from onnxscope.inputs.sources import is_sound, open_input
 from onnxscope.readers.log_mel import frame_count, log_mel, samples_of_frames
 from onnxscope.readers.sound_recipes import SOUND_RECIPES, SoundRecipe, load_sound_recipe, sound_recipe_beside
 from onnxscope.readers.sounds import read_sound, resample, sound_size
+from onnxscope.selection.input_roles import counts_what_is_fed
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
@@ -29,7 +30,6 @@ __all__ = ["describe_sounds", "full", "hear", "load_recipe", "recipe_of_sounds",
 Array = NDArray[Any]
 
 _RATE = re.compile(r"(?:^|[^a-z])(?:sr|fs|rate|sample_?rate|sampling_?rate)$")
-_LENGTH = re.compile(r"(?:^|[^a-z])(?:len|lens|length|lengths)$")
 _SHORTEST = 64  # samples of a sound: an input of fewer numbers takes something else
 _MOST_NUMBERS = 1 << 28  # of one sound's features
 _TINY = 1e-7  # added to the variance that a sound is divided by the root of, as transformers does
@@ -185,7 +185,7 @@ def _size(path: str) -> tuple[int, int]:
 def _tells(spec: InputSpec) -> bool:
     """Whether an input asks for the rate of a sound, or for its length."""
     name = spec.name.lower()
-    return len(spec.shape or ()) < 2 and bool(_RATE.search(name) or _LENGTH.search(name))
+    return len(spec.shape or ()) < 2 and bool(_RATE.search(name) or counts_what_is_fed(name))
 
 
 def _fixed(shape: Sequence[int | str | None], axis: int) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
+from onnxscope.selection.input_roles import counts_what_is_fed, is_called, stem_of_lengths
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
@@ -23,10 +23,6 @@ NO_MASK = "none"
 """What asks for no mask."""
 
 Array = NDArray[Any]
-_USUAL = re.compile(r"(?:.*[^a-z])?(?:attention|input|padding|pad|token|sequence|seq|valid)?_?mask")
-_LENGTHS = re.compile(r"(.*?)_?(?:input_|seq_|sequence_)?(?:lengths?|lens?)")
-_OTHER = re.compile(r"head|causal|decoder_causal|pixel|label|prompt|position|has_mask")
-_PADDING = re.compile(r"pad(?:ding)?_?mask$")
 _INVERTED = "!"
 
 
@@ -104,11 +100,10 @@ def find_padding_masks(specs: Sequence[InputSpec], asked: Sequence[str] | None =
         return tuple(_asked(specs, name) for name in asked)
     found: list[PaddingMask] = []
     for spec in specs:
-        name = spec.name.lower()
-        if _kind(spec) in "biuf" and _rank(spec) == 2 and _USUAL.fullmatch(name) and not _OTHER.search(name):
+        if _kind(spec) in "biuf" and _rank(spec) == 2 and _is_padding(spec):
             found.append(PaddingMask(spec.name, _says(spec), _axes(spec, specs)))
     for spec in specs:
-        if _kind(spec) in "iu" and _rank(spec) == 1 and _LENGTHS.fullmatch(spec.name.lower()):
+        if _kind(spec) in "iu" and _rank(spec) == 1 and counts_what_is_fed(spec.name):
             axes = _axes_of_lengths(spec, specs)
             if axes and not any(axes.items() & mask.axes.items() for mask in found):
                 found.append(PaddingMask(spec.name, "lengths", axes))
@@ -143,9 +138,14 @@ def _asked(specs: Sequence[InputSpec], asked: str) -> PaddingMask:
     return PaddingMask(name, says, _axes(spec, specs))
 
 
+def _is_padding(spec: InputSpec) -> bool:
+    """Whether an input is called as masks of positions are."""
+    return is_called(spec.name, "mask") and not is_called(spec.name, "other mask")
+
+
 def _says(spec: InputSpec) -> Literal["counted", "left out"]:
     """PyTorch's key_padding_mask is True where there is nothing; other masks are 1 where there is something."""
-    return "left out" if _kind(spec) == "b" and _PADDING.search(spec.name.lower()) else "counted"
+    return "left out" if _kind(spec) == "b" and is_called(spec.name, "padding mask") else "counted"
 
 
 def _axes(mask: InputSpec, specs: Sequence[InputSpec]) -> dict[str, int]:
@@ -168,8 +168,7 @@ def _axes(mask: InputSpec, specs: Sequence[InputSpec]) -> dict[str, int]:
 
 def _axes_of_lengths(lengths: InputSpec, specs: Sequence[InputSpec]) -> dict[str, int]:
     """Where the positions are that lengths count: the only open axis of the only sequence, or of that of their name."""
-    match = _LENGTHS.fullmatch(lengths.name.lower())
-    stem = match[1] if match else ""
+    stem = stem_of_lengths(lengths.name)
     others = [spec for spec in specs if spec.shape and len(spec.shape) >= 2 and spec.name != lengths.name]
     named = [spec for spec in others if stem and spec.name.lower().startswith(stem)]
     found = {}

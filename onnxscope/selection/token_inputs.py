@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from onnxscope.selection.input_roles import is_called
+
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["TokenPart", "is_mask_name", "token_parts"]
+__all__ = ["TokenPart", "token_parts"]
 
 TokenPart = Literal["text", "ids", "mask", "types", "positions", "length"]
 
-_MASK = re.compile(r"(?:^|[^a-z])mask(?:$|[^a-z])")
-_TYPES = re.compile(r"token_?type|segment|type_ids")
-_POSITIONS = re.compile(r"position|pos_ids")
-_LENGTHS = re.compile(r"length|(?:^|[^a-z])lens?(?:$|[^a-z])")
-_IDS = re.compile(r"(?:^|[^a-z])(?:ids?|tokens?|input|text|words?|sequence|src|source|x)(?:$|[^a-z0-9])")
 _DECODER = re.compile(r"decoder|target|tgt|label")
 
 
@@ -39,27 +36,22 @@ def token_parts(specs: Sequence[InputSpec]) -> dict[str, TokenPart]:
             parts |= {spec.name: "text"} if len(strings) == 1 else {}
         elif _DECODER.search(name) or rank not in (None, 1, 2):
             continue
-        elif is_mask_name(name) and kind in "iubf":
+        elif is_called(name, "mask") and kind in "iubf":
             parts[spec.name] = "mask"
         elif kind not in "iu":
             continue
-        elif _TYPES.search(name):
+        elif is_called(name, "types"):
             parts[spec.name] = "types"
-        elif _POSITIONS.search(name):
+        elif is_called(name, "positions"):
             parts[spec.name] = "positions"
-        elif _LENGTHS.search(name):
+        elif is_called(name, "lengths"):
             parts[spec.name] = "length"
         else:
             whole.append(spec)
-    named = [spec for spec in whole if _IDS.search(spec.name.lower())]
+    named = [spec for spec in whole if is_called(spec.name, "text")]
     for spec in (named or whole)[:1]:
         parts[spec.name] = "ids"
     return parts
-
-
-def is_mask_name(name: str) -> bool:
-    """Whether an input is called a mask."""
-    return _MASK.search(name.lower()) is not None
 
 
 def _kind(spec: InputSpec) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.runtime.session import Session, open_session
+from onnxscope.selection.input_roles import is_called
 from onnxscope.stepping.states import State, first_states
 
 if TYPE_CHECKING:
@@ -24,10 +25,6 @@ __all__ = ["Walk", "Walker", "made_of_tokens", "masks_tokens", "token_input"]
 Array = NDArray[Any]
 
 _BUDGET_BYTES = 2 << 30  # of the states of all steps together
-_MASK = re.compile(r"(?:^|[^a-z])mask(?:$|[^a-z])")
-_POSITIONS = re.compile(r"position|pos_ids|(?:^|[^a-z])pos(?:$|[^a-z])")
-_TOKENS = re.compile(r"ids?$|token|prefix")
-_TYPES = re.compile(r"type")
 _LOGITS = re.compile(r"logit|logprob|score")
 
 
@@ -60,14 +57,18 @@ def token_input(specs: Iterable[InputSpec]) -> InputSpec | None:
         and not isinstance(spec.shape[1], int)
         and not _follows_tokens(spec)
     ]
-    named = [spec for spec in whole if _TOKENS.search(spec.name.lower()) and not _TYPES.search(spec.name.lower())]
-    return named[0] if len(named) == 1 else whole[0] if len(whole) == 1 else None
+    whole = [spec for spec in whole if not is_called(spec.name, "types")] or whole
+    for role in ("ids", "text"):
+        named = [spec for spec in whole if is_called(spec.name, role)]
+        if len(named) == 1:
+            return named[0]
+    return whole[0] if len(whole) == 1 else None
 
 
 def masks_tokens(spec: InputSpec, specs: Iterable[InputSpec]) -> bool:
     """Whether an input is a mask of (batch, tokens), and not one over what another of the inputs has as many of."""
     shape = spec.shape or ()
-    if not _MASK.search(spec.name.lower()) or len(shape) != 2:
+    if not is_called(spec.name, "mask") or len(shape) != 2:
         return False
     others = (other.shape or () for other in specs if "float" in other.dtype)
     return not isinstance(shape[1], str) or not any(shape[1] in other for other in others)
@@ -76,15 +77,12 @@ def masks_tokens(spec: InputSpec, specs: Iterable[InputSpec]) -> bool:
 def made_of_tokens(spec: InputSpec) -> bool:
     """Whether an input can be made of how many tokens there are: what `_follows_tokens`, types, and flags."""
     flag = spec.dtype == "bool" and len(spec.shape or ()) < 2
-    return (
-        _follows_tokens(spec) or flag or (spec.dtype in ("int64", "int32") and bool(_TYPES.search(spec.name.lower())))
-    )
+    return _follows_tokens(spec) or flag or (spec.dtype in ("int64", "int32") and is_called(spec.name, "types"))
 
 
 def _follows_tokens(spec: InputSpec) -> bool:
     """Whether an input says nothing but how many tokens there are: a mask, or positions."""
-    name = spec.name.lower()
-    return bool(spec.shape) and bool(_MASK.search(name) or _POSITIONS.search(name))
+    return bool(spec.shape) and (is_called(spec.name, "mask") or is_called(spec.name, "positions"))
 
 
 class Walker:
@@ -194,7 +192,7 @@ class Walker:
             elif masks_tokens(spec, specs):
                 given = beside.get(spec.name, np.ones((1, 0), dtype))[:, :total]
                 feeds[spec.name] = np.concatenate([given, np.ones((1, total - given.shape[1]), dtype)], axis=1)
-            elif _POSITIONS.search(spec.name.lower()):
+            elif is_called(spec.name, "positions"):
                 given = beside.get(spec.name, np.zeros(0, dtype)).reshape(-1)[:total]
                 after = int(given[-1]) + 1 if given.size else 0
                 counted = np.concatenate([given, np.arange(after, after + total - given.size, dtype=dtype)])[past:]
@@ -203,9 +201,9 @@ class Walker:
                 array = beside[spec.name]
                 along = spec.shape is not None and len(spec.shape) == 2 and spec.shape[1] == (ids.shape or (0, 0))[1]
                 feeds[spec.name] = array[:, past:total] if along else array
-            elif _TYPES.search(spec.name.lower()):
+            elif is_called(spec.name, "types"):
                 feeds[spec.name] = np.zeros((1, total - past), dtype)
-            elif spec.dtype == "bool" and not _MASK.search(spec.name.lower()):
+            elif spec.dtype == "bool" and not is_called(spec.name, "mask"):
                 feeds[spec.name] = np.full([1] * len(spec.shape or ()), past > 0)  # use_cache_branch
         return feeds
 
