@@ -160,7 +160,8 @@ def _open_stepped(
     """Open the data for what is no state, and step over it; where nothing can be stepped, raise the fault."""
     from onnxscope.model.loading import Model  # and with it onnx, which arrays do not need
     from onnxscope.stepping.states import find_states, possible_state
-    from onnxscope.stepping.walk import Walker, token_input
+    from onnxscope.stepping.token_feeds import token_input
+    from onnxscope.stepping.walk import Walker
 
     model = next((spec.model for spec in specs if spec.model is not None), None)
     if not isinstance(model, Model):
@@ -201,7 +202,7 @@ def _data(
     fault: InputError | None,
 ) -> _Data:
     """Open the data: for what is no state, or else without masks, positions and the like, or else for everything."""
-    from onnxscope.stepping.walk import made_of_tokens
+    from onnxscope.stepping.token_feeds import made_of_tokens
 
     rest = [spec for spec in specs if spec.name not in _names(states)]
     without = [spec for spec in rest if not made_of_tokens(spec)]
@@ -248,7 +249,7 @@ def _over_tokens(
     walker: Walker, data: Samples, ids: InputSpec, states: Sequence[State], options: RunOptions
 ) -> list[tuple[str, Walk]]:
     """One sequence for each sample."""
-    from onnxscope.stepping.walk import masks_tokens
+    from onnxscope.stepping.token_feeds import masks_tokens
 
     specs = [spec for spec in data.specs if spec.name not in _names(states)]
     sequences = []

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
+from onnxscope.selection.input_roles import is_called
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
@@ -36,12 +37,14 @@ class State:
         output: The output's name.
         batch_axis: Where samples lie in it.
         grows: Whether it is empty at first and grows, as a key-value cache does.
+        length_axis: Where a cache has its positions, None where it is no cache.
     """
 
     input: InputSpec
     output: str
     batch_axis: int
     grows: bool
+    length_axis: int | None = None
 
 
 def find_states(
@@ -80,15 +83,26 @@ def find_states(
     return tuple(_state(by_name[name], output, batch) for name, output in found.items())
 
 
-def first_states(states: Sequence[State], samples: int = 1) -> dict[str, NDArray[Any]]:
+def first_states(
+    states: Sequence[State], samples: int = 1, given: Mapping[str, NDArray[Any]] | None = None
+) -> dict[str, NDArray[Any]]:
     """Return what states are before the first step: zeros; one that grows is empty.
 
+    Args:
+        states: Some.
+        samples: How many samples they are of.
+        given: What some are instead, by input, for one sample.
+
     Raises:
-        InputError: One is of a size that nobody knows.
+        InputError: What is given is of another shape.
     """
     arrays = {}
     for state in states:
         shape = []
+        array = (given or {}).get(state.input.name)
+        if array is not None:
+            arrays[state.input.name] = _of_samples(array, state, samples)
+            continue
         for axis, dim in enumerate(state.input.shape or ()):
             if axis == state.batch_axis:
                 shape.append(samples if not isinstance(dim, int) else dim)
@@ -98,6 +112,18 @@ def first_states(states: Sequence[State], samples: int = 1) -> dict[str, NDArray
                 shape.append(0 if state.grows and _is_length(state.input, axis) else 1)
         arrays[state.input.name] = np.zeros(shape, np.dtype(state.input.dtype))
     return arrays
+
+
+def _of_samples(array: NDArray[Any], state: State, samples: int) -> NDArray[Any]:
+    """What is given of one sample, for so many; a batch that is fixed in the model is given as it is."""
+    axis, shape = state.batch_axis, state.input.shape or ()
+    whole = shape[axis] if isinstance(shape[axis], int) else 1
+    if array.ndim != len(shape) or array.shape[axis] != whole:
+        raise InputError(
+            f"the first value of the state {printable(state.input.name)!r} is of {array.shape}, not of one sample",
+            hint=f"its axis {axis} counts samples: give {whole} along it",
+        )
+    return array if whole != 1 or isinstance(shape[axis], int) else np.repeat(array, samples, axis)
 
 
 def possible_state(inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> tuple[str, str] | None:
@@ -112,12 +138,15 @@ def possible_state(inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) ->
 def _state(spec: InputSpec, output: str, batch: str | None) -> State:
     shape = spec.shape or ()
     grows = bool(_PAST.search(spec.name)) and len(shape) >= 3
-    grows = grows and any(_is_length(spec, axis) for axis in range(1, len(shape)))
+    lengths = [axis for axis in range(1, len(shape)) if _is_length(spec, axis)]
+    grows = grows and bool(lengths)
+    # Of a fixed size, (batch, heads, length, width): it moves on by one position with each step.
+    moves = is_called(spec.name, "past") and len(shape) == 4 and all(isinstance(dim, int) for dim in shape[1:])
     by_symbol = [axis for axis, dim in enumerate(shape) if batch is not None and dim == batch]
     open_axes = [axis for axis, dim in enumerate(shape) if not isinstance(dim, int)]
     ones = [axis for axis, dim in enumerate(shape) if dim == 1]
     axes = by_symbol or ([0] if grows else open_axes) or ([1] if 1 in ones and len(shape) == 3 else ones) or [0]
-    return State(spec, output, axes[0], grows)
+    return State(spec, output, axes[0], grows, lengths[0] if grows else 2 if moves else None)
 
 
 def _is_length(spec: InputSpec, axis: int) -> bool:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.runtime.session import Session, open_session
-from onnxscope.selection.input_roles import is_called
 from onnxscope.stepping.states import State, first_states
+from onnxscope.stepping.token_feeds import Place, masks_tokens, takes_one_token, token_input, tokens_fed
 
 if TYPE_CHECKING:
     from onnxscope.model.loading import Model
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["Walk", "Walker", "made_of_tokens", "masks_tokens", "token_input"]
+__all__ = ["Walk", "Walker"]
 
 Array = NDArray[Any]
 
@@ -46,45 +46,6 @@ class Walk:
     apart: tuple[float, float] | None = None
 
 
-def token_input(specs: Iterable[InputSpec]) -> InputSpec | None:
-    """Return the input of (batch, sequence) token ids, None where there is no single one."""
-    whole = [
-        spec
-        for spec in specs
-        if spec.dtype in ("int64", "int32")
-        and spec.shape is not None
-        and len(spec.shape) == 2
-        and not isinstance(spec.shape[1], int)
-        and not _follows_tokens(spec)
-    ]
-    whole = [spec for spec in whole if not is_called(spec.name, "types")] or whole
-    for role in ("ids", "text"):
-        named = [spec for spec in whole if is_called(spec.name, role)]
-        if len(named) == 1:
-            return named[0]
-    return whole[0] if len(whole) == 1 else None
-
-
-def masks_tokens(spec: InputSpec, specs: Iterable[InputSpec]) -> bool:
-    """Whether an input is a mask of (batch, tokens), and not one over what another of the inputs has as many of."""
-    shape = spec.shape or ()
-    if not is_called(spec.name, "mask") or len(shape) != 2:
-        return False
-    others = (other.shape or () for other in specs if "float" in other.dtype)
-    return not isinstance(shape[1], str) or not any(shape[1] in other for other in others)
-
-
-def made_of_tokens(spec: InputSpec) -> bool:
-    """Whether an input can be made of how many tokens there are: what `_follows_tokens`, types, and flags."""
-    flag = spec.dtype == "bool" and len(spec.shape or ()) < 2
-    return _follows_tokens(spec) or flag or (spec.dtype in ("int64", "int32") and is_called(spec.name, "types"))
-
-
-def _follows_tokens(spec: InputSpec) -> bool:
-    """Whether an input says nothing but how many tokens there are: a mask, or positions."""
-    return bool(spec.shape) and (is_called(spec.name, "mask") or is_called(spec.name, "positions"))
-
-
 class Walker:
     """Runs sequences of one model; a session is opened once."""
 
@@ -99,17 +60,18 @@ class Walker:
         self._session: Session = open_session(model, threads=threads)
         self._held_bytes = 0
 
-    def over_frames(self, frames: Iterable[Mapping[str, Array]]) -> Walk:
+    def over_frames(self, frames: Iterable[Mapping[str, Array]], first: Mapping[str, Array] | None = None) -> Walk:
         """Run one step for each frame.
 
         Args:
             frames: Whatever is no state, by input, for one sample.
+            first: What states are before the first step, by input; others are zeros or empty.
 
         Raises:
             InputError: The states take too much memory, or a step gives one that the next does not take.
             RunError: onnxruntime fails.
         """
-        states = first_states(self._states)
+        states = first_states(self._states, given=first)
         steps = []
         for frame in frames:
             feeds = {**frame, **states}
@@ -117,13 +79,23 @@ class Walker:
             states, _ = self._step(feeds, [])
         return Walk(tuple(steps))
 
-    def over_tokens(self, tokens: Sequence[int], beside: Mapping[str, Array], generate: int | None = None) -> Walk:
+    def over_tokens(
+        self,
+        tokens: Sequence[int],
+        beside: Mapping[str, Array],
+        generate: int | None = None,
+        *,
+        ids: InputSpec | None = None,
+        first: Mapping[str, Array] | None = None,
+    ) -> Walk:
         """Run one step for each token, or for all given ones and then for each that is generated greedily.
 
         Args:
             tokens: The sequence, one or more.
             beside: What else is fed, by input, for one sample; a mask over the given tokens counts on.
             generate: How many tokens follow: each is where the logits of the last position are largest.
+            ids: The input of tokens, None to find it; where it has room for one, each step has one.
+            first: As for `over_frames`; tokens come after what a cache holds.
 
         Raises:
             InputError: As for `over_frames`, or nothing that the model gives is logits.
@@ -133,26 +105,26 @@ class Walker:
         if generate is not None and logits is None:
             shown = ", ".join(f"{printable(spec.name)}" for spec in self._model.outputs[:8])
             raise InputError(f"no output is logits of (batch, sequence, tokens), to generate from: {shown}")
+        run = _Tokens.of(self._model, self._states, ids, beside, len(tokens), first)
         given = list(tokens)
-        pieces = [given[:1]] if generate is None else [given]
-        states, steps, answers = first_states(self._states), [], []
-        past = 0
-        while pieces:
-            piece = pieces.pop()
-            whole = given[: past + len(piece)]
+        singly = generate is None or run.takes_one
+        states, steps, answers = dict(run.first), [], []
+        past, wanted = 0, len(tokens) + (generate or 0)
+        while past < len(given):
+            upto = past + 1 if singly or past else len(given)
             # Without states nothing remembers what was: all of it is fed again.
-            feeds = {**self._tokens_fed(whole, past if self._states else 0, beside), **states}
+            feeds = {**run.fed(given[:upto], past if self._states else 0, states), **states}
             steps.append(feeds)
             states, scores = self._step(feeds, [] if logits is None else [logits])
-            past += len(piece)
+            past = upto
             answers += [scores[logits]] if logits is not None else []
-            if generate is None and past < len(given):
-                pieces.append(given[past : past + 1])
-            elif generate is not None and len(given) - len(tokens) < generate:
+            if past == len(given) < wanted:
                 given.append(_largest(scores[logits or ""]))
-                if len(given) - len(tokens) < generate:
-                    pieces.append(given[-1:])
-        apart = self._apart(given[:past], beside, logits, answers) if self._states and logits is not None else None
+                if len(given) == wanted:
+                    break
+        apart = None
+        if self._states and logits is not None and not run.takes_one:
+            apart = self._apart({**run.fed(given[:past], 0, run.first), **run.first}, logits, answers)
         return Walk(tuple(steps), tuple(given), len(given) - len(tokens), apart)
 
     def _step(self, feeds: Mapping[str, Array], more: list[str]) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -177,36 +149,6 @@ class Walker:
             states[state.input.name] = value
         return states, {name: answers[name] for name in more}
 
-    def _tokens_fed(self, tokens: Sequence[int], past: int, beside: Mapping[str, Array]) -> dict[str, Array]:
-        """The tokens behind the past ones, with what counts them."""
-        names = {state.input.name for state in self._states}
-        specs = [spec for spec in self._model.inputs if spec.name not in names]
-        ids = token_input(specs)
-        assert ids is not None  # whoever has tokens has asked
-        total = len(tokens)
-        feeds = {}
-        for spec in specs:
-            dtype = np.dtype(spec.dtype)
-            if spec.name == ids.name:
-                feeds[spec.name] = np.array([tokens[past:]], dtype)
-            elif masks_tokens(spec, specs):
-                given = beside.get(spec.name, np.ones((1, 0), dtype))[:, :total]
-                feeds[spec.name] = np.concatenate([given, np.ones((1, total - given.shape[1]), dtype)], axis=1)
-            elif is_called(spec.name, "positions"):
-                given = beside.get(spec.name, np.zeros(0, dtype)).reshape(-1)[:total]
-                after = int(given[-1]) + 1 if given.size else 0
-                counted = np.concatenate([given, np.arange(after, after + total - given.size, dtype=dtype)])[past:]
-                feeds[spec.name] = counted if len(spec.shape or ()) == 1 else counted[None]
-            elif spec.name in beside:
-                array = beside[spec.name]
-                along = spec.shape is not None and len(spec.shape) == 2 and spec.shape[1] == (ids.shape or (0, 0))[1]
-                feeds[spec.name] = array[:, past:total] if along else array
-            elif is_called(spec.name, "types"):
-                feeds[spec.name] = np.zeros((1, total - past), dtype)
-            elif spec.dtype == "bool" and not is_called(spec.name, "mask"):
-                feeds[spec.name] = np.full([1] * len(spec.shape or ()), past > 0)  # use_cache_branch
-        return feeds
-
     def _logits(self) -> str | None:
         """The output of numbers for every token of the vocabulary."""
         taken = {state.output for state in self._states}
@@ -218,13 +160,10 @@ class Walker:
         named = [spec.name for spec in floats if _LOGITS.search(spec.name.lower())]
         return named[0] if named else floats[0].name if len(floats) == 1 else None
 
-    def _apart(
-        self, tokens: Sequence[int], beside: Mapping[str, Array], logits: str | None, answers: Sequence[Array]
-    ) -> tuple[float, float] | None:
-        """How far the steps are from one run over all tokens."""
-        if logits is None or len(answers) < 2 or any(answer.ndim != 3 for answer in answers):
+    def _apart(self, feeds: Mapping[str, Array], logits: str, answers: Sequence[Array]) -> tuple[float, float] | None:
+        """How far the steps are from one run over all tokens, which is fed these."""
+        if len(answers) < 2 or any(answer.ndim != 3 for answer in answers):
             return None
-        feeds = {**self._tokens_fed(tokens, 0, beside), **first_states(self._states)}
         try:
             whole = np.asarray(self._session.run(feeds, [logits])[logits], np.float64)
         except RunError:
@@ -233,6 +172,62 @@ class Walker:
         if whole.shape != steps.shape:
             return None
         return float(np.abs(whole - steps).max()), float(np.abs(whole).max())
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """How one sequence of tokens is fed.
+
+    Attributes:
+        specs: The inputs that are no states.
+        ids: That of tokens.
+        beside: What else is given; masks begin with what the first states hold.
+        first: The first states.
+        before: How many positions they hold that somebody has given.
+        cache: A state that has positions.
+        takes_one: Whether a step takes a single token.
+    """
+
+    specs: tuple[InputSpec, ...]
+    ids: InputSpec
+    beside: Mapping[str, Array]
+    first: Mapping[str, Array]
+    before: int
+    cache: State | None
+    takes_one: bool
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        states: Sequence[State],
+        ids: InputSpec | None,
+        beside: Mapping[str, Array],
+        count: int,
+        given: Mapping[str, Array] | None,
+    ) -> _Tokens:
+        names = {state.input.name for state in states}
+        specs = tuple(spec for spec in model.inputs if spec.name not in names)
+        ids = token_input(specs) if ids is None else ids
+        assert ids is not None  # whoever has tokens has asked
+        cache = next((state for state in states if state.length_axis is not None), None)
+        first = first_states(states, given=given)
+        is_given = cache is not None and cache.input.name in (given or {})
+        before = first[cache.input.name].shape[cache.length_axis or 0] if cache is not None and is_given else 0
+        beside = {
+            spec.name: np.concatenate([np.ones((1, before), array.dtype), array], axis=1)
+            if masks_tokens(spec, specs) and array.shape[1] <= count
+            else array
+            for spec in specs
+            if (array := beside.get(spec.name)) is not None
+        }
+        return cls(specs, ids, beside, first, before, cache, takes_one_token(ids, states))
+
+    def fed(self, tokens: Sequence[int], past: int, states: Mapping[str, Array]) -> dict[str, Array]:
+        """The tokens behind the past ones, with what counts them."""
+        cache = self.cache
+        room = None if cache is None else states[cache.input.name].shape[cache.length_axis or 0]
+        return tokens_fed(self.specs, self.ids, tokens, Place(past, self.before, room), self.beside)
 
 
 def _largest(scores: Array) -> int:

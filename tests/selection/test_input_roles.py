@@ -9,7 +9,7 @@ from onnxscope.model.stored_model import InputSpec
 from onnxscope.selection.input_roles import counts_what_is_fed, is_called, stem_of_lengths
 from onnxscope.selection.padding_masks import find_padding_masks
 from onnxscope.selection.token_inputs import token_parts
-from onnxscope.stepping.walk import made_of_tokens, masks_tokens, token_input
+from onnxscope.stepping.token_feeds import made_of_tokens, masks_tokens, token_input
 
 MASKS = ("attention_mask", "mask", "src_mask", "attentionmask", "input_mask:0", "mask.1", "seqmask", "attentionMask")
 POSITIONS = ("position_ids", "input_pos", "pos", "cache_position", "pos_ids")

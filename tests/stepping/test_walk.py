@@ -12,7 +12,8 @@ from onnxscope.errors import InputError
 from onnxscope.model.stored_model import InputSpec
 from onnxscope.stepping import walk
 from onnxscope.stepping.states import find_states
-from onnxscope.stepping.walk import Walker, made_of_tokens, masks_tokens, token_input
+from onnxscope.stepping.token_feeds import made_of_tokens, masks_tokens, token_input
+from onnxscope.stepping.walk import Walker
 
 
 def spec(name, *shape, dtype="int64"):
