@@ -31,6 +31,9 @@ from onnxscope.errors import OutputError as OutputError
 from onnxscope.errors import ProfileError as ProfileError
 from onnxscope.errors import RunError as RunError
 from onnxscope.errors import SelectorError as SelectorError
+from onnxscope.explaining.explain_models import explain as explain
+from onnxscope.explaining.explained import ExplainedComparison as ExplainedComparison
+from onnxscope.explaining.explained import Explanation as Explanation
 from onnxscope.extracting.extract_part import Extraction as Extraction
 from onnxscope.extracting.extract_part import extract as extract
 from onnxscope.gate.baseline import Baseline as Baseline

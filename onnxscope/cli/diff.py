@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,13 @@ __all__ = ["diff"]
     metavar="DIR",
     help="Cut the guilty layer out of both models, into DIR/a and DIR/b; see `onnxscope extract`.",
 )
+@click.option("--explain", is_flag=True, help="Try which edit of its nodes makes each guilty layer of B equal.")
+@click.option(
+    "--mend",
+    type=click.Path(path_type=Path),
+    metavar="OUT.onnx",
+    help="Write B with these edits, and compare it again; implies --explain.",
+)
 @force_option
 @dim_option
 @custom_ops_option
@@ -71,6 +79,8 @@ def diff(
     batch_size: int,
     limit: int | None,
     extract: Path | None,
+    explain: bool,
+    mend: Path | None,
     force: bool,
     feeding: FeedingOptions,
     dims: dict[str, int],
@@ -87,12 +97,21 @@ def diff(
 
     if extract is not None and (weights_only or not inputs):
         raise click.UsageError("--extract needs what the models are fed: -i")
+    if (explain or mend is not None) and (weights_only or not inputs):
+        raise click.UsageError("--explain and --mend need what the models are fed: -i")
     models = load_model(a, custom_ops=custom_ops, dims=dims), load_model(b, custom_ops=custom_ops)
     if extract is not None:
         _refuse(extract, models, inputs, feeding, force)
+    if mend is not None:
+        _refuse_mended(mend, models, inputs, feeding, force)
+    given = list(inputs) if inputs and not weights_only else None
+    if explain or mend is not None:
+        from onnxscope.explaining.explain_models import explain as explained
+
+        compare = functools.partial(explained, mend=mend, force=force)
     result = compare(
         *models,
-        list(inputs) if inputs and not weights_only else None,
+        given,
         align=align,
         rtol=rtol,
         atol=atol,
@@ -114,6 +133,7 @@ def diff(
             shown.show_table(changes)
             click.echo()
         click.echo(printable(result.summary()))
+        _show_reasons(result, mend)
     else:
         shown.show(result)
     if extract is not None:
@@ -121,6 +141,29 @@ def diff(
         for remark in _cut(extract, result, models, list(inputs), options, force):
             shown.note(remark)
     context.exit(0 if result.equal else 1)
+
+
+def _show_reasons(result: Comparison, mend: Path | None) -> None:
+    """Print why layers differ, and how the mended copy compares."""
+    from onnxscope.explaining.explained import ExplainedComparison
+
+    if not isinstance(result, ExplainedComparison):
+        return
+    for explanation in result.explanations:
+        click.echo(printable(f"{explanation.a.layer}: {explanation.text}"))
+    if mend is not None:
+        nothing = "nothing is explained, so no mended copy is written"
+        click.echo(printable(f"{mend}: {result.mended.summary()}" if result.mended is not None else nothing))
+
+
+def _refuse_mended(
+    place: Path, models: tuple[Model, Model], inputs: tuple[str, ...], feeding: FeedingOptions, force: bool
+) -> None:
+    from onnxscope.datasets.read_files import files_of
+    from onnxscope.explaining.mended_copy import mended_files, refuse_mended
+
+    refuse_inputs(mended_files(place), files_of(*models, inputs=inputs, **feeding))
+    refuse_mended(place, force=force)
 
 
 def _refuse(

@@ -22,7 +22,7 @@ from onnxscope.extracting.recorded_values import Recorded, record_values
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model
 
-__all__ = ["extract_guilty"]
+__all__ = ["as_second", "extract_guilty"]
 
 
 def extract_guilty(
@@ -70,13 +70,13 @@ def extract_guilty(
     more = dict.fromkeys((*parts[0].inputs, *partners))
     first = record_values(a, replace(parts[0], inputs=tuple(more)), feeds, threads=options.threads)
     second = record_values(b, parts[1], fed_to_b, threads=options.threads)
-    values, notes = _as_second((a, b), row, shared, first, second, fed_to_b)
+    values, notes = as_second((a, b), row, shared, first, second, fed_to_b)
     reference = describe_part(a, parts[0], first, feed.record, fed="model", threads=options.threads)
     changed = describe_part(b, parts[1], values, feed.record, fed="other", notes=notes, threads=options.threads)
     return reference, changed
 
 
-def _as_second(
+def as_second(
     models: tuple[Model, Model],
     row: LayerDifference,
     shared: Mapping[str, str],

@@ -7,16 +7,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto
 
 from onnxscope.base.files import (
     ARRAYS,
     MODEL,
-    WholeFolder,
     Written,
     record_file,
     refuse_foreign,
@@ -24,9 +22,9 @@ from onnxscope.base.files import (
     writing_folder,
 )
 from onnxscope.base.json_files import dump_json, parse_json
+from onnxscope.extracting.model_files import MOST_INLINE_BYTES, write_model
 from onnxscope.extracting.recorded_values import TOLERANCES, Recorded
 from onnxscope.model.loading import Model
-from onnxscope.model.tensors import every_tensor
 from onnxscope.readers.npy import write_npz
 
 __all__ = ["files_of_part", "refuse_others", "save_part"]
@@ -34,9 +32,6 @@ __all__ = ["files_of_part", "refuse_others", "save_part"]
 _DATA_SET = "test_data_set_0"
 _WEIGHTS = "model.onnx.data"
 _WEIGHTS_START = b"onnxscope: weights of a part of a model\n"
-_MOST_INLINE = (1 << 31) - (64 << 20)  # protobuf's limit of 2 GiB, less room for everything but weights
-_MIN_OUTSIDE_BYTES = 1024
-_ALIGNMENT = 4096  # so that every tensor can be memory-mapped by itself
 _MAX_RECORD_BYTES = 16 << 20
 _SCRIPTS = Path(__file__).with_name("scripts")
 _TENSOR_FILE = re.compile(r"(?:input|output)_\d{1,6}\.pb")
@@ -77,7 +72,7 @@ def save_part(
     folder: Path,
     *,
     force: bool = False,
-    most_inline_bytes: int = _MOST_INLINE,
+    most_inline_bytes: int = MOST_INLINE_BYTES,
 ) -> list[str]:
     """Write a part; see `Extraction.save`.
 
@@ -103,7 +98,7 @@ def save_part(
     refuse_others(folder, data, force=force)
     names = ["model.onnx"]
     with writing_folder(folder, inside=[_DATA_SET]) as target:
-        if _write_model(model, target, most_inline_bytes):
+        if write_model(model, model.proto, target, "model.onnx", _WEIGHTS_START, most_inline_bytes):
             names.append(_WEIGHTS)
         declared = (*model.proto.graph.input, *model.proto.graph.output)
         for (name, value), called in zip(values.items(), declared, strict=True):
@@ -116,51 +111,6 @@ def save_part(
         target.write("extract.json", dump_json({**record, "files": names}))
         target.remove(lambda: _earlier(folder) - set(names))
     return names
-
-
-def _write_model(model: Model, folder: WholeFolder, most_inline_bytes: int) -> bool:
-    """Write the part with the bytes of its weights, and return whether they are in a file of their own."""
-    proto = ModelProto()
-    proto.CopyFrom(model.proto)
-    outside = [tensor for tensor in every_tensor(proto) if tensor.data_location == TensorProto.EXTERNAL]
-    total = proto.ByteSize() + sum(map(model.storage.stored_bytes, outside))
-    if total <= most_inline_bytes:
-        for tensor in outside:
-            content = bytes(model.storage.content(tensor))
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
-            tensor.raw_data = content
-        folder.write("model.onnx", proto.SerializeToString(deterministic=True))
-        return False
-    stream = folder.open(_WEIGHTS)
-    stream.write(_WEIGHTS_START)
-    written: dict[tuple[str, ...], int] = {}
-    for tensor in (*outside, *_large(proto)):
-        length = model.storage.stored_bytes(tensor)
-        place = tuple(f"{entry.key}={entry.value}" for entry in tensor.external_data)
-        if place not in written or not place:
-            written[place] = _append(stream, model.storage.content(tensor))
-        tensor.ClearField("raw_data")
-        tensor.ClearField("external_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", _WEIGHTS), ("offset", written[place]), ("length", length)):
-            tensor.external_data.add(key=key, value=str(value))
-    folder.write("model.onnx", proto.SerializeToString(deterministic=True))
-    return True
-
-
-def _append(stream: IO[bytes], content: memoryview) -> int:
-    offset = -(-stream.tell() // _ALIGNMENT) * _ALIGNMENT
-    stream.seek(offset)
-    stream.write(content)
-    return offset
-
-
-def _large(proto: ModelProto) -> Iterator[TensorProto]:
-    """Initializers of the main graph that are stored inline and better are not."""
-    for tensor in proto.graph.initializer:
-        if tensor.data_location != TensorProto.EXTERNAL and len(tensor.raw_data) >= _MIN_OUTSIDE_BYTES:
-            yield tensor
 
 
 def _message(value: Recorded, name: str, declared: onnx.TypeProto) -> bytes:

@@ -83,6 +83,7 @@ class StoredModel:
         stored_count: Numbers in its initializers and constants, bodies and local functions included.
         stored_bytes: What they take.
         proto: The skeleton. It is shared: copy it before changing anything.
+        with_functions: The same with calls of local functions, where the stored model has any.
         main: The main graph.
         graphs: The main graph and every nested one by its path, outer ones first.
         inlined_functions: How many local functions the stored model had.
@@ -110,6 +111,7 @@ class StoredModel:
         # Of what is stored, not of what is inlined: a function that is called twice would count twice.
         self.stored_count = sum(math.prod(tensor.dims) for tensor in stored_tensors(proto))
         self.stored_bytes = sum(map(self.storage.stored_bytes, stored_tensors(proto)))
+        self.with_functions = proto
         self.proto = inline_functions(proto, where=name)
         check_text(self.proto.graph, where=name)
         _forget_negative_dims(self.proto.graph)
