@@ -1,4 +1,4 @@
-"""Why a layer differs: an attribute that was planted is named with the right value, and a weight that was not is not."""
+"""Why a layer differs: a planted attribute is named with the right value, a random change of a weight is not."""
 
 from __future__ import annotations
 

@@ -89,12 +89,13 @@ MISSING = [
     f"report m.onnx {IMAGES_FED} -o none/p.html",
     f"{CONVERTED} -o none/out.onnx",
     "convert tensorflow saved.keras -o none/out.onnx",
+    "diff m.onnx other.onnx -i x.npy --mend none/out.onnx",
 ]
 # Options whose type is a path, and what a command does with it; a new one belongs here and above.
 WRITTEN = {
     *(("weights", "output"), ("features", "output"), ("stats", "output"), ("snapshot", "output")),
     *(("report", "output"), ("report", "node_data"), ("convert", "output"), ("demo", "output")),
-    *(("extract", "output"), ("diff", "extract"), ("recipe", "output"), ("recipe", "into")),
+    *(("extract", "output"), ("diff", "extract"), ("diff", "mend"), ("recipe", "output"), ("recipe", "into")),
     *(("check", "junit_file"), ("check", "markdown_file"), ("check", "baseline")),
 }
 READ = {

@@ -170,6 +170,7 @@ def baseline(folder, model):
         ("stats image.onnx -i images -o profile.json --preprocess half --on-error skip", 0),
         ("diff digits.onnx digits.onnx -i digits.npz", 0),
         ("diff digits.onnx digits_qdq.onnx -i digits.npz --rtol 1e-3", 1),
+        ("diff digits.onnx changed.onnx -i digits.npz --mend mended.onnx", 1),
         ("diff digits.onnx digits_deployed.onnx", 0),
         ("diff digits.onnx changed.onnx --weights-only", 1),
         ("diff tokens.onnx image.onnx", 1),
