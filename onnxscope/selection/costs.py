@@ -39,13 +39,19 @@ class Costs:
     """
 
     def __init__(self, model: Model, dims: Mapping[str, int] | None = None) -> None:
-        """Bind sizes to symbolic dimensions.
+        """Bind sizes to symbolic dimensions, which are called by their names, or as `INPUT:AXIS`.
 
         Raises:
             InputError: The model has no dimension of such a name, or a size is no whole number above 0.
         """
         self._model = model
-        self._given = dict(dims or {})
+        places = {
+            f"{spec.name}:{axis}": dim
+            for spec in model.declared_inputs
+            for axis, dim in enumerate(spec.shape or ())
+            if isinstance(dim, str)
+        }
+        self._given = {places.get(name, name): size for name, size in (dims or {}).items()}
         self.dims = {**_first_axes(model), **self._given}
         symbols = _symbols(model)
         for name, size in self._given.items():

@@ -143,3 +143,15 @@ def test_the_scores_of_an_attention_that_is_written_out_are_looked_at():
     assert row.to_dict()["shape"] == [3, 2, 5, 5]
     assert labels(attention("T")) == ["query", "key", "value", "scores", "out"]
     assert labels(attention(2048)) == ["query", "key", "value", "out"]  # eight million for a sample: none looks at that
+
+
+def test_sizes_whose_names_are_no_words_are_bound_by_their_places():
+    """As PaddlePaddle's exporter leaves them."""
+    proto = network(
+        """g (float[N, 3, height, width] x) => (float[N, 9] y) {
+        [one] a = Conv (x, k)  p = GlobalAveragePool (a)  f = Flatten (p)  [head] y = Gemm (f, w) }""",
+        {"k": (4, 3, 3, 3), "w": (4, 9)},
+    )
+    for axis in (2, 3):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "?"
+    assert labels(proto) == ["one"]
