@@ -18,12 +18,14 @@ from onnxscope.runtime.sample_growth import Fold, Positions, find_folds, find_po
 from onnxscope.selection.padding_masks import PaddingMask
 from onnxscope.selection.selectors import Tap
 
-__all__ = ["ALL_COUNT", "CountedAxes", "CutValue", "PositionFinder", "find_counted"]
+__all__ = ["ALL_COUNT", "ONE_BY_ONE", "CountedAxes", "CutValue", "PositionFinder", "find_counted"]
 
 Array = NDArray[Any]
 Rows = NDArray[np.bool_]
 
-_ONE_BY_ONE = frozenset({"token", "time", "query", "key"})
+ONE_BY_ONE = frozenset({"token", "time", "query", "key"})
+"""Axes with one place for each position."""
+
 _NAMED = 3  # values of a note
 
 
@@ -132,7 +134,7 @@ class PositionFinder:
         growth = None if batch_axis is None else Growth(batch_axis, 1)
         for number, length in self.positions.fixed.items():
             names = axes_of(len(shape), channel_axis, tap.axes, growth)
-            fitting = [axis for axis, name in enumerate(names) if name in _ONE_BY_ONE and shape[axis] == length]
+            fitting = [axis for axis, name in enumerate(names) if name in ONE_BY_ONE and shape[axis] == length]
             places |= {axis: number for axis in fitting if axis not in places}
         return CountedAxes(
             tuple(

@@ -52,6 +52,11 @@ _SHOWN_EVERY_S = 0.2
 @force_option
 @batch_options
 @click.option(
+    "--by",
+    metavar="token[:IDS]|position",
+    help="Also by special and ordinary tokens, by tokens named, or by position.",
+)
+@click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
     default="fail",
@@ -83,6 +88,7 @@ def stats(
     at: Literal["post", "pre"],
     batch_size: int,
     limit: int | None,
+    by: str | None,
     on_error: Literal["fail", "skip"],
     exact: bool,
     memory_budget: int,
@@ -105,6 +111,7 @@ def stats(
             list(inputs),
             select=select,
             at=at,
+            by=by,
             **feeding,
             batch_size=batch_size,
             limit=limit,
@@ -138,6 +145,9 @@ def stats(
     for remark in result.notes:
         shown.note(remark)
     shown.show(result)
+    if shown.form == "table" and result.groups is not None:
+        click.echo()
+        shown.show_table(result.groups.table())
     if shown.form == "table" and result.findings:
         click.echo()
         shown.show_table(result.findings_table())
@@ -154,6 +164,9 @@ def _say(result: DatasetStatistics, output: Path, shown: Presentation) -> None:
         shown.note(f"{counted(count, 'sample')}: {remark}")
     for name, reason in profile.unreachable:
         shown.note(f"not reached: {name}: {reason}")
+    if result.groups is not None and result.groups.without:
+        named = ", ".join(result.groups.without[:3]) + (", …" if len(result.groups.without) > 3 else "")
+        shown.note(f"no axis of tokens that are known in {counted(len(result.groups.without), 'tap')}: {named}")
     sampled = [tap.sampled for tap in result if tap.sampled is not None]
     if sampled:
         shown.note(

@@ -14,9 +14,76 @@ from onnxscope.numerics.attention_shares import AttentionShares
 from onnxscope.numerics.blocks import widened
 from onnxscope.numerics.moments import Moments
 
-__all__ = ["Observation", "count_zeros", "counted_parts", "observe_array", "sample_rows", "sample_steps"]
+__all__ = [
+    "GroupedMoments",
+    "Observation",
+    "count_zeros",
+    "counted_parts",
+    "observe_array",
+    "sample_rows",
+    "sample_steps",
+]
 
 _EXAMINED = 8192  # elements of a value and a sample that zeros and the histogram are counted from
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedMoments:
+    """Moments of the places along one axis, by the groups that these belong to.
+
+    Attributes:
+        keys: int64, ascending: what the groups are called, of those that were seen.
+        moments: Of shape (groups,).
+    """
+
+    keys: NDArray[np.int64]
+    moments: Moments
+
+    @classmethod
+    def empty(cls) -> GroupedMoments:
+        """What is known before the first place."""
+        return cls(np.zeros(0, np.int64), Moments.empty(0))
+
+    @classmethod
+    def of(cls, array: NDArray[Any], axis: int, keys: NDArray[np.int64]) -> GroupedMoments:
+        """Reduce a value whose places along an axis belong to groups.
+
+        Args:
+            array: Of real numbers, neither changed nor kept.
+            axis: Whose places are told apart.
+            keys: The group of each.
+
+        References:
+            Chan, Golub and LeVeque, 1983: the update of many sets at once.
+        """
+        apart = Moments.empty(array.shape[axis])
+        apart.update(array, axis)
+        names, group = np.unique(keys, return_inverse=True)
+        joined = Moments.empty(len(names))
+        for name in ("count", "nan", "inf", "examined", "zeros"):
+            np.add.at(getattr(joined, name), group, getattr(apart, name))
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.add.at(joined.mean, group, apart.mean * (apart.count / np.maximum(joined.count[group], 1)))
+            deviations = apart.mean - joined.mean[group]
+            np.add.at(joined.m2, group, apart.m2 + apart.count * deviations * deviations)
+        np.minimum.at(joined.min, group, apart.min)
+        np.maximum.at(joined.max, group, apart.max)
+        constant = joined.min == joined.max  # rounding must not spread it
+        joined.mean[constant], joined.m2[constant] = joined.min[constant], 0
+        return cls(names.astype(np.int64), joined)
+
+    def merge(self, other: GroupedMoments) -> GroupedMoments:
+        """Return the moments of both, which are of disjoint data; neither side is changed."""
+        keys = np.union1d(self.keys, other.keys)
+        return GroupedMoments(keys, self._spread(keys).merge(other._spread(keys)))
+
+    def _spread(self, keys: NDArray[np.int64]) -> Moments:
+        """The moments of more groups, of which the others are empty."""
+        spread = Moments.empty(len(keys))
+        places = np.searchsorted(keys, self.keys)
+        for name, values in vars(self.moments).items():
+            getattr(spread, name)[places] = values
+        return spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +101,8 @@ class Observation:
         heads: What the heads of an attention do with their shares, None for any other value.
         parts: Where samples differ in what of them counts: those that have as much, by their places among the samples;
             of their union all the rest here is then empty.
+        groups: The same elements by groups of tokens or of positions, None where these were not asked for, or the value
+            has none.
     """
 
     moments: Moments
@@ -41,6 +110,7 @@ class Observation:
     shape: tuple[int, ...]
     heads: AttentionShares | None = None
     parts: tuple[tuple[tuple[int, ...], Observation], ...] | None = None
+    groups: GroupedMoments | None = None
 
     def by_samples(self) -> tuple[tuple[tuple[int, ...], Observation], ...]:
         """Observations of samples that can be taken together, with the places of these among the run's samples.

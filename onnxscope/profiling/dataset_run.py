@@ -26,8 +26,9 @@ from onnxscope.inputs.presets import recipe_file
 from onnxscope.model.loading import CustomOps, Model
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.engines import Engine, LocalEngine
+from onnxscope.profiling.groups import find_grouping
 from onnxscope.profiling.observer import Plan
-from onnxscope.profiling.plan import make_plan, open_observer
+from onnxscope.profiling.plan import make_plan, open_observer, with_groups
 from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.profile_file import PROFILE_FORMAT
 from onnxscope.profiling.shards import Shard, ShardWorker, cut_shards, empty_profile
@@ -49,6 +50,7 @@ def stats(
     *,
     select: str | Sequence[str] = (),
     at: At = "post",
+    by: str | None = None,
     batch_size: int = 8,
     limit: int | None = None,
     on_error: OnError = "fail",
@@ -73,6 +75,10 @@ def stats(
         inputs: Image paths, a folder or glob, a `.npy` or `.npz`, `random[:seed]`, an array, or a mapping of arrays.
         select: Selectors; none chooses the layers that do the work: see `working_layers`.
         at: After (`post`) or before (`pre`) the activation function that follows a layer.
+        by: Also tell apart the groups of an axis of tokens or of time: `position`, each of the first 32 and then eight
+            blocks for each doubling; `token`, the tokenizer's special tokens and the ordinary ones, or the eight ids
+            that are met most often; `token:101,102` the tokens named. Where masks leave something out, positions are
+            those that count.
         batch_size: Samples of a run, where the model does not fix it.
         limit: Only the first so many samples.
         on_error: `skip` leaves out samples that cannot be read, and counts them.
@@ -122,6 +128,8 @@ def stats(
         kept = _Kept(Path(output), resume=resume)
     pilot, dataset = start_pilot(loaded, taps, dataset, options)
     plan = make_plan(pilot, taps, dataset, options)
+    if by is not None:
+        plan = with_groups(plan, pilot, dataset, find_grouping(dataset, by, options.tokenizer))
     pilot.close()
     return run_stats(
         loaded,
@@ -129,7 +137,7 @@ def stats(
         options,
         plan,
         weights(loaded),
-        selection={"select": chosen, "at": at},
+        selection={"select": chosen, "at": at, **({} if by is None else {"by": by})},
         engine=run,
         workers=workers,
         kept=kept,

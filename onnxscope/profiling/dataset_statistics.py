@@ -15,11 +15,13 @@ from onnxscope.base.text import counted, not_finite_text, samples_text
 from onnxscope.findings.kinds import Finding
 from onnxscope.numerics.quantization import QUANTIZED, quantized_cells
 from onnxscope.profiling.findings import find, saturated_fraction
+from onnxscope.profiling.groups import GroupedStatistics, tap_groups
 from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.tap_profile import COLUMNS, TapProfile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = ["DatasetStatistics"]
 
@@ -76,6 +78,28 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         raise KeyError(name)
 
     @cached_property
+    def groups(self) -> GroupedStatistics | None:
+        """Statistics by tokens or by positions, None where they were not asked for."""
+        grouping = self.profile.grouping
+        if grouping is None:
+            return None
+        rows = [
+            row
+            for tap in self
+            if tap.groups is not None
+            for row in tap_groups(tap.name, tap.layer, tap.op_type, tap.groups, grouping)
+        ]
+        return GroupedStatistics(grouping.by, rows, [tap.name for tap in self if tap.groups is None])
+
+    def to_frame(self) -> DataFrame:
+        """Return a pandas frame with a row for each tap, or for each group of each where groups were asked for.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        return super().to_frame() if self.groups is None else self.groups.to_frame()
+
+    @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """What there is reason to look at, the gravest first."""
         return find(self.profile)
@@ -104,6 +128,7 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
             "unreachable": [{"name": name, "reason": reason} for name, reason in self.profile.unreachable],
             "unfit": [value.to_dict() for value in self.profile.unfit],
             "findings": [finding.to_dict() for finding in self.findings],
+            **({} if self.groups is None else self.groups.to_dict()),
         }
 
     def table(self) -> Table:
@@ -121,12 +146,13 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         return quantized_cells(None if tap.codes is None else tap.codes.quantization)
 
     def tables(self) -> list[Table]:
-        """The taps, and the findings where there are any."""
-        return [self.table(), *([self.findings_table()] if self.findings else [])]
+        """The taps, the groups where they were asked for, and the findings where there are any."""
+        groups = [] if self.groups is None else [self.groups.table()]
+        return [self.table(), *groups, *([self.findings_table()] if self.findings else [])]
 
     def flat_table(self) -> Table:
-        """The taps; their remarks name the findings."""
-        return self.table()
+        """The taps, whose remarks name the findings; or the groups, where they were asked for."""
+        return self.table() if self.groups is None else self.groups.table()
 
     def findings_table(self) -> Table:
         """One row for each kind of finding in each layer, however many channels it is about."""

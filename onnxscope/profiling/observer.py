@@ -16,7 +16,8 @@ from onnxscope.errors import RunError
 from onnxscope.model.loading import Model
 from onnxscope.numerics.attention_shares import AttentionShares
 from onnxscope.numerics.moments import Moments
-from onnxscope.numerics.sample_moments import Observation, observe_array
+from onnxscope.numerics.sample_moments import GroupedMoments, Observation, observe_array
+from onnxscope.profiling.groups import Grouping
 from onnxscope.profiling.probes import PlannedTap, Probes, append_probes
 from onnxscope.runtime.half_range import Magnitudes, Unfit, merged_unfit, open_watched
 from onnxscope.runtime.session import Session, open_session
@@ -43,6 +44,7 @@ class Plan:
         unfit: Values of half precision that held numbers beyond their type in the pilot run.
         masks: Inputs that say which positions count.
         notes: Remarks for people.
+        grouping: Which groups of tokens or of positions are told apart, None where none are.
     """
 
     taps: tuple[PlannedTap, ...]
@@ -53,6 +55,7 @@ class Plan:
     unfit: tuple[Unfit, ...] = ()
     masks: tuple[PaddingMask, ...] = ()
     notes: tuple[str, ...] = ()
+    grouping: Grouping | None = None
 
     def groups(self, taps: Iterable[PlannedTap]) -> list[list[PlannedTap]]:
         """Cut taps into groups whose values fit the memory budget together; one that does not fit stands alone."""
@@ -93,6 +96,8 @@ class Observer:
         self._watched: Mapping[str, Array] | None = None
         self.unfit: tuple[Unfit, ...] = ()
         self._counted: Mapping[int, NDArray[np.bool_]] = {}
+        self._keys: Mapping[str, NDArray[np.int64]] = {}
+        self._fed = 1
         self._raw: dict[tuple[str, ...], tuple[Session, Mapping[str, str]]] = {}
 
     def open(self) -> None:
@@ -129,6 +134,9 @@ class Observer:
             note = "it has no batch axis, and the run is filled up with copies"
             reasons |= {planned.name: note for planned in self._plan.taps if planned.batch_axis is None}
         self._counted = left_out(self._plan.masks, feeds)
+        if self._plan.grouping is not None:
+            self._keys = self._plan.grouping.keys(feeds)
+            self._fed = self._plan.grouping.samples_fed(feeds, self._plan.masks)
         again = {planned.name for planned in self._probed if planned.name not in reasons}
         groups = self._groups
         if self._probed:
@@ -226,7 +234,8 @@ class Observer:
             value = values.pop(planned.name)  # its memory is given back as soon as it is reduced
             reason = reason_without_statistics(planned.tap, value)
             if reason is None:
-                observations[planned.name] = self._observed(planned, value, samples)
+                observation = self._observed(planned, value, samples)
+                observations[planned.name] = replace(observation, groups=self._groups_of(planned, value, samples))
             else:
                 reasons[planned.name] = reason
 
@@ -242,6 +251,13 @@ class Observer:
         steps = planned.steps if same_rank and not self._plan.exact else None
         observation = observe_array(value, batch, channel, samples=samples, steps=steps)
         return replace(observation, heads=_heads(planned, value, samples)) if planned.heads else observation
+
+    def _groups_of(self, planned: PlannedTap, value: Array, samples: int) -> GroupedMoments | None:
+        """The value by groups of tokens or of positions, where it has any."""
+        if planned.groups is None or planned.shape is None or len(planned.shape) != value.ndim:
+            return None
+        counted = planned.positions.counted(self._counted)
+        return planned.groups.observe(value, self._keys, counted, samples, self._fed)
 
     def _of_part(self, planned: PlannedTap, part: Array, cut: CutValue) -> Observation:
         """What samples are of which as much counts, as they would be without what does not."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.analyses.counted_positions import find_counted
+from onnxscope.analyses.counted_positions import ONE_BY_ONE, find_counted
 from onnxscope.base.run_options import RunOptions
 from onnxscope.datasets.dataset import Dataset
 from onnxscope.errors import RunError
@@ -18,20 +18,21 @@ from onnxscope.inputs.samples import axis_of_samples
 from onnxscope.model.encodings import LOWEST_CODES, rounding_of
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
-from onnxscope.model.value_axes import batch_axis_of, grown_axis
+from onnxscope.model.value_axes import Growth, axes_of, batch_axis_of, grown_axis
 from onnxscope.numerics.code_use import CodeGrid
 from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.sample_moments import sample_steps
+from onnxscope.profiling.groups import GroupAxis, Grouping, group_axis
 from onnxscope.profiling.observer import Observer, Plan
 from onnxscope.profiling.probes import MIN_OPSET, PlannedTap
 from onnxscope.runtime.masks import find_masks
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_growth import SampleShapes
 from onnxscope.runtime.tap_outputs import Unreachable
-from onnxscope.selection.padding_masks import left_out
+from onnxscope.selection.padding_masks import PaddingMask, left_out, positions_of
 from onnxscope.selection.selectors import Tap
 
-__all__ = ["make_plan", "open_observer"]
+__all__ = ["make_plan", "open_observer", "with_groups"]
 
 _SHIFTED = 30.0  # where the mean's square is more than so many times the variance, squares are taken about a shift
 # Three photographs and all convolutions of ResNet50. Whole commands against probes there: 0.84 the time for one sample,
@@ -124,6 +125,51 @@ def make_plan(pilot: Pilot, taps: Sequence[Tap], dataset: Dataset, options: RunO
         masks=tuple(dataset.masks),
         notes=finder.notes({tap.tap: tap.positions for tap in planned}),
     )
+
+
+def with_groups(plan: Plan, pilot: Pilot, dataset: Dataset, grouping: Grouping) -> Plan:
+    """Return a plan that also tells groups of tokens or of positions apart, of the taps that have any.
+
+    Args:
+        plan: From `make_plan`.
+        pilot: It was made with.
+        dataset: It was made for.
+        grouping: Which groups.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
+    specs = {spec.name: spec for spec in dataset.specs}
+    sequences = [
+        PaddingMask(name, "counted", positions_of(specs[name], dataset.specs), axis) for name, axis in grouping.inputs
+    ]
+    finder = find_counted(
+        pilot.shapes_of,
+        pilot.feeds,
+        sequences,
+        dataset.batch_axes,
+        count=dataset.count,
+        fixed_batch=dataset.fixed_batch,
+        values_of=pilot.values_of,
+    )
+    taps = []
+    for tap in plan.taps:
+        found = finder.axes(tap.tap, tap.shape, tap.batch_axis, tap.channel_axis)
+        where = group_axis(found, grouping.inputs, tap.batch_axis)
+        if grouping.by == "position":
+            where = group_axis(found or tap.positions, (), tap.batch_axis) or _named_axis(tap)
+        taps.append(tap if where is None else replace(tap, groups=where, probed=False))
+    return replace(plan, taps=tuple(taps), grouping=grouping)
+
+
+def _named_axis(tap: PlannedTap) -> GroupAxis | None:
+    """The axis that operators, or how many axes there are, say to be of tokens or of time."""
+    if tap.shape is None:
+        return None
+    growth = None if tap.batch_axis is None else Growth(tap.batch_axis, 1)
+    names = axes_of(len(tap.shape), tap.channel_axis, tap.tap.axes, growth)
+    places = [axis for axis, name in enumerate(names) if name in ONE_BY_ONE]
+    return GroupAxis(places[-1], tap.batch_axis, None, None) if places else None
 
 
 def open_observer(model: Model, plan: Plan, threads: int) -> tuple[Plan, Observer]:

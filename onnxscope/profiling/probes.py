@@ -27,6 +27,7 @@ from onnxscope.numerics.blocks import widened
 from onnxscope.numerics.code_use import CodeGrid
 from onnxscope.numerics.moments import Moments
 from onnxscope.numerics.sample_moments import Observation, count_zeros, sample_rows
+from onnxscope.profiling.groups import GroupAxis
 from onnxscope.runtime.nodes import HALF_TYPES, MIN_ROW, GraphWriter
 from onnxscope.selection.selectors import Tap
 
@@ -62,6 +63,7 @@ class PlannedTap:
         heads: How many heads an attention has, where its shares are observed; numpy reduces them then.
         codes: What a quantized value is rounded to, None for any other.
         positions: Where the positions of the plan's masks lie in it.
+        groups: Where the places lie that are told apart, None where none are, or it has none.
     """
 
     tap: Tap
@@ -77,6 +79,7 @@ class PlannedTap:
     heads: int | None = None
     codes: CodeGrid | None = None
     positions: CountedAxes = ALL_COUNT
+    groups: GroupAxis | None = None
 
     @property
     def name(self) -> str:

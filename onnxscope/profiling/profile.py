@@ -11,8 +11,10 @@ from onnxscope.base.files import record_file, refuse_foreign, write_whole
 from onnxscope.base.json_files import dump_json
 from onnxscope.errors import MergeError
 from onnxscope.findings.kinds import Finding
+from onnxscope.profiling.groups import Grouping
 from onnxscope.profiling.profile_file import (
     PROFILE_FORMAT,
+    grouping_of,
     intervals,
     names_by_position,
     skipped_samples,
@@ -51,6 +53,7 @@ class Profile:
         sample_names: Names of the samples that extremes and faults refer to, by position.
         unfit: Values of half precision that held numbers beyond their type, in execution order.
         unstable: Findings on random and stateful nodes; they depend on the model alone.
+        grouping: Which groups of tokens or of positions taps are told by, None where none were asked for.
     """
 
     model: Mapping[str, Any]
@@ -69,6 +72,7 @@ class Profile:
     sample_names: Mapping[int, str]
     unfit: tuple[Unfit, ...] = ()
     unstable: tuple[Finding, ...] = ()
+    grouping: Grouping | None = None
 
     def merge(self, other: Profile) -> Profile:
         """Return the profile over the samples of both; associative, and commutative up to rounding.
@@ -81,6 +85,8 @@ class Profile:
                 raise MergeError(f"the profiles are of different {subject}: {_difference(self, other, field)}")
         if self.provenance != other.provenance:
             raise MergeError(f"the profiles were made in different ways: {_difference(self, other, 'provenance')}")
+        if self.grouping != other.grouping:
+            raise MergeError("the profiles are by other groups of tokens")
         mine, theirs = ([tap.name for tap in (*side.inputs, *side.taps)] for side in (self, other))
         if mine != theirs:
             raise MergeError(f"the profiles are of different taps: {len(mine)} and {len(theirs)} of them")
@@ -137,6 +143,7 @@ class Profile:
             "unreachable": [{"name": name, "reason": reason} for name, reason in self.reasons.items()],
             "weights": [dict(row) for row in self.weights],
             **({"unfit": [value.to_dict() for value in self.unfit]} if self.unfit else {}),
+            **({} if self.grouping is None else {"grouping": self.grouping.to_dict()}),
             "unstable": [
                 {"kind": finding.kind, "layer": finding.layer, "message": finding.message} for finding in self.unstable
             ],
@@ -181,6 +188,7 @@ class Profile:
                 sample_names=names_by_position(fields, "sample_names"),
                 unfit=unfit_values(fields),
                 unstable=unstable_findings(fields, "unstable"),
+                grouping=grouping_of(fields),
             )
 
     @property

@@ -17,12 +17,15 @@ from onnxscope.numerics.attention_shares import AttentionShares
 from onnxscope.numerics.code_use import CodeGrid, CodeUse
 from onnxscope.numerics.log_histogram import MAX_KEY, LogHistogram
 from onnxscope.numerics.moments import Moments
+from onnxscope.numerics.sample_moments import GroupedMoments
 from onnxscope.numerics.token_outlier import TokenOutlier
+from onnxscope.profiling.groups import OTHERS, Grouping
 from onnxscope.profiling.tap_profile import ChannelState, TapProfile
 from onnxscope.runtime.half_range import Unfit
 
 __all__ = [
     "PROFILE_FORMAT",
+    "grouping_of",
     "intervals",
     "names_by_position",
     "skipped_samples",
@@ -66,11 +69,8 @@ def tap_record(tap: TapProfile) -> dict[str, Any]:
         "channels": state.moments.count.size,
     }
     arrays = {**vars(state.moments), **vars(state)}
-    for name in ("count", "mean", "m2", "min", "max", "nan", "inf", "examined", "zeros", *_SAMPLES, "fingerprint"):
-        values = arrays[name].tolist()
-        if name in _ABSENT:
-            values = [value if math.isfinite(value) else None for value in values]
-        record[name] = values[0] if values and all(value == values[0] for value in values) else values
+    names = ("count", "mean", "m2", "min", "max", "nan", "inf", "examined", "zeros", *_SAMPLES, "fingerprint")
+    record |= _state({name: arrays[name] for name in names})
     record["histogram"] = {"keys": tap.histogram.keys.tolist(), "counts": tap.histogram.counts.tolist()}
     if tap.heads is not None:
         record["heads"] = {name: values.reshape(-1).tolist() for name, values in vars(tap.heads).items()}
@@ -78,22 +78,29 @@ def tap_record(tap: TapProfile) -> dict[str, Any]:
         record["codes"] = {**vars(tap.codes.grid), "counts": tap.codes.counts.tolist()}
     if tap.token is not None:
         record["token"] = vars(tap.token)
+    if tap.groups is not None:
+        record["groups"] = {"keys": tap.groups.keys.tolist(), **_state(vars(tap.groups.moments))}
+    return record
+
+
+def _state(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Arrays as lists; one that holds one number everywhere as that number."""
+    record = {}
+    for name, array in arrays.items():
+        values = array.tolist()
+        if name in _ABSENT:
+            values = [value if math.isfinite(value) else None for value in values]
+        record[name] = values[0] if values and all(value == values[0] for value in values) else values
     return record
 
 
 def tap_of(fields: Fields) -> TapProfile:
     """Return the tap of a line; faults are reported by `Fields.checking`."""
     channels = fields.count("channels", _MAX_CHANNELS)
-    arrays: dict[str, NDArray[Any]] = {name: _integers(fields, name, channels, 0) for name in _COUNTS}
-    arrays |= {name: _floats(fields, name, channels, absent) for name, absent in _ABSENT.items()}
-    moments = Moments(**arrays)
+    moments = _moments(fields, channels)
     samples = {name: _integers(fields, name, channels, -1) for name in _SAMPLES}
     fingerprint = _integers(fields, "fingerprint", channels, 0, np.uint64)
     state = ChannelState(moments=moments, **samples, fingerprint=fingerprint)
-    if (moments.zeros > moments.examined).any() or (moments.examined > moments.count).any():
-        fields.fault("counts that contradict each other")
-    if ((moments.count == 0) & ((moments.mean != 0) | (moments.m2 != 0))).any():  # merging relies on it
-        fields.fault("moments of nothing")
     histogram = fields.part("histogram")
     keys = _integers(histogram, "keys", None, -MAX_KEY, np.int32, MAX_KEY)
     counts = _integers(histogram, "counts", len(keys), 1)
@@ -122,6 +129,52 @@ def tap_of(fields: Fields) -> TapProfile:
         heads=_heads(fields.part("heads")) if "heads" in fields.values else None,
         token=_token(fields.part("token")) if "token" in fields.values else None,
         codes=_codes(fields.part("codes")) if "codes" in fields.values else None,
+        groups=_groups(fields.part("groups")) if "groups" in fields.values else None,
+    )
+
+
+def _moments(fields: Fields, channels: int) -> Moments:
+    arrays: dict[str, NDArray[Any]] = {name: _integers(fields, name, channels, 0) for name in _COUNTS}
+    arrays |= {name: _floats(fields, name, channels, absent) for name, absent in _ABSENT.items()}
+    moments = Moments(**arrays)
+    if (moments.zeros > moments.examined).any() or (moments.examined > moments.count).any():
+        fields.fault("counts that contradict each other")
+    if ((moments.count == 0) & ((moments.mean != 0) | (moments.m2 != 0))).any():  # merging relies on it
+        fields.fault("moments of nothing")
+    return moments
+
+
+def _groups(fields: Fields) -> GroupedMoments:
+    keys = _integers(fields, "keys", None, OTHERS)
+    if (np.diff(keys) <= 0).any():
+        fields.fault("groups out of order")
+    return GroupedMoments(keys, _moments(fields, len(keys)))
+
+
+def grouping_of(fields: Fields) -> Grouping | None:
+    """Which groups taps are told by; a file that says nothing of them has none."""
+    if "grouping" not in fields.values:
+        return None
+    part = fields.part("grouping")
+    by, tokens, inputs = part.text("by"), part.items("tokens"), part.items("inputs")
+    if by != "token" and by != "position":
+        part.fault(f"statistics by {by[:30]!r}")
+    for row in tokens:
+        if not isinstance(row, list) or [type(value) for value in row] != [int, str]:
+            part.fault("wrong tokens")
+    for row in inputs:
+        if (
+            not isinstance(row, list)
+            or len(row) != 2
+            or type(row[0]) is not str
+            or type(row[1]) not in (int, type(None))
+        ):
+            part.fault("wrong inputs")
+    return Grouping(
+        "token" if by == "token" else "position",
+        tuple((number, name) for number, name in tokens),
+        part.text("others"),
+        tuple((name, axis) for name, axis in inputs),
     )
 
 

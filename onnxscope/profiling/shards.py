@@ -15,6 +15,7 @@ from onnxscope.inputs.samples import position_name
 from onnxscope.model.loading import Model
 from onnxscope.numerics.code_use import CodeGrid, CodeUse
 from onnxscope.numerics.log_histogram import LogHistogram
+from onnxscope.numerics.sample_moments import GroupedMoments
 from onnxscope.profiling.observer import Observer, Plan
 from onnxscope.profiling.profile import Profile
 from onnxscope.profiling.tap_profile import ChannelState, TapProfile
@@ -90,6 +91,7 @@ class ShardWorker:
         inputs = {tap.name: tap for tap in self._empty.inputs}
         taps = {tap.name: tap for tap in self._empty.taps}
         ways = {planned.name: planned for planned in self._plan.taps}
+        groups: dict[str, GroupedMoments | None] = {}
         reasons: dict[str, str] = {}
         samples = 0
         batches = read_batches(self._dataset, shard.start, shard.stop, fed, self._options)
@@ -101,6 +103,8 @@ class ShardWorker:
                 observed, missed = self.observer.observe(batch.feeds, len(batch.positions), padded=batch.padded)
             for name, observation in observed.items():
                 way = ways[name]
+                before, now = groups.get(name, GroupedMoments.empty()), observation.groups
+                groups[name] = None if before is None or now is None else before.merge(now)
                 for places, part in observation.by_samples():
                     positions = [batch.positions[place] for place in places]
                     taps[name] = taps[name].observed(part, positions, way.batch_axis, way.token_step)
@@ -117,7 +121,7 @@ class ShardWorker:
             content=fed.content,
             unfit=merged_unfit(self._empty.unfit, self.observer.unfit),
             inputs=tuple(inputs.values()),
-            taps=tuple(taps.values()),
+            taps=tuple(replace(tap, groups=groups.get(name)) for name, tap in taps.items()),
             reasons={**self._empty.reasons, **reasons},
         )
         return replace(profile, sample_names=self._names(profile))
@@ -171,6 +175,7 @@ def empty_profile(model: Model, plan: Plan, dataset: Dataset, *, provenance: Map
         weights=(),
         sample_names={},
         unfit=plan.unfit,
+        grouping=plan.grouping,
         unstable=find_unstable_layers(model),
     )
 

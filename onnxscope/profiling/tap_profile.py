@@ -18,7 +18,7 @@ from onnxscope.numerics.code_use import CodeUse
 from onnxscope.numerics.hashes import mix_bits
 from onnxscope.numerics.log_histogram import RELATIVE_ERROR, LogHistogram
 from onnxscope.numerics.moments import ChannelStatistics, Moments, Statistics
-from onnxscope.numerics.sample_moments import Observation
+from onnxscope.numerics.sample_moments import GroupedMoments, Observation
 from onnxscope.numerics.token_outlier import TokenOutlier
 
 __all__ = ["COLUMNS", "QUANTILES", "ChannelState", "TapProfile"]
@@ -120,6 +120,7 @@ class TapProfile(Record):
         heads: What the heads of an attention do with their shares, None for any other value.
         token: The token that stands out most, None where there are none.
         codes: How the elements that were examined use the codes of a quantized value, None for any other.
+        groups: By tokens or by positions, None where these were not asked for, or the tap has none.
     """
 
     name: str
@@ -137,6 +138,7 @@ class TapProfile(Record):
     heads: AttentionShares | None = None
     token: TokenOutlier | None = None
     codes: CodeUse | None = None
+    groups: GroupedMoments | None = None
 
     def observed(
         self, observation: Observation, indices: Sequence[int], batch_axis: int | None, token_step: int | None = None
@@ -198,6 +200,7 @@ class TapProfile(Record):
             heads=_merged_heads(self.heads, other.heads),
             token=other.token if self.token is None else self.token.merge(other.token),
             codes=None if self.codes is None or other.codes is None else self.codes.merge(other.codes),
+            groups=None if self.groups is None or other.groups is None else self.groups.merge(other.groups),
         )
 
     @property

@@ -87,6 +87,17 @@ class Tokenizer:
         """What tokens are called, by their numbers; the number itself of one that the vocabulary does not have."""
         return tuple(self.library.id_to_token(number) or str(number) for number in ids)
 
+    def number(self, token: str) -> int | None:
+        """The number of a token, None for one that the vocabulary does not have."""
+        number: int | None = self.library.token_to_id(token)
+        return number
+
+    @property
+    def special_tokens(self) -> tuple[tuple[int, str], ...]:
+        """The numbers and the names of the tokens that stand for no text, ascending."""
+        added = self.library.get_added_tokens_decoder()
+        return tuple(sorted((number, token.content) for number, token in added.items() if token.special))
+
 
 def read_tokenizer(stream: IO[bytes], path: str, longest: int | None = None) -> Tokenizer:
     """Read an open `tokenizer.json`.

@@ -17,7 +17,7 @@ from onnxscope.selection.input_roles import counts_what_is_fed, is_called, stem_
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["NO_MASK", "PaddingMask", "find_padding_masks", "left_out"]
+__all__ = ["NO_MASK", "PaddingMask", "find_padding_masks", "left_out", "positions_of"]
 
 NO_MASK = "none"
 """What asks for no mask."""
@@ -101,7 +101,7 @@ def find_padding_masks(specs: Sequence[InputSpec], asked: Sequence[str] | None =
     found: list[PaddingMask] = []
     for spec in specs:
         if _kind(spec) in "biuf" and _rank(spec) == 2 and _is_padding(spec):
-            found.append(PaddingMask(spec.name, _says(spec), _axes(spec, specs)))
+            found.append(PaddingMask(spec.name, _says(spec), positions_of(spec, specs)))
     for spec in specs:
         if _kind(spec) in "iu" and _rank(spec) == 1 and counts_what_is_fed(spec.name):
             axes = _axes_of_lengths(spec, specs)
@@ -135,7 +135,7 @@ def _asked(specs: Sequence[InputSpec], asked: str) -> PaddingMask:
     says = _says(spec)
     if asked != name:
         says = "counted" if says == "left out" else "left out"
-    return PaddingMask(name, says, _axes(spec, specs))
+    return PaddingMask(name, says, positions_of(spec, specs))
 
 
 def _is_padding(spec: InputSpec) -> bool:
@@ -148,8 +148,13 @@ def _says(spec: InputSpec) -> Literal["counted", "left out"]:
     return "left out" if _kind(spec) == "b" and is_called(spec.name, "padding mask") else "counted"
 
 
-def _axes(mask: InputSpec, specs: Sequence[InputSpec]) -> dict[str, int]:
-    """Where the positions of a mask are in all inputs: dimensions of its name, or sequences of its length."""
+def positions_of(mask: InputSpec, specs: Sequence[InputSpec]) -> dict[str, int]:
+    """Return where the positions of a mask, or of ids, are in all inputs: of its dimension's name, or of its length.
+
+    Args:
+        mask: Its last axis is that of positions.
+        specs: All inputs.
+    """
     shape = mask.shape or ()
     last = len(shape) - 1
     axes = {mask.name: last}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from onnxscope.selection.input_roles import is_called
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["TokenPart", "token_parts"]
+__all__ = ["TokenPart", "id_inputs", "token_parts"]
 
 TokenPart = Literal["text", "ids", "mask", "types", "positions", "length"]
 
@@ -52,6 +52,24 @@ def token_parts(specs: Sequence[InputSpec]) -> dict[str, TokenPart]:
     for spec in (named or whole)[:1]:
         parts[spec.name] = "ids"
     return parts
+
+
+def id_inputs(specs: Sequence[InputSpec], batch_axes: Mapping[str, int | None]) -> tuple[str, ...]:
+    """Return the inputs that hold ids of tokens, one for each place of a sample: those of a text and of a decoder.
+
+    Args:
+        specs: All inputs.
+        batch_axes: By name, their axes of samples, None where there is none.
+    """
+    parts = token_parts(specs)
+    found = []
+    for spec in specs:
+        name = spec.name.lower()
+        of_decoder = _kind(spec) in "iu" and _DECODER.search(name) and re.search(r"(?:^|_)(?:ids|tokens?)$", name)
+        places = None if spec.shape is None else len(spec.shape) - (batch_axes.get(spec.name) is not None)
+        if places == 1 and (parts.get(spec.name) == "ids" or of_decoder):
+            found.append(spec.name)
+    return tuple(found)
 
 
 def _kind(spec: InputSpec) -> str:

@@ -162,6 +162,8 @@ def baseline(folder, model):
         ("stats empty.onnx -i random -o profile.json --select value:*", 0),
         ("stats scalar.onnx -i random -o profile.json --select value:*", 0),
         ("stats tokens.onnx -i random -o profile.json", 0),
+        ("stats tokens.onnx -i random -o profile.json --by token", 0),
+        ("stats tokens.onnx -i random -o profile.json --by position", 0),
         ("stats masked.onnx -i text:x -i text:xyz -o profile.json --tokenizer tokenizer.json", 0),
         ("features masked.onnx -i text:x -i text:xyz -o features", 0),
         ("snapshot masked.onnx -i text:x -i text:xyz --mask none -o snapshot.json", 0),
