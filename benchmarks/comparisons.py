@@ -78,10 +78,10 @@ def plain(a: str, b: str, images: np.ndarray[Any, Any]) -> Callable[[], Any]:
 
 def merged(a: str, b: str, images: np.ndarray[Any, Any], *, own: bool) -> Callable[[], Any]:
     """The graph that `diff()` runs on every batch, with or without its own errors."""
-    from onnxscope.comparison.match_values import match_inputs, match_values
     from onnxscope.comparison.merged_graph import merge_models
     from onnxscope.model.channel_axes import default_axis
     from onnxscope.model.loading import load_model
+    from onnxscope.pairing.match_values import match_inputs, match_values
     from onnxscope.runtime.session import Session
     from onnxscope.runtime.tap_outputs import expose
     from onnxscope.runtime.tapped_runs import TapShapes

@@ -24,9 +24,9 @@ from onnxscope.terminal.options import (
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions
-    from onnxscope.comparison.align_layers import Align
     from onnxscope.comparison.result import Comparison
     from onnxscope.model.loading import Model
+    from onnxscope.pairing.align_layers import Align
 
 __all__ = ["diff"]
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import counted
-from onnxscope.comparison.match_values import FedInput, match_inputs, with_batch_of
 from onnxscope.datasets.batches import Batch, Fed, few_samples, read_batches
 from onnxscope.datasets.dataset import Dataset, open_inputs
 from onnxscope.model.loading import Model
+from onnxscope.pairing.match_values import FedInput, match_inputs, with_batch_of
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_axes import start_on_samples
 

@@ -9,14 +9,14 @@ from typing import Any, Unpack
 import numpy as np
 
 from onnxscope.base.run_options import FeedingOptions, RunOptions
-from onnxscope.comparison.align_layers import Align
 from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.comparison.layer_comparison import LayerComparison
-from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.numerics.distances import Tolerance
+from onnxscope.pairing.align_layers import Align
+from onnxscope.pairing.model_layers import ModelLayers
 from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.structure.standard_model import standard_model
 

@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import printable
-from onnxscope.comparison.align_layers import Align, Alignment, align_layers, layer_keys, pair_by_values
 from onnxscope.comparison.common_feed import CommonFeed
 from onnxscope.comparison.layer_difference import LayerDifference
-from onnxscope.comparison.match_values import paired_values
 from onnxscope.comparison.measure import held_by, near_values
-from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.paired_run import PairedRun
 from onnxscope.comparison.result import Comparison
 from onnxscope.comparison.structure_changes import (
@@ -34,6 +31,9 @@ from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Tolerance
+from onnxscope.pairing.align_layers import Align, Alignment, align_layers, layer_keys, pair_by_values
+from onnxscope.pairing.match_values import paired_values
+from onnxscope.pairing.model_layers import ModelLayers
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.selection.chosen_parts import Selection
 from onnxscope.selection.selectors import Tap

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.comparison.floors import discrepancy_of
-from onnxscope.comparison.match_values import Counterpart, FedInput, match_values
 from onnxscope.comparison.merged_graph import Merged, merge_models, own_model
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, Tolerance, from_sums, measure
 from onnxscope.numerics.score_agreement import ScoreAgreement, compare_scores
+from onnxscope.pairing.match_values import Counterpart, FedInput, match_values
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import Session, open_session
 from onnxscope.runtime.tapped_runs import within_budget

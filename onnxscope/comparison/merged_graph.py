@@ -23,11 +23,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxscope.comparison.match_values import Counterpart, FedInput, shared_constants
 from onnxscope.errors import RunError
 from onnxscope.model.graphs import walk_graphs
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Tolerance
+from onnxscope.pairing.match_values import Counterpart, FedInput, shared_constants
 from onnxscope.runtime.nodes import HALF_TYPES, INTEGER_TYPES, MIN_ROW, GraphWriter, opset_of
 
 __all__ = ["Merged", "merge_models", "own_model"]

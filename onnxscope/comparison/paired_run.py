@@ -15,9 +15,7 @@ from onnxscope.base.text import samples_text
 from onnxscope.comparison.common_feed import CommonFeed
 from onnxscope.comparison.floors import element_types, floor_of, own_noise, rounds_to_codes
 from onnxscope.comparison.layer_difference import LayerDifference, Side, not_measured
-from onnxscope.comparison.match_values import Counterpart, match_values, pair_outputs
 from onnxscope.comparison.measure import Comparer, Composite, Measured
-from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.unstable_sides import WhenFed, noise_when_fed, random_values
 from onnxscope.errors import RunError
 from onnxscope.model.channel_axes import default_axis
@@ -25,6 +23,8 @@ from onnxscope.model.encodings import decoded_codes
 from onnxscope.model.layers import Layer
 from onnxscope.numerics.distances import Discrepancy, Tolerance
 from onnxscope.numerics.score_agreement import are_scores
+from onnxscope.pairing.match_values import Counterpart, match_values, pair_outputs
+from onnxscope.pairing.model_layers import ModelLayers
 from onnxscope.runtime.half_range import Unfit
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.unstable_nodes import unstable_values

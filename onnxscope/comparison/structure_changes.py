@@ -12,12 +12,12 @@ from onnx import TensorProto
 
 from onnxscope.base.text import format_number, printable
 from onnxscope.comparison.layer_difference import LayerDifference
-from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.weight_changes import WeightChange
 from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Tolerance, difference
+from onnxscope.pairing.model_layers import ModelLayers
 from onnxscope.selection.chosen_parts import Selection
 from onnxscope.selection.selectors import Tap
 from onnxscope.structure.attributes import attribute_text, attributes_of

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from onnxscope.comparison.floors import discrepancy_of, larger_noise
-from onnxscope.comparison.match_values import Counterpart
 from onnxscope.comparison.merged_graph import own_model
 from onnxscope.comparison.structure_changes import StructureChange
 from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Discrepancy
+from onnxscope.pairing.match_values import Counterpart
 from onnxscope.runtime.narrow_sums import remarks_on_bias_scales, remarks_on_narrow_sums
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.session import open_session

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.comparison.layer_weights import NORM, StoredWeight
 from onnxscope.comparison.whole_weights import FOLDING_RTOL, Whole, are_one, epsilon_of
 from onnxscope.model.layers import Layer
 from onnxscope.numerics.blocks import row_blocks
 from onnxscope.numerics.distances import Difference, Tolerance, decibels, difference
 from onnxscope.numerics.permutations import describe_permutation, flattened_otherwise, same_numbers
+from onnxscope.pairing.layer_weights import NORM, StoredWeight
 
 __all__ = ["WeightChange", "compare_weights", "folded_change", "one_sided"]
 

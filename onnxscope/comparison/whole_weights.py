@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.comparison.layer_weights import NORM, LayerWeights, StoredWeight
 from onnxscope.model.graphs import Node
 from onnxscope.model.layers import Layer
 from onnxscope.numerics.blocks import row_blocks
 from onnxscope.numerics.distances import difference
+from onnxscope.pairing.layer_weights import NORM, LayerWeights, StoredWeight
 
 __all__ = ["FOLDING_RTOL", "SKETCH_SIZE", "Whole", "are_one", "epsilon_of", "sketch", "whole_of"]
 

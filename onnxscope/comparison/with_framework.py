@@ -14,7 +14,6 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import counted
 from onnxscope.comparison.floors import floor_of, own_noise, rounds_to_codes
 from onnxscope.comparison.layer_difference import LayerDifference, Side, not_measured
-from onnxscope.comparison.match_values import Counterpart, FedInput, match_values
 from onnxscope.comparison.measure import Comparer, Held, held_by, near_values
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError
@@ -22,6 +21,7 @@ from onnxscope.inputs.arrays import describe_array
 from onnxscope.model.activation_functions import own_output
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model, load_model
+from onnxscope.pairing.match_values import Counterpart, FedInput, match_values
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.selection.selectors import Tap
 

@@ -13,7 +13,6 @@ from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import printable
 from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.comparison.layer_difference import LayerDifference
-from onnxscope.comparison.match_values import Counterpart, match_values
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError
 from onnxscope.extracting.chosen_part import part_before
@@ -21,6 +20,7 @@ from onnxscope.extracting.extract_part import Extraction, describe_part
 from onnxscope.extracting.recorded_values import Recorded, record_values
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model
+from onnxscope.pairing.match_values import Counterpart, match_values
 
 __all__ = ["as_second", "extract_guilty"]
 

@@ -23,8 +23,6 @@ from onnxscope.base.results import Record
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import counted, samples_text
-from onnxscope.comparison.align_layers import LayerKey
-from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.comparison.whole_weights import SKETCH_SIZE
 from onnxscope.errors import BaselineError
 from onnxscope.gate.baseline_nodes import check_node, line_of_layer, node_rows, records_of, records_with_lines
@@ -40,6 +38,8 @@ from onnxscope.model.loading import CustomOps, Model
 from onnxscope.model.parameters import Parameter
 from onnxscope.model.stored_model import InputSpec
 from onnxscope.numerics.hashes import content_hash
+from onnxscope.pairing.align_layers import LayerKey
+from onnxscope.pairing.layer_weights import LayerWeights
 from onnxscope.profiling.profile_file import unfit_values
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
 from onnxscope.runtime.narrow_sums import remarks_on_narrow_sums

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxscope.analyses.weight_statistics import WeightStatistics
-from onnxscope.comparison.align_layers import LayerKey, layer_keys
 from onnxscope.comparison.floors import Floor
-from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.comparison.whole_weights import sketch, whole_of
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
@@ -20,6 +18,8 @@ from onnxscope.model.parameters import Parameter
 from onnxscope.numerics.blocks import exceeds_float64
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.moments import Moments, Statistics
+from onnxscope.pairing.align_layers import LayerKey, layer_keys
+from onnxscope.pairing.layer_weights import LayerWeights
 from onnxscope.profiling.tap_profile import TapProfile
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.structure.attributes import attributes_of

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from onnxscope.base.text import counted, format_number, printable
-from onnxscope.comparison.align_layers import Alignment, align_layers
 from onnxscope.gate.baseline import Baseline, keys_of
 from onnxscope.gate.baseline_nodes import (
     is_stored,
@@ -24,6 +23,7 @@ from onnxscope.gate.selected_rows import SelectedRows
 from onnxscope.gate.settings import Settings
 from onnxscope.gate.signatures import compare_signatures
 from onnxscope.model.graphs import Node
+from onnxscope.pairing.align_layers import Alignment, align_layers
 from onnxscope.runtime.half_range import unfit_sentence
 from onnxscope.structure.node_records import NodeRecord
 

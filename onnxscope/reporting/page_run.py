@@ -21,12 +21,12 @@ from onnxscope.analyses.weight_statistics import WeightStatistics
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.common_feed import CommonFeed, open_common_feed
 from onnxscope.comparison.layer_comparison import ComparedLayers, LayerComparison
-from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.comparison.result import Comparison
 from onnxscope.datasets.dataset import Dataset, open_dataset
 from onnxscope.errors import InputError, RunError
 from onnxscope.model.loading import Model
 from onnxscope.model.value_axes import Growth, grown_axis
+from onnxscope.pairing.model_layers import ModelLayers
 from onnxscope.profiling.dataset_run import run_stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.plan import make_plan

@@ -15,8 +15,8 @@ from onnxscope import diff
 from onnxscope.base.run_options import RunOptions
 from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.comparison.layer_comparison import LayerComparison
-from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.model.loading import load_model
+from onnxscope.pairing.model_layers import ModelLayers
 from onnxscope.runtime.pilot import Pilot
 
 
@@ -42,7 +42,7 @@ def test_a_comparison_opens_four_sessions_and_runs_its_graph_once_a_batch(
 
 
 def test_the_noise_of_a_model_takes_two_sessions_and_no_weight(sessions, monkeypatch):
-    monkeypatch.setattr("onnxscope.comparison.layer_weights.LayerWeights.read", None)
+    monkeypatch.setattr("onnxscope.pairing.layer_weights.LayerWeights.read", None)
     assert floors_of(load_model(DIGITS), INPUT, RunOptions(limit=20))
     assert runs(sessions) == [("digits.onnx", 6), ("digits.onnx", 1)]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from compared_models import parsed
 
-from onnxscope.comparison.match_values import shared_constants
 from onnxscope.model.loading import load_model
+from onnxscope.pairing.match_values import shared_constants
 
 RAMP = np.arange(40, dtype=np.float32)
 

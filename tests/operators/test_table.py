@@ -12,11 +12,11 @@ from onnx.reference import ReferenceEvaluator
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 import onnxscope
-from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.model.loading import load_model
 from onnxscope.operators import standard
 from onnxscope.operators.operator import Operator
 from onnxscope.operators.table import OPERATORS, operator_of
+from onnxscope.pairing.layer_weights import LayerWeights
 
 STANDARD = [schema for schema in onnx.defs.get_all_schemas_with_history() if not schema.domain]
 SCHEMAS: dict[str, list] = {}

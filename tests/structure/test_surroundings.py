@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from placed_models import unrolled
 
-from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.model.loading import load_model
+from onnxscope.pairing.model_layers import ModelLayers
 from onnxscope.structure.surroundings import surroundings
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.model.activation_functions import activation_after
 from onnxscope.model.encodings import codes_scale
 from onnxscope.model.graphs import Node, Step
 from onnxscope.model.layers import Layer
 from onnxscope.model.loading import Model
+from onnxscope.pairing.layer_weights import LayerWeights
 from onnxscope.runtime.constant_values import ConstantValues
 from onnxscope.selection.selectors import At, Tap
 from onnxscope.structure.attributes import default_of, schema_of

@@ -10,9 +10,9 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnxscope.comparison.align_layers import Alignment, LayerKey, align_layers, layer_keys, pair_by_values
-from onnxscope.comparison.layer_weights import LayerWeights
 from onnxscope.model.loading import load_model
+from onnxscope.pairing.align_layers import Alignment, LayerKey, align_layers, layer_keys, pair_by_values
+from onnxscope.pairing.layer_weights import LayerWeights
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 RNG = np.random.default_rng(7)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxscope.comparison.match_values import match_values
+from onnxscope.pairing.match_values import match_values
 
 RNG = np.random.default_rng(2)
 

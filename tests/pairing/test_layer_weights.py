@@ -7,9 +7,9 @@ import pytest
 from compared_models import DEPLOYED, DIGITS, WEIGHTS, parsed
 
 from onnxscope.comparison.compare_models import diff
-from onnxscope.comparison.layer_weights import LayerWeights
-from onnxscope.comparison.model_layers import ModelLayers
 from onnxscope.model.loading import load_model
+from onnxscope.pairing.layer_weights import LayerWeights
+from onnxscope.pairing.model_layers import ModelLayers
 
 RNG = np.random.default_rng(9)
 
