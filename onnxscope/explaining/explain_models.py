@@ -12,7 +12,6 @@ from typing import Any, Unpack
 
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.text import printable
-from onnxscope.comparison.align_layers import Align
 from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.comparison.compare_models import run_diff
 from onnxscope.comparison.layer_difference import LayerDifference
@@ -25,6 +24,7 @@ from onnxscope.explaining.hypotheses import Hypothesis, hypotheses, other_values
 from onnxscope.explaining.mended_copy import refuse_mended, save_mended
 from onnxscope.explaining.trials import Trial, Tried
 from onnxscope.model.loading import CustomOps, Model, load_model
+from onnxscope.pairing.align_layers import Align
 from onnxscope.selection.feeding_recipes import load_to_run
 
 __all__ = ["explain", "explain_comparison"]

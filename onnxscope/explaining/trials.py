@@ -12,7 +12,6 @@ from onnx import ModelProto
 
 from onnxscope.comparison.floors import discrepancy_of, floor_of
 from onnxscope.comparison.layer_difference import NOISE_FACTOR, size_of
-from onnxscope.comparison.match_values import match_values
 from onnxscope.errors import OnnxscopeError
 from onnxscope.explaining.edits import Edit, applied
 from onnxscope.explaining.fed_parts import FedPart, Sample
@@ -20,6 +19,7 @@ from onnxscope.extracting.standalone import standalone
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model
 from onnxscope.numerics.distances import Discrepancy
+from onnxscope.pairing.match_values import match_values
 from onnxscope.runtime.session import Session, open_session
 
 __all__ = ["Trial", "Tried"]
