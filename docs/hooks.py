@@ -125,6 +125,8 @@ def _keys(part: dict[str, Any], name: str, shared: set[str]) -> Iterator[str]:
 
 
 def _type(schema: dict[str, Any], name: str, shared: set[str]) -> str:
+    if schema.get("$ref") == "#":
+        return f"[{name}](#{name})"
     if "$ref" in schema:
         part = schema["$ref"].rsplit("/", 1)[1]
         return f"[{part.replace('_', ' ')}](#{part if part in shared else f'{name}-{part}'})"

@@ -1,1 +1,4 @@
-"""What every command shares: its options, the standard streams and the process that it runs in."""
+"""What every command shares: its options, the standard streams and the process that it runs in.
+
+Imports `base`.
+"""
