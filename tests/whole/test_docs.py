@@ -36,9 +36,9 @@ def run_console(block, capsys):
         assert program == "onnxscope"
         code = run(arguments)
         captured = capsys.readouterr()
-        assert code == 0, captured.err
-        assert captured.out
         printed = (captured.out + captured.err).splitlines()
+        assert code == any(line.startswith("differs: ") for line in printed), captured.err
+        assert captured.out
 
 
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")  # torch.export's own
