@@ -1,4 +1,4 @@
-"""What a weight of the second model is of the first one's: transposed, in another order, rounded, missing, folded."""
+"""What a weight of the second model is of the first one's: transposed, in another order, rounded, missing."""
 
 from __future__ import annotations
 
