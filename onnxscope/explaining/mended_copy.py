@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnx import ModelProto
+from onnx.helper import make_tensor_value_info
 
 from onnxscope.base.files import MODEL, Written, refuse_foreign, refuse_inputs, require_folders, writing_folder
 from onnxscope.errors import InputError
 from onnxscope.explaining.edits import Edit, applied
 from onnxscope.extracting.model_files import MOST_INLINE_BYTES, write_model
 from onnxscope.model.loading import Model
+from onnxscope.model.type_inference import infer_types
 
 __all__ = ["mended_files", "refuse_mended", "save_mended"]
 
@@ -69,6 +71,7 @@ def save_mended(
     refuse_inputs(files, model.files)
     refuse_mended(path, force=force)
     changed = applied(_editable(model, edits), edits)
+    _declare_outputs(model, changed)
     with writing_folder(path.parent) as folder:
         has_weights = write_model(model, changed, folder, path.name, _START, most_inline_bytes)
         if not has_weights:
@@ -84,3 +87,22 @@ def _editable(model: Model, edits: Sequence[Edit]) -> ModelProto:
         if node is None or node.op_type != edit.node.op_type or node.domain != edit.node.domain:
             return model.proto
     return model.with_functions
+
+
+def _declare_outputs(model: Model, changed: ModelProto) -> None:
+    """Declare the sizes that outputs have with the edits, where inference finds other ones than those declared."""
+    undeclared = ModelProto()
+    undeclared.CopyFrom(changed)
+    for value in undeclared.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = infer_types(model, undeclared).get((), {})
+    for value in changed.graph.output:
+        found = inferred[value.name].shape if value.name in inferred else None
+        declared = value.type.tensor_type
+        if found is None or not declared.HasField("shape"):
+            continue
+        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in declared.shape.dim]
+        if len(sizes) != len(found) or any(
+            isinstance(new, int) and old not in (None, new) for old, new in zip(sizes, found, strict=True)
+        ):
+            value.CopyFrom(make_tensor_value_info(value.name, declared.elem_type, found))

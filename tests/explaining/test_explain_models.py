@@ -106,3 +106,21 @@ def test_the_command_says_why_and_shows_the_mended_copy(tmp_path, monkeypatch, c
     assert "the output would replace an input" in capsys.readouterr().err
     assert run(["diff", "a.onnx", "b.onnx", "--explain"]) == 2
     assert "--explain and --mend need what the models are fed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("size", "expected"), [("2", 3), ("K", "K")])
+def test_a_mended_copy_declares_the_sizes_that_its_outputs_have(size, expected, tmp_path):
+    pool = "MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = {}>"
+    paths = {}
+    for name, ceil_mode, declared in (("a", 1, "K"), ("b", 0, size)):
+        model = onnx.parser.parse_model(f"""<ir_version: 9, opset_import: ["": 20]>
+            net (float[N, 4, 6, 6] x) => (float[N, 4, {declared}, {declared}] y) {{
+                a = Conv <pads = [1, 1, 1, 1]> (x, w) y = {pool.format(ceil_mode)} (a) }}""")
+        model.graph.initializer.append(numpy_helper.from_array(W, "w"))
+        paths[name] = tmp_path / f"{name}.onnx"
+        onnx.save(model, paths[name])
+    onnxscope.explain(paths["a"], paths["b"], X, mend=tmp_path / "mended.onnx")
+    mended = onnx.load(tmp_path / "mended.onnx")
+    onnx.checker.check_model(mended, full_check=True)
+    dims = mended.graph.output[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", 4, *([expected] * 2)]
