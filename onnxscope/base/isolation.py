@@ -19,10 +19,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from onnxscope.base.last_words import read_last_words
 from onnxscope.base.limits import (
     MEMORY_LIMIT,
     Limits,
@@ -35,7 +37,6 @@ from onnxscope.base.limits import (
     over_memory,
     over_time,
     why_it_died,
-    words_of,
 )
 from onnxscope.base.text import first_line
 from onnxscope.errors import InputError, RunError
@@ -92,7 +93,7 @@ def isolated(
         ) from error
     limits = Limits(timeout_s, default_memory_bytes() if memory_limit_bytes is None else memory_limit_bytes)
     try:
-        folder = new_folder()
+        folder, words = new_folder()
     except OSError as error:
         raise RunError(
             f"no folder for temporary files can be made ({error.strerror}): {error.filename}",
@@ -100,7 +101,8 @@ def isolated(
         ) from error
     try:
         Path(folder, "call").write_bytes(call)
-        _wait(_start(folder, limits), limits, folder)
+        with words:
+            _wait(_start(folder, limits), limits, words)
         succeeded, answer = _answer(folder)
     finally:
         clean(folder)
@@ -116,7 +118,7 @@ def _start(folder: str, limits: Limits) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 
-def _wait(process: subprocess.Popen[bytes], limits: Limits, folder: str) -> None:
+def _wait(process: subprocess.Popen[bytes], limits: Limits, words: FileIO) -> None:
     end_s = None if limits.time_s is None else time.monotonic() + limits.time_s
     death = None
     try:
@@ -126,9 +128,9 @@ def _wait(process: subprocess.Popen[bytes], limits: Limits, folder: str) -> None
                 break
             except subprocess.TimeoutExpired:
                 if end_s is not None and time.monotonic() > end_s:
-                    death = over_time(limits, words_of(folder))
+                    death = over_time(limits, read_last_words(words))
                 elif limits.memory_bytes is not None and memory_bytes(process.pid) > limits.memory_bytes:
-                    death = over_memory(limits, words_of(folder))
+                    death = over_memory(limits, read_last_words(words))
     finally:
         kill(process.pid)
         process.kill()
@@ -136,7 +138,7 @@ def _wait(process: subprocess.Popen[bytes], limits: Limits, folder: str) -> None
         assert process.stdin is not None
         process.stdin.close()
     if death is None and process.returncode < 0:
-        death = why_it_died(-process.returncode, words_of(folder))
+        death = why_it_died(-process.returncode, read_last_words(words))
     if death is not None:
         raise RunError(death.reason, hint=death.hint)
 

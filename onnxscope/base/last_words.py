@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 
 __all__ = ["LastWords", "doing", "has_told", "keep_last_words", "new_last_words", "read_last_words"]
 
@@ -32,10 +33,15 @@ class LastWords:
     told: bool = False
 
 
-def new_last_words(path: str) -> None:
-    """Make the file that both sides share; before the process that keeps its words there is started."""
-    with open(path, "xb") as stream:
-        stream.truncate(_BYTES)
+def new_last_words(path: str) -> FileIO:
+    """Make the file that both sides share; before the process that keeps its words there is started.
+
+    Returns:
+        What `read_last_words` reads, also where the file has been removed.
+    """
+    kept = open(path, "x+b", buffering=0)  # noqa: SIM115 - the caller's
+    kept.truncate(_BYTES)
+    return kept
 
 
 def keep_last_words(path: str) -> None:
@@ -45,14 +51,12 @@ def keep_last_words(path: str) -> None:
         _page = mmap.mmap(stream.fileno(), _BYTES)
 
 
-def read_last_words(path: str) -> LastWords:
-    """Read what a process has kept; nothing where it has not begun to."""
-    with contextlib.suppress(OSError):
-        with open(path, "rb") as stream:
-            told, words = stream.read(1), stream.read().rstrip(b"\0")
-        lines = words.decode(errors="ignore").splitlines()
-        return LastWords(tuple(reversed(lines)), told == _TOLD)
-    return LastWords()
+def read_last_words(kept: FileIO) -> LastWords:
+    """Read what a process has kept in what `new_last_words` has made; nothing where it has not begun to."""
+    kept.seek(0)
+    told, words = kept.read(1), kept.read().rstrip(b"\0")
+    lines = words.decode(errors="ignore").splitlines()
+    return LastWords(tuple(reversed(lines)), told == _TOLD)
 
 
 @contextlib.contextmanager

@@ -11,10 +11,11 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from onnxscope.base.files import PARTIAL_FILES
-from onnxscope.base.last_words import LastWords, keep_last_words, new_last_words, read_last_words
+from onnxscope.base.last_words import LastWords, keep_last_words, new_last_words
 
 __all__ = [
     "MAX_NODES",
@@ -34,7 +35,6 @@ __all__ = [
     "over_memory",
     "over_time",
     "why_it_died",
-    "words_of",
 ]
 
 MEMORY_LIMIT = "ONNXSCOPE_MEMORY_LIMIT"
@@ -104,11 +104,18 @@ def _limit_files() -> list[Path]:
     return files
 
 
-def new_folder() -> str:
-    """Make the folder that takes a process's temporary files and its last words; `clean` removes it."""
+def new_folder() -> tuple[str, FileIO]:
+    """Make the folder that takes a process's temporary files and its last words; `clean` removes it.
+
+    Returns:
+        The folder, and what `read_last_words` reads, also where the folder has been removed.
+    """
     folder = tempfile.mkdtemp(prefix="onnxscope-")
-    new_last_words(os.path.join(folder, _WORDS))
-    return folder
+    try:
+        return folder, new_last_words(os.path.join(folder, _WORDS))
+    except OSError:
+        clean(folder)
+        raise
 
 
 def follow(lifeline: int, folder: str, limits: Limits) -> None:
@@ -216,11 +223,6 @@ def clean(folder: str) -> None:
             with contextlib.suppress(OSError):
                 remove(name)  # a folder where it is empty, and no link
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def words_of(folder: str) -> LastWords:
-    """What a process has kept in its folder of what it did."""
-    return read_last_words(os.path.join(folder, _WORDS))
 
 
 def memory_bytes(process: int) -> int:

@@ -31,6 +31,7 @@ from onnxscope.cli.stats import stats
 from onnxscope.cli.weights import weights
 from onnxscope.terminal.options import ALONE
 from onnxscope.terminal.streams import PIPE_CLOSED, fail, is_of_stdout, open_streams, tell_of_stdout
+from onnxscope.terminal.supervision import leave
 
 __all__ = ["cli", "main", "run"]
 
@@ -58,10 +59,10 @@ def run(arguments: list[str], *, alone: bool = False) -> int:
     except BaseException:
         if os.getpid() != here:
             traceback.print_exc()
-            os._exit(2)
+            leave(2)
         raise
     if os.getpid() != here:  # what has called us goes on in the process that waits
-        os._exit(code)
+        leave(code)
     return code
 
 

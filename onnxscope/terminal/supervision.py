@@ -18,9 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import ExtensionFileLoader
+from io import FileIO
 from select import select
 from types import FrameType
+from typing import NoReturn
 
+from onnxscope.base.last_words import read_last_words
 from onnxscope.base.limits import (
     Death,
     Limits,
@@ -34,15 +37,15 @@ from onnxscope.base.limits import (
     over_memory,
     over_time,
     why_it_died,
-    words_of,
 )
 
-__all__ = ["Ended", "NoFolderError", "can_supervise", "supervised", "was_interrupted"]
+__all__ = ["Ended", "NoFolderError", "can_supervise", "leave", "supervised", "was_interrupted"]
 
 _GRACE_S = 0.5  # for the command to end by itself after a signal
 _LOOK_EVERY_S = 0.05  # at the memory
 _AGAIN_S = 0.01  # until an interruption is tried again
 _interrupted_here = False
+_own_folder: str | None = None  # of a process that `supervised` has started
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT,)
 
 
@@ -84,40 +87,52 @@ def supervised(command: Callable[[], None], limits: Limits, *, alone: bool) -> E
     Raises:
         NoFolderError: Nothing was started, since nothing can be written.
     """
+    global _own_folder
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # closed
             stream.flush()
     with _signals() as (wakeup, restore):
-        try:
-            folder = new_folder()
-        except OSError as error:
-            raise NoFolderError(f"{error.strerror}: {error.filename}") from error
-        end, lifeline = os.pipe()
         if alone:
             adopt()
-        child = os.fork()
-        if not child:
-            os.close(lifeline)
-            follow(end, folder, limits)
-            restore()
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                signal.signal(signal.SIGINT, _interrupt)
-            command()
-            return None
-        os.close(end)
-        with contextlib.suppress(OSError):  # it has done so already, or is gone
-            os.setpgid(child, child)
+        end, lifeline = os.pipe()
         try:
-            return _wait(child, wakeup, limits, folder)
-        finally:
-            kill(child)
-            if alone:
-                end_adopted()
+            folder, words = new_folder()  # last: nobody removes it where this process is killed before it forks
+        except OSError as error:
+            os.close(end)
             os.close(lifeline)
-            clean(folder)
+            raise NoFolderError(f"{error.strerror}: {error.filename}") from error
+        with words:
+            child = os.fork()
+            if not child:
+                _own_folder = folder
+                os.close(lifeline)
+                follow(end, folder, limits)
+                restore()
+                if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                    signal.signal(signal.SIGINT, _interrupt)
+                command()
+                return None
+            os.close(end)
+            with contextlib.suppress(OSError):  # it has done so already, or is gone
+                os.setpgid(child, child)
+            try:
+                return _wait(child, wakeup, limits, words)
+            finally:
+                kill(child)
+                if alone:
+                    end_adopted()
+                os.close(lifeline)
+                clean(folder)
 
 
-def _wait(child: int, wakeup: int, limits: Limits, folder: str) -> Ended:
+def leave(code: int) -> NoReturn:
+    """End the process in which `supervised` has returned None, whose temporary files nobody may be there to remove."""
+    if _own_folder is not None:
+        clean(_own_folder)
+    os._exit(code)
+
+
+def _wait(child: int, wakeup: int, limits: Limits, kept: FileIO) -> Ended:
     asked: int | None = None
     end_s = None if limits.time_s is None else time.monotonic() + limits.time_s
     while True:
@@ -130,30 +145,30 @@ def _wait(child: int, wakeup: int, limits: Limits, folder: str) -> Ended:
                 kill(child, signal.SIGINT)
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return _told(status, asked, folder)
+            return _told(status, asked, kept)
         is_late = end_s is not None and time.monotonic() > end_s
         is_large = limits.memory_bytes is not None and memory_bytes(child) > limits.memory_bytes
         if not is_late and not is_large:
             continue
-        words = words_of(folder)  # what it was doing when it was killed
+        words = read_last_words(kept)  # what it was doing when it was killed
         kill(child)
         os.waitpid(child, 0)
         if asked is not None:
-            return _interrupted(asked, folder)
+            return _interrupted(asked, kept)
         return Ended(None, over_time(limits, words) if is_late else over_memory(limits, words))
 
 
-def _told(status: int, asked: int | None, folder: str) -> Ended:
+def _told(status: int, asked: int | None, kept: FileIO) -> Ended:
     if os.WIFEXITED(status):
         return Ended(os.WEXITSTATUS(status), signal=asked)
     if asked is not None:
-        return _interrupted(asked, folder)
-    return Ended(None, why_it_died(os.WTERMSIG(status), words_of(folder)))
+        return _interrupted(asked, kept)
+    return Ended(None, why_it_died(os.WTERMSIG(status), read_last_words(kept)))
 
 
-def _interrupted(asked: int, folder: str) -> Ended:
+def _interrupted(asked: int, kept: FileIO) -> Ended:
     """Killed after a signal: it may have told why, and not have been quick enough with the rest."""
-    if words_of(folder).told:
+    if read_last_words(kept).told:
         return Ended(2, signal=asked)
     return Ended(None, Death("interrupted", ""), signal=asked)
 

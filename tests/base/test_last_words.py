@@ -12,9 +12,9 @@ from onnxscope.base.last_words import LastWords, doing, has_told, keep_last_word
 def kept(tmp_path, monkeypatch):
     monkeypatch.setattr(last_words, "_page", None)
     path = str(tmp_path / "words")
-    new_last_words(path)
-    keep_last_words(path)
-    return path
+    with new_last_words(path) as words:
+        keep_last_words(path)
+        yield words
 
 
 def test_the_part_stands_before_the_whole_and_what_is_done_is_gone(kept):
@@ -65,6 +65,13 @@ def test_what_was_told_is_known(kept):
 
 def test_nothing_is_kept_where_nobody_listens(tmp_path, monkeypatch):
     monkeypatch.setattr(last_words, "_page", None)
+    with new_last_words(str(tmp_path / "words")) as words:
+        with doing("running m.onnx"):
+            has_told()
+        assert read_last_words(words) == LastWords()
+
+
+def test_words_outlive_their_file(kept, tmp_path):
+    (tmp_path / "words").unlink()
     with doing("running m.onnx"):
-        has_told()
-    assert read_last_words(str(tmp_path / "none")) == LastWords()
+        assert read_last_words(kept) == LastWords(("running m.onnx",))

@@ -10,7 +10,7 @@ import pytest
 
 from onnxscope.base import limits
 from onnxscope.base.files import PARTIAL_FILES, list_partial
-from onnxscope.base.last_words import LastWords
+from onnxscope.base.last_words import LastWords, read_last_words
 from onnxscope.base.limits import (
     Limits,
     clean,
@@ -21,7 +21,6 @@ from onnxscope.base.limits import (
     over_memory,
     over_time,
     why_it_died,
-    words_of,
 )
 
 RUNNING = LastWords(("running m.onnx for 'y'", "samples 0 to 7"))
@@ -83,8 +82,7 @@ def test_limits_name_the_option_that_raises_them():
 
 
 def test_what_is_listed_is_removed_with_the_folder(tmp_path, monkeypatch):
-    folder = new_folder()
-    assert words_of(folder) == LastWords()
+    folder, words = new_folder()
     monkeypatch.setenv(PARTIAL_FILES, str(Path(folder, "partial")))
     names = ("line\nbreak", "made", "made/file", "taken", "whole", "link", "gone")
     for name in ("made", "taken", "whole", "kept"):
@@ -99,3 +97,5 @@ def test_what_is_listed_is_removed_with_the_folder(tmp_path, monkeypatch):
         *("kept", "kept/file", "taken", "taken/other")
     ]
     assert not Path(folder).exists()
+    with words:
+        assert read_last_words(words) == LastWords()

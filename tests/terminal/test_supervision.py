@@ -268,6 +268,17 @@ def test_what_waits_may_be_killed_and_takes_all_with_it(hanging, tmp_path):
     assert is_true_within(2, lambda: nothing_is_left(tmp_path))
 
 
+def test_nothing_is_left_where_what_waits_is_killed_as_the_command_ends(tmp_path):
+    end = (
+        "leave = os._exit; os._exit = lambda code: (os.kill(os.getppid(), signal.SIGKILL), leave(code)); raise OSError"
+    )
+    command = ("stats", DIGITS, "-i", "random", "-o", tmp_path / "p.json")
+    with started(*command, instead=end, tmp_path=tmp_path) as process:
+        process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert is_true_within(2, lambda: nothing_is_left(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("number", "words"), [(signal.SIGKILL, "killed from outside"), (signal.SIGTERM, "ended from outside (SIGTERM)")]
 )
