@@ -110,6 +110,9 @@ def workplace(tmp_path_factory):
     onnx.save(scaled(folder / "image.onnx", "w", np.nan), folder / "broken.onnx")
     (folder / "empty.toml").touch()
     trained().save(str(folder / "tokenizer.json"))
+    (folder / "recorded.onnx").write_bytes((folder / "image.onnx").read_bytes())
+    told = ["-i", str(folder / "images" / "photo.jpg"), "--preprocess", str(folder / "recipe.json"), "-q"]
+    assert run(["recipe", str(folder / "recorded.onnx"), *told]) == 0
     for model in ("digits.onnx", "nan.onnx", "image.onnx"):
         data = "digits.npz" if model == "digits.onnx" else "random"
         assert run(["snapshot", str(folder / model), "-i", source(folder, data), "-o", baseline(folder, model)]) == 0
@@ -194,9 +197,9 @@ def baseline(folder, model):
         ("report unreachable.onnx -i random -o report.html --select value:*", 0),
         ("report image.onnx -o report.html --against broken.onnx", 0),
         ("report odd.onnx -o report.html", 0),
-        ("recipe image.onnx -i images/photo.jpg --preprocess recipe.json --batch-axis x=0", 0),
+        ("recipe image.onnx -i images/photo.jpg --preprocess recipe.json --batch-axis x=0 -o image.json", 0),
         ("recipe two.onnx -i random --samples 2 -o other.json", 0),
-        ("stats image.onnx -i images/photo.jpg -o profile.json", 0),
+        ("stats recorded.onnx -i images/photo.jpg -o profile.json", 0),
         ("features image.onnx -i random:3 -o features", 0),
         ("extract digits.onnx --select block -i digits.npz -o part", 0),
         ("extract tokens.onnx --select op:MatMul -o part", 0),
@@ -326,7 +329,7 @@ def test_every_record_that_the_code_makes_has_a_schema():
     "command",
     [
         "inspect digits.onnx",
-        "recipe image.onnx -i images/photo.jpg --preprocess recipe.json",
+        "recipe image.onnx -i images/photo.jpg --preprocess recipe.json -o image.json",
         "weights digits.onnx",
         "features digits.onnx -i digits.npz -o features --verify",
         "stats digits.onnx -i digits.npz -o profile.json",
