@@ -5,8 +5,7 @@ A dataset may be larger than memory. Nothing is read before it is asked for.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,15 +13,12 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RecipeUsed, RunOptions
 from onnxscope.base.text import printable
+from onnxscope.datasets.given import Given
 from onnxscope.datasets.prepared_input import PreparedInput
-from onnxscope.datasets.stepped_samples import by_steps, for_inputs, parted
+from onnxscope.datasets.sequences import by_steps, for_inputs
+from onnxscope.datasets.stepped_samples import parted
 from onnxscope.errors import InputError
-from onnxscope.inputs.array_samples import ArraySamples
-from onnxscope.inputs.array_sets import ArraySets
 from onnxscope.inputs.arrays import check_bounds, describe_array, spec_text, teaching
-from onnxscope.inputs.image_samples import ImageSamples, preset_for
-from onnxscope.inputs.named_samples import NamedSamples
-from onnxscope.inputs.random_samples import RandomSamples
 from onnxscope.inputs.samples import (
     BatchAxes,
     Kept,
@@ -31,10 +27,7 @@ from onnxscope.inputs.samples import (
     run_length,
     some_samples,
 )
-from onnxscope.inputs.sounds import load_recipe, recipe_of_sounds
-from onnxscope.inputs.sources import Kind, NamedFiles, files_behind, gather, open_input
-from onnxscope.inputs.text_samples import TextSamples
-from onnxscope.readers.tokenizer_files import tokenizer_beside
+from onnxscope.inputs.sources import Kind
 from onnxscope.selection.padding_masks import PaddingMask, find_padding_masks
 
 if TYPE_CHECKING:
@@ -317,69 +310,20 @@ def open_inputs(
     """
     if isinstance(sources, Dataset):
         return sources.fed_to(specs).first(options.limit or sources.count)
-    with teaching(specs, bounds, offer_random=not (isinstance(sources, str) and sources.startswith("random"))):
-        given = list(sources) if isinstance(sources, Iterator) else sources  # it may be opened twice
+    is_random = isinstance(sources, str) and sources.startswith("random")
+    with teaching(specs, bounds, offer_random=not is_random):
+        given = Given.gathered(sources)
 
         def opened(of: Sequence[InputSpec]) -> Dataset:
-            return _opened(given, of, for_inputs(options, of), recorded_preset, bounds, Kept(keep_bytes))
+            with teaching(of, bounds, offer_random=given.kind != "random"):
+                samples, notes = given.open(of, for_inputs(options, of), recorded_preset, bounds)
+            return Dataset(samples, notes, Kept(keep_bytes), bounds if given.kind in ("arrays", "text") else None)
 
-        dataset = by_steps(opened, specs, options)
+        dataset = by_steps(given, opened, specs, options)
         asked = (options.mask,) if isinstance(options.mask, str) else options.mask
         if asked is not None or dataset.kind != "random":  # whose masks leave nothing out
             dataset = dataset.masked_by(find_padding_masks(specs, asked))
     return dataset if options.recipe_used is None else dataset.fed_by(options.recipe_used)
-
-
-def _opened(
-    sources: Any,
-    specs: Sequence[InputSpec],
-    options: RunOptions,
-    recorded_preset: str | None,
-    bounds: Bounds,
-    kept: Kept,
-) -> Dataset:
-    kind, entries, notes = gather(sources)
-    samples: Samples
-    if kind == "images":
-        missing = [path for path in files_behind(entries) if not os.path.exists(path)]
-        if missing:  # a name misspelt is no matter of presets
-            open_input(missing[0]).close()
-        if isinstance(entries[0], NamedFiles):
-            samples, remarks = NamedSamples.open(entries[: options.limit], specs, options, recorded_preset)
-            return Dataset(samples, [*notes, *remarks], kept)
-        preset, remarks = preset_for(specs, options, recorded_preset)
-        notes += remarks
-        samples = ImageSamples.open(entries[: options.limit], specs, preset, options.layout)
-        return Dataset(samples, notes, kept)
-    recipe = recipe_of_sounds(files_behind(entries), options.preprocess, recorded_preset, specs)
-    if options.preprocess is not None and recipe is None:
-        chosen = load_recipe(options.preprocess)
-        notes.append(f"preset {chosen.name!r} is ignored: presets are for images and sounds")
-    if options.size is not None:
-        notes.append(f"the size {printable(str(options.size))} is ignored: it is for images")
-    if kind == "random":
-        asked: dict[str, Any] = {"samples": options.samples, "length": options.length}
-        samples = RandomSamples.open(entries[0], specs, bounds, options.limit, options.batch_axis, **asked)
-        notes += [f"the input is random (seed {entries[0]}), no real data", *samples.remarks]
-        return Dataset(samples, notes, kept)
-    for name, value in {"samples": options.samples, "length": options.length}.items():
-        if value is not None:
-            notes.append(f"`--{name} {value}` is ignored: it is for random input")
-    if kind == "text":
-        model = next((spec.model for spec in specs if spec.model is not None), None)
-        beside = None if model is None else tokenizer_beside(model.folder)
-        samples = TextSamples.open(entries, specs, options.tokenizer, beside)
-        return Dataset(samples.first(min(samples.count, options.limit or samples.count)), notes, kept, bounds)
-    if len(entries) == 1:
-        samples = ArraySamples.open(entries[0], specs, options.batch_axis, recipe)
-    else:
-        samples = ArraySets.open(entries, specs, options.batch_axis, recipe)
-    if len(specs) > 1:
-        from onnxscope.inputs.trial_runs import refuse_conflict  # and with it onnx, which a single array does not need
-
-        for part in samples.parts if isinstance(samples, ArraySets) else (samples,):
-            refuse_conflict(part)
-    return Dataset(samples.first(min(samples.count, options.limit or samples.count)), notes, kept, bounds)
 
 
 def _of_a_sample(spec: InputSpec) -> tuple[str, str, tuple[int | str | None, ...] | None]:

@@ -300,8 +300,12 @@ def _open_file(
 
 
 def _open_test_data(folder: str, specs: Sequence[InputSpec]) -> dict[str, tuple[Array, str]]:
-    """The tensors of a folder of onnx's test data, which stand in the order of the model's inputs."""
+    """The tensors of a folder of onnx's test data, which stand in the order of the inputs: of these, or of all."""
     paths = tensor_files(folder)
+    owner = next((spec.model for spec in specs if spec.model is not None), None)
+    names = () if owner is None else tuple(spec.name for spec in owner.declared_inputs)
+    if len(paths) == len(names) and {spec.name for spec in specs} <= set(names):
+        paths = [paths[names.index(spec.name)] for spec in specs]
     if len(paths) != len(specs):
         shown = ", ".join(f"{printable(spec.name)} {spec_text(spec)}" for spec in specs)
         raise InputError(

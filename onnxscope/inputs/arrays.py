@@ -56,19 +56,21 @@ def element_type(spec: InputSpec) -> np.dtype[Any]:
 
 
 def match_names(names: Iterable[str], specs: Sequence[InputSpec], where: str) -> dict[str, str]:
-    """Return, by input, the name of its array.
+    """Return, by input, the name of its array; arrays of the model's other inputs are none of these inputs' matter.
 
     Raises:
         InputError: A name is no input, or an input has no array.
     """
     array_names = list(names)
     inputs = [spec.name for spec in specs]
+    owner = next((spec.model for spec in specs if spec.model is not None), None)
+    known = inputs if owner is None else [spec.name for spec in owner.declared_inputs]
     if array_names == [_UNNAMED] and len(inputs) == 1:
         return {inputs[0]: _UNNAMED}
     hint = f"the model's inputs: {_wants(specs, {}, _MOST_HINT) or 'none'}"
     for name in array_names:
-        if name not in inputs:
-            closest = [printable(match) for match in difflib.get_close_matches(name, inputs, n=3, cutoff=0.5)]
+        if name not in inputs and name not in known:
+            closest = [printable(match) for match in difflib.get_close_matches(name, known, n=3, cutoff=0.5)]
             near = f"closest names: {', '.join(closest)}" if closest else hint
             raise InputError(f"the model has no input {name!r}: {where}", hint=near)
     for name in inputs:
