@@ -107,6 +107,32 @@ def torch_greedy(tokens: list[int], count: int, **weights: np.ndarray) -> list[i
     return given[len(tokens) :]
 
 
+def numpy_logits(tokens: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the decoder gives for all tokens, by numpy in float64, with all keys and values."""
+    held = {name: weight.astype(np.float64) for name, weight in WEIGHTS.items()}
+    h = held["table"][tokens] + held["places"][: len(tokens)]
+    keys, values = h @ held["wk"], h @ held["wv"]
+    scores = (h @ held["wq"]) @ keys.T / WIDTH**0.5
+    scores = np.where(np.tri(len(tokens), dtype=bool), scores, -np.inf)
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    return (h + shares @ values @ held["wo"]) @ held["vocabulary"], keys, values
+
+
+def numpy_lstm(cell: torch.nn.LSTM, frames: np.ndarray, h: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """What `recurrent` gives for (steps, inputs) from these cells of (width,), by numpy in float64."""
+    weights = {name: value.detach().numpy().astype(np.float64) for name, value in cell.named_parameters()}
+    steps = []
+    for frame in frames.astype(np.float64):
+        gates = weights["weight_ih_l0"] @ frame + weights["weight_hh_l0"] @ h
+        i, f, g, o = (gates + weights["bias_ih_l0"] + weights["bias_hh_l0"]).reshape(4, -1)
+        i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
+        c = f * c + i * np.tanh(g)
+        h = o * np.tanh(c)
+        steps.append(h)
+    return np.stack(steps)
+
+
 def recurrent(width: int = 6, inputs: int = 4, *, rate: bool = False) -> tuple[onnx.ModelProto, torch.nn.LSTM]:
     """An LSTM that takes one frame of (batch, inputs) with its cells, and torch's of the same weights."""
     torch.manual_seed(0)

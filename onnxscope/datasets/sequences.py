@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis, RunOptions
 from onnxscope.base.text import counted, printable
+from onnxscope.datasets.first_values import FirstValues
 from onnxscope.datasets.given import Given
 from onnxscope.datasets.stepped_samples import SteppedSamples
 from onnxscope.errors import InputError, RunError
@@ -156,16 +157,17 @@ def _open_stepped(
     from onnxscope.stepping.token_feeds import token_input
     from onnxscope.stepping.walk import Walker
 
+    first = FirstValues.named(given, specs, states)
     dataset = opened(_fed(given, specs, states))
     ids = token_input([spec for spec in dataset.samples.specs if spec.name not in _names(states)])
     if options.generate is not None and ids is None:
         raise InputError("no input of the model takes tokens of (batch, sequence), to generate more")
     walker = Walker(model, states, options.threads)
     if ids is not None:
-        sequences = _over_tokens(walker, dataset, ids, states, options)
+        sequences = _over_tokens(walker, dataset, ids, states, first, options)
     else:
-        sequences = _over_frames(walker, dataset, states)
-    return _stepped(dataset, sequences, specs, states, options)
+        sequences = _over_frames(walker, dataset, states, first)
+    return _stepped(dataset, sequences, specs, states, first, options)
 
 
 def _fed(given: Given, specs: Sequence[InputSpec], states: Sequence[State]) -> list[InputSpec]:
@@ -186,18 +188,22 @@ def _names(states: Sequence[State]) -> set[str]:
     return {state.input.name for state in states}
 
 
-def _over_frames(walker: Walker, dataset: _Opened, states: Sequence[State]) -> list[tuple[str, Walk]]:
+def _over_frames(
+    walker: Walker, dataset: _Opened, states: Sequence[State], first: FirstValues
+) -> list[tuple[str, Walk]]:
     """One sequence for each source: its samples are the steps, or the frames of an only one."""
     data, place = dataset.samples, 0
     parts: Sequence[Samples] = data.parts if isinstance(data, ArraySets) else (data,)
     sequences = []
-    for part in parts:
+    for source, part in enumerate(parts):
         frames = []
         for position in range(place, place + part.count):
             frames += _cut_frames(_one(dataset, position, states), part)
         place += part.count
         try:
-            sequences.append((", ".join(part.names), walker.over_frames(frames)))
+            sequences.append(
+                (", ".join(part.names), walker.over_frames(frames, first.of_sequence(source, 0, len(frames))))
+            )
         except RunError as error:
             if "sound" not in part.record:
                 raise
@@ -218,7 +224,12 @@ def _cut_frames(sample: dict[str, Array], part: Samples) -> list[dict[str, Array
 
 
 def _over_tokens(
-    walker: Walker, dataset: _Opened, ids: InputSpec, states: Sequence[State], options: RunOptions
+    walker: Walker,
+    dataset: _Opened,
+    ids: InputSpec,
+    states: Sequence[State],
+    first: FirstValues,
+    options: RunOptions,
 ) -> list[tuple[str, Walk]]:
     """One sequence for each sample."""
     from onnxscope.stepping.token_feeds import masks_tokens
@@ -226,7 +237,9 @@ def _over_tokens(
     data = dataset.samples
     specs = [spec for spec in data.specs if spec.name not in _names(states)]
     sequences = []
-    for position in range(data.count):
+    counts = [part.count for part in data.parts] if isinstance(data, ArraySets) else [data.count]
+    places = [(source, place, count) for source, count in enumerate(counts) for place in range(count)]
+    for position, place in enumerate(places):
         sample = _one(dataset, position, states)
         tokens = [int(token) for token in sample.pop(ids.name).reshape(-1)]
         masks = [sample[spec.name] for spec in specs if spec.name in sample and masks_tokens(spec, specs)]
@@ -237,7 +250,8 @@ def _over_tokens(
             sample = {}
         if not tokens:
             raise InputError(f"no token to begin with: {data.name(position)}")
-        sequences.append((data.name(position), walker.over_tokens(tokens, sample, options.generate)))
+        walk = walker.over_tokens(tokens, sample, options.generate, first=first.of_sequence(*place))
+        sequences.append((data.name(position), walk))
     return sequences
 
 
@@ -257,13 +271,14 @@ def _stepped(
     sequences: Sequence[tuple[str, Walk]],
     specs: Sequence[InputSpec],
     states: Sequence[State],
+    first: FirstValues,
     options: RunOptions,
 ) -> _Data:
     """The steps of all sequences as samples."""
     data = dataset.samples
     steps = list(itertools.chain.from_iterable(walk.steps for _, walk in sequences))
     labels = [f"{name} step {step}".strip() for name, walk in sequences for step in range(len(walk.steps))]
-    remarks = _remarks(sequences, states, len(steps))
+    remarks = [*_remarks(sequences, states, len(steps)), *first.remarks]
     if "sound" in data.record and len(steps) == len(sequences):
         remarks.append(f"each sound is a step, as the model leaves its length open: {_PIECES}")
     walked = {
@@ -272,6 +287,7 @@ def _stepped(
         "step": options.step,
         "tokens": [list(walk.tokens) for _, walk in sequences if walk.tokens is not None],
         "generated": options.generate or 0,
+        "first": first.record,
     }
     if options.step is not None:
         if options.step >= max(len(walk.steps) for _, walk in sequences):

@@ -48,6 +48,7 @@ def test_an_lstm_is_stepped_over_frames():
         "step": None,
         "tokens": [],
         "generated": 0,
+        "first": {},
     }
     assert maps.input["batch_axes"] == {"frame": 0, "h": 1, "c": 1}
 
