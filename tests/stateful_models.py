@@ -6,6 +6,9 @@ import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 WORDS, WIDTH = 13, 8
 
@@ -170,3 +173,15 @@ def recurrent(width: int = 6, inputs: int = 4, *, rate: bool = False) -> tuple[o
         [numpy_helper.from_array(weight, name) for name, weight in weights.items()],
     )
     return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)]), cell
+
+
+WORDS_OF_IT = ("[UNK]", "[PAD]", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "no")
+"""What a tokenizer for `decoder` calls its thirteen tokens."""
+
+
+def small_tokenizer() -> Tokenizer:
+    """Words by their numbers."""
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS_OF_IT)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.enable_padding(pad_id=1, pad_token="[PAD]")
+    return tokenizer

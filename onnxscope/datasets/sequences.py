@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis, RunOptions
 from onnxscope.base.text import counted, printable
+from onnxscope.datasets.empty_caches import with_empty_caches
 from onnxscope.datasets.first_values import FirstValues
 from onnxscope.datasets.given import Given
 from onnxscope.datasets.stepped_samples import SteppedSamples
@@ -57,7 +58,8 @@ def by_steps(
 ) -> _Data:
     """Open data for all inputs, or for those that are no states, and step the model over it.
 
-    It is stepped where that is asked for, or where the model has states and the data names none of them: whatever does
+    It is stepped where that is asked for, or where the model has states and the data names none of them; a decoder with
+    caches that grow is run once over all tokens instead, from empty ones, where nobody asks for steps. Whatever does
     not fit the other inputs is told as it would be of a model without states.
 
     Args:
@@ -154,7 +156,7 @@ def _open_stepped(
     options: RunOptions,
 ) -> _Data:
     """Open the data for what is no state, and step over it."""
-    from onnxscope.stepping.token_feeds import token_input
+    from onnxscope.stepping.token_feeds import takes_one_token, token_input
     from onnxscope.stepping.walk import Walker
 
     first = FirstValues.named(given, specs, states)
@@ -162,6 +164,9 @@ def _open_stepped(
     ids = token_input([spec for spec in dataset.samples.specs if spec.name not in _names(states)])
     if options.generate is not None and ids is None:
         raise InputError("no input of the model takes tokens of (batch, sequence), to generate more")
+    asked = (options.state, options.generate, options.step) != (None, None, None)
+    if not asked and ids is not None and all(state.grows for state in states) and not takes_one_token(ids, states):
+        return dataset.stepping(with_empty_caches(dataset.samples, ids, specs, states))
     walker = Walker(model, states, options.threads)
     if ids is not None:
         sequences = _over_tokens(walker, dataset, ids, states, first, options)
@@ -179,7 +184,8 @@ def _fed(given: Given, specs: Sequence[InputSpec], states: Sequence[State]) -> l
         raise InputError("every input of the model is a state: there is nothing to step over")
     if token_input(rest) is None or given.kind in ("random", "images"):
         return rest
-    known = given.names(specs) | (token_parts(rest).keys() if given.kind == "text" else set())
+    of_text = {name for name, part in token_parts(rest).items() if part != "length"} if given.kind == "text" else set()
+    known = given.names(specs) | of_text
     by_itself = given.kind == "arrays" and not known and not given.is_one_array
     return [spec for spec in rest if by_itself or spec.name in known or not made_of_tokens(spec)]
 

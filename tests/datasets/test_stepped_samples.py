@@ -114,7 +114,7 @@ def test_a_decoder_is_stepped_over_tokens(given):
     dataset = opened(model, np.array([given]), state="auto")
     assert dataset.count == len(given)
     expected = torch_logits(given).numpy()
-    stats = onnxscope.stats(model, np.array([given]), select="value:logits")
+    stats = onnxscope.stats(model, np.array([given]), select="value:logits", state="auto")
     assert stats.profile.samples == len(given)
     assert stats[0].overall.mean == pytest.approx(expected.astype(np.float64).mean(), abs=1e-5)
     for step in range(len(given)):
@@ -123,7 +123,7 @@ def test_a_decoder_is_stepped_over_tokens(given):
     if len(given) > 1:
         assert any("step by step its scores are within" in note for note in dataset.notes)
         with pytest.raises(InputError, match="5 steps do not go into one run") as caught:
-            onnxscope.features(model, np.array([given]), select="value:logits")
+            onnxscope.features(model, np.array([given]), select="value:logits", state="auto")
         assert "`--step K` takes one of them" in caught.value.hint
 
 
