@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO, Any, Unpack, overload
 
 import numpy as np
@@ -20,6 +21,9 @@ from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.errors import InputError, OutputError, RunError
 from onnxscope.model.loading import CustomOps, Model
 from onnxscope.model.value_axes import Growth, batch_axis_of, grown_axis
+from onnxscope.patching.effects import PatchEffect, with_replacements
+from onnxscope.patching.replacements import Replacements
+from onnxscope.patching.runs import runs_of_prepared
 from onnxscope.readers.npy import write_npz
 from onnxscope.runtime.sample_growth import sample_shapes
 from onnxscope.runtime.session import Session, open_session
@@ -48,6 +52,7 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
         tapping: Largest absolute and relative difference of the declared outputs between the tapped and the untapped
             model, where that was asked for.
         notes: Remarks on the inputs, for people.
+        replaced: What stood in place of values, and how far that moved the outputs; None where nothing did.
     """
 
     model: dict[str, Any]
@@ -56,6 +61,7 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
     unreachable: tuple[Unreachable, ...]
     tapping: dict[str, float] | None
     notes: tuple[str, ...]
+    replaced: PatchEffect | None = None
 
     frame_keys = ("taps",)
 
@@ -90,6 +96,7 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
             "taps": [tap.to_dict(picture=drawn.get(tap.tap.name)) for tap in self.taps],
             "unreachable": [missed.to_dict() for missed in self.unreachable],
             "tapping": self.tapping,
+            **({} if self.replaced is None else {"replaced": self.replaced.to_dict()}),
         }
 
     def check_names(self) -> None:
@@ -122,12 +129,22 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
         title = f"{self.model['name']} on {shown}: {counted(len(self.taps), 'tap')}"
         return taps_table(title, self.taps)
 
+    def tables(self) -> list[Table]:
+        """The taps, and how far the outputs moved where something was replaced."""
+        return [self.table(), *([] if self.replaced is None else [self.replaced.table()])]
+
+    def flat_table(self) -> Table:
+        """The taps."""
+        return self.table()
+
     def __repr__(self) -> str:
-        return self.table().text()
+        return "\n".join(table.text() for table in self.tables())
 
     def html_parts(self) -> list[str]:
         """The table, with pictures in the rows of the first taps, and what was not reached."""
         parts = [self.table().html(pictures=within(tap._thumbnail() for tap in self.taps))]
+        if self.replaced is not None:
+            parts.append(self.replaced.table().html())
         if self.unreachable:
             first = self.unreachable[0]
             count = f"{len(self.unreachable):,} of the taps could not be reached"
@@ -148,6 +165,7 @@ def features(
     threads: int = 0,
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
+    replace: Replacements | None = None,
     **feeding: Unpack[FeedingOptions],
 ) -> FeatureMaps:
     """Run a model once and return the values of the chosen taps.
@@ -164,6 +182,8 @@ def features(
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
+        replace: By layer what stands in place of its value: `zero`, `mean` (over the samples), an array, a model, or
+            the path of one of these; see `patch_model`.
         feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Raises:
@@ -172,15 +192,19 @@ def features(
         InputError: The inputs do not fit the model.
         RunError: onnxruntime fails.
     """
-    options = RunOptions(**feeding, threads=threads)
+    options = RunOptions(**feeding, threads=threads, replace=replace)
     loaded, options = load_to_run(model, options, inputs, custom_ops=custom_ops, dims=dims)
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)
     remarks = note_on_default(loaded, chosen, [tap.layer for tap in taps])
     prepared = open_dataset(inputs, loaded, options).noting(*remarks).whole()
-    return run_features(
+    loaded, effect = with_replacements(loaded, options, runs_of_prepared(prepared), at=at)
+    maps = run_features(
         loaded, taps, prepared, channels=channels, rank=rank, sample=sample, verify=verify, threads=options.threads
     )
+    if effect is None:
+        return maps
+    return dataclasses.replace(maps, notes=(*maps.notes, *effect.notes), replaced=effect)
 
 
 def run_features(
@@ -216,7 +240,7 @@ def run_features(
         growth=_growth(model, taps, prepared, parts),
         finder=_finder(model, taps, prepared),
     )
-    return replace(maps, tapping=_tapping(model, prepared, answers, threads)) if verify else maps
+    return dataclasses.replace(maps, tapping=_tapping(model, prepared, answers, threads)) if verify else maps
 
 
 def describe_features(
@@ -265,7 +289,7 @@ def describe_features(
             channel = tap.axis_of(data.ndim)
             cut = found.get(tap, ALL_COUNT).cut(data, view.batch, channel, masked, prepared.samples or 1)
             described = describe_tap(tap, data, view, channels, rank, sample, cut)
-            reached.append(replace(described, tokens=prepared.tokens))
+            reached.append(dataclasses.replace(described, tokens=prepared.tokens))
         else:
             missed.append(Unreachable(tap.name, reason))
     return FeatureMaps(

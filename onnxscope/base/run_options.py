@@ -150,6 +150,7 @@ class RunOptions(Feeding):
         exact: Count zeros and quantiles from every element, not from a sample of them.
         memory_budget_bytes: What values may take that leave onnxruntime.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        replace: By layer what stands in place of its value: see `onnxscope.patching`.
         recipe_used: The recipe that some of this is from.
 
     Raises:
@@ -162,6 +163,7 @@ class RunOptions(Feeding):
     exact: bool = False
     memory_budget_bytes: int = 512 << 20
     threads: int = 0
+    replace: Mapping[str, Any] | None = None
     recipe_used: RecipeUsed | None = None
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from onnxscope.base.files import refuse_inputs
 from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
-from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option, replace_option
 from onnxscope.terminal.options import (
     Presentation,
     batch_options,
@@ -36,6 +36,7 @@ __all__ = ["diff"]
 @click.argument("b", type=click.Path(path_type=Path))
 @input_option(required=False)
 @select_option
+@replace_option
 @feeding_options
 @click.option(
     "--align",
@@ -82,6 +83,7 @@ def diff(
     explain: bool,
     mend: Path | None,
     force: bool,
+    replace: dict[str, str],
     feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
@@ -119,6 +121,7 @@ def diff(
         **feeding,
         batch_size=batch_size,
         limit=limit,
+        replace=replace,
     )
     for remark in result.notes:
         shown.note(remark)

@@ -10,7 +10,7 @@ import click
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.json_files import dump_json
 from onnxscope.base.text import counted
-from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option, replace_option
 from onnxscope.terminal.options import (
     Presentation,
     at_option,
@@ -33,6 +33,7 @@ __all__ = ["features"]
 @input_option(required=True)
 @select_option
 @at_option
+@replace_option
 @feeding_options
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder of the results."
@@ -59,6 +60,7 @@ def features(
     arrays: bool,
     verify: bool,
     force: bool,
+    replace: dict[str, str],
     feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
@@ -70,10 +72,12 @@ def features(
     from onnxscope.datasets.read_files import files_of
     from onnxscope.drawing.mosaics import colour_table
     from onnxscope.model.loading import load_model
+    from onnxscope.patching.replacements import replacement_files
 
     colour_table(cmap)  # a misspelt map should not cost a run
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)
-    refuse_inputs(files_in_place(output, "features"), files_of(loaded, inputs=inputs, **feeding))
+    read = (*files_of(loaded, inputs=inputs, **feeding), *replacement_files(replace))
+    refuse_inputs(files_in_place(output, "features"), read)
     refuse_others(output, "features", [], arrays=arrays, force=force)
     maps = compute(
         loaded,
@@ -85,6 +89,7 @@ def features(
         rank=rank,
         sample=sample,
         verify=verify,
+        replace=replace,
     )
     for remark in maps.notes:
         shown.note(remark)

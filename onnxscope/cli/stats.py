@@ -13,7 +13,7 @@ import click
 from onnxscope.base.files import partial_path
 from onnxscope.base.text import counted
 from onnxscope.errors import OnnxscopeError, RunError
-from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option, replace_option
 from onnxscope.terminal.options import (
     Presentation,
     at_option,
@@ -40,6 +40,7 @@ _SHOWN_EVERY_S = 0.2
 @input_option(required=True)
 @select_option
 @at_option
+@replace_option
 @feeding_options
 @click.option(
     "-o",
@@ -96,6 +97,7 @@ def stats(
     workers: int,
     ray_address: str | None,
     resume: bool,
+    replace: dict[str, str],
     feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
@@ -126,6 +128,7 @@ def stats(
             output=output,
             force=force,
             resume=resume,
+            replace=replace,
             progress=None if progress is None else progress.reach,
         )
     except KeyboardInterrupt as stop:

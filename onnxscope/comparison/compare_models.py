@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 
 from onnxscope.base.run_options import FeedingOptions, RunOptions
-from onnxscope.comparison.common_feed import open_common_feed
+from onnxscope.comparison.common_feed import CommonFeed, open_common_feed
 from onnxscope.comparison.layer_comparison import LayerComparison
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError
@@ -17,6 +18,9 @@ from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.numerics.distances import Tolerance
 from onnxscope.pairing.align_layers import Align
 from onnxscope.pairing.model_layers import ModelLayers
+from onnxscope.patching.effects import with_replacements
+from onnxscope.patching.replacements import Replacements
+from onnxscope.patching.runs import Run, Runs, runs_of_dataset
 from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.structure.standard_model import standard_model
 
@@ -38,6 +42,7 @@ def diff(
     threads: int = 0,
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
+    replace: Replacements | None = None,
     **feeding: Unpack[FeedingOptions],
 ) -> Comparison:
     """Compare two models layer by layer, each layer at the value that leaves it.
@@ -59,6 +64,8 @@ def diff(
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         dims: Sizes for open dimensions of the first model's inputs: by their names, or as `INPUT:AXIS`.
+        replace: By layer of the second model what stands in place of its value: `zero`, `mean` (over the samples), an
+            array, a model (the first, for example), or the path of one of these; see `patch_model`.
         feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Returns:
@@ -76,6 +83,7 @@ def diff(
         limit=limit,
         memory_budget_bytes=memory_budget_bytes,
         threads=threads,
+        replace=replace,
     )
     first, options = load_to_run(a, options, inputs, custom_ops=custom_ops, dims=dims)
     return run_diff(
@@ -114,9 +122,24 @@ def run_diff(
         ModelLayers(standard_model(first, second), first),
         ModelLayers(standard_model(second, first), second),
     )
+    if options.replace and feed is None:
+        raise InputError("nothing is run, so nothing can be replaced", hint="`-i` says what the models are fed")
     with contextlib.nullcontext() if feed is None else contextlib.closing(feed):
-        compared = LayerComparison(sides, feed, options, align=align, tolerance=tolerance, select=select).run()
-    return compared.comparison
+        patched, effect = sides[1].model, None
+        if feed is not None:
+            patched, effect = with_replacements(patched, options, _runs_of_second(feed, options))
+        compared = LayerComparison(
+            sides, feed, options, align=align, tolerance=tolerance, select=select, patched=patched
+        ).run()
+    if effect is None:
+        return compared.comparison
+    return dataclasses.replace(compared.comparison, replaced=effect, notes=(*compared.comparison.notes, *effect.notes))
+
+
+def _runs_of_second(feed: CommonFeed, options: RunOptions) -> Runs:
+    """What the second model is fed, as often as it is asked for."""
+    first = runs_of_dataset(feed.dataset, options)
+    return lambda: (Run(feed.of_second(run.feeds), run.fed, run.real) for run in first())
 
 
 def _tolerance(rtol: float | None, atol: float | None) -> Tolerance | None:

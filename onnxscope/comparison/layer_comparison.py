@@ -78,6 +78,7 @@ class LayerComparison:
         align: Align = "auto",
         tolerance: Tolerance | None = None,
         select: str | Sequence[str] = (),
+        patched: Model | None = None,
     ) -> None:
         """Pair the layers.
 
@@ -88,6 +89,7 @@ class LayerComparison:
             align: Which evidence pairs layers.
             tolerance: Count the numbers beyond it.
             select: Selectors over the first model's layers.
+            patched: The second model with something else in place of values, which is run in its place.
 
         Raises:
             SelectorError: A selector matches nothing.
@@ -132,7 +134,9 @@ class LayerComparison:
         ]
         self._has_fused = chosen is None and bool(regions)
         others = fused_taps(sides, regions) if chosen is None else paired_values(sides[1].model, chosen.values)
-        self._run = PairedRun(sides, pairs, shown, options, others=others, tolerance=tolerance)
+        self._patched = patched or sides[1].model
+        run_on = sides[0], sides[1].run_as(self._patched)
+        self._run = PairedRun(run_on, pairs, shown, options, others=others, tolerance=tolerance)
 
     @property
     def model(self) -> Model:
@@ -178,7 +182,7 @@ class LayerComparison:
         notes = [_OF_RANDOM] if self._partner is not None and is_random else []
         comparison = Comparison(
             a=self._sides[0].model.to_dict(),
-            b=self._sides[1].model.to_dict(),
+            b=self._patched.to_dict(),
             input=run.record,
             samples=run.samples,
             layers=tuple(layers),

@@ -14,6 +14,7 @@ from onnxscope.comparison.layer_difference import COLUMNS, RANKED, LayerDifferen
 from onnxscope.comparison.structure_changes import FusedPart, StructureChange
 from onnxscope.comparison.weight_changes import WeightChange
 from onnxscope.numerics.distances import decibels
+from onnxscope.patching.effects import PatchEffect
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
 
 __all__ = ["Comparison", "Undecided"]
@@ -57,6 +58,7 @@ class Comparison(Record, Sequence[LayerDifference]):
         weights: What is not the same about the weights.
         structure: What is not the same about the structure.
         notes: Remarks for people.
+        replaced: What stood in place of the second one's values, and how far that moved its outputs; None for nothing.
         unfit: Of either model, values of half precision that held numbers beyond their type: a CPU hides it.
         partner: In words, the form of few bits that one of the models is in and the other is not; None where there is
             none.
@@ -75,6 +77,7 @@ class Comparison(Record, Sequence[LayerDifference]):
     notes: tuple[str, ...]
     unfit: tuple[tuple[Unfit, ...], tuple[Unfit, ...]] = ((), ())
     partner: str | None = None
+    replaced: PatchEffect | None = None
 
     frame_keys = ("layers", "outputs")
 
@@ -188,6 +191,7 @@ class Comparison(Record, Sequence[LayerDifference]):
             "a": self.a,
             "b": self.b,
             "partner": self.partner,
+            **({} if self.replaced is None else {"replaced": self.replaced.to_dict()}),
             "input": self.input,
             "samples": self.samples,
             "equal": self.equal,
@@ -290,7 +294,8 @@ class Comparison(Record, Sequence[LayerDifference]):
         rows += [(undecided.layer, "undecided", undecided.reason) for undecided in self.undecided]
         changes = self.changes_table()
         verdict = Table("verdict", ("layer", "verdict", "why"), tuple(rows))
-        return [verdict, self.table(), *([changes] if changes.rows else [])]
+        moved = [] if self.replaced is None else [self.replaced.table()]
+        return [verdict, self.table(), *([changes] if changes.rows else []), *moved]
 
     def flat_table(self) -> Table:
         """The rows of `table()`, then those of `changes_table()`, then the verdict, under the columns of the first."""

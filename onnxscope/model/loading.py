@@ -47,6 +47,7 @@ class Model(StoredModel):
     Attributes:
         custom_ops: Libraries of custom operators that it is run with, resolved.
         computed: Real numbers behind quantized weights, by what they were computed from; `stored_values` keeps them.
+        replaced: A record of each value that something else stands in place of; see `onnxscope.patching`.
     """
 
     def __init__(self, proto: ModelProto, *, name: str, folder: Path | None, file: MappedFile | None) -> None:
@@ -60,13 +61,15 @@ class Model(StoredModel):
         self._types: Mapping[tuple[Step, ...], Mapping[str, ValueType]] | None = None
 
         self._is_rewritten = False
+        self.replaced: tuple[Mapping[str, Any], ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A model from a file travels to another process as its path, one from memory as its bytes."""
-        if self._file is not None:
+        if self._file is not None and not self.replaced:
             content = self.proto.SerializeToString() if self._is_rewritten else b""
             return _reload, (self._file.given, self.size_bytes, content, self.custom_ops, self.dims)
-        return _revive, (self.proto.SerializeToString(), self.name, self.folder, self.custom_ops, self.dims)
+        revived = self.proto.SerializeToString(), self.name, self.folder, self.custom_ops, self.dims
+        return _revive, (*revived, self.size_bytes, self.replaced)
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -93,11 +96,12 @@ class Model(StoredModel):
         return (*self.storage.files, *self.custom_ops)
 
     def to_dict(self) -> dict[str, Any]:
-        """The `model` record that every JSON result carries, with the libraries that it was run with."""
+        """The `model` record that every JSON result carries, with its libraries and what stands in place of values."""
         libraries = [
             {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in self.custom_ops
         ]
-        return {**super().to_dict(), **({"custom_ops": libraries} if libraries else {})}
+        replaced = {"replaced": list(map(dict, self.replaced))} if self.replaced else {}
+        return {**super().to_dict(), **({"custom_ops": libraries} if libraries else {}), **replaced}
 
     def rewritten(self, proto: ModelProto) -> Model:
         """Return this model with other nodes, which reads its tensors from the same files.
@@ -106,10 +110,17 @@ class Model(StoredModel):
             proto: A changed copy of this model's own; the new object owns it.
         """
         model = Model(proto, name=self.name, folder=self.folder, file=self._file)
-        model.inlined_functions = self.inlined_functions
-        model.custom_ops = self.custom_ops
-        model.dims = self.dims
         model._is_rewritten = True
+        return self._like(model)
+
+    def patched(self, proto: ModelProto, folder: Path | None, replaced: Sequence[Mapping[str, Any]]) -> Model:
+        """Return this model with something else in place of values, which reads its tensors from files in `folder`."""
+        model = Model(proto, name=self.name, folder=folder, file=self._file if folder == self.folder else None)
+        model.replaced, model.size_bytes = tuple(replaced), self.size_bytes
+        return self._like(model)
+
+    def _like(self, model: Model) -> Model:
+        model.inlined_functions, model.custom_ops, model.dims = self.inlined_functions, self.custom_ops, self.dims
         return model
 
     @cached_property
@@ -373,7 +384,14 @@ def _reload(
 
 
 def _revive(
-    content: bytes, name: str, folder: Path | None, custom_ops: tuple[Path, ...], dims: Mapping[str, int]
+    content: bytes,
+    name: str,
+    folder: Path | None,
+    custom_ops: tuple[Path, ...],
+    dims: Mapping[str, int],
+    size_bytes: int,
+    replaced: tuple[Mapping[str, Any], ...],
 ) -> Model:
     model = Model(ModelProto.FromString(content), name=name, folder=folder, file=None)
+    model.size_bytes, model.replaced = size_bytes, replaced
     return load_model(model, custom_ops=custom_ops, dims=dims)

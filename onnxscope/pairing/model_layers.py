@@ -49,6 +49,13 @@ class ModelLayers:
         self.layers = model.layers
         self.weights = LayerWeights(model)
 
+    def run_as(self, model: Model) -> ModelLayers:
+        """The same layers, of a copy of their model that computes more; see `onnxscope.patching`."""
+        other = object.__new__(ModelLayers)
+        other.__dict__.update(self.__dict__)
+        other.model = model
+        return other
+
     @cached_property
     def records(self) -> tuple[NodeRecord, ...]:
         """A record for every node that an output depends on."""

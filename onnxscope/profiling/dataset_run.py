@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -24,6 +24,9 @@ from onnxscope.datasets.dataset import Dataset, open_dataset
 from onnxscope.errors import InputError, MergeError, OutputError
 from onnxscope.inputs.presets import recipe_file
 from onnxscope.model.loading import CustomOps, Model
+from onnxscope.patching.effects import with_replacements
+from onnxscope.patching.replacements import Replacements, replacement_files
+from onnxscope.patching.runs import runs_of_dataset
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.engines import Engine, LocalEngine
 from onnxscope.profiling.groups import find_grouping
@@ -62,6 +65,7 @@ def stats(
     threads: int = 0,
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
+    replace: Replacements | None = None,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
     force: bool = False,
@@ -90,6 +94,8 @@ def stats(
         threads: onnxruntime's threads within an operator, for each worker; 0 shares the cores among the workers.
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
+        replace: By layer what stands in place of its value: `zero`, `mean` (over the samples), an array, a model, or
+            the path of one of these; see `patch_model`.
         output: Where the profile is written. What is known so far stands beside it while the analysis runs.
         resume: Go on from what an interrupted analysis left beside `output`.
         force: Also replace a file at `output` that is no profile; never an input.
@@ -113,6 +119,7 @@ def stats(
         exact=exact,
         memory_budget_bytes=memory_budget_bytes,
         threads=threads,
+        replace=replace,
     )
     loaded, options = load_to_run(model, options, inputs, custom_ops=custom_ops, dims=dims)
     run = load_engine(engine)(workers, address)
@@ -122,17 +129,19 @@ def stats(
     dataset = open_dataset(inputs, loaded, options).noting(*remarks)
     kept = None
     if output is not None:
-        read = (*loaded.files, *dataset.files, recipe_file(options.preprocess))
+        read = (*loaded.files, *dataset.files, recipe_file(options.preprocess), *replacement_files(replace))
         refuse_inputs((output, partial_path(output)), read)
         refuse_foreign([(output, record_file(PROFILE_FORMAT.schema))], force=force)
         kept = _Kept(Path(output), resume=resume)
-    pilot, dataset = start_pilot(loaded, taps, dataset, options)
+    run_on, effect = with_replacements(loaded, options, runs_of_dataset(dataset, options), at=at)
+    options = dataclasses.replace(options, replace=None)  # it is done, and models need not travel
+    pilot, dataset = start_pilot(run_on, taps, dataset, options)
     plan = make_plan(pilot, taps, dataset, options)
     if by is not None:
         plan = with_groups(plan, pilot, dataset, find_grouping(dataset, by, options.tokenizer))
     pilot.close()
-    return run_stats(
-        loaded,
+    result = run_stats(
+        run_on,
         dataset,
         options,
         plan,
@@ -143,6 +152,7 @@ def stats(
         kept=kept,
         progress=progress,
     )
+    return result if effect is None else result.with_effect(effect)
 
 
 def run_stats(
@@ -179,13 +189,13 @@ def run_stats(
         MergeError: What is to be resumed belongs to another analysis.
     """
     run = engine or LocalEngine(1)
-    options = replace(options, batch_size=plan.batch_size)
+    options = dataclasses.replace(options, batch_size=plan.batch_size)
     plan, observer = open_observer(model, plan, options.threads)
     empty = empty_profile(model, plan, dataset, provenance=_provenance(selection, options))
     shares = options.threads or max((os.cpu_count() or 1) // workers, 1)
-    worker = ShardWorker(model, plan, dataset, empty, replace(options, threads=shares))
+    worker = ShardWorker(model, plan, dataset, empty, dataclasses.replace(options, threads=shares))
     worker.observer = observer if workers == 1 else None
-    done = replace(empty, weights=_weights(stored))
+    done = dataclasses.replace(empty, weights=_weights(stored))
     shards = cut_shards(dataset.count, options.batch_size)
     if kept is not None:
         done = kept.resumed(done, shards)

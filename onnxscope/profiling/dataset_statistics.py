@@ -14,6 +14,7 @@ from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, not_finite_text, samples_text
 from onnxscope.findings.kinds import Finding
 from onnxscope.numerics.quantization import QUANTIZED, quantized_cells
+from onnxscope.patching.effects import PatchEffect
 from onnxscope.profiling.findings import find, saturated_fraction
 from onnxscope.profiling.groups import GroupedStatistics, tap_groups
 from onnxscope.profiling.profile import Profile
@@ -36,6 +37,7 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
     Attributes:
         profile: The mergeable state that everything here is derived from.
         notes: Remarks on the inputs, for people.
+        replaced: What stood in place of values, and how far that moved the outputs; None where nothing did.
     """
 
     frame_keys = ("taps",)
@@ -43,6 +45,7 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
     def __init__(self, profile: Profile, notes: Sequence[str] = ()) -> None:
         self.profile = profile
         self.notes = tuple(notes)
+        self.replaced: PatchEffect | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DatasetStatistics:
@@ -52,6 +55,12 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
             ProfileError: The file is missing, is no profile, or contradicts itself.
         """
         return cls(Profile.load(path))
+
+    def with_effect(self, effect: PatchEffect) -> DatasetStatistics:
+        """The same statistics, which know how far what was replaced has moved the outputs."""
+        other = DatasetStatistics(self.profile, (*self.notes, *effect.notes))
+        other.replaced = effect
+        return other
 
     def __len__(self) -> int:
         return len(self.profile.reached)
@@ -129,6 +138,7 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
             "unfit": [value.to_dict() for value in self.profile.unfit],
             "findings": [finding.to_dict() for finding in self.findings],
             **({} if self.groups is None else self.groups.to_dict()),
+            **({} if self.replaced is None else {"replaced": self.replaced.to_dict()}),
         }
 
     def table(self) -> Table:
@@ -146,9 +156,10 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         return quantized_cells(None if tap.codes is None else tap.codes.quantization)
 
     def tables(self) -> list[Table]:
-        """The taps, the groups where they were asked for, and the findings where there are any."""
+        """The taps, the groups that were asked for, the findings, and how far outputs moved where something was replaced."""
         groups = [] if self.groups is None else [self.groups.table()]
-        return [self.table(), *groups, *([self.findings_table()] if self.findings else [])]
+        moved = [] if self.replaced is None else [self.replaced.table()]
+        return [self.table(), *groups, *([self.findings_table()] if self.findings else []), *moved]
 
     def flat_table(self) -> Table:
         """The taps, whose remarks name the findings; or the groups, where they were asked for."""

@@ -19,7 +19,7 @@ from onnxscope.base.run_options import (
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
-__all__ = ["dim_option", "feeding_options", "input_option"]
+__all__ = ["dim_option", "feeding_options", "input_option", "replace_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -110,6 +110,18 @@ def feeding_options(command: _Command) -> _Command:
     return cast(_Command, gathered)
 
 
+def replace_option(command: _Command) -> _Command:
+    """What stands in place of the values of layers."""
+    return click.option(
+        "--replace",
+        multiple=True,
+        metavar="LAYER=WHAT",
+        callback=_read_replacements,
+        help="In place of what the layer gives: zero, mean (over the samples), FILE.npy, or another MODEL.onnx's;"
+        " repeat it for each.",
+    )(command)
+
+
 def dim_option(command: _Command) -> _Command:
     """Which size an open dimension has."""
     return click.option(
@@ -132,6 +144,12 @@ def _read_dims(context: click.Context, parameter: click.Parameter, texts: tuple[
             raise click.BadParameter(f"two sizes, {dims[name]} and {size}: '{printable(name)}'", context, parameter)
         dims[name] = int(size)
     return dims
+
+
+def _read_replacements(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    from onnxscope.patching.replacements import read_replacements
+
+    return read_replacements(given) if given else {}
 
 
 def _read_length(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
