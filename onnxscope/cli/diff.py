@@ -101,6 +101,8 @@ def diff(
         raise click.UsageError("--extract needs what the models are fed: -i")
     if (explain or mend is not None) and (weights_only or not inputs):
         raise click.UsageError("--explain and --mend need what the models are fed: -i")
+    if replace and (explain or mend is not None or extract is not None):
+        raise click.UsageError("--explain, --mend and --extract take B as it is: run them without --replace")
     models = load_model(a, custom_ops=custom_ops, dims=dims), load_model(b, custom_ops=custom_ops)
     if extract is not None:
         _refuse(extract, models, inputs, feeding, force)
@@ -111,6 +113,8 @@ def diff(
         from onnxscope.explaining.explain_models import explain as explained
 
         compare = functools.partial(explained, mend=mend, force=force)
+    else:
+        compare = functools.partial(compare, replace=replace)
     result = compare(
         *models,
         given,
@@ -121,7 +125,6 @@ def diff(
         **feeding,
         batch_size=batch_size,
         limit=limit,
-        replace=replace,
     )
     for remark in result.notes:
         shown.note(remark)

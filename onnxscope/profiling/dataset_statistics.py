@@ -156,7 +156,7 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         return quantized_cells(None if tap.codes is None else tap.codes.quantization)
 
     def tables(self) -> list[Table]:
-        """The taps, the groups that were asked for, the findings, and how far outputs moved where something was replaced."""
+        """The taps, the groups, the findings, and how far outputs moved where something was replaced."""
         groups = [] if self.groups is None else [self.groups.table()]
         moved = [] if self.replaced is None else [self.replaced.table()]
         return [self.table(), *groups, *([self.findings_table()] if self.findings else []), *moved]

@@ -85,6 +85,8 @@ def test_a_tolerance_forgives_what_its_numbers_allow(capsys):
         ([DIGITS, DIGITS, "-i", "missing.png", "--preprocess", "none"], "missing.png"),
         ([DIGITS, DIGITS, "--rtol", "-1"], "Invalid value for '--rtol'"),
         ([DIGITS, DIGITS, "-i", INPUT, "-s", "nope"], "nothing matches the selector 'nope': digits.onnx"),
+        ([DIGITS, DIGITS, "--replace", "down.0=zero"], "nothing is run, so nothing can be replaced"),
+        ([DIGITS, DIGITS, "-i", INPUT, "--explain", "--replace", "down.0=zero"], "--extract take B as it is"),
     ],
 )
 def test_what_cannot_be_done_ends_with_2(arguments, message, capsys):
