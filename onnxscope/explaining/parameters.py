@@ -19,38 +19,18 @@ __all__ = ["Parameter", "constant_of", "is_same", "parameters_of", "plain", "sch
 
 _PLAIN = frozenset(
     {
-        *("min", "max", "pads", "constant_value", "axes", "axis", "roi", "scales", "sizes", "starts", "ends", "steps"),
-        *("shape", "repeats", "k", "split", "depth", "ratio", "output_shape", "max_output_boxes_per_class"),
-        *(
-            "iou_threshold",
-            "score_threshold",
-            "start",
-            "limit",
-            "delta",
-            "offset",
-            "size",
-            "frame_length",
-            "frame_step",
-        ),
+        *("min", "max", "constant_value", "roi", "scales", "values", "ratio", "iou_threshold", "score_threshold"),
+        *("depth", "start", "limit", "delta", "offset", "size"),
     }
 )
-"""Operands that say how something is computed, as the operators call them; scales and zero points do so, too."""
+"""Operands of any type that say how something is computed, as the operators call them; so do scales and zero points."""
+_COUNTING = frozenset({"tensor(int32)", "tensor(int64)", "tensor(bool)"})
+"""What an operand's type is where it can only be a size, a place or a choice."""
 _QUANTIZING = ("_scale", "_zero_point")
 _ELEMENTWISE = frozenset(
     {
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Pow",
-        "Max",
-        "Min",
-        "Mod",
-        "Where",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
+        *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mod", "Where"),
+        *("Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
     }
 )
 _LEFT_OUT = frozenset({"consumed_inputs", "kernel_shape", "is_test", "training_mode"})
@@ -101,7 +81,7 @@ def parameters_of(model: Model, node: Node) -> dict[str, Parameter]:
             held = model.array(value) if isinstance(value, TensorProto) and value.data_type else plain(value)
             found[stored.name] = Parameter(stored.name, held, None, int(stored.type))
     for position, name in enumerate(_operand_names(schema, node)):
-        if not _says_how(model, node, position, name):
+        if not _says_how(model, node, schema, position, name):
             continue
         present = position < len(node.inputs) and node.inputs[position]
         value = constant_of(model, node.inputs[position]) if present else None
@@ -158,9 +138,18 @@ def _operand_names(schema: Any, node: Node) -> list[str]:
     return [] if schema is None else [operand.name for operand in schema.inputs]
 
 
-def _says_how(model: Model, node: Node, position: int, name: str) -> bool:
+def _says_how(model: Model, node: Node, schema: Any, position: int, name: str) -> bool:
     if node.op_type in _ELEMENTWISE and node.is_standard:
         read = node.inputs[position]
         stored = model.main.stored(read) if read in model.main.constants else None
         return stored is not None and np.prod(stored.dims, dtype=np.int64) == 1
-    return position > 0 and (name in _PLAIN or name.endswith(_QUANTIZING))
+    return position > 0 and (name in _PLAIN or name.endswith(_QUANTIZING) or _counts(schema, position))
+
+
+def _counts(schema: Any, position: int) -> bool:
+    """Whether an operand can only be whole numbers of some size: sizes, places, axes; QLinearConv's bias can, too."""
+    return (
+        schema.name != "QLinearConv"
+        and position < len(schema.inputs)
+        and set(schema.inputs[position].types) <= _COUNTING
+    )
