@@ -78,6 +78,7 @@ bench: $(INSTALLED) browser  ## measure speed and memory against what a user wou
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.activations
 	$(BIN)/python -m benchmarks.comparisons
+	$(BIN)/python -m benchmarks.explanations
 	$(BIN)/python -m benchmarks.pages
 	$(BIN)/python -m benchmarks.isolation
 
