@@ -87,7 +87,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-W", "ignore", "-c", ENCODER, str(a)], check=True, capture_output=True)
         with_epsilon(a, b, "LayerNormalization")
         np.save(data, rng.standard_normal((WHOLE_BATCH, 64, 128), np.float32))
-        show(f"An encoder (4 layers, 128 wide) against a copy with another epsilon", a, b, data, pairs)
+        show("An encoder (4 layers, 128 wide) against a copy with another epsilon", a, b, data, pairs)
 
 
 if __name__ == "__main__":
