@@ -36,6 +36,7 @@ ORDER = (
     "checks",
     "convert",
     "extract",
+    "sensitivity",
     "demo",
     "doctor",
 )

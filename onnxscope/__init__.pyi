@@ -44,6 +44,9 @@ from onnxscope.gate.checking import check as check
 from onnxscope.gate.settings import Settings as Settings
 from onnxscope.model.loading import Model as Model
 from onnxscope.model.loading import load_model as load_model
+from onnxscope.narrowing.result import LayerLoss as LayerLoss
+from onnxscope.narrowing.result import Sensitivity as Sensitivity
+from onnxscope.narrowing.sensitive_layers import sensitivity as sensitivity
 from onnxscope.profiling.dataset_run import stats as stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics as DatasetStatistics
 from onnxscope.profiling.profile import Profile as Profile

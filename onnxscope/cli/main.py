@@ -26,6 +26,7 @@ from onnxscope.cli.features import features
 from onnxscope.cli.inspect import inspect
 from onnxscope.cli.recipe import recipe
 from onnxscope.cli.report import report
+from onnxscope.cli.sensitivity import sensitivity
 from onnxscope.cli.snapshot import snapshot
 from onnxscope.cli.stats import stats
 from onnxscope.cli.weights import weights
@@ -102,6 +103,7 @@ for _command in (
     recipe,
     convert,
     extract,
+    sensitivity,
     demo,
     doctor,
 ):

@@ -6,7 +6,7 @@ A layer's gain is found once, with noise; what a format does to the layer by its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +19,11 @@ from onnxscope.narrowing.narrowed_runs import NarrowedRuns
 from onnxscope.narrowing.quality import Quality
 from onnxscope.narrowing.sample_halves import SampleBatch
 
-__all__ = ["Effect", "Gain", "measure_rows", "predict_rows"]
+__all__ = ["Effect", "Gain", "Row", "measure_rows", "measure_sets", "predict_rows"]
 
 Array = NDArray[Any]
 Row = tuple[NarrowedLayer, Format]
+"""A layer in a format."""
 
 
 @dataclass
@@ -121,6 +122,32 @@ def measure_rows(runs: NarrowedRuns, batches: Iterable[SampleBatch], rows: Seque
             effects[layer, form].own.add(batch.real({name: clean[name]}), batch.real({name: after[name]}))
             effects[layer, form].output.add(outputs, batch.real(runs.outputs(after)))
     return effects
+
+
+def measure_sets(
+    runs: NarrowedRuns, batches: Iterable[SampleBatch], sets: Sequence[tuple[Collection[NarrowedLayer], Format]]
+) -> list[Quality]:
+    """Run the model with several layers narrowed at once.
+
+    Args:
+        runs: The model.
+        batches: All samples that errors are measured on.
+        sets: Which layers in which format.
+
+    Returns:
+        How far the outputs are off, for each set.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
+    found = [Quality() for _ in sets]
+    for batch in batches:
+        clean = runs.segments.run(batch.feeds, batch.samples)
+        outputs = batch.real(runs.outputs(clean))
+        for quality, (layers, form) in zip(found, sets, strict=True):
+            changed = runs.run(clean, batch.samples, layers, form) if layers else {}
+            quality.add(outputs, batch.real(runs.outputs({**clean, **changed})))
+    return found
 
 
 def _alone(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,11 @@ from onnxscope.narrowing.segments import OperandPlace, Segments
 from onnxscope.narrowing.value_ranges import Range, RangeRule, observe_clipping, observe_ranges
 from onnxscope.selection.costs import Costs
 
-__all__ = ["NarrowedRuns"]
+__all__ = ["MustRun", "NarrowedRuns"]
 
 Array = NDArray[Any]
+MustRun = Literal["", "clips", "coherent"]
+"""Why an error is no noise: it takes away what is beyond a range, or goes with the values."""
 _USUAL_SIZE = 64  # of open dimensions, for what nodes cost
 _KEPT_BYTES = 256 << 20  # of narrowed weights
 _CLIPPED_SHARE = 0.1  # of an error; more of it is no noise
@@ -93,8 +95,19 @@ class NarrowedRuns:
         values = [layer.value for layer in self.layers]
         return list(dict.fromkeys([*values, *(layer.data for layer in self.layers if self.of == "both")]))
 
-    def observe(self, batches: Sequence[SampleBatch], others: Sequence[SampleBatch], rule: RangeRule) -> None:
+    def share_behind(self, layer: NarrowedLayer) -> float:
+        """What a run with this layer narrowed takes, as a share of a run of the model."""
+        nodes = () if self.of == "activations" else (layer.node,)
+        values = () if self.of == "weights" else (layer.value,)
+        return self.segments.share_behind(nodes, values)
+
+    def observe(self, batches: Iterable[SampleBatch], others: Iterable[SampleBatch], rule: RangeRule) -> None:
         """Find the ranges of what is narrowed by some samples, and what they clip of others.
+
+        Args:
+            batches: Those that ranges are from; they are walked over once or twice.
+            others: Those that errors are measured on.
+            rule: How.
 
         Raises:
             RunError: onnxruntime fails.
@@ -193,8 +206,8 @@ class NarrowedRuns:
         pairs = zip(self.weights(layer, form), layer.weights(self.model), strict=True)
         return all(np.array_equal(narrowed, weight.values) for narrowed, weight in pairs)
 
-    def must_run(self, layer: NarrowedLayer, form: Format, own_noise: float) -> bool:
-        """Whether noise does not stand for what a format does to a layer: values are clipped, or errors follow them.
+    def must_run(self, layer: NarrowedLayer, form: Format, own_noise: float) -> MustRun:
+        """Why noise does not stand for what a format does to a layer, empty where it does.
 
         Args:
             layer: Which one.
@@ -202,14 +215,16 @@ class NarrowedRuns:
             own_noise: Mean square of its error at the layer.
         """
         if not form.scaled:
-            return False
+            return ""
         if self.of != "weights":
             clipped = self.ranges[layer.value].clipped_power
             if self.of == "both":
                 clipped = max(clipped, self.ranges[layer.data].clipped_power)
             if clipped > _CLIPPED_SHARE * own_noise:
-                return True
-        return form.is_coherent or (self.of != "activations" and scheme_of(form, self.scheme) == "channel")
+                return "clips"
+        if form.is_coherent or (self.of != "activations" and scheme_of(form, self.scheme) == "channel"):
+            return "coherent"
+        return ""
 
     def _narrowing(self, name: str, form: Format) -> Callable[[Array], Array]:
         known = self.ranges.get(name)

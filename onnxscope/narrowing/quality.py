@@ -88,9 +88,16 @@ class Quality:
         return self.noise / self.count if self.count else 0.0
 
     @property
+    def relative_noise(self) -> float:
+        """Noise over signal, infinite where numbers are broken; what orders qualities where decibels are None."""
+        if self.broken or not math.isfinite(self.noise):
+            return math.inf
+        return self.noise / self.signal if self.signal else math.inf if self.noise else 0.0
+
+    @property
     def sqnr_db(self) -> float | None:
-        """Signal to noise, None where nothing differs."""
-        return ratio_db(self.signal, self.noise)
+        """Signal to noise, None where nothing differs, and where numbers are broken."""
+        return None if self.broken else ratio_db(self.signal, self.noise)
 
     @property
     def cosine(self) -> float | None:

@@ -17,7 +17,7 @@ from onnxscope.model.loading import Model
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.sample_axes import start_on_samples
 
-__all__ = ["SampleBatch", "batches_of", "halves", "on_samples"]
+__all__ = ["Batches", "SampleBatch", "batches_of", "halves", "on_samples", "spread"]
 
 Array = NDArray[Any]
 
@@ -47,6 +47,39 @@ class SampleBatch:
             axis = axis_of_samples(value.shape, self.fed, self.axes) if isinstance(value, np.ndarray) else None
             kept[name] = value if axis is None else np.take(value, range(self.samples), axis)
         return kept
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of samples, which are read again for every walk over them.
+
+    Attributes:
+        dataset: Whose.
+        positions: Which samples.
+        size: Samples of a batch, where the model does not fix it.
+    """
+
+    dataset: Dataset
+    positions: Sequence[int]
+    size: int
+
+    def __iter__(self) -> Iterator[SampleBatch]:
+        return batches_of(self.dataset, self.positions, self.size)
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.positions)
+
+    def spread(self, count: int) -> Batches:
+        """So many of the samples, from all over them."""
+        return Batches(self.dataset, spread(self.positions, count), self.size)
+
+
+def spread(positions: Sequence[int], count: int) -> Sequence[int]:
+    """Return so many positions from all over the given ones, all of them where there are no more."""
+    if count >= len(positions):
+        return positions
+    return [positions[place * len(positions) // count] for place in range(count)]
 
 
 def on_samples(model: Model, dataset: Dataset, options: RunOptions) -> Dataset:

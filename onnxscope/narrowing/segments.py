@@ -29,6 +29,7 @@ __all__ = ["OperandPlace", "Segment", "Segments", "cut_at"]
 Array = NDArray[Any]
 OperandPlace = tuple[Node, int]
 """A node, and which of its inputs."""
+_SMALL_WORK = 1e7  # multiply-adds of a sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,7 @@ class Segments:
         model: Whose they are.
         parts: In the order in which they are run.
         work: What each of them does, as a share of all.
+        total_work: What all of them do for a sample, in the unit that was given.
         passes: Of how many samples, over the share of the model that was run for them, so far.
     """
 
@@ -122,14 +124,15 @@ class Segments:
             values: Where segments end.
             open_operands: What nodes may be fed in place of what they read: weights, and values.
             work_of: What a node does, in any unit.
-            threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+            threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime, but for small models.
         """
         self.model = model
         self.parts = cut_at(model.main, values)
-        total = sum(work_of(node) for part in self.parts for node in part.nodes) or 1.0
-        self.work = [sum(map(work_of, part.nodes)) / total for part in self.parts]
+        self.total_work = sum(work_of(node) for part in self.parts for node in part.nodes) or 1.0
+        self.work = [sum(map(work_of, part.nodes)) / self.total_work for part in self.parts]
         self.passes = 0.0
-        self._threads = threads
+        # Each session has threads of its own, which wait busily for the next run: small models take ten times as long.
+        self._threads = threads or (1 if self.total_work < _SMALL_WORK else 0)
         self._prefix = unused_prefix(model)
         self._open: dict[int, list[OperandPlace]] = {}
         homes = {node: place for place, part in enumerate(self.parts) for node in part.nodes}
@@ -201,6 +204,23 @@ class Segments:
             if until is not None and until in part.outputs:
                 break
         return changed
+
+    def share_behind(self, nodes: Collection[Node], values: Collection[str]) -> float:
+        """What `rerun` runs of the model, as a share of its work.
+
+        Args:
+            nodes: Whose open operands are changed.
+            values: What is replaced.
+        """
+        share, changed = 0.0, set[str]()
+        for place, part in enumerate(self.parts):
+            here = any(node in nodes for node, _ in self._open.get(place, ()))
+            if here or not changed.isdisjoint(part.inputs):
+                share += self.work[place]
+                changed.update(part.outputs)
+            else:
+                changed.update(name for name in part.outputs if name in values)
+        return share
 
     def _fed(self, place: int, fed: Mapping[str, Array], here: Mapping[OperandPlace, Any]) -> dict[str, Array]:
         """What a session with open operands is fed: all of them, those that are not changed too."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -39,7 +39,7 @@ class Range:
 
 def observe_ranges(
     run: Callable[[SampleBatch], Mapping[str, Array]],
-    batches: Sequence[SampleBatch],
+    batches: Iterable[SampleBatch],
     names: Sequence[str],
     rule: RangeRule,
 ) -> dict[str, Range]:
@@ -47,7 +47,7 @@ def observe_ranges(
 
     Args:
         run: Returns the values of a batch without those of copies.
-        batches: Those that calibrate.
+        batches: Those that calibrate; they are walked over once or twice.
         names: Which values.
         rule: `minmax` holds every number. `percentile` and `entropy` clip magnitudes, to what holds `PERCENTILE` of
             them, or to where the distribution of 128 codes diverges least from their own.
@@ -79,7 +79,7 @@ def observe_ranges(
 
 
 def observe_clipping(
-    run: Callable[[SampleBatch], Mapping[str, Array]], batches: Sequence[SampleBatch], ranges: Mapping[str, Range]
+    run: Callable[[SampleBatch], Mapping[str, Array]], batches: Iterable[SampleBatch], ranges: Mapping[str, Range]
 ) -> dict[str, Range]:
     """Return ranges with what they clip of other samples.
 

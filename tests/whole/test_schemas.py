@@ -206,6 +206,9 @@ def baseline(folder, model):
         ("extract unreachable.onnx --to y -i random -o part", 0),
         ("extract noisy.onnx --to y -i random -o part", 0),
         ("extract empty.onnx --from h -i random -o part", 0),
+        ("sensitivity digits.onnx -i digits.npz --limit 4 --as int8,float16", 0),
+        ("sensitivity digits.onnx -i digits.npz --limit 4 --of both", 0),
+        ("sensitivity tokens.onnx -i random", 0),
         ("doctor", 0),
     ],
 )
@@ -335,6 +338,7 @@ def test_every_record_that_the_code_makes_has_a_schema():
         "stats digits.onnx -i digits.npz -o profile.json",
         "diff digits.onnx digits_qdq.onnx -i digits.npz",
         "extract digits.onnx --select block -i digits.npz -o part",
+        "sensitivity digits.onnx -i digits.npz --limit 2 --of activations",
         "report image.onnx -i random -o report.html",
         "snapshot digits.onnx -i digits.npz -o snapshot.json",
         "check changed.onnx --config empty.toml --baseline digits.onnx.baseline.json -i digits.npz",

@@ -1,0 +1,113 @@
+"""The command `sensitivity`: which layers lose most in a narrower format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
+from onnxscope.terminal.options import (
+    Presentation,
+    batch_options,
+    common,
+    custom_ops_option,
+    model_argument,
+    select_option,
+)
+
+if TYPE_CHECKING:
+    from onnxscope.base.run_options import FeedingOptions
+    from onnxscope.narrowing.formats import Scheme
+    from onnxscope.narrowing.narrowed_layers import Of
+    from onnxscope.narrowing.value_ranges import RangeRule
+
+__all__ = ["sensitivity"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  onnxscope sensitivity model.onnx -i images/
+  onnxscope sensitivity model.onnx -i x.npz --as int8 --as float16,fp8
+  onnxscope sensitivity model.onnx -i x.npz --of both --ranges entropy
+"""
+)
+@model_argument
+@input_option(required=True)
+@click.option(
+    "--as",
+    "formats",
+    multiple=True,
+    default=("int8",),
+    show_default=True,
+    metavar="FORMAT",
+    help="int8, uint8, int6, int4, uint4, float16, bfloat16, fp8 or fp8_e5m2; several with commas, or repeated.",
+)
+@click.option(
+    "--of",
+    type=click.Choice(["weights", "activations", "both"]),
+    default="weights",
+    show_default=True,
+    help="What of a layer is narrowed.",
+)
+@click.option(
+    "--scheme",
+    type=click.Choice(["tensor", "channel", "block"]),
+    help="What of a weight shares a scale; blocks of 32 by default in four bits, else the tensor.",
+)
+@click.option(
+    "--ranges",
+    type=click.Choice(["minmax", "percentile", "entropy"]),
+    default="minmax",
+    show_default=True,
+    help="How ranges of activations are found, by every other sample; errors are those of the rest.",
+)
+@select_option
+@feeding_options
+@batch_options
+@dim_option
+@custom_ops_option
+@common
+def sensitivity(
+    model: Path,
+    inputs: tuple[str, ...],
+    formats: tuple[str, ...],
+    of: Of,
+    scheme: Scheme | None,
+    ranges: RangeRule,
+    select: tuple[str, ...],
+    feeding: FeedingOptions,
+    batch_size: int,
+    limit: int | None,
+    dims: dict[str, int],
+    custom_ops: tuple[Path, ...],
+    shown: Presentation,
+) -> None:
+    """Narrow each layer of MODEL to fewer bits, and rank them by what the outputs lose."""
+    from onnxscope.model.loading import load_model
+    from onnxscope.narrowing.sensitive_layers import sensitivity as measure
+
+    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
+    found = measure(
+        loaded,
+        list(inputs),
+        formats=formats,
+        of=of,
+        scheme=scheme,
+        ranges=ranges,
+        select=select,
+        batch_size=batch_size,
+        limit=limit,
+        **feeding,
+    )
+    for remark in found.notes:
+        shown.note(remark)
+    if shown.form == "table":
+        for place, table in enumerate(found.tables()):
+            if place:
+                click.echo()
+            shown.show_table(table)
+    else:
+        shown.show(found)
