@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ Examples:
   onnxscope sensitivity model.onnx -i images/
   onnxscope sensitivity model.onnx -i x.npz --as int8 --as float16,fp8
   onnxscope sensitivity model.onnx -i x.npz --of both --ranges entropy
+  onnxscope sensitivity model.onnx -i x.npz --of both --target top1=0.99
 """
 )
 @model_argument
@@ -64,6 +66,11 @@ Examples:
     show_default=True,
     help="How ranges of activations are found, by every other sample; errors are those of the rest.",
 )
+@click.option(
+    "--target",
+    metavar="TARGET",
+    help="Find the fewest layers to keep in float for 30dB, top1=0.99 or kl=0.01, and their nodes_to_exclude.",
+)
 @select_option
 @feeding_options
 @batch_options
@@ -77,6 +84,7 @@ def sensitivity(
     of: Of,
     scheme: Scheme | None,
     ranges: RangeRule,
+    target: str | None,
     select: tuple[str, ...],
     feeding: FeedingOptions,
     batch_size: int,
@@ -97,6 +105,7 @@ def sensitivity(
         of=of,
         scheme=scheme,
         ranges=ranges,
+        target=target,
         select=select,
         batch_size=batch_size,
         limit=limit,
@@ -109,5 +118,7 @@ def sensitivity(
             if place:
                 click.echo()
             shown.show_table(table)
+        for each in found.kept:
+            click.echo(f"\n{each.text}\nnodes_to_exclude={json.dumps(each.nodes_to_exclude)}")
     else:
         shown.show(found)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-from onnxscope.base.results import Record, remarks
+from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, printable
 from onnxscope.narrowing.formats import Scheme
+from onnxscope.narrowing.kept_layers import KeptLayers
 from onnxscope.narrowing.narrowed_layers import Of
 from onnxscope.narrowing.narrowed_runs import MustRun
 from onnxscope.narrowing.quality import Quality
@@ -127,9 +128,11 @@ class Sensitivity(Record, Sequence[LayerLoss]):
         rule: How ranges of activations were found.
         ranges: Those of all activations that were narrowed, by value.
         samples: How many samples the numbers are from.
-        passes: How often the samples that errors are measured on went through the whole model, in all runs together.
+        passes: How often the samples that errors are measured on went through the whole model, in all runs together;
+            those that look for layers to keep apart.
         whole: All layers at once, a row a format.
         layers: The rows.
+        kept: The layers to keep in float, a row a format, where a target is given.
         unreachable: What was chosen and cannot be narrowed.
         notes: Remarks for people.
     """
@@ -143,6 +146,7 @@ class Sensitivity(Record, Sequence[LayerLoss]):
     passes: float
     whole: tuple[WholeLoss, ...]
     layers: tuple[LayerLoss, ...]
+    kept: tuple[KeptLayers, ...]
     unreachable: tuple[Unreachable, ...]
     notes: tuple[str, ...]
 
@@ -170,6 +174,7 @@ class Sensitivity(Record, Sequence[LayerLoss]):
             "passes": round(self.passes, 3),
             "whole": [row.to_dict() for row in self.whole],
             "layers": [row.to_dict() for row in self.layers],
+            "kept": [row.to_dict() for row in self.kept],
             "broken": [{"name": row.name, "as": row.form, "count": count} for row, count in broken],
             "ranges": {
                 "rule": self.rule if self.ranges else None,
@@ -209,9 +214,25 @@ class Sensitivity(Record, Sequence[LayerLoss]):
         title = f"{printable(self.model['name'])}, {_OF_WORDS[self.of]} of all {counted(layers, 'layer')} narrowed"
         return Table(title, ("as", "a scale for", "dB", "top-1 %", "KL nats"), rows)
 
+    def kept_table(self) -> Table:
+        """A row for each format, of the layers that are kept in float."""
+        rows = tuple(
+            (
+                row.form,
+                row.target.text,
+                len(row.found.layers),
+                *_decibels(row.found.output),
+                _percent(row.found.output.top1),
+                _short(row.found.output.kl_nats),
+            )
+            for row in self.kept
+        )
+        columns = ("as", "target", "in float", "dB", "top-1 %", "KL nats")
+        return Table("the fewest layers in float, all others narrowed", columns, rows)
+
     def tables(self) -> list[Table]:
-        """All layers at once, and one by one."""
-        return [self.whole_table(), self.table()]
+        """All layers at once, one by one, and all but those that are kept in float."""
+        return [self.whole_table(), self.table(), *([self.kept_table()] if self.kept else [])]
 
     def flat_table(self) -> Table:
         """A row for each layer and format."""
@@ -219,10 +240,11 @@ class Sensitivity(Record, Sequence[LayerLoss]):
 
     def html_parts(self) -> list[str]:
         """The tables and the remarks."""
-        return [*(table.html() for table in self.tables()), *remarks(self.notes)]
+        texts = [paragraph(row.text) for row in self.kept]
+        return [*(table.html() for table in self.tables()), *texts, *remarks(self.notes)]
 
     def __repr__(self) -> str:
-        return "\n".join(table.text() for table in self.tables())
+        return "\n".join([*(table.text() for table in self.tables()), *(row.text for row in self.kept)])
 
 
 def _decibels(quality: Quality) -> tuple[Cell]:

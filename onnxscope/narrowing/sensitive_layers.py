@@ -12,10 +12,11 @@ from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError
 from onnxscope.model.loading import CustomOps
 from onnxscope.narrowing.formats import Format, Scheme, find_formats, scheme_of
+from onnxscope.narrowing.kept_layers import KeptLayers, Target, keep_layers, read_target
 from onnxscope.narrowing.measuring import Effect, Gain, Row, measure_rows, measure_sets, predict_rows
 from onnxscope.narrowing.narrowed_layers import NarrowedLayer, Of, find_narrowed_layers
 from onnxscope.narrowing.narrowed_runs import NarrowedRuns
-from onnxscope.narrowing.pass_budget import choose_rows, plan_runs
+from onnxscope.narrowing.pass_budget import choose_rows, is_small, plan_runs
 from onnxscope.narrowing.result import LayerLoss, SampleCounts, Sensitivity, WholeLoss
 from onnxscope.narrowing.sample_halves import Batches, halves, on_samples
 from onnxscope.narrowing.value_ranges import RangeRule
@@ -35,6 +36,7 @@ def sensitivity(
     of: Of = "weights",
     scheme: Scheme | None = None,
     ranges: RangeRule = "minmax",
+    target: str | None = None,
     select: str | Sequence[str] = (),
     batch_size: int = 8,
     limit: int | None = None,
@@ -58,6 +60,8 @@ def sensitivity(
         scheme: What shares a scale in a weight: the tensor, a channel, or a block of 32 of a channel's numbers. None is
             blocks for four bits, the tensor for others.
         ranges: How ranges of activations are found: by every other sample, while errors are measured on the rest.
+        target: How good the model has to be, `30dB`, `top1=0.99` or `kl=0.01`: the fewest layers to keep in float are
+            looked for, for each format.
         select: Selectors over the layers; none narrows all of them.
         batch_size: Samples of a run, where the model does not fix it.
         limit: Only the first so many samples.
@@ -71,11 +75,12 @@ def sensitivity(
 
     Raises:
         SelectorError: A selector matches nothing.
-        InputError: No layer can be narrowed, there is no such format, or the inputs do not fit.
+        InputError: No layer can be narrowed, there is no such format or target, or the inputs do not fit.
         ModelError: The model cannot be read.
         RunError: onnxruntime fails.
     """
     forms = find_formats(formats)
+    wanted = None if target is None else read_target(target)
     _check("of", of, get_args(Of))
     _check("ranges", ranges, get_args(RangeRule))
     schemes = {form: scheme_of(form, scheme) for form in forms}
@@ -91,6 +96,8 @@ def sensitivity(
     rows = _rows(runs, gains, effects)
     must_run = Counter(row.form for row in rows if row.must_run)
     whole = measure_sets(runs, every, [(layers, form) for form in forms])
+    passes = runs.segments.passes / len(every)
+    kept = () if wanted is None else _kept(runs, every, forms, effects, wanted)
     return Sensitivity(
         model=loaded.to_dict(),
         input=dataset.record,
@@ -98,14 +105,19 @@ def sensitivity(
         rule=ranges,
         ranges=runs.ranges,
         samples=counts,
-        passes=runs.segments.passes / len(every),
+        passes=passes,
         whole=tuple(
             WholeLoss(form.name, schemes[form], quality, must_run[form.name])
             for form, quality in zip(forms, whole, strict=True)
         ),
         layers=tuple(rows),
+        kept=kept,
         unreachable=missed,
-        notes=(*dataset.notes, *_notes(rows, counts, dataset.kind, ranges)),
+        notes=(
+            *dataset.notes,
+            *_notes(rows, counts, dataset.kind, ranges),
+            *dict.fromkeys(note for each in kept for note in each.notes),
+        ),
     )
 
 
@@ -128,6 +140,18 @@ def _measured(
         chosen = choose_rows(runs, effects, plan, len(every))
     effects |= measure_rows(runs, every.spread(plan.rows), chosen)
     return gains, effects, SampleCounts(ranging, len(every), plan.rows, plan.gains)
+
+
+def _kept(
+    runs: NarrowedRuns, every: Batches, forms: Sequence[Format], effects: Mapping[Row, Effect], target: Target
+) -> tuple[KeptLayers, ...]:
+    """Find the layers to keep in float, for each format."""
+    cheap = is_small(runs, len(every), len(runs.layers) * len(forms), every.size)
+    found = []
+    for form in forms:
+        losses = {layer: effects[layer, form].output.relative_noise for layer in runs.layers}
+        found.append(keep_layers(runs, every, form, losses, target, is_small=cheap))
+    return tuple(found)
 
 
 def _rows(runs: NarrowedRuns, gains: Mapping[NarrowedLayer, Gain], effects: Mapping[Row, Effect]) -> list[LayerLoss]:
