@@ -65,11 +65,6 @@ class NarrowedLayer:
         weights = {operand.position for operand in self.operands}
         return next(name for place, name in enumerate(self.node.inputs) if name and place not in weights)
 
-    @property
-    def data_position(self) -> int:
-        """Which of the node's inputs that is."""
-        return self.node.inputs.index(self.data)
-
     def weights(self, model: Model) -> tuple[Weight, ...]:
         """Read the weights; the arrays are not to be changed.
 

@@ -66,7 +66,8 @@ class NarrowedRuns:
         Args:
             model: It is not changed.
             layers: Those that can be narrowed.
-            of: What of them is narrowed: `both` is the weights, what the layer works on, and what leaves it.
+            of: What of them is narrowed: `both` is the weights, what the layer works on, and what leaves it. Whoever
+                else reads these values reads them narrowed, as in what onnxruntime's quantizer writes.
             scheme: What shares a scale in a weight.
             threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
         """
@@ -79,7 +80,6 @@ class NarrowedRuns:
             opened += [(layer.node, operand.position) for layer in layers for operand in layer.operands]
         if of == "both":
             cuts += [layer.data for layer in layers]
-            opened += [(layer.node, layer.data_position) for layer in layers]
         costs = Costs(model, dict.fromkeys(Costs(model).open_dims, _USUAL_SIZE)) if _has_names(model) else Costs(model)
         self.segments = Segments(model, cuts, opened, partial(_work, costs), threads)
 
@@ -90,16 +90,20 @@ class NarrowedRuns:
     @property
     def narrowed_values(self) -> list[str]:
         """The values that need a range."""
-        if self.of == "weights":
-            return []
-        values = [layer.value for layer in self.layers]
-        return list(dict.fromkeys([*values, *(layer.data for layer in self.layers if self.of == "both")]))
+        return list(dict.fromkeys(value for layer in self.layers for value in self._values_of(layer)))
 
     def share_behind(self, layer: NarrowedLayer) -> float:
         """What a run with this layer narrowed takes, as a share of a run of the model."""
         nodes = () if self.of == "activations" else (layer.node,)
-        values = () if self.of == "weights" else (layer.value,)
-        return self.segments.share_behind(nodes, values)
+        return self.segments.share_behind(nodes, self._values_of(layer))
+
+    def _values_of(self, layer: NarrowedLayer) -> tuple[str, ...]:
+        """The values of a layer that are narrowed; what a narrowed table gives is narrowed already."""
+        if self.of == "weights":
+            return ()
+        if self.of == "activations":
+            return (layer.value,)
+        return (layer.data,) if layer.node.operator.looks_up else (layer.data, layer.value)
 
     def observe(self, batches: Iterable[SampleBatch], others: Iterable[SampleBatch], rule: RangeRule) -> None:
         """Find the ranges of what is narrowed by some samples, and what they clip of others.
@@ -146,10 +150,7 @@ class NarrowedRuns:
             if self.of != "activations":
                 for operand, weight in zip(layer.operands, self.weights(layer, form), strict=True):
                     operands[layer.node, operand.position] = weight
-            if self.of != "weights":
-                replaced[layer.value] = self._narrowing(layer.value, form)
-            if self.of == "both":
-                operands[layer.node, layer.data_position] = self._narrowing(layer.data, form)
+            replaced.update((value, self._narrowing(value, form)) for value in self._values_of(layer))
         return self.segments.rerun(clean, samples, operands=operands, replaced=replaced, until=until)
 
     def run_with_noise(
@@ -216,12 +217,9 @@ class NarrowedRuns:
         """
         if not form.scaled:
             return ""
-        if self.of != "weights":
-            clipped = self.ranges[layer.value].clipped_power
-            if self.of == "both":
-                clipped = max(clipped, self.ranges[layer.data].clipped_power)
-            if clipped > _CLIPPED_SHARE * own_noise:
-                return "clips"
+        clipped = max((self.ranges[value].clipped_power for value in self._values_of(layer)), default=0.0)
+        if clipped > _CLIPPED_SHARE * own_noise:
+            return "clips"
         if form.is_coherent or (self.of != "activations" and scheme_of(form, self.scheme) == "channel"):
             return "coherent"
         return ""

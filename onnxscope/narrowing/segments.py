@@ -134,6 +134,7 @@ class Segments:
         # Each session has threads of its own, which wait busily for the next run: small models take ten times as long.
         self._threads = threads or (1 if self.total_work < _SMALL_WORK else 0)
         self._prefix = unused_prefix(model)
+        self._inputs = {spec.name for spec in model.inputs}
         self._open: dict[int, list[OperandPlace]] = {}
         homes = {node: place for place, part in enumerate(self.parts) for node in part.nodes}
         for node, position in open_operands:
@@ -178,7 +179,7 @@ class Segments:
             samples: How many samples that are.
             operands: What nodes are fed in place of an open operand: an array, or what a function makes of the value.
             injected: Values that are given.
-            replaced: Functions that make what goes on of a value.
+            replaced: Functions that make what goes on of a value that leaves a segment, or of an input.
             until: Run no further than the segment that gives this value.
 
         Returns:
@@ -188,7 +189,7 @@ class Segments:
             RunError: onnxruntime fails.
         """
         operands, injected, replaced = operands or {}, injected or {}, replaced or {}
-        changed = dict(injected)
+        changed = {name: make(clean[name]) for name, make in replaced.items() if name in self._inputs} | dict(injected)
         for place, part in enumerate(self.parts):
             here = {operand: operands[operand] for operand in self._open.get(place, ()) if operand in operands}
             touched = any(name in replaced for name in part.outputs)
@@ -212,7 +213,7 @@ class Segments:
             nodes: Whose open operands are changed.
             values: What is replaced.
         """
-        share, changed = 0.0, set[str]()
+        share, changed = 0.0, self._inputs.intersection(values)
         for place, part in enumerate(self.parts):
             here = any(node in nodes for node, _ in self._open.get(place, ()))
             if here or not changed.isdisjoint(part.inputs):
