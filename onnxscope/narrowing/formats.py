@@ -157,15 +157,19 @@ def _between(values: Floats, form: Format, low: Any, high: Any, symmetric: bool)
         if symmetric:
             most = 2 ** (form.bits - 1) - 1
             scale = _scale(largest, most)
-            return np.clip(np.rint(values / scale), -most, most) * scale
+            symmetric_codes: Floats = np.clip(np.rint(values / scale), -most, most)
+            return symmetric_codes * scale
         least, most = np.minimum(low, 0.0), 2**form.bits - 1
-        scale = _scale(np.maximum(high, 0.0) - least, most)
-        zero = np.rint(-least / scale)
-        narrowed: Floats = (np.clip(np.rint(values / scale) + zero, 0, most) - zero) * scale
+        # Codes are computed in float32 by whoever uses them, which decides where numbers lie halfway between two codes:
+        # all pixels of -1 to 1 do in a range of -1 to 1.
+        scale = _scale(np.maximum(high, 0.0) - least, most, np.float32)
+        zero = np.rint(np.float32(-least) / scale)
+        codes = np.clip(np.rint(values.astype(np.float32) / scale) + zero, 0, most)
+        narrowed: Floats = (codes - zero).astype(np.float64) * scale
         return narrowed
 
 
-def _scale(span: Any, codes: float) -> Floats:
+def _scale(span: Any, codes: float, dtype: type[np.floating[Any]] = np.float64) -> Array:
     """Of a span of numbers over so many codes; 1 where there is nothing but zeros."""
-    scale = np.asarray(span, np.float64) / codes
-    return np.where((scale > 0) & np.isfinite(scale), scale, 1.0)
+    scale = (np.asarray(span, np.float64) / codes).astype(dtype)
+    return np.where((scale > 0) & np.isfinite(scale), scale, dtype(1.0))

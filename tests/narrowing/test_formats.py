@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from onnxscope.errors import InputError
@@ -48,7 +50,18 @@ def test_activations_use_all_codes_of_their_range_and_are_clipped_outside():
     step = 4 / 255
     zero = round(1 / step)
     codes = [0, 0, zero, round(0.5 / step) + zero, 255, 255]
-    np.testing.assert_allclose(narrowed, [(code - zero) * step for code in codes], rtol=1e-12)
+    np.testing.assert_allclose(narrowed, [(code - zero) * step for code in codes], rtol=1e-6)
+
+
+def test_pixels_that_lie_halfway_between_two_codes_go_where_onnxruntime_lets_them_go():
+    pixels = (np.arange(256) / 127.5 - 1).astype(np.float32)
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[256] x) => (float[256] y) <float s = {0.00784313771873712539672}, uint8 z = {128}> {
+            q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }""")
+    (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": pixels})
+    narrowed = narrow_values(pixels, FORMATS["uint8"], -1.0, 1.0)
+    np.testing.assert_allclose(narrowed, expected, rtol=1e-6)
 
 
 def test_zeros_stay_zeros():
