@@ -17,6 +17,7 @@ from onnxscope.errors import InputError, OutputError
 
 __all__ = [
     "ARRAYS",
+    "CHART",
     "JUNIT",
     "MARKDOWN",
     "MODEL",
@@ -65,6 +66,10 @@ MARKDOWN = Written("a summary of `onnxscope check`", re.compile(rb"## \S+ onnxsc
 MODEL = Written("an ONNX model", re.compile(rb"\x08[\x01-\x7f][\x10-\x7f]"))  # its IR version, and another field
 OVERLAY = Written("an overlay for Model Explorer", re.compile(rb'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{\s*"results"'))
 PICTURE = Written("a picture", re.compile(rb"\x89PNG\r\n\x1a\n|<svg[\s>]"))
+CHART = Written(
+    "a chart of onnxscope",
+    re.compile(rb"\x89PNG\r\n\x1a\n.{0,300}?Software\x00onnxscope|<svg\s.{0,2000}?<dc:title>onnxscope<", re.DOTALL),
+)
 ARRAYS = Written("a .npz file", re.compile(rb"PK\x03\x04|PK\x05\x06"))
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxscope.base.files import CHART, refuse_foreign, refuse_inputs, require_folders
 from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
 from onnxscope.terminal.options import (
     Presentation,
     batch_options,
     common,
     custom_ops_option,
+    force_option,
     model_argument,
     select_option,
 )
@@ -34,6 +36,7 @@ Examples:
   onnxscope sensitivity model.onnx -i x.npz --as int8 --as float16,fp8
   onnxscope sensitivity model.onnx -i x.npz --of both --ranges entropy
   onnxscope sensitivity model.onnx -i x.npz --of both --target top1=0.99
+  onnxscope sensitivity model.onnx -i x.npz --target 30dB -o layers.png
 """
 )
 @model_argument
@@ -71,6 +74,14 @@ Examples:
     metavar="TARGET",
     help="Find the fewest layers to keep in float for 30dB, top1=0.99 or kl=0.01, and their nodes_to_exclude.",
 )
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PICTURE",
+    help="Draw layers in float against quality, as .png or .svg.",
+)
+@force_option
 @select_option
 @feeding_options
 @batch_options
@@ -85,6 +96,8 @@ def sensitivity(
     scheme: Scheme | None,
     ranges: RangeRule,
     target: str | None,
+    output: Path | None,
+    force: bool,
     select: tuple[str, ...],
     feeding: FeedingOptions,
     batch_size: int,
@@ -98,6 +111,14 @@ def sensitivity(
     from onnxscope.narrowing.sensitive_layers import sensitivity as measure
 
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)
+    if output is not None:
+        from onnxscope.datasets.read_files import files_of
+        from onnxscope.narrowing.result import picture_form
+
+        refuse_inputs([output], files_of(loaded, inputs=inputs, **feeding))
+        refuse_foreign([(output, CHART)], force=force)
+        picture_form(output)
+        require_folders(output)
     found = measure(
         loaded,
         list(inputs),
@@ -111,6 +132,8 @@ def sensitivity(
         limit=limit,
         **feeding,
     )
+    if output is not None:
+        found.save_picture(output, force=force)
     for remark in found.notes:
         shown.note(remark)
     if shown.form == "table":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,98 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["feature_figure", "histogram_figure", "histogram_png", "picture_figure", "quantile_figure"]
+__all__ = [
+    "Curve",
+    "curve_figure",
+    "feature_figure",
+    "figure_bytes",
+    "histogram_figure",
+    "histogram_png",
+    "picture_figure",
+    "quantile_figure",
+]
 
 _MOST_NAMES = 40  # at an axis
 _LONGEST_NAME = 16
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Something that was measured at some places, and is expected at others.
+
+    Attributes:
+        name: For the legend.
+        expected: Points of a thin line.
+        measured: Points that have marks, in order.
+        chosen: The place of the one that stands out, None where none does.
+    """
+
+    name: str
+    expected: Sequence[tuple[float, float]]
+    measured: Sequence[tuple[float, float]]
+    chosen: float | None = None
+
+
+def curve_figure(
+    curves: Sequence[Curve], title: str, labels: tuple[str, str], *, target: float | None = None
+) -> Figure:
+    """Draw curves as a matplotlib Figure of its own, outside pyplot.
+
+    Args:
+        curves: In the order of the legend.
+        title: Above the picture.
+        labels: Of what runs to the right, in whole numbers, and of what runs up.
+        target: A height that has a line, None for none.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    for place, curve in enumerate(curves):
+        colour = f"C{place % 10}"
+        if curve.expected:
+            axes.plot(*zip(*curve.expected, strict=True), color=colour, linewidth=1, linestyle="--", alpha=0.7)
+        if curve.measured:
+            axes.plot(
+                *zip(*curve.measured, strict=True), color=colour, marker="o", markersize=4, label=printable(curve.name)
+            )
+        for x, y in curve.measured:
+            if x == curve.chosen:
+                axes.plot((x,), (y,), color=colour, marker="o", markersize=10, fillstyle="none", markeredgewidth=2)
+    if target is not None:
+        axes.axhline(target, color="#5b6676", linewidth=1, linestyle=":")
+    axes.set_title(_label(title, 70), parse_math=False)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color="#e4e7eb")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if any(curve.expected for curve in curves):
+        axes.plot((), (), color="#5b6676", linewidth=1, linestyle="--", label="expected")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    return figure
+
+
+def figure_bytes(figure: Figure, form: Literal["png", "svg"], *, made_by: str | None = None) -> bytes:
+    """Return a figure as a file; the same figure gives the same bytes, whatever the day or the version.
+
+    Args:
+        figure: It is drawn.
+        form: The kind of file.
+        made_by: What the file says of who made it, near its start.
+    """
+    from matplotlib import rc_context
+
+    stream = io.BytesIO()
+    metadata = {"Software": made_by} if form == "png" else {"Date": None, "Creator": made_by}
+    with rc_context({"svg.hashsalt": "onnxscope"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(stream, format=form, metadata=metadata)
+    content = stream.getvalue()
+    return content if form == "png" else content[content.index(b"<svg") :]
 
 
 def histogram_figure(
@@ -54,12 +143,7 @@ def histogram_figure(
 
 def histogram_png(title: str, edges: Sequence[float], counts: Sequence[int], *, caption: str | None = None) -> bytes:
     """Return `histogram_figure` as PNG, for readers that cannot show SVG."""
-    figure = histogram_figure(title, edges, counts, caption=caption)
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        figure.savefig(stream, format="png", metadata={"Software": None})  # no version: same input, same bytes
-    return stream.getvalue()
+    return figure_bytes(histogram_figure(title, edges, counts, caption=caption), "png")
 
 
 def feature_figure(

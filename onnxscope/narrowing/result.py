@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from onnxscope.base.files import CHART, refuse_foreign, write_whole
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, printable
+from onnxscope.errors import OutputError
 from onnxscope.narrowing.formats import Scheme
 from onnxscope.narrowing.kept_layers import KeptLayers
 from onnxscope.narrowing.narrowed_layers import Of
@@ -17,7 +20,10 @@ from onnxscope.narrowing.quality import Quality
 from onnxscope.narrowing.value_ranges import Range, RangeRule
 from onnxscope.runtime.tap_outputs import Unreachable
 
-__all__ = ["LayerLoss", "SampleCounts", "Sensitivity", "WholeLoss"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["LayerLoss", "SampleCounts", "Sensitivity", "WholeLoss", "picture_form"]
 
 _OF_WORDS = {"weights": "weights", "activations": "activations", "both": "weights and activations"}
 
@@ -238,6 +244,36 @@ class Sensitivity(Record, Sequence[LayerLoss]):
         """A row for each layer and format."""
         return self.table()
 
+    def plot(self) -> Figure:
+        """Draw how good the model becomes with more and more layers in float, as a matplotlib Figure of its own.
+
+        Dots were run, those that were chosen for the target have rings. The broken line keeps layers in the order of
+        what each loses alone, and adds up the noise of the others.
+        """
+        from onnxscope.drawing.figures import curve_figure
+        from onnxscope.narrowing.kept_curve import kept_curves, quality_axis
+
+        label, target = quality_axis(self.kept[0].target if self.kept else None)
+        title = f"{self.model['name']}, {_OF_WORDS[self.of]} narrowed"
+        curves = kept_curves(self.layers, self.whole, self.kept)
+        return curve_figure(curves, title, ("layers in float", label), target=target)
+
+    def save_picture(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write what `plot` draws as `.png` or `.svg`, by the ending of its name.
+
+        Args:
+            path: The file; the chart of an earlier run is replaced.
+            force: Whether a file of another kind may be, too.
+
+        Raises:
+            OutputError: It cannot be written, has another ending, or would replace a file of another kind.
+        """
+        from onnxscope.drawing.figures import figure_bytes
+
+        refuse_foreign([(path, CHART)], force=force)
+        form = picture_form(path)
+        write_whole(path, figure_bytes(self.plot(), form, made_by="onnxscope"))
+
     def html_parts(self) -> list[str]:
         """The tables and the remarks."""
         texts = [paragraph(row.text) for row in self.kept]
@@ -245,6 +281,18 @@ class Sensitivity(Record, Sequence[LayerLoss]):
 
     def __repr__(self) -> str:
         return "\n".join([*(table.text() for table in self.tables()), *(row.text for row in self.kept)])
+
+
+def picture_form(path: str | os.PathLike[str]) -> Literal["png", "svg"]:
+    """Return what kind of picture a file is to hold.
+
+    Raises:
+        OutputError: Its name ends with neither.
+    """
+    ending = os.path.splitext(os.fspath(path))[1].lower()
+    if ending not in (".png", ".svg"):
+        raise OutputError(f"a picture is .png or .svg: {printable(os.fspath(path))}")
+    return "png" if ending == ".png" else "svg"
 
 
 def _decibels(quality: Quality) -> tuple[Cell]:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import io
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from onnxscope.drawing.figures import feature_figure, histogram_figure, histogram_png
+from onnxscope.base.files import CHART
+from onnxscope.drawing.figures import (
+    Curve,
+    curve_figure,
+    feature_figure,
+    figure_bytes,
+    histogram_figure,
+    histogram_png,
+)
 from onnxscope.errors import InputError
 from onnxscope.numerics.tensor_summary import describe
 
@@ -57,3 +66,29 @@ def test_a_map_keeps_its_own_pixels_in_a_pdf():
 def test_maps_of_another_shape_are_an_error():
     with pytest.raises(InputError, match=r"at least one element: an array of shape \(4,\)$"):
         feature_figure(np.ones(4), [0], "fc")
+
+
+def test_a_curve_has_its_points_and_the_chosen_one_a_ring():
+    curves = [
+        Curve("int8", ((0, 30.0), (1, 36.0)), ((0, 30.0), (1, 35.5)), chosen=1),
+        Curve("int4", (), ((0, 12.0),)),
+    ]
+    figure = curve_figure(curves, "net", ("layers in float", "dB"), target=33.0)
+    (axes,) = figure.axes
+    drawn = [list(zip(*line.get_data(), strict=True)) for line in axes.lines]
+    assert [(0, 30.0), (1, 36.0)] in drawn
+    assert [(0, 30.0), (1, 35.5)] in drawn
+    assert [(1, 35.5)] in drawn
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["int8", "int4", "expected"]
+    assert axes.get_ylim()[0] < 12 < 36 < axes.get_ylim()[1]
+
+
+@pytest.mark.parametrize("form", ["png", "svg"])
+def test_a_figure_is_the_same_bytes_twice_and_says_who_made_it(form):
+    figures = [curve_figure([Curve("a", (), ((0, 1.0),))], "t", ("x", "y")) for _ in range(2)]
+    one, other = (figure_bytes(figure, form, made_by="onnxscope") for figure in figures)
+    assert one == other
+    assert CHART.start.match(one)
+    assert not CHART.start.match(figure_bytes(figures[0], form))
+    if form == "svg":
+        assert ElementTree.fromstring(one).tag.endswith("svg")

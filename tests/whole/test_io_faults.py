@@ -32,6 +32,7 @@ COMMANDS = {
     "snapshot": "snapshot m.onnx -i x.npz -o out",
     "check": "check m.onnx --baseline b.json -i x.npz --junit out --markdown out.md",
     "report": "report m.onnx -i x.npz -o out",
+    "sensitivity": "sensitivity m.onnx -i x.npz --limit 2 --select stem.0 -o out.svg",
     "extract": "extract m.onnx --select block.0 -i x.npz -o out",
 }
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "mmap.__new__", "os.listdir", "os.truncate")

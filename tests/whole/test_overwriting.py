@@ -39,6 +39,8 @@ FILES = [
     ("stats m.onnx -i x.npz --resume", "-o", (*MODELS, "x.npz")),
     ("stats m.onnx.partial -i x.npy", "-o m.onnx", ()),
     (f"report m.onnx {IMAGES_FED} --profile p.json", "-o", (*MODELS, *FED, "p.json")),
+    (f"sensitivity m.onnx {IMAGES_FED}", "-o", (*MODELS, *FED)),
+    ("sensitivity m.onnx -i x.npy", "-o", ("x.npy",)),
     ("report m.onnx --against other.onnx", "-o", (*MODELS, "other.onnx", "other.data")),
     (CHECKED, "--junit", (*MODELS, *FED, "b.json", "tolerances.toml")),
     (CHECKED, "--markdown", (*MODELS, *FED, "b.json", "tolerances.toml")),
@@ -90,12 +92,14 @@ MISSING = [
     f"{CONVERTED} -o none/out.onnx",
     "convert tensorflow saved.keras -o none/out.onnx",
     "diff m.onnx other.onnx -i x.npy --mend none/out.onnx",
+    "sensitivity m.onnx -i x.npy -o none/layers.png",
 ]
 # Options whose type is a path, and what a command does with it; a new one belongs here and above.
 WRITTEN = {
     *(("weights", "output"), ("features", "output"), ("stats", "output"), ("snapshot", "output")),
     *(("report", "output"), ("report", "node_data"), ("convert", "output"), ("demo", "output")),
     *(("extract", "output"), ("diff", "extract"), ("diff", "mend"), ("recipe", "output"), ("recipe", "into")),
+    ("sensitivity", "output"),
     *(("check", "junit_file"), ("check", "markdown_file"), ("check", "baseline")),
 }
 READ = {
@@ -306,6 +310,7 @@ FOREIGN = [
     ("snapshot m.onnx", "-o", ("notes.txt", "model2.onnx", "photo.png", "other.json", "p.json")),
     ("stats m.onnx -i x.npy", "-o", ("notes.txt", "model2.onnx", "photo.png", "other.json", "b.json")),
     ("report m.onnx", "-o", ("notes.txt", "model2.onnx", "photo.png", "other.html")),
+    ("sensitivity m.onnx -i x.npy", "-o", ("notes.txt", "model2.onnx", "photo.png", "other.html")),
     ("check m.onnx", "--junit", ("notes.txt", "model2.onnx", "photo.png", "other.html", "other.xml")),
     ("check m.onnx", "--markdown", ("notes.txt", "model2.onnx", "photo.png", "other.html")),
     ("convert torch net.py:make", "-o", ("notes.txt", "photo.png", "b.json")),
@@ -357,7 +362,8 @@ def test_in_a_folder_a_command_replaces_its_own_files_alone(others, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("command", "option"), [(command, option) for command, option, _ in FOREIGN if not command.startswith("convert")]
+    ("command", "option"),
+    [(command, option) for command, option, _ in FOREIGN if not command.startswith(("convert", "sensitivity"))],
 )
 def test_force_replaces_it_and_what_was_written_is_replaced_without(others, monkeypatch, command, option):
     monkeypatch.undo()
