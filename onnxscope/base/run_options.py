@@ -125,6 +125,16 @@ class Feeding:
     mask: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("samples", "generate", "step"):
+            if not isinstance(getattr(self, name), int | None):
+                raise _no_kind(name, getattr(self, name), "a whole number")
+        for name in ("preprocess", "tokenizer", "recipe"):
+            if isinstance(getattr(self, name), int | float | Mapping | Sequence) and not isinstance(
+                getattr(self, name), str | bytes
+            ):
+                raise _no_kind(name, getattr(self, name), "a name, or the path of a file")
+        if isinstance(self.mask, int | float):
+            raise _no_kind("mask", self.mask, "the name of an input, or several")
         if self.samples is not None and self.samples < 1:
             raise InputError(f"{self.samples} random samples are none", hint="give at least 1")
         if self.length is not None:
@@ -192,7 +202,10 @@ def read_length(text: str | int) -> tuple[int, int]:
     match = re.fullmatch(r"([0-9]{1,9})(?:\.\.([0-9]{1,9}))?", str(text))
     shortest, longest = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= shortest <= longest:
-        raise InputError(f"no length: {printable(str(text))!r}", hint="give a number, or SHORTEST..LONGEST as in 5..64")
+        raise InputError(
+            f"no length: {printable(str(text))!r}",
+            hint="for example `--length 12`, or `--length 5..64`",
+        )
     return shortest, longest
 
 
@@ -235,9 +248,14 @@ def read_state_pairs(texts: Sequence[str]) -> StatePairs:
     return pairs
 
 
+def _no_kind(name: str, value: object, wanted: str) -> InputError:
+    return InputError(f"{name} is {printable(repr(value))[:60]}, not {wanted}")
+
+
 def _no_pair(given: str) -> InputError:
     return InputError(
-        f"no state: {printable(given)!r}", hint="give OUTPUT=INPUT for each, `auto` to find them, or `none`"
+        f"no state: {printable(given)!r}",
+        hint="`--state OUTPUT=INPUT` for each, `--state auto`, or `--state none`",
     )
 
 
@@ -250,5 +268,6 @@ def _axis(text: str, given: str) -> int:
 
 def _no_axis(given: str) -> InputError:
     return InputError(
-        f"no axis of samples: '{printable(given)}'", hint="give one axis for all inputs, `none`, or INPUT=AXIS for each"
+        f"no axis of samples: '{printable(given)}'",
+        hint="`--batch-axis 0`, `--batch-axis none`, or `--batch-axis INPUT=AXIS` for each",
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Sequence
 
 __all__ = [
     "COMMAND_START",
     "MAX_NAME",
+    "as_typed",
     "bytes_text",
     "count_text",
     "counted",
@@ -50,6 +52,11 @@ def printable(text: str) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return COMMAND_START.sub(lambda match: f"{match[1] or ''}\\x{ord(match[0][-1]):02x}", text)
+
+
+def as_typed(text: str) -> str:
+    """Return a word as a shell takes it, printable: for a command in a message."""
+    return shlex.quote(printable(text))
 
 
 def first_line(error: Exception | Warning | str) -> str:

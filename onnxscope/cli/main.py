@@ -30,6 +30,7 @@ from onnxscope.cli.sensitivity import sensitivity
 from onnxscope.cli.snapshot import snapshot
 from onnxscope.cli.stats import stats
 from onnxscope.cli.weights import weights
+from onnxscope.terminal.feeding import BadValue
 from onnxscope.terminal.options import ALONE
 from onnxscope.terminal.streams import PIPE_CLOSED, fail, is_of_stdout, open_streams, tell_of_stdout
 from onnxscope.terminal.supervision import leave
@@ -75,7 +76,8 @@ def _run(arguments: list[str], alone: bool) -> int:
         sys.stdout.flush()
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "onnxscope"
-        return fail(error.format_message().rstrip("."), f"`{command} --help` shows how it is used")
+        step = error.hint if isinstance(error, BadValue) else None
+        return fail(error.format_message().rstrip("."), step or f"`{command} --help` shows how it is used")
     except OSError as error:
         if not is_of_stdout(error):
             raise

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from onnxscope.base.run_options import RunOptions
 from onnxscope.datasets.dataset import Dataset
 from onnxscope.errors import InputError
+from onnxscope.inputs.teaching import also
 from onnxscope.numerics.sample_moments import Observation, observe_array, sample_steps
 
 __all__ = ["Batch", "Fed", "few_samples", "read_batches"]
 
 Array = NDArray[Any]
+_SKIP = "`--on-error skip` leaves such samples out, and counts them"
 _NAMED = 5  # broken samples that a message names
 _WAITING = 3  # batches, of samples that wait for others of their shape
 
@@ -179,10 +181,10 @@ def _all_broken(
     answers = [future.result() for future in waiting]
     broken = [first, *(answer for answer in answers if isinstance(answer, tuple))]
     if len(broken) == 1:
-        return InputError(str(first[1]), hint="`--on-error skip` leaves such samples out, and counts them")
+        return first[1] if dataset.count == 1 else also(first[1], _SKIP)
     named = "; ".join(str(error) for _, error in broken[:_NAMED])
     more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     return InputError(
         f"{len(broken)} samples cannot be read so far: {named}{more}",
-        hint="`--on-error skip` leaves such samples out, and counts them",
+        hint=_SKIP if len(broken) < dataset.count else first[1].hint,
     )

@@ -18,7 +18,7 @@ from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.datasets.sequences import by_steps, for_inputs
 from onnxscope.datasets.stepped_samples import parted
 from onnxscope.errors import InputError
-from onnxscope.inputs.arrays import check_bounds, describe_array, spec_text, teaching
+from onnxscope.inputs.arrays import check_bounds, describe_array, spec_text
 from onnxscope.inputs.samples import (
     BatchAxes,
     Kept,
@@ -28,6 +28,7 @@ from onnxscope.inputs.samples import (
     some_samples,
 )
 from onnxscope.inputs.sources import Kind
+from onnxscope.inputs.teaching import teaching
 from onnxscope.selection.padding_masks import PaddingMask, find_padding_masks
 
 if TYPE_CHECKING:
@@ -204,8 +205,9 @@ class Dataset:
         """
         sample = self._kept.samples.get(position)
         if sample is None:
-            sample = self._samples.load(position)
-            check_bounds(sample[0], self._bounds, self.name(position))
+            with teaching(self.specs, self._bounds):
+                sample = self._samples.load(position)
+                check_bounds(sample[0], self._bounds, self.name(position))
             if self.kind == "images":
                 self._kept.keep(position, sample)
         return sample
@@ -237,9 +239,9 @@ class Dataset:
             InputError: A sample is missing or broken, does not become the input, or all do not go into runs.
         """
         samples = self._samples
-        with teaching(samples.specs if self.kind == "arrays" else (), self._bounds):
+        with teaching(samples.specs, self._bounds, offer_random=self.kind != "random"):
             arrays, count, notes = samples.whole(self.load)
-        check_bounds(arrays, self._bounds, ", ".join(samples.names[:_FIRST_NAMES]) or "the arrays given")
+            check_bounds(arrays, self._bounds, ", ".join(samples.names[:_FIRST_NAMES]) or "the arrays given")
         axes, channels = self.batch_axes, self.channel_axes
         rows = [
             describe_array(name, np.ascontiguousarray(some_samples(array, axes[name], 0, count)), channels[name])

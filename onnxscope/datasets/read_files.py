@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any, Unpack
 
 from onnxscope.base.run_options import FeedingOptions
-from onnxscope.inputs.arrays import teaching
 from onnxscope.inputs.presets import recipe_file
 from onnxscope.inputs.sources import files_behind, gather
+from onnxscope.inputs.teaching import teaching
 from onnxscope.readers.tokenizer_files import tokenizer_beside
 from onnxscope.selection.feeding_recipes import recipe_path
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis
-from onnxscope.base.text import counted, printable
+from onnxscope.base.text import as_typed, counted, printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import (
     check_shape,
@@ -32,9 +32,18 @@ from onnxscope.inputs.samples import (
     sample_count,
     some_samples,
 )
-from onnxscope.inputs.sounds import describe_sounds, full, hear, sound_record
+from onnxscope.inputs.sounds import (
+    describe_sounds,
+    fed_rate,
+    full,
+    hear,
+    refuse_other_rate,
+    sound_record,
+    tells_rate,
+)
 from onnxscope.inputs.sources import NamedFiles, files_behind, is_sound, open_input, suffix_of, tensor_files
 from onnxscope.inputs.table_files import TABLE_SUFFIXES, read_table, unused_columns
+from onnxscope.inputs.teaching import also
 from onnxscope.readers.npy import map_npy, map_npz, read_npy, read_npz
 from onnxscope.readers.sound_recipes import SoundRecipe
 from onnxscope.readers.tensor_files import map_safetensors, read_pb
@@ -42,9 +51,11 @@ from onnxscope.readers.tensor_files import map_safetensors, read_pb
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["ArraySamples"]
+__all__ = ["ArraySamples", "match_files"]
 
 Array = NDArray[Any]
+
+_NAMED = 3  # inputs whose files a hint names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -233,6 +244,28 @@ class ArraySamples(Samples):
         return opened
 
 
+def match_files(files: NamedFiles, specs: Sequence[InputSpec], recipe: SoundRecipe | None = None) -> dict[str, str]:
+    """Return, by input, the name that its file was given.
+
+    Raises:
+        InputError: As for `match_names`; or an input is told another rate than that of the sound for another.
+    """
+    try:
+        inputs = match_names(files.paths, specs, "the files named")
+    except InputError as error:
+        lacking = [spec for spec in specs if spec.name not in files.paths]
+        if len(lacking) + len(files.paths) > len(specs) or len(specs) > _NAMED:
+            raise
+        sounds = [path for name, path in files.paths.items() if files.number(name) is None and is_sound(path)]
+        words = [f"{name}={path}" for name, path in files.paths.items()]
+        for spec in lacking:
+            number = fed_rate(sounds[0], recipe) if sounds and tells_rate(spec.name) else 1
+            words.append(f"{spec.name}={'FILE.npy' if spec.shape != () else number}")
+        raise also(error, f"`{' '.join(f'-i {as_typed(word)}' for word in words)}` names all") from None
+    refuse_other_rate(files, recipe)
+    return inputs
+
+
 def _of_any_count(spec: InputSpec, axis: int | None) -> InputSpec:
     """The input with any number of samples along an axis that is not the first, which has rules of its own."""
     if not axis or spec.shape is None or axis >= len(spec.shape):
@@ -245,7 +278,7 @@ def _open_arrays(
 ) -> dict[str, tuple[Array, str]]:
     """Map, read or take each input's array, with its place for messages."""
     if isinstance(entry, NamedFiles):
-        inputs = match_names(entry.paths, specs, "the files named")
+        inputs = match_files(entry, specs, recipe)
         by_name = {spec.name: spec for spec in specs}
         opened: dict[str, tuple[Array, str]] = {}
         sizes: dict[str, int] = {}
@@ -266,6 +299,12 @@ def _open_arrays(
     if isinstance(entry, Mapping):
         values = {str(key): value for key, value in entry.items()}
         inputs = match_names(values, specs, "the arrays given")
+        for name, value in values.items():
+            if isinstance(value, os.PathLike) or (isinstance(value, str) and os.path.lexists(value)):
+                file = printable(os.fsdecode(value))
+                raise InputError(
+                    f"no array, but the name of a file: array {name!r}", hint=f"files are given as '{name}={file}'"
+                )
         return {
             name: (to_array(values[key], f"array {key!r}", copy=False), f"array {key!r}")
             for name, key in inputs.items()
@@ -307,10 +346,8 @@ def _open_test_data(folder: str, specs: Sequence[InputSpec]) -> dict[str, tuple[
     if len(paths) == len(names) and {spec.name for spec in specs} <= set(names):
         paths = [paths[names.index(spec.name)] for spec in specs]
     if len(paths) != len(specs):
-        shown = ", ".join(f"{printable(spec.name)} {spec_text(spec)}" for spec in specs)
         raise InputError(
-            f"{counted(len(paths), 'file')} input_N.pb for {counted(len(specs), 'input')}: {printable(folder)}",
-            hint=f"the model's inputs, in order: {shown or 'none'}",
+            f"{counted(len(paths), 'file')} input_N.pb for {counted(len(specs), 'input')}: {printable(folder)}"
         )
     opened = {}
     for spec, path in zip(specs, paths, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,14 +26,12 @@ __all__ = [
     "match_names",
     "only_input",
     "spec_text",
-    "teaching",
     "to_array",
 ]
 
 Array = NDArray[Any]
 
 _BLOCK = 1 << 20  # numbers widened at a time
-_MOST_HINT = 300  # characters of a line
 _UNNAMED = "arr_0"  # what np.savez calls an array that was given without a name
 
 
@@ -67,15 +64,14 @@ def match_names(names: Iterable[str], specs: Sequence[InputSpec], where: str) ->
     known = inputs if owner is None else [spec.name for spec in owner.declared_inputs]
     if array_names == [_UNNAMED] and len(inputs) == 1:
         return {inputs[0]: _UNNAMED}
-    hint = f"the model's inputs: {_wants(specs, {}, _MOST_HINT) or 'none'}"
     for name in array_names:
         if name not in inputs and name not in known:
             closest = [printable(match) for match in difflib.get_close_matches(name, known, n=3, cutoff=0.5)]
-            near = f"closest names: {', '.join(closest)}" if closest else hint
+            near = f"closest names: {', '.join(closest)}" if closest else None
             raise InputError(f"the model has no input {name!r}: {where}", hint=near)
-    for name in inputs:
-        if name not in array_names:
-            raise InputError(f"no array for the input {name!r}: {where}", hint=hint)
+    for spec in specs:
+        if spec.name not in array_names:
+            raise InputError(f"no array for the input {spec.name!r}, {spec_text(spec)}: {where}")
     return {name: name for name in inputs}
 
 
@@ -97,6 +93,8 @@ def to_array(value: Any, where: str, *, copy: bool = True) -> Array:
             # Not np.array: with a copy to make it asks for more than the tensors' own __array__ takes, and warns.
             array = np.asarray(value)
         except (TypeError, ValueError, RuntimeError):
+            if not hasattr(value, "__dlpack__"):
+                raise
             array = np.from_dlpack(value)
         array = array.copy(order="C") if copy else array
     except Exception as error:  # other libraries' objects raise what they like
@@ -114,10 +112,7 @@ def only_input(specs: Sequence[InputSpec], where: str) -> InputSpec:
     """
     if len(specs) != 1:
         raise InputError(
-            f"the model has {len(specs)} inputs, not one: {where}",
-            hint=f"give a .npz with one array for each of: {_wants(specs, {}, _MOST_HINT)}"
-            if specs
-            else "the model takes no input",
+            f"the model has {len(specs)} inputs, not one: {where}", hint=None if specs else "the model takes no input"
         )
     return specs[0]
 
@@ -147,7 +142,7 @@ def fit_array(array: Array, spec: InputSpec, where: str, *, any_count: bool = Fa
         notes.append(f"{where}: float64 made float32 for input {spec.name!r}")
     elif dtype != wanted and not (dtype.kind == "U" and wanted.kind == "U"):
         raise InputError(
-            f"input {spec.name!r} takes {spec.dtype}, not {dtype.name}: {where}",
+            f"input {spec.name!r} takes {spec.dtype}, not {'str' if dtype.kind == 'U' else dtype.name}: {where}",
             hint=f"convert the array, for example with `array.astype({spec.dtype!r})`",
         )
     check_shape(array.shape, spec, where, any_count=any_count)
@@ -201,61 +196,8 @@ def check_bounds(arrays: Mapping[str, Array], bounds: Mapping[str, tuple[int, in
             found = most if most >= high else least
             raise InputError(
                 f"input {name!r} takes whole numbers from {low} to {high - 1}, and {found} is none of them: {where}",
-                hint="they index a table of the model: is it the vocabulary of another one?",
+                hint="they index a table of the model: the vocabulary may be that of another",
             )
-
-
-@contextlib.contextmanager
-def teaching(
-    specs: Sequence[InputSpec], bounds: Mapping[str, tuple[int, int]] | None = None, *, offer_random: bool = True
-) -> Iterator[None]:
-    """Have whatever cannot be fed say what the model takes, and which command comes nearest to what was given.
-
-    Args:
-        specs: The model's inputs.
-        bounds: Ranges of whole numbers, by input.
-        offer_random: Whether random numbers were not what was given.
-    """
-    try:
-        yield
-    except InputError as error:
-        given = f"{error.hint}; " if error.hint else ""
-        known = "recipe" in given or "--preprocess" in given  # the model takes what was given, prepared
-        if specs and not known and not any(f"{printable(spec.name)} {spec_text(spec)}" in given for spec in specs):
-            room = _MOST_HINT - len(given)
-            nearest = _nearest(specs, offer_random=offer_random)
-            taught = f"the model takes {_wants(specs, bounds or {}, room)}{nearest}"
-            error.hint = f"{given}{taught}" if len(taught) <= room else error.hint or taught
-        raise
-
-
-def _wants(specs: Sequence[InputSpec], bounds: Mapping[str, tuple[int, int]], room: int) -> str:
-    """The inputs with their types, shapes and ranges, as many as there is room for."""
-    shown: list[str] = []
-    for spec in specs:
-        limits = bounds.get(spec.name)
-        inside = "" if limits is None else f" of {limits[0]} to {limits[1] - 1}"
-        shown.append(f"{printable(spec.name)} {spec_text(spec)}{inside}")
-        if sum(map(len, shown)) > max(room - 90, 60) and len(shown) < len(specs):
-            shown[-1:] = [f"and {len(specs) - len(shown) + 1} more"]
-            break
-    return ", ".join(shown)
-
-
-def _nearest(specs: Sequence[InputSpec], *, offer_random: bool) -> str:
-    """The command that comes nearest to one that works."""
-    if any(_kind(spec) is None for spec in specs):
-        return ""  # sequences and the like
-    feeds = "; `-i FILE.npy` feeds that" if len(specs) == 1 else "; `-i NAME=FILE.npy` for each feeds that"
-    can_be_random = offer_random and all(spec.shape is not None and _kind(spec) != "U" for spec in specs)
-    return f"{feeds}, `-i random` needs no data" if can_be_random else feeds
-
-
-def _kind(spec: InputSpec) -> str | None:
-    try:
-        return np.dtype(spec.dtype).kind
-    except TypeError:
-        return None
 
 
 def describe_array(name: str, array: Array, channel_axis: int | None) -> dict[str, Any]:

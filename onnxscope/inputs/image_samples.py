@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
-from onnxscope.base.text import printable
+from onnxscope.base.text import as_typed, printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import element_type, only_input, spec_text
 from onnxscope.inputs.layouts import ImageLayout, find_layout, image_layout
-from onnxscope.inputs.presets import PRESETS, Preset, load_preset, preset_beside, preset_of_model
+from onnxscope.inputs.presets import PRESETS, Preset, load_preset, nearest_preset, preset_beside, preset_of_model
 from onnxscope.inputs.samples import Load, Samples
 from onnxscope.inputs.sources import files_behind, open_input
+from onnxscope.inputs.teaching import also
 from onnxscope.readers.images import MAX_IMAGE_BYTES, Colour, Picture, normalize_image, read_image
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ __all__ = ["ImageSamples", "place_of_images", "preset_for"]
 Array = NDArray[Any]
 
 _MAX_BATCH_BYTES = 4 << 30
+_NAMED_INPUTS = 3
+_COLOURS: Mapping[int, Colour] = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -135,8 +138,7 @@ class ImageSamples(Samples):
         """An image as it is, upright, with remarks and what messages call it."""
         (spec,) = self.specs
         entry = self.entries[position]
-        channels = (spec.shape or ())[self.axes.channel_axis]
-        colour: Colour = "L" if channels == 1 else "RGBA" if channels == 4 else "RGB"
+        colour = _COLOURS[_colours(spec, self.axes)]
         if isinstance(entry, str):
             where = printable(entry)
             with open_input(entry, limit_bytes=MAX_IMAGE_BYTES) as stream:
@@ -190,15 +192,16 @@ def place_of_images(specs: Sequence[InputSpec], layout: str) -> tuple[InputSpec,
     """
     pictures = [spec for spec in specs if find_layout(spec.shape) is not None]
     if len(specs) > 1 and pictures:
-        raise InputError(
-            f"the model has {len(specs)} inputs, not one: images",
-            hint=f"name the input of each file: `-i {printable(pictures[0].name)}=photo.png`, and so on",
-        )
+        named = [
+            f"-i {as_typed(spec.name)}=FILE.{'png' if spec in pictures else 'npy'}" for spec in specs[:_NAMED_INPUTS]
+        ]
+        step = f"`{' '.join(named)}`" if len(specs) <= _NAMED_INPUTS else f"`{named[0]}`, and so on"
+        raise InputError(f"the model has {len(specs)} inputs, not one: images", hint=f"name that of each file: {step}")
     spec = only_input(specs, "images")
     axes = image_layout(spec.name, spec.shape, layout)
     dtype = element_type(spec)
     if dtype.kind not in "fiu" and "float" not in dtype.name:
-        raise InputError(f"no image becomes {spec.dtype}: input {spec.name!r}", hint="give a .npy file")
+        raise InputError(f"no image becomes {spec.dtype}: input {spec.name!r}")
     if any(isinstance(dim, int) and dim < 1 for dim in spec.shape or ()):
         raise InputError(f"no image fits: input {spec.name!r} {spec_text(spec)}")
     return spec, axes
@@ -218,33 +221,58 @@ def preset_for(specs: Sequence[InputSpec], options: RunOptions, recorded: str | 
     Raises:
         InputError: Nobody says, no input takes images, or they cannot have the size that is asked for.
     """
-    chosen = None if options.preprocess is None else load_preset(options.preprocess)
     spec, axes = place_of_images(specs, options.layout)  # whether it takes images is no matter of presets
-    notes = []
-    if chosen is None and recorded is None:
-        if spec.dtype == "uint8":
+    channels, dtype = _colours(spec, axes), element_type(spec)
+    asked = options.preprocess if isinstance(options.preprocess, str) else ""
+    nearest = nearest_preset(channels, dtype, asked)
+    chosen, notes = None, []
+    try:
+        if options.preprocess is not None:
+            chosen = load_preset(options.preprocess, hint=nearest)
+        elif recorded is None and spec.dtype == "uint8":
             chosen = PRESETS["none"]
             notes.append("the model takes uint8: pictures are fed as they are, 0..255 (the preset `none`)")
-        elif (chosen := preset_beside(spec.model.path if spec.model else None)) is not None:
-            notes.append(f"prepared as {chosen.name} beside the model says")
-    preset = chosen or preset_of_model(recorded)
-    if options.size is None:
-        return preset, notes
-    sized = preset.sized(options.size)
+        elif recorded is None:
+            chosen = preset_beside(spec.model.path if spec.model else None)
+            notes += [] if chosen is None else [f"prepared as {chosen.name} beside the model says"]
+        preset = chosen or preset_of_model(recorded, nearest)
+        preset.check(channels, dtype)
+    except InputError as error:
+        raise error if nearest is None or nearest in (error.hint or "") else also(error, nearest) from None
+    return (preset if options.size is None else _sized(preset, options.size, spec, axes)), notes
+
+
+def _sized(preset: Preset, size: str | int, spec: InputSpec, axes: ImageLayout) -> Preset:
+    """The same steps for another size.
+
+    Raises:
+        InputError: It is none, or the model has another.
+    """
     given = _sides(spec, axes)
+    try:
+        sized = preset.sized(size)
+    except InputError as error:
+        error.hint = error.hint if None in given else "leave `--size` out"
+        raise
     if sized.size is not None and None not in given and sized.target((1, 1), None, None) != given:
         raise InputError(
-            f"the model fixes its pictures at {given[1]} x {given[0]}, not {printable(str(options.size))}: "
+            f"the model fixes its pictures at {given[1]} x {given[0]}, not {printable(str(size))}: "
             f"input {spec.name!r} {spec_text(spec)}",
             hint="leave `--size` out",
         )
-    return sized, notes
+    return sized
 
 
 def _sides(spec: InputSpec, axes: ImageLayout) -> tuple[int | None, int | None]:
     """The model's height and width, None where they are open."""
     height, width = (spec.shape or ())[axes.height_axis : axes.width_axis + 1]
     return height if isinstance(height, int) else None, width if isinstance(width, int) else None
+
+
+def _colours(spec: InputSpec, axes: ImageLayout) -> int:
+    """How many channels a picture has for an input: that of the model, three where it is open."""
+    channels = (spec.shape or ())[axes.channel_axis]
+    return channels if channels in (1, 4) else 3
 
 
 def _fixed_batch(spec: InputSpec, axes: ImageLayout) -> int | None:

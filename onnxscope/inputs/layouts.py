@@ -82,26 +82,20 @@ def image_layout(name: str, shape: Sequence[Dim] | None, layout: str = "auto") -
         raise InputError(f"unknown layout {layout!r}", hint=f"one of {', '.join(get_args(Layout))}")
     where = f"input {name!r} {shape_text(shape)}"
     if shape is None or len(shape) not in (3, 4):
-        raise InputError(
-            f"an image has no place in an input without height, width and channels: {where}",
-            hint="give a .npy or .npz file with the array that the model takes",
-        )
+        raise InputError(f"an image has no place in an input without height, width and channels: {where}")
     axes = find_layout(shape) if layout == "auto" else _LAYOUTS[layout, len(shape)]
     if axes is None:
         ends = [shape[candidate.channel_axis] for (_, rank), candidate in _LAYOUTS.items() if rank == len(shape)]
         if all(isinstance(size, int) and size not in _CHANNELS for size in ends):
-            raise InputError(
-                f"an image gives 1, 3 or 4 channels, and no axis has these: {where}",
-                hint="give a .npy or .npz file with the array that the model takes",
-            )
+            raise InputError(f"an image gives 1, 3 or 4 channels, and no axis has these: {where}")
         raise InputError(
             f"cannot tell channels-first from channels-last: {where}",
-            hint="name the layout with `--layout nchw` or `--layout nhwc`",
+            hint="`--layout nchw` or `--layout nhwc` tells",
         )
     channels = shape[axes.channel_axis]
     if isinstance(channels, int) and channels not in _CHANNELS:
         raise InputError(
             f"an image gives 1, 3 or 4 channels, not the {channels} at axis {axes.channel_axis} ({axes.name}): {where}",
-            hint="choose another `--layout`, or give a .npy file with the array that the model takes",
+            hint="leave `--layout` out" if find_layout(shape) else None,
         )
     return axes

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.array_samples import ArraySamples
+from onnxscope.inputs.array_samples import ArraySamples, match_files
 from onnxscope.inputs.array_sets import ArraySets
-from onnxscope.inputs.arrays import match_names
 from onnxscope.inputs.image_samples import ImageSamples, preset_for
 from onnxscope.inputs.presets import Preset
 from onnxscope.inputs.samples import Load, Samples
@@ -58,7 +57,7 @@ class NamedSamples(Samples):
         Raises:
             InputError: A name is no input, an input has no file, or what is given does not become it.
         """
-        match_names(entries[0].paths, specs, "the files named")
+        match_files(entries[0], specs)
         parts: dict[str, Samples] = {}
         notes: list[str] = []
         for spec in specs:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -27,7 +28,15 @@ from onnxscope.readers.sound_recipes import SOUND_RECIPES
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["PRESETS", "Preset", "load_preset", "preset_beside", "preset_of_model", "recipe_file"]
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "load_preset",
+    "nearest_preset",
+    "preset_beside",
+    "preset_of_model",
+    "recipe_file",
+]
 
 _MAX_RECIPE_BYTES = 65_536
 _PROCESSOR = "preprocessor_config.json"
@@ -118,7 +127,10 @@ class Preset:
         match = re.fullmatch(r"([0-9]{1,5})(?:[x×]([0-9]{1,5}))?", str(size))
         width, height = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= min(width, height) <= max(width, height) <= 65_535:
-            raise InputError(f"no size of a picture: {printable(str(size))!r}", hint="give N, WIDTHxHEIGHT or `own`")
+            raise InputError(
+                f"no size of a picture: {printable(str(size))!r}",
+                hint="`--size 224`, `--size 640x480` or `--size own`",
+            )
         short = self.shorter_side
         if self.resize == "crop" and self.size is not None:
             before = self.size if isinstance(self.size, int) else min(self.size)
@@ -148,7 +160,7 @@ class Preset:
                 and the input wants them, or the image would become too large on the way.
         """
         channels = image if isinstance(image, tuple) else (image,)
-        self._check(len(image) if isinstance(image, tuple) else len(image.getbands()), dtype)
+        self.check(len(image) if isinstance(image, tuple) else len(image.getbands()), dtype)
         first = channels[0]
         sides = self.target((first.height, first.width), height, width, multiple)
         enlarges = height is not None or width is not None or self.size is not None
@@ -186,20 +198,28 @@ class Preset:
         levels = levels[:, :, :3]
         return Image.fromarray(np.ascontiguousarray(levels[:, :, ::-1] if self.order == "BGR" else levels))
 
-    def _check(self, channels: int, dtype: np.dtype[Any]) -> None:
+    def check(self, channels: int, dtype: np.dtype[Any]) -> None:
+        """Refuse an input that takes no such image.
+
+        Args:
+            channels: How many it takes.
+            dtype: Its element type.
+
+        Raises:
+            InputError: The recipe's means are for others, or its values are none of that type.
+        """
         numbers = next((len(values) for values in (self.mean, self.std) if len(values) not in (1, channels)), None)
         if numbers is not None:
-            names = [name for name, preset in PRESETS.items() if len(preset.mean) == 1]
             raise InputError(
                 f"preset {self.name!r} has {numbers} means or deviations for an input of "
                 f"{counted(channels, 'channel')}",
-                hint=f"one number for all channels: {', '.join(names)}, or a recipe in a JSON file",
+                hint=nearest_preset(channels, dtype),
             )
         if dtype.kind in "iu" and not (self.is_whole and np.iinfo(dtype).max >= 255):
             why = "0..255" if self.is_whole else "fractions"
             raise InputError(
                 f"preset {self.name!r} gives {why}, and the input takes {dtype.name}",
-                hint="give the preset `none`, or a .npy file with the array that the model takes",
+                hint=nearest_preset(channels, dtype),
             )
 
     def _resized(self, image: Image, height: int, width: int, *, enlarges: bool) -> Image:
@@ -253,12 +273,34 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 
 
-def load_preset(preset: str | os.PathLike[str] | Preset, *, files: bool = True) -> Preset:
+def nearest_preset(channels: int, dtype: np.dtype[Any], asked: str = "") -> str | None:
+    """Return the presets that fit an input, for a hint: first the one that is called most like what was asked for.
+
+    Args:
+        channels: Of the input.
+        dtype: Its element type.
+        asked: A name that no preset has.
+    """
+
+    def fits(preset: Preset) -> bool:
+        whole = dtype.kind not in "iu" or (preset.is_whole and np.iinfo(dtype).max >= 255)
+        return whole and all(len(values) in (1, channels) for values in (preset.mean, preset.std))
+
+    names = [name for name, preset in PRESETS.items() if fits(preset)]
+    if not names:
+        return None
+    first = (difflib.get_close_matches(asked, names, n=1) or names)[0]
+    others = [name for name in names if name != first]
+    return f"`--preprocess {first}`{''.join(f', {name}' for name in others)}, or a recipe in a JSON file"
+
+
+def load_preset(preset: str | os.PathLike[str] | Preset, *, files: bool = True, hint: str | None = None) -> Preset:
     """Return a preset by its name, or read a recipe (see the module's docstring) from JSON.
 
     Args:
         preset: A name, the path of a JSON file, the JSON text itself, or a `Preset`, which is returned as it is.
         files: Whether a path may be followed; not for a name that a model recorded.
+        hint: What to do where it is none; the names of all by default.
 
     Raises:
         InputError: Neither a known name nor a file, or not a recipe.
@@ -266,40 +308,41 @@ def load_preset(preset: str | os.PathLike[str] | Preset, *, files: bool = True) 
     if isinstance(preset, Preset):
         return preset
     text = os.fsdecode(preset)
+    hint = hint or f"one of {', '.join(PRESETS)}, or a JSON file with a recipe"
     if text in PRESETS:
         return PRESETS[text]
     if text.lstrip().startswith("{"):
         return _made(text, "the recipe", "custom")
     if files and recipe_file(preset) is not None:
         where = printable(text)
-        with open_regular(text, limit_bytes=_MAX_RECIPE_BYTES, hint=_hint()) as stream:
+        with open_regular(text, limit_bytes=_MAX_RECIPE_BYTES, hint=hint) as stream:
             try:
                 content = stream.read(_MAX_RECIPE_BYTES).decode("utf-8-sig")
             except UnicodeDecodeError as error:
                 raise InputError(f"not a recipe in JSON (no UTF-8 text): {where}") from error
         return _made(content, where, os.path.splitext(os.path.basename(text))[0])
-    raise InputError(
-        f"unknown preset {text[:60]!r}",
-        hint=_hint(),
-    )
+    if text in SOUND_RECIPES:
+        raise InputError(f"the preset {text!r} is for sounds, not for images", hint=hint)
+    raise InputError(f"unknown preset {text[:60]!r}", hint=hint)
 
 
-def preset_of_model(recorded: str | None) -> Preset:
+def preset_of_model(recorded: str | None, hint: str | None = None) -> Preset:
     """Return the preset that a model records.
+
+    Args:
+        recorded: A name, or a recipe in JSON.
+        hint: What to do where that does not help; the names of all presets by default.
 
     Raises:
         InputError: It records none, or one that cannot be read.
     """
-    names = ", ".join(PRESETS)
+    hint = hint or f"name it with `--preprocess`: {', '.join(PRESETS)}, or a JSON file with a recipe"
     if recorded is None:
-        raise InputError(
-            "which preset? The model records none, and images need one",
-            hint=f"name it with `--preprocess`: {names}, or a JSON file with a recipe",
-        )
+        raise InputError("which preset? The model records none, and images need one", hint=hint)
     try:
         return load_preset(recorded, files=False)  # the model is not trusted with a path
     except InputError as error:
-        raise InputError(f"{error}: recorded in the model", hint=f"name one with `--preprocess`: {names}") from error
+        raise InputError(f"{error}: recorded in the model", hint=hint) from error
 
 
 def preset_beside(model: Path | None) -> Preset | None:
@@ -321,14 +364,10 @@ def preset_beside(model: Path | None) -> Preset | None:
             with open_regular(str(path), limit_bytes=_MAX_RECIPE_BYTES) as stream:
                 recipe = processor_recipe(stream.read(_MAX_RECIPE_BYTES), where)
         except InputError as error:
-            raise InputError(str(error), hint=f"name a preset with `--preprocess`: {', '.join(PRESETS)}") from error
+            raise InputError(str(error)) from error  # what a recipe of ours may hold does not help
         if recipe is not None:
             return Preset(**recipe)
     return None
-
-
-def _hint() -> str:
-    return f"one of {', '.join(PRESETS)}, or a JSON file with a recipe"
 
 
 def recipe_file(preset: str | os.PathLike[str] | Preset | None) -> str | None:

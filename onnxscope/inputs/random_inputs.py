@@ -141,7 +141,7 @@ def sequence_dims(specs: Sequence[InputSpec], fitting: Fitting) -> tuple[str, ..
     if not named or (len(named) > 1 and named == free and not any(_LENGTH.search(name.lower()) for name in named)):
         raise InputError(
             "no open dimension of the inputs is known to be the length of a sequence",
-            hint=f"`--dim NAME=SIZE` sets a size; open are {', '.join(sizes) or 'none'}",
+            hint=f"leave `--length` out; `--dim NAME=SIZE` sets a size, open are {', '.join(sizes) or 'none'}",
         )
     return tuple(named)
 
@@ -176,7 +176,6 @@ def _symbols(specs: Sequence[InputSpec], given: Mapping[str, int], *, follow: bo
         if spec.shape is None:
             raise InputError(
                 f"random input needs a rank, which the model does not declare: input {spec.name!r}",
-                hint="give a .npz file with one array per input",
             )
         for axis, dim in enumerate(spec.shape):
             if isinstance(dim, str) and not _SUM.fullmatch(dim):
@@ -267,12 +266,11 @@ def _values(
 ) -> NDArray[Any]:
     dtype = element_type(spec)
     if dtype.kind == "U":
-        raise InputError(f"no random strings: input {spec.name!r}", hint="give a .npz file with one array per input")
+        raise InputError(f"no random strings: input {spec.name!r}")
     if math.prod(shape) * max(dtype.itemsize, 8) > _MAX_BYTES:
         raise InputError(
             f"random input {shape_text(shape)} would need more than {_MAX_BYTES >> 30} GiB: "
             f"input {spec.name!r} {spec_text(spec)}",
-            hint="give a .npz file with one array per input",
         )
     if limits is None and is_called(spec.name, "mask"):
         return np.ones(shape, dtype)

@@ -176,7 +176,7 @@ def _try_lengths(
             shown = ", ".join(map(printable, sequences))
             raise InputError(
                 f"no random sequence of length {length} runs: {refused.called} refuses it ({shown} is {length})",
-                hint="`--length SHORTEST..LONGEST` within what the model takes; `--dim NAME=SIZE` sets other sizes",
+                hint="leave `--length` out, and one that runs is found; `--dim NAME=SIZE` sets other sizes",
             )
 
 

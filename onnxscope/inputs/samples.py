@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis
-from onnxscope.base.text import printable
+from onnxscope.base.text import as_typed, printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.layouts import ImageLayout, find_layout, shape_text
 from onnxscope.inputs.sources import Kind
@@ -287,6 +287,10 @@ def input_record(
     }
 
 
+def _axis_hint(asked: str) -> str:
+    return f"`--batch-axis {as_typed(asked)}`, or without it what the arrays' shapes tell"
+
+
 def _asked_batching(
     specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]], asked: BatchAxis
 ) -> tuple[dict[str, int | None], int | None, int]:
@@ -295,8 +299,7 @@ def _asked_batching(
         for name in asked:
             if name not in axes:
                 raise InputError(
-                    f"no input '{printable(name)}' has a batch axis",
-                    hint=f"the inputs: {', '.join(map(printable, axes))}",
+                    f"no input '{printable(name)}' has a batch axis", hint=_axis_hint(f"{specs[0].name}=0")
                 )
         axes |= asked
     elif isinstance(asked, int):
@@ -307,7 +310,10 @@ def _asked_batching(
         if axis is None:
             continue
         if not -len(shape) <= axis < len(shape):
-            raise InputError(f"input '{printable(spec.name)}' has no axis {axis} for a batch: it has {len(shape)} axes")
+            raise InputError(
+                f"input '{printable(spec.name)}' has no axis {axis} for a batch: it has {len(shape)} axes",
+                hint=_axis_hint("0" if shape else "none"),
+            )
         axes[spec.name] = axis = axis % len(shape)
         lengths.add(shape[axis])
         declared = spec.shape[axis] if spec.shape else None

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.text import printable
+from onnxscope.base.text import as_typed, printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import element_type, only_input, spec_text
-from onnxscope.inputs.presets import Preset, load_preset
-from onnxscope.inputs.sources import is_sound, open_input
+from onnxscope.inputs.presets import PRESETS, Preset, load_preset
+from onnxscope.inputs.sources import NamedFiles, is_sound, open_input
+from onnxscope.inputs.teaching import also
 from onnxscope.readers.log_mel import frame_count, log_mel, samples_of_frames
 from onnxscope.readers.sound_recipes import SOUND_RECIPES, SoundRecipe, load_sound_recipe, sound_recipe_beside
 from onnxscope.readers.sounds import read_sound, resample, sound_size
@@ -25,13 +28,26 @@ from onnxscope.selection.input_roles import counts_what_is_fed
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["describe_sounds", "full", "hear", "load_recipe", "recipe_of_sounds", "sound_record"]
+__all__ = [
+    "describe_sounds",
+    "fed_rate",
+    "full",
+    "hear",
+    "load_recipe",
+    "recipe_of_sounds",
+    "refuse_other_rate",
+    "sound_record",
+    "tells_rate",
+]
 
 Array = NDArray[Any]
 
 _RATE = re.compile(r"(?:^|[^a-z])(?:sr|fs|rate|sample_?rate|sampling_?rate)$")
+_TIME = re.compile(r"frame|time|seq|length|^t$")
 _SHORTEST = 64  # samples of a sound: an input of fewer numbers takes something else
 _MOST_NUMBERS = 1 << 28  # of one sound's features
+_A_SECOND = 16_000
+_MOST_BANDS = 1024
 _TINY = 1e-7  # added to the variance that a sound is divided by the root of, as transformers does
 
 
@@ -73,7 +89,14 @@ def recipe_of_sounds(
     if not any(map(is_sound, paths)):
         return None
     if given is not None:
-        return load_sound_recipe(given)
+        nearest = _nearest_recipe(specs, given if isinstance(given, str) else "")
+        try:
+            return load_sound_recipe(given, hint=nearest)
+        except InputError as error:
+            if isinstance(given, str) and given in PRESETS:
+                fault = f"the preset {given!r} is for images, not for sounds"
+                raise InputError(fault, hint=error.hint) from error
+            raise error if error.hint else also(error, nearest) from None
     if recorded is not None:
         with contextlib.suppress(InputError):
             return load_sound_recipe(recorded, files=False)
@@ -153,6 +176,35 @@ def describe_sounds(paths: Sequence[str], recipe: SoundRecipe | None) -> list[st
     return notes
 
 
+def refuse_other_rate(files: NamedFiles, recipe: SoundRecipe | None) -> None:
+    """Hold the rate that an input is told to that of the sound which another one is fed.
+
+    Raises:
+        InputError: They differ.
+    """
+    rates = [name for name in files.paths if tells_rate(name) and files.number(name) is not None]
+    sounds = [(name, path) for name, path in files.paths.items() if files.number(name) is None and is_sound(path)]
+    for name, (heard, path) in itertools.product(rates, sounds):
+        rate = fed_rate(path, recipe)
+        if files.number(name) != rate:
+            own = [as_typed(f"{key}={rate if key == name else value}") for key, value in files.paths.items()]
+            raise InputError(
+                f"the sound for {heard!r} has {rate:,} samples a second, and {name!r} is told {files.paths[name]}: "
+                f"{printable(path)}",
+                hint=f"`{' '.join(f'-i {word}' for word in own)}` tells its own",
+            )
+
+
+def fed_rate(path: str, recipe: SoundRecipe | None) -> int:
+    """Return the rate at which a sound is fed, in samples a second."""
+    return _size(path)[1] if recipe is None or recipe.rate is None else recipe.rate
+
+
+def tells_rate(name: str) -> bool:
+    """Return whether an input is called as those that are told the rate of a sound."""
+    return bool(_RATE.search(name.lower()))
+
+
 def sound_record(paths: Sequence[str], recipe: SoundRecipe | None) -> dict[str, Any]:
     """Return what the `input` of results says of sounds: the rates that are fed, and those that were resampled."""
     rates = sorted({_size(path)[1] for path in paths})
@@ -172,7 +224,7 @@ def full(spec: InputSpec, written: str, sizes: Mapping[str, int]) -> Array:
     if dtype.kind in "iu" and (number != int(number) or not np.iinfo(dtype).min <= number <= np.iinfo(dtype).max):
         raise InputError(f"input {spec.name!r} takes {spec.dtype}, not {written}")
     if dtype.kind == "U":
-        raise InputError(f"input {spec.name!r} takes strings, not {written}", hint="give a .npy or a .csv of them")
+        raise InputError(f"input {spec.name!r} takes strings, not {written}")
     shape = [dim if isinstance(dim, int) else sizes.get(dim or "", 1) for dim in spec.shape or ()]
     return np.full(shape, number).astype(dtype)
 
@@ -199,14 +251,43 @@ def _places_of_wave(spec: InputSpec, samples: int, recipe: SoundRecipe, where: s
     axis = {1: 0, 2: 1, 3: 1 if shape[-1:] == (1,) else 2}.get(len(shape))
     if axis is not None and element_type(spec).kind == "f":
         one_channel = len(shape) < 3 or _fixed(shape, 3 - axis) in (None, 1)
-        if one_channel and min(_fixed(shape, axis) or recipe.length or samples, samples) >= _SHORTEST:
+        wanted = _fixed(shape, axis) or recipe.length or _SHORTEST
+        if one_channel and wanted >= _SHORTEST > samples:
+            raise InputError(f"a sound of {samples:,} samples is none; from {_SHORTEST} on they count: {where}")
+        if one_channel and min(wanted, samples) >= _SHORTEST:
             return _Places(spec, axis, None)
     raise InputError(
         f"no sound of {samples:,} samples becomes {spec_text(spec)}: input {spec.name!r}: {where}",
-        hint="a model of log-mel features is fed with `--preprocess whisper`, `kaldi` or a recipe's .json"
-        if len(shape) in (3, 4) and element_type(spec).kind == "f"
-        else None,
+        hint=_nearest_recipe([spec]) if where else None,
     )
+
+
+def _nearest_recipe(specs: Sequence[InputSpec], asked: str = "") -> str | None:
+    """The recipes that fit a model, for a hint: first the one that is called most like what was asked for."""
+    specs = [spec for spec in specs if not _tells(spec)]
+    if len(specs) != 1:
+        return None
+
+    def fits(recipe: SoundRecipe) -> bool:
+        try:
+            if recipe.features == "wave":
+                _places_of_wave(specs[0], _A_SECOND, recipe, "")
+            else:
+                _places_of_features(specs[0], recipe, "")
+        except InputError:
+            return False
+        return True
+
+    names = [name for name, recipe in SOUND_RECIPES.items() if fits(recipe)]
+    if len(specs[0].shape or ()) < 3:  # samples rather than features of one sound
+        names.sort(key=lambda name: SOUND_RECIPES[name].features, reverse=True)
+    if names:
+        first = (difflib.get_close_matches(asked, names, n=1) or names)[0]
+        others = "".join(f", {name}" for name in names if name != first)
+        return f"`--preprocess {first}`{others}, or a recipe in a JSON file"
+    bands = [dim for dim in (specs[0].shape or ())[-3:] if isinstance(dim, int) and 8 < dim <= _MOST_BANDS]
+    bands = [dim for dim in bands if fits(replace(SOUND_RECIPES["whisper"], bands=dim))]
+    return f"""`--preprocess '{{"bands": {bands[0]}}}'` is a recipe for it""" if bands else None
 
 
 def _pieces(sound: Array, rate: int, recipe: SoundRecipe, places: _Places) -> tuple[Array, int]:
@@ -240,17 +321,22 @@ def _places_of_features(spec: InputSpec, recipe: SoundRecipe, where: str) -> _Pl
         raise InputError(f"no features of a sound become {spec_text(spec)}: input {spec.name!r}: {where}")
     ways = [(last - 1, last), (last, last - 1)]  # bands and frames
     sized = [way for way in ways if shape[way[0]] == recipe.bands]
-    open_ways = [way for way in ways if _fixed(shape, way[0]) is None]
+    open_ways = [way for way in ways if _may_be_bands(shape[way[0]])]
     fitting = sized if len(sized) == 1 else ways if sized else open_ways
     others = [axis for axis in range(1, len(shape)) if axis not in ways[0]]
     if not fitting or any(_fixed(shape, axis) not in (None, 1) for axis in others):
         raise InputError(
             f"{recipe.bands} bands of {recipe.name!r} do not become {spec_text(spec)}: input {spec.name!r}: {where}",
-            hint='a recipe in a JSON file says otherwise: {"bands": 64}',
+            hint=_nearest_recipe([spec]) if where else None,
         )
     preferred = ways[0] if recipe.axes == "bands_first" else ways[1]
     bands_axis, axis = preferred if preferred in fitting else fitting[0]
     return _Places(spec, axis, bands_axis)
+
+
+def _may_be_bands(dim: int | str | None) -> bool:
+    """Whether a dimension is open, and not called as what goes on in time."""
+    return not isinstance(dim, int) and not _TIME.search((dim or "").lower())
 
 
 def _features(sound: Array, recipe: SoundRecipe, places: _Places, where: str) -> tuple[Array, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 import re
@@ -20,6 +21,7 @@ __all__ = [
     "Kind",
     "NamedFiles",
     "WrittenText",
+    "closest_files",
     "files_behind",
     "gather",
     "holds_image",
@@ -128,9 +130,12 @@ def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
         ("images" if any(map(holds_image, files.paths.values())) else "arrays", files) for files in _together(named)
     ]
     if not entries:
-        raise InputError("no input is given", hint="give an image, a folder of images, a .npy, a .npz or random[:seed]")
+        raise InputError("no input is given", hint=_INPUTS)
     kinds = sorted({kind for kind, _ in entries})
     if len(kinds) > 1:
+        for path in files_behind(entry for _, entry in entries):  # a name misspelt is no matter of kinds
+            if not os.path.lexists(path):
+                open_input(path).close()
         raise InputError(f"inputs of different kinds do not mix: {' and '.join(kinds)}", hint="give one kind of input")
     if named and any(not isinstance(entry, NamedFiles) for _, entry in entries):
         raise InputError(
@@ -139,7 +144,8 @@ def gather(sources: Any) -> tuple[Kind, list[Any], list[str]]:
         )
     if len(entries) > 1 and kinds == ["random"]:
         raise InputError(
-            f"{len(entries)} random inputs, and one is all that is taken", hint="`--limit N` makes more samples of one"
+            f"{len(entries)} random inputs, and one is all that is taken",
+            hint=f"`-i random --samples {len(entries)}` makes so many samples",
         )
     return kinds[0], [entry for _, entry in entries], notes
 
@@ -199,7 +205,26 @@ def open_input(path: str, *, limit_bytes: int | None = None) -> IO[bytes]:
     Raises:
         InputError: No such file, a folder, a FIFO, a device, unreadable, or larger than `limit_bytes`.
     """
-    return open_regular(path, limit_bytes=limit_bytes, hint=_INPUTS)
+    return open_regular(path, limit_bytes=limit_bytes, hint=None if os.path.lexists(path) else _like(path))
+
+
+def closest_files(path: str) -> str | None:
+    """Return, for a hint, files that are called like one that is not there; None where there are none."""
+    folder, name = os.path.split(path)
+    try:
+        closest = difflib.get_close_matches(name, os.listdir(folder or "."), n=3, cutoff=0.7)
+    except (OSError, ValueError):
+        return None
+    return f"closest files: {', '.join(printable(os.path.join(folder, name)) for name in closest)}" if closest else None
+
+
+def _like(path: str) -> str:
+    """What to do about an input that is not there."""
+    name, equals, behind = path.partition("=")
+    if equals and not os.path.split(name)[0]:
+        return closest_files(behind) or f"behind {printable(name)[:60]}= stands no file and no number"
+    made_up = difflib.get_close_matches(path, ["random"], cutoff=0.7)
+    return closest_files(path) or ("`-i random` makes numbers up" if made_up else _INPUTS)
 
 
 def _pick(paths: Iterable[str], choices: Sequence[frozenset[str]], place: str) -> tuple[list[str], list[str]]:
@@ -304,7 +329,9 @@ def _seed(text: str | None) -> int:
     if text is None:
         return 0
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise InputError(f"the seed {text[:60]!r} is no whole number of up to 18 digits: random:SEED")
+        raise InputError(
+            f"the seed {text[:60]!r} is no whole number of up to 18 digits: random:SEED", hint="`-i random:7` has one"
+        )
     return int(text)
 
 
@@ -334,8 +361,5 @@ def _expand(path: str) -> tuple[list[str], list[str]]:
 
 def _found(picked: tuple[list[str], list[str]], where: str) -> tuple[list[str], list[str]]:
     if not picked[0]:
-        raise InputError(
-            f"no image and no file of arrays {where}",
-            hint=f"images end in {', '.join(sorted(_IMAGE_SUFFIXES))}, arrays in {', '.join(sorted(_ARRAY_SUFFIXES))}",
-        )
+        raise InputError(f"no image, no file of arrays, no sound and no text {where}", hint=_INPUTS)
     return picked

@@ -21,6 +21,7 @@ __all__ = ["TABLE_SUFFIXES", "read_table", "unused_columns"]
 Array = NDArray[Any]
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq"})
+_EMPTY, _ABSENT = "an empty cell", "a missing value"
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -112,7 +113,7 @@ def _column(column: Column, spec: InputSpec, name: str, where: str) -> Array:
         try:
             values.append(_value(cell.strip(), dtype, column.decimal))
         except (ValueError, KeyError, OverflowError):
-            shown = "an empty cell" if not cell.strip() else f"{cell[:40]!r}"
+            shown = _EMPTY if not cell.strip() else f"{cell[:40]!r}"
             raise _wrong(number, name, shown, spec, where) from None
     return np.array(values, np.float64 if dtype.kind not in "iub" else dtype)
 
@@ -142,7 +143,7 @@ def _typed(column: Column, dtype: np.dtype[Any], spec: InputSpec, name: str, whe
     if wrong.any():
         place = int(np.argmax(wrong))
         absent = missing is not None and missing[place]
-        raise _wrong(place + 1, name, "a missing value" if absent else str(values[place])[:40], spec, where)
+        raise _wrong(place + 1, name, _ABSENT if absent else str(values[place])[:40], spec, where)
     if dtype.kind in "iub":
         return values.astype(dtype)
     real = values.astype(np.float64)
@@ -150,9 +151,10 @@ def _typed(column: Column, dtype: np.dtype[Any], spec: InputSpec, name: str, whe
 
 
 def _wrong(number: int, name: str, shown: str, spec: InputSpec, where: str) -> InputError:
+    missing = shown in (_EMPTY, _ABSENT)
     return InputError(
         f"row {number} of the column {label(name)!r} is {shown}, and {spec.dtype} is wanted: {where}",
-        hint="where a value is missing, write the number that the model was taught for it",
+        hint=f"{'where a value is missing' if missing else 'for words'}, write the number that the model was taught",
     )
 
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.files import open_regular
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import check_shape, element_type, spec_text
 from onnxscope.inputs.samples import Load, Samples, sample_count
-from onnxscope.inputs.sources import WrittenText, open_input, suffix_of
+from onnxscope.inputs.sources import WrittenText, closest_files, open_input, suffix_of
 from onnxscope.readers.texts import Row, Text, index_lines, read_line, read_row
 from onnxscope.readers.tokenizer_files import MAX_TOKENIZER_BYTES, Encoded, Tokenizer, read_tokenizer
 from onnxscope.selection.token_inputs import TokenPart, token_parts
@@ -323,7 +324,8 @@ class TextSamples(Samples):
 
 
 def _open_tokenizer(path: str, longest: int | None) -> Tokenizer:
-    with open_input(path, limit_bytes=MAX_TOKENIZER_BYTES) as stream:
+    hint = closest_files(path) or "a tokenizer is the `tokenizer.json` that the library `tokenizers` writes"
+    with open_regular(path, limit_bytes=MAX_TOKENIZER_BYTES, hint=hint) as stream:
         return read_tokenizer(stream, path, longest)
 
 

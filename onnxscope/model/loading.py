@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import os
 import threading
@@ -16,7 +17,7 @@ import numpy as np
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from onnxscope.base.files import open_regular
-from onnxscope.base.text import printable
+from onnxscope.base.text import as_typed, printable, shortened
 from onnxscope.errors import InputError, ModelError
 from onnxscope.model.channel_axes import activation_axes
 from onnxscope.model.graph_checks import require_text
@@ -36,6 +37,7 @@ __all__ = ["CustomOps", "Model", "library_files", "load_model"]
 CustomOps = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """Libraries of custom operators that onnxruntime is to load; none by default."""
 
+_MOST_HINT = 300  # characters
 _KEEPING = ("same", "cast", "permuted", "reshaped")  # the numbers
 
 
@@ -363,15 +365,30 @@ def _checked_dims(model: Model, dims: Mapping[str, int]) -> Mapping[str, int]:
         if name not in names and name not in sides:
             open_sides = dict.fromkeys(dim or place for place, dim in sides.items() if not isinstance(dim, int))
             shown = ", ".join(map(printable, open_sides))
-            hint = f"its inputs' open dimensions: {shown}" if shown else "all sizes of its inputs are fixed"
-            raise InputError(f"no dimension of an input is called '{printable(name)}': {model.name}", hint=hint)
+            near = difflib.get_close_matches(name, open_sides, n=1, cutoff=0.3) or list(open_sides)
+            step = f"`--dim {as_typed(near[0])}={size}`; open are {shown}" if shown else "leave `--dim` out"
+            raise InputError(
+                f"no dimension of an input is called '{printable(name)}': {model.name}", hint=_taught(step, model)
+            )
         fixed = None if name in names else sides[name]
         if isinstance(fixed, int) and fixed != size:
-            raise InputError(f"the dimension {printable(name)} is fixed at {fixed}, not {size}: {model.name}")
+            raise InputError(
+                f"the dimension {printable(name)} is fixed at {fixed}, not {size}: {model.name}",
+                hint=_taught("leave `--dim` out for it", model),
+            )
         key = str(fixed) if is_symbol(fixed) else name
         if checked.setdefault(key, size) != size:
             raise InputError(f"two sizes, {checked[key]} and {size}, for the dimension {printable(key)}: {model.name}")
     return checked
+
+
+def _taught(step: str, model: Model) -> str:
+    """A step, and what the model takes."""
+    wanted = (
+        f"{spec.name} {spec.dtype} ({', '.join(str(dim or '?') for dim in spec.shape or ())})"
+        for spec in model.declared_inputs
+    )
+    return shortened(f"{step}; the model takes {printable(', '.join(wanted))}", _MOST_HINT)
 
 
 def _reload(

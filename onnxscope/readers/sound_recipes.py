@@ -206,12 +206,15 @@ SOUND_RECIPES: Mapping[str, SoundRecipe] = MappingProxyType(
 )
 
 
-def load_sound_recipe(given: str | os.PathLike[str] | SoundRecipe, *, files: bool = True) -> SoundRecipe:
+def load_sound_recipe(
+    given: str | os.PathLike[str] | SoundRecipe, *, files: bool = True, hint: str | None = None
+) -> SoundRecipe:
     """Return a recipe by its name, or read one (see the module's docstring) from JSON.
 
     Args:
         given: A name, the path of a JSON file, the JSON text itself, or a recipe, which is returned as it is.
         files: Whether a path may be followed; not for a name that a model recorded.
+        hint: What to do where it is none; the names of all by default.
 
     Raises:
         InputError: Neither a known name nor a file, or not a recipe for sounds.
@@ -223,7 +226,7 @@ def load_sound_recipe(given: str | os.PathLike[str] | SoundRecipe, *, files: boo
         return SOUND_RECIPES[text]
     if text.lstrip().startswith("{"):
         return _parse(text, "the recipe", "custom")
-    hint = f"for a sound one of {', '.join(SOUND_RECIPES)}, or a JSON file with a recipe"
+    hint = hint or f"for a sound one of {', '.join(SOUND_RECIPES)}, or a JSON file with a recipe"
     if not files or not (text.lower().endswith(".json") or os.path.lexists(text)):
         raise InputError(f"unknown preset {text[:60]!r}", hint=hint)
     where = printable(text)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.text import printable
+from onnxscope.base.text import as_typed, printable
 from onnxscope.errors import InputError
 from onnxscope.selection.input_roles import counts_what_is_fed, is_called, stem_of_lengths
 
@@ -120,11 +120,11 @@ def _asked(specs: Sequence[InputSpec], asked: str) -> PaddingMask:
     by_name = {spec.name: spec for spec in specs}
     name = asked if asked in by_name else asked.removeprefix(_INVERTED)
     if name not in by_name:
-        closest = difflib.get_close_matches(name, by_name, n=3, cutoff=0.5) or list(by_name)[:5]
-        shown = ", ".join(map(printable, closest)) or "none"
-        raise InputError(f"no input {printable(name)!r} to be a mask", hint=f"closest names: {shown}")
+        closest = difflib.get_close_matches(name, [spec.name for spec in specs if _may_be_mask(spec)], n=1, cutoff=0.5)
+        step = f"`--mask {as_typed(closest[0])}`" if closest else "`--mask none` counts every position"
+        raise InputError(f"no input {printable(name)!r} to be a mask", hint=step)
     spec = by_name[name]
-    if _kind(spec) not in "biuf" or _rank(spec) not in (1, 2):
+    if not _may_be_mask(spec):
         raise InputError(
             f"input {printable(name)!r} is no mask of samples by positions, nor lengths: {spec.dtype} of "
             f"{'unknown' if _rank(spec) is None else _rank(spec)} axes",
@@ -136,6 +136,10 @@ def _asked(specs: Sequence[InputSpec], asked: str) -> PaddingMask:
     if asked != name:
         says = "counted" if says == "left out" else "left out"
     return PaddingMask(name, says, positions_of(spec, specs))
+
+
+def _may_be_mask(spec: InputSpec) -> bool:
+    return _kind(spec) in "biuf" and _rank(spec) in (1, 2)
 
 
 def _is_padding(spec: InputSpec) -> bool:

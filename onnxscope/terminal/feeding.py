@@ -19,9 +19,22 @@ from onnxscope.base.run_options import (
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
-__all__ = ["dim_option", "feeding_options", "input_option", "replace_option"]
+__all__ = ["BadValue", "dim_option", "feeding_options", "input_option", "replace_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class BadValue(click.BadParameter):
+    """What an option cannot be, with an example of what it can.
+
+    Attributes:
+        hint: The next step.
+    """
+
+    def __init__(self, message: str, hint: str | None, context: click.Context, parameter: click.Parameter) -> None:
+        """Take the fault, the next step, and where it was."""
+        super().__init__(message, context, parameter)
+        self.hint = hint
 
 
 def input_option(*, required: bool) -> Callable[[_Command], _Command]:
@@ -139,9 +152,10 @@ def _read_dims(context: click.Context, parameter: click.Parameter, texts: tuple[
     for text in texts:
         name, _, size = text.rpartition("=")
         if not name or not (size.isascii() and size.isdecimal()):
-            raise click.BadParameter(f"not NAME=SIZE: '{printable(text)}'", context, parameter)
+            raise BadValue(f"not NAME=SIZE: '{printable(text)}'", "for example `--dim batch=1`", context, parameter)
         if dims.get(name, int(size)) != int(size):
-            raise click.BadParameter(f"two sizes, {dims[name]} and {size}: '{printable(name)}'", context, parameter)
+            fault = f"two sizes, {dims[name]} and {size}: '{printable(name)}'"
+            raise BadValue(fault, "give each dimension one size", context, parameter)
         dims[name] = int(size)
     return dims
 
@@ -156,7 +170,7 @@ def _read_length(context: click.Context, option: click.Parameter, given: str | N
     try:
         _ = given is None or read_length(given)
     except InputError as error:
-        raise click.BadParameter(f"{error}; {error.hint}", context, option) from error
+        raise BadValue(str(error), error.hint, context, option) from error
     return given
 
 
@@ -164,11 +178,11 @@ def _read_state_pairs(context: click.Context, option: click.Parameter, given: tu
     try:
         return read_state_pairs(given)
     except InputError as error:
-        raise click.BadParameter(f"{error}; {error.hint}", context, option) from error
+        raise BadValue(str(error), error.hint, context, option) from error
 
 
 def _read_batch_axis(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> BatchAxis:
     try:
         return read_batch_axis(given)
     except InputError as error:
-        raise click.BadParameter(f"{error}; {error.hint}", context, option) from error
+        raise BadValue(str(error), error.hint, context, option) from error

@@ -87,7 +87,7 @@ def test_a_size_that_cannot_be_given_is_an_error(text, message, path, tmp_path, 
     err = capsys.readouterr().err
     assert message in err
     if "no dimension" in message:
-        assert "hint: its inputs' open dimensions: batch, seq, z:0, z:1" in err
+        assert "=4`; open are batch, seq, z:0, z:1; the model takes " in err
     assert run(["features", path, "-i", "random", "-o", "o", "--dim", "seq=4", "--dim", "seq=5"]) == 2
     assert "two sizes, 4 and 5: 'seq'" in capsys.readouterr().err
 

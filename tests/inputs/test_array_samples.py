@@ -72,7 +72,7 @@ def test_arrays_from_the_library():
         assert feed.record["files"] == []
     assert whole([[1, 2], [3, 4]], [InputSpec("n", "int64", None)]).arrays["n"].tolist() == [[1, 2], [3, 4]]
     assert refusal({"y": array}, NCHW)[0] == "the model has no input 'y': the arrays given"
-    assert refusal({}, NCHW)[0] == "no array for the input 'x': the arrays given"
+    assert refusal({}, NCHW)[0] == "no array for the input 'x', float32 (batch, 3, 8, 10): the arrays given"
     assert refusal({"x": None}, NCHW)[0] == "an array of Python objects (NoneType): array 'x'"
     assert refusal(np.zeros(3, np.float32), NCHW)[0] == "input 'x' takes (batch, 3, 8, 10), not (3,): the array given"
     assert whole({}, ()).arrays == {}

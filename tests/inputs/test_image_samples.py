@@ -63,10 +63,7 @@ def test_the_preset_named_goes_before_the_recorded_one():
 def test_no_preset_is_a_question():
     message, hint = refusal(HOPPER, NCHW)
     assert message == "which preset? The model records none, and images need one"
-    assert (
-        hint
-        == "name it with `--preprocess`: imagenet, half, unit, caffe, none, letterbox, or a JSON file with a recipe"
-    )
+    assert hint.startswith("`--preprocess imagenet`, half, unit, caffe, none, letterbox, or a recipe in a JSON file; ")
 
 
 def test_a_preset_recorded_in_a_model_never_opens_a_file(tmp_path):
@@ -75,7 +72,7 @@ def test_a_preset_recorded_in_a_model_never_opens_a_file(tmp_path):
     message, hint = refusal(HOPPER, NCHW, recorded_preset=str(path))
     assert message.startswith("unknown preset ")
     assert message.endswith(": recorded in the model")
-    assert hint == "name one with `--preprocess`: imagenet, half, unit, caffe, none, letterbox"
+    assert hint.startswith("`--preprocess imagenet`, half, unit, caffe, none, letterbox, or a recipe")
 
 
 def test_an_unknown_preset():
@@ -108,7 +105,7 @@ def test_an_input_without_a_batch_axis(photos):
     assert (feed.samples, feed.record["layout"], feed.record["inputs"][0]["channel_axis"]) == (1, "chw", 0)
     message, hint = refusal(photos, specs, preprocess="none")
     assert message == "3 images for an input without a batch axis: input 'x' float32 (3, 8, 10)"
-    assert hint == "give one image"
+    assert hint.startswith("give one image; the model takes x float32 (3, 8, 10)")
 
 
 def test_the_layout_can_be_named():
@@ -145,7 +142,7 @@ def test_a_model_with_a_senseless_shape():
     )
     message, hint = refusal(HOPPER, [InputSpec("x", "float32", (2**40, 3, 8, 8))], preprocess="none")
     assert message.startswith(f"a batch of {2**40:,} images would take {2**40 * 768:,} bytes, more than the ")
-    assert hint == "give fewer images"
+    assert hint.startswith("give fewer images; ")
     message, _ = refusal(HOPPER, [InputSpec("x", "float32", (1, 3, 2**30, 8))], preprocess="none")
     assert message.endswith(f", more than the 89,478,485 pixels that we make: {HOPPER}")
 
@@ -153,14 +150,14 @@ def test_a_model_with_a_senseless_shape():
 def test_inputs_that_take_no_image():
     message, hint = refusal(HOPPER, TOKENS, preprocess="none")
     assert message == "the model has 2 inputs, not one: images"
-    assert hint == "give a .npz with one array for each of: ids int64 (b, s), mask int64 (b, s)"
+    assert hint.startswith("the model takes ids int64 (b, s), mask int64 (b, s); `-i FILE.npz` with an array of each")
     assert refusal(HOPPER, (), preprocess="none") == (
         "the model has 0 inputs, not one: images",
         "the model takes no input",
     )
     message, hint = refusal(HOPPER, [InputSpec("x", "bool", (1, 3, 8, 8))], preprocess="none")
     assert message == "no image becomes bool: input 'x'"
-    assert hint.startswith("give a .npy file; the model takes x bool (1, 3, 8, 8)")
+    assert hint.startswith("the model takes x bool (1, 3, 8, 8); `-i FILE.npy` feeds that")
 
 
 def test_the_faulty_image_is_named(photos):
@@ -169,7 +166,7 @@ def test_the_faulty_image_is_named(photos):
     assert message == f"not an image: {photos / 'bad.jpg'}"
     assert hint.startswith("we read PNG, JPEG")
     grey = [InputSpec("x", "float32", (1, 1, 8, 8))]
-    assert refusal(HOPPER, grey, preprocess="imagenet")[0].endswith(f"for an input of 1 channel: {HOPPER}")
+    assert refusal(HOPPER, grey, preprocess="imagenet")[0].endswith("for an input of 1 channel")
     assert refusal(photos / "none.jpg", NCHW, preprocess="none")[0] == f"no such file: {photos / 'none.jpg'}"
 
 
@@ -319,13 +316,13 @@ def test_images_for_inputs_by_name_that_do_not_go_together(tmp_path):
     np.save(three, np.zeros((3, 3, 8, 10), np.float32))
     message, hint = refusal([str(one)], specs, preprocess="unit")
     assert message == "the model has 2 inputs, not one: images"
-    assert hint.startswith("name the input of each file: `-i a=photo.png`, and so on")
+    assert hint.startswith("name that of each file: `-i a=FILE.png -i b=FILE.png`")
     message, hint = refusal([f"a={one}", f"b={three}"], specs, preprocess="unit")
     assert (message, hint.split(";")[0]) == (
         "the inputs have different numbers of samples: a 1, b 3",
         "give each as many",
     )
-    assert refusal([f"a={one}"], specs, preprocess="unit")[0] == "no array for the input 'b': the files named"
+    assert refusal([f"a={one}"], specs, preprocess="unit")[0].startswith("no array for the input 'b', ")
     message, hint = refusal([f"a={one}", str(one)], specs, preprocess="unit")
     assert message == "some files are for an input by name (a=…) and others for none"
     assert refusal([f"a={one}", f"b={one}"], specs)[0].startswith("which preset?")
@@ -364,7 +361,7 @@ def test_a_size_that_cannot_be(tmp_path):
     assert whole(tmp_path / "1.png", NCHW, preprocess="unit", size="10x8").arrays["x"].shape == (1, 3, 8, 10)
     for size in ("large", "0", "3x", "70000", "-3"):
         message, hint = refusal(tmp_path / "1.png", NCHW, preprocess="unit", size=size)
-        assert (message, hint.split(";")[0]) == (f"no size of a picture: {size!r}", "give N, WIDTHxHEIGHT or `own`")
+        assert (message, hint.split(";")[0]) == (f"no size of a picture: {size!r}", "leave `--size` out")
     notes = whole(np.zeros((1, 3, 8, 10), np.float32), NCHW, size="64").notes
     assert "the size 64 is ignored: it is for images" in notes
 
@@ -442,4 +439,4 @@ def test_what_an_image_processor_may_not_say(hub, record, fault):
     with pytest.raises(InputError) as caught:
         hub(record)
     assert str(caught.value).startswith(fault)
-    assert "`--preprocess`" in caught.value.hint
+    assert "`--preprocess imagenet`" in caught.value.hint

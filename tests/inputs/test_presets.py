@@ -146,7 +146,7 @@ def test_other_floating_types(photo, dtype):
 def test_integers_take_whole_levels_only(photo):
     message, hint = refusal(PRESETS["imagenet"].apply, photo, 4, 4, np.dtype(np.uint8))
     assert message == "preset 'imagenet' gives fractions, and the input takes uint8"
-    assert hint.startswith("give the preset `none`, or a .npy file")
+    assert hint == "`--preprocess none`, or a recipe in a JSON file"
     message, _ = refusal(PRESETS["none"].apply, photo, 4, 4, np.dtype(np.int8))
     assert message == "preset 'none' gives 0..255, and the input takes int8"
 
@@ -154,7 +154,7 @@ def test_integers_take_whole_levels_only(photo):
 def test_three_means_for_one_channel_are_refused():
     message, hint = refusal(PRESETS["imagenet"].apply, noise(8, 8, "L"), 8, 8, FLOAT)
     assert message == "preset 'imagenet' has 3 means or deviations for an input of 1 channel"
-    assert hint == "one number for all channels: half, unit, none, letterbox, or a recipe in a JSON file"
+    assert hint == "`--preprocess half`, unit, none, letterbox, or a recipe in a JSON file"
 
 
 def test_an_image_of_one_row_is_not_blown_up():

@@ -102,10 +102,10 @@ def test_masks_let_everything_through(dtype):
 def test_what_cannot_be_random():
     message, hint = refusal([InputSpec("x", "str", (1,))])
     assert message == "no random strings: input 'x'"
-    assert hint == "give a .npz file with one array per input"
+    assert hint is None
     message, hint = refusal([InputSpec("x", "float32", None)])
     assert message == "random input needs a rank, which the model does not declare: input 'x'"
-    assert hint == "give a .npz file with one array per input"
+    assert hint is None
     assert refusal([InputSpec("x", "sequence", (1,))])[0] == "no array can be fed to sequence: input 'x'"
 
 
@@ -113,7 +113,7 @@ def test_a_huge_input_is_refused_before_it_is_made():
     message, hint = refusal([InputSpec("x", "float32", ("n", 2**40, 2**40))])
     size = f"(1, {2**40}, {2**40})"
     assert message == f"random input {size} would need more than 4 GiB: input 'x' float32 (n, {2**40}, {2**40})"
-    assert hint == "give a .npz file with one array per input"
+    assert hint is None
 
 
 @pytest.mark.parametrize(("dtype", "limits"), [("int64", (5, 5)), ("uint8", (-1, 5)), ("int8", (128, 300))])

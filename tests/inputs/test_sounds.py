@@ -213,8 +213,8 @@ def test_check_says_that_the_recipe_is_another(tmp_path):
             "80 bands of 'whisper' do not become float32 (batch, 64, 300)",
             '{"bands": 64}',
         ),
-        (("batch", 3, 80, 300), "whisper", "80 bands of 'whisper' do not become", '{"bands": 64}'),
-        (("batch", "n"), "imagenet", "unknown preset 'imagenet'", "for a sound one of whisper"),
+        (("batch", 3, 80, 300), "whisper", "80 bands of 'whisper' do not become", "`-i FILE.npy` feeds that"),
+        (("batch", "n"), "imagenet", "the preset 'imagenet' is for images", "`--preprocess speech`, none"),
         (("batch", "n"), '{"size": 3}', "unknown key 'size' in a recipe for sounds", "its keys: name, rate"),
         (("n",), "whisper", "no features of a sound become float32 (n,)", "the model takes x float32 (n,)"),
     ],
@@ -240,7 +240,7 @@ def test_a_recipe_for_sounds_is_none_for_images_and_arrays(tmp_path):
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="unknown preset 'whisper'"):
+    with pytest.raises(InputError, match="the preset 'whisper' is for sounds, not for images"):
         opened(str(tmp_path / "a.png"), of_shape("batch", 3, 8, 8), "whisper")
 
 

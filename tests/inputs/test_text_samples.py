@@ -200,7 +200,7 @@ def test_ids_beyond_the_table_of_the_model_are_told(folder):
     tokenizer.save("tokenizer.json")
     fault, hint = refusal("text:more39", placed())
     assert "input 'input_ids' takes whole numbers from 0 to 63" in fault
-    assert "the vocabulary of another one?" in hint
+    assert "they index a table of the model: the vocabulary may be that of another" in hint
 
 
 @pytest.mark.parametrize(

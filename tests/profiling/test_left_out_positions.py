@@ -265,7 +265,7 @@ def test_feature_maps_count_likewise():
 @pytest.mark.parametrize(
     ("asked", "fault", "step"),
     [
-        ("attention_msk", "no input 'attention_msk' to be a mask", "closest names: attention_mask"),
+        ("attention_msk", "no input 'attention_msk' to be a mask", "`--mask attention_mask`"),
         (
             "features",
             "input 'features' is no mask of samples by positions, nor lengths: float32 of 3 axes",

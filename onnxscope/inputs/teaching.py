@@ -1,0 +1,91 @@
+"""Errors that teach: what a model takes, and which command comes nearest to what was given.
+
+A hint names commands between backquotes: `-i …` stands in the place of what was given, `--option …` beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxscope.base.text import printable
+from onnxscope.errors import InputError
+from onnxscope.inputs.arrays import spec_text
+
+if TYPE_CHECKING:
+    from onnxscope.model.stored_model import InputSpec
+
+__all__ = ["also", "teaching"]
+
+_MOST_HINT = 300  # characters of a line
+# A command without placeholders for what nobody knows, as NAME=SIZE is; or one less something.
+_COMMAND = re.compile(r"`(?:-i|--(?!state|on-error)[a-z-]+|onnxscope) (?![^`]*(?:[A-Z]{4,}(?!\.)|…))|leave `--")
+
+
+def also(error: InputError, step: str | None) -> InputError:
+    """Return the error with one step more, behind those that its hint has."""
+    error.hint = "; ".join(part for part in (error.hint, step) if part) or None
+    return error
+
+
+@contextlib.contextmanager
+def teaching(
+    specs: Sequence[InputSpec], bounds: Mapping[str, tuple[int, int]] | None = None, *, offer_random: bool = True
+) -> Iterator[None]:
+    """Have whatever cannot be fed say what the model takes, and which command comes nearest to what was given.
+
+    Args:
+        specs: The model's inputs.
+        bounds: Ranges of whole numbers, by input.
+        offer_random: Whether random numbers were not what was given.
+    """
+    try:
+        yield
+    except InputError as error:
+        given = error.hint or ""
+        if not specs or _takes(specs, {}, _MOST_HINT) in given or "the model takes" in given:
+            wanted = ""
+        else:
+            wanted = f"the model takes {_takes(specs, bounds or {}, _MOST_HINT - len(given) - 90)}"
+        nearest = "" if not specs or _COMMAND.search(given) else _nearest(specs, offer_random=offer_random)
+        for steps in ((given, wanted, nearest), (given, wanted), (given, nearest), (given,), (wanted, nearest)):
+            shown = "; ".join(filter(None, steps))
+            if len(shown) <= _MOST_HINT:
+                error.hint = shown or None
+                break
+        raise
+
+
+def _takes(specs: Sequence[InputSpec], bounds: Mapping[str, tuple[int, int]], room: int) -> str:
+    """The inputs with their types, shapes and ranges, as many as there is room for."""
+    shown: list[str] = []
+    for spec in specs:
+        limits = bounds.get(spec.name)
+        inside = "" if limits is None else f" of {limits[0]} to {limits[1] - 1}"
+        shown.append(f"{printable(spec.name)} {spec_text(spec)}{inside}")
+        if sum(map(len, shown)) > max(room, 60) and len(shown) < len(specs):
+            shown[-1:] = [f"and {len(specs) - len(shown) + 1} more"]
+            break
+    return ", ".join(shown)
+
+
+def _nearest(specs: Sequence[InputSpec], *, offer_random: bool) -> str:
+    """Commands that work, for inputs that files of arrays or random numbers feed."""
+    kinds = [_kind(spec) for spec in specs]
+    if None in kinds:
+        return "no file holds that; `onnxscope inspect MODEL` needs none"
+    feeds = "`-i FILE.npy` feeds that" if len(specs) == 1 else "`-i FILE.npz` with an array of each name feeds that"
+    can_be_random = offer_random and all(spec.shape is not None for spec in specs) and "U" not in kinds
+    return f"{feeds}, `-i random` needs no data" if can_be_random else feeds
+
+
+def _kind(spec: InputSpec) -> str | None:
+    """The kind of numpy's type of an input, None of a sequence and the like."""
+    try:
+        return np.dtype(spec.dtype).kind
+    except TypeError:
+        return None
