@@ -54,6 +54,7 @@ class Preset:
         filter: Pillow's resampling filter, always antialiased.
         size: Height and width where the model leaves them open, one number for both; None for the picture's own.
         shorter_side: For `shorter`, and for `crop` with a target of `size`; other targets scale it by target / size.
+        longer_side: Only for `shorter`: what the longer side may have at most, None for any.
         pad: Only for `letterbox`: a level 0..255.
         order: Order of the channels of a colour image.
         divisor: Of the values 0..255.
@@ -66,6 +67,7 @@ class Preset:
     filter: Filter = "bilinear"
     size: int | tuple[int, int] | None = 224
     shorter_side: int = 256
+    longer_side: int | None = None
     pad: int = 114
     order: Order = "RGB"
     divisor: float = 1.0
@@ -106,7 +108,7 @@ class Preset:
             return height or sides[0], width or sides[1]
         scale = height / own[0] if height else width / own[1] if width else 1.0
         if self.resize == "shorter" and not height and not width:
-            scale = self.shorter_side / min(own)
+            return self._shorter(own, multiple)
         rounded: Callable[[float], float] = math.ceil if self.resize == "letterbox" else round
 
         def open_side(side: int) -> int:
@@ -114,6 +116,17 @@ class Preset:
             return max(1, int(rounded(pixels / multiple))) * multiple
 
         return height or open_side(own[0]), width or open_side(own[1])
+
+    def _shorter(self, own: tuple[int, int], multiple: int) -> tuple[int, int]:
+        """The height and width of an image whose shorter side becomes `shorter_side`, or less, rounded as torchvision
+        and, where the longer side has a limit, Hugging Face's processors round."""
+        low, high = sorted(own)
+        short, long = self.shorter_side, int(self.shorter_side * high / low + 1e-9)
+        if self.longer_side is not None and high / low * self.shorter_side > self.longer_side:
+            exact = self.longer_side * low / high
+            short, long = round(exact), int(exact * high / low)
+        short, long = (max(1, round(side / multiple)) * multiple for side in (short, long))
+        return (short, long) if own[0] <= own[1] else (long, short)
 
     def sized(self, size: str | int) -> Preset:
         """Return the same steps for another size of what the model leaves open: `N`, `WIDTHxHEIGHT`, or `own`.

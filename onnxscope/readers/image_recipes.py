@@ -12,6 +12,7 @@ A recipe in JSON is one object. Every key may be left out, and none other is all
                                  picture's own, not with "crop"; default 224
       "shorter_side": 256,       only with "crop", where it belongs to `size` and grows with the model's own size, and
                                  with "shorter"; default 256
+      "longer_side": null,       only with "shorter": what the longer side may have at most, null for any; default null
       "pad": 114,                only with "letterbox": the level 0..255 of what is no picture; default 114
       "filter": "bilinear",      or "nearest", "box", "bicubic", "hamming", "lanczos": Pillow's, antialiased; default
                                  "bilinear"
@@ -41,7 +42,11 @@ Resize = Literal["straight", "crop", "letterbox", "shorter"]
 Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Order = Literal["RGB", "BGR"]
 
-ONLY_WITH: Mapping[str, tuple[Resize, ...]] = {"shorter_side": ("crop", "shorter"), "pad": ("letterbox",)}
+ONLY_WITH: Mapping[str, tuple[Resize, ...]] = {
+    "shorter_side": ("crop", "shorter"),
+    "longer_side": ("shorter",),
+    "pad": ("letterbox",),
+}
 """Keys of a recipe that count with some ways to resize alone."""
 
 _CHOICES = {"resize": get_args(Resize), "filter": get_args(Filter), "order": get_args(Order)}
@@ -91,8 +96,9 @@ def processor_recipe(text: str | bytes, where: str) -> dict[str, Any] | None:
 
     Args:
         text: One object. Their names of things are kept: `do_resize`, `size` (a number, `height` and `width`, or
-            `shortest_edge`), `resample`, `do_center_crop`, `crop_size`, `crop_pct`, `do_rescale`, `rescale_factor`,
-            `do_normalize`, `image_mean`, `image_std`, `do_flip_channel_order`.
+            `shortest_edge` with or without `longest_edge`), `max_size`, `resample`, `do_center_crop`, `crop_size`,
+            `crop_pct`, `do_rescale`, `rescale_factor`, `do_normalize`, `image_mean`, `image_std`,
+            `do_flip_channel_order`.
         where: What messages call it.
 
     Returns:
@@ -136,13 +142,20 @@ def _processor_sizes(record: Mapping[str, Any]) -> dict[str, Any]:
         if crops:
             raise ValueError("a crop of what is not resized")
         return {"size": None}
-    short = size if isinstance(size, int) and crops else size.get("shortest_edge") if isinstance(size, dict) else None
+    limit = record.get("max_size")
+    if isinstance(size, dict):
+        limit = size.get("longest_edge", limit)
+        short = size.get("shortest_edge")
+        if short is None and limit is not None:
+            raise ValueError("a longest edge alone")
+    else:
+        short = size if crops or limit is not None else None
     if short is None:
         if crop is not None and crop != _pair(size):
             raise ValueError("a crop of what is resized straight")
         return {"size": _pair(size)}
-    if isinstance(size, dict) and set(size) != {"shortest_edge"}:
-        raise ValueError("a limit beside the shortest edge")
+    if limit is not None and crop is not None:
+        raise ValueError("a crop of what has a longest edge")
     share = record.get("crop_pct")
     if share is not None and crop is None:  # ConvNeXt: the size is that of the crop, and from 384 on there is none
         return (
@@ -151,7 +164,7 @@ def _processor_sizes(record: Mapping[str, Any]) -> dict[str, Any]:
             else {"size": [short, short]}
         )
     if crop is None:
-        return {"resize": "shorter", "shorter_side": short}
+        return {"resize": "shorter", "shorter_side": short, "longer_side": limit}
     return {"resize": "crop", "size": crop, "shorter_side": short}
 
 
@@ -186,6 +199,10 @@ def _read_size(value: Any, key: str, where: str) -> int:
 def _read_open_size(value: Any, key: str, where: str) -> int | tuple[int, int] | None:
     if isinstance(value, list) and len(value) == 2:
         return _read_size(value[0], key, where), _read_size(value[1], key, where)
+    return None if value is None else _read_size(value, key, where)
+
+
+def _read_limit(value: Any, key: str, where: str) -> int | None:
     return None if value is None else _read_size(value, key, where)
 
 
@@ -229,6 +246,7 @@ _READERS: Mapping[str, Callable[[Any, str, str], Any]] = {
     "filter": _read_choice,
     "size": _read_open_size,
     "shorter_side": _read_size,
+    "longer_side": _read_limit,
     "pad": _read_level,
     "order": _read_choice,
     "divisor": _read_divisor,

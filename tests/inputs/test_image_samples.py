@@ -16,6 +16,7 @@ from onnxscope.analyses.input_pictures import prepared_pictures
 from onnxscope.base.run_options import RunOptions
 from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError
+from onnxscope.inputs.presets import Preset
 from onnxscope.model.loading import load_model
 from onnxscope.model.stored_model import InputSpec
 
@@ -399,12 +400,44 @@ def test_what_lies_beside_the_model_says_how_to_prepare(hub):
     assert hub(PROCESSOR, preprocess="unit").whole().record["preset"] == "unit"
 
 
+def test_a_detector_keeps_both_sides_within_its_limits(hub):
+    """As DETR's processor: the shorter side to 40 unless the longer one, of 80 for 60, then went beyond 50."""
+    sizes = {"shortest_edge": 40, "longest_edge": 50}
+    feed = hub({**PROCESSOR, "do_center_crop": False, "size": sizes, "resample": 2, "do_pad": True}).whole()
+    resized = Image.fromarray(levels(3, (60, 80, 3))).resize((50, 38), Image.Resampling.BILINEAR)  # 50 * 60 / 80 = 37.5
+    expected = (np.asarray(resized) / 255.0 - PROCESSOR["image_mean"]) / PROCESSOR["image_std"]
+    np.testing.assert_allclose(feed.arrays["x"][0], expected.transpose(2, 0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ((480, 640), (800, 1066)),  # 800 * 640 / 480 = 1066.7
+        ((640, 480), (1066, 800)),
+        ((600, 1200), (666, 1333)),  # the longer side would be 1600; 1333 / 2 = 666.5, to the even one
+        ((1200, 600), (1333, 666)),
+        ((800, 1333), (800, 1333)),
+        ((100, 100), (800, 800)),
+    ],
+)
+def test_sides_of_a_detector_in_its_own_size(own, expected):
+    assert Preset("detr", resize="shorter", shorter_side=800, longer_side=1333).target(own, None, None) == expected
+
+
 @pytest.mark.parametrize(
     ("changed", "recipe"),
     [
         ({}, {"resize": "crop", "size": (32, 32), "shorter_side": 40, "filter": "bicubic"}),
         ({"size": 40, "crop_size": 32}, {"resize": "crop", "size": (32, 32), "shorter_side": 40}),
         ({"do_center_crop": False}, {"resize": "shorter", "shorter_side": 40}),
+        (
+            {"do_center_crop": False, "size": {"shortest_edge": 40, "longest_edge": 50}},
+            {"resize": "shorter", "shorter_side": 40, "longer_side": 50},
+        ),
+        (
+            {"do_center_crop": None, "size": 40, "max_size": 50},
+            {"resize": "shorter", "shorter_side": 40, "longer_side": 50},
+        ),
         ({"do_center_crop": False, "size": {"height": 20, "width": 30}}, {"size": (20, 30), "resize": "straight"}),
         ({"do_center_crop": False, "size": 20}, {"size": (20, 20), "resize": "straight"}),
         ({"do_center_crop": False, "do_resize": False}, {"size": None, "resize": "straight"}),
@@ -427,6 +460,7 @@ def test_each_field_of_an_image_processor(hub, changed, recipe):
         ([], "no image processor's configuration: "),
         ({**PROCESSOR, "max_pixels": 9}, "'max_pixels' is a step that a recipe does not have: "),
         ({**PROCESSOR, "size": {"shortest_edge": 9, "longest_edge": 20}}, "no image processor's configuration ("),
+        ({**PROCESSOR, "size": {"longest_edge": 20}}, "no image processor's configuration (ValueError('a longest edge"),
         ({**PROCESSOR, "size": {"height": "9", "width": 9}}, "no image processor's configuration ("),
         ({**PROCESSOR, "resample": 9}, "no image processor's configuration ("),
         ({**PROCESSOR, "rescale_factor": 0}, "no image processor's configuration ("),

@@ -241,7 +241,7 @@ def test_a_bad_recipe_is_refused(text, fault):
 
 def test_an_unknown_key_is_told_the_known_ones():
     _, hint = refusal(load_preset, '{"maen": 1}')
-    assert hint == "its keys: name, resize, filter, size, shorter_side, pad, order, divisor, mean, std"
+    assert hint == "its keys: name, resize, filter, size, shorter_side, longer_side, pad, order, divisor, mean, std"
 
 
 def test_a_huge_number_is_shown_in_short():
