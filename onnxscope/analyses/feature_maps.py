@@ -9,7 +9,7 @@ from typing import IO, Any, Unpack, overload
 
 import numpy as np
 
-from onnxscope.analyses.counted_positions import ALL_COUNT, CountedAxes, PositionFinder, find_counted
+from onnxscope.analyses.counted_positions import ALL_COUNT, CountedAxes, CutValue, PositionFinder, find_counted
 from onnxscope.analyses.map_views import view_of
 from onnxscope.analyses.tap_maps import FeatureMap, Rank, describe_tap, taps_table
 from onnxscope.base.results import Record, paragraph, remarks, within
@@ -197,7 +197,7 @@ def features(
     chosen = [select] if isinstance(select, str) else list(select)
     taps = select_taps(loaded, chosen, at=at)
     remarks = note_on_default(loaded, chosen, [tap.layer for tap in taps])
-    prepared = open_dataset(inputs, loaded, options).noting(*remarks).whole()
+    prepared = open_dataset(inputs, loaded, options).noting(*remarks).whole(apart=True)
     loaded, effect = with_replacements(loaded, options, runs_of_prepared(prepared), at=at)
     maps = run_features(
         loaded, taps, prepared, channels=channels, rank=rank, sample=sample, verify=verify, threads=options.threads
@@ -288,8 +288,11 @@ def describe_features(
                 found[tap] = finder.axes(tap, data.shape, view.batch, tap.axis_of(data.ndim))
             channel = tap.axis_of(data.ndim)
             cut = found.get(tap, ALL_COUNT).cut(data, view.batch, channel, masked, prepared.samples or 1)
+            steps = prepared.parts_of(parts[tap.name], known)
+            if steps is not None:
+                cut = CutValue(tuple(((place,), step) for place, step in enumerate(steps)), view.batch, channel)
             described = describe_tap(tap, data, view, channels, rank, sample, cut)
-            reached.append(dataclasses.replace(described, tokens=prepared.tokens))
+            reached.append(dataclasses.replace(described, tokens=prepared.tokens, sequences=prepared.sequences))
         else:
             missed.append(Unreachable(tap.name, reason))
     return FeatureMaps(

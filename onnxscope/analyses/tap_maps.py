@@ -45,6 +45,7 @@ class FeatureMap(Record):
         view: How it is drawn, or why it is not.
         numbers: Of what has a map of its own (channels, heads, directions) those that are shown, in this order.
         tokens: What the tokens of each sample are called, nothing where that is not known.
+        sequences: Of steps over tokens, what those that a cache holds are called, of each sample.
         statistics: Over the whole batch, with `zero_channels` (channels that are all zeros on these inputs).
     """
 
@@ -57,6 +58,7 @@ class FeatureMap(Record):
     numbers: tuple[int, ...]
     statistics: Mapping[str, Any]
     tokens: tuple[tuple[str, ...], ...] = ()
+    sequences: tuple[tuple[str, ...], ...] = ()
 
     def maps(self) -> Array | None:
         """What is drawn of the shown sample, (maps, down, right); None where there is no picture."""
@@ -123,8 +125,12 @@ class FeatureMap(Record):
         sides = self.view.sides
         if sides is None or self.sample >= len(self.tokens) or self.view.axes[sides[side]] not in _OF_TOKENS:
             return ()
-        names = self.tokens[self.sample]
-        return names if len(names) == self.data.shape[sides[side]] else ()
+        names, length = self.tokens[self.sample], self.data.shape[sides[side]]
+        if self.sample < len(self.sequences):
+            of_step = self.view.axes[sides[side]] != "key"
+            # A step has fewer tokens than the longest, and keys of all that were before.
+            names = (*names, *[""] * (length - len(names))) if of_step else self.sequences[self.sample][:length]
+        return names if len(names) == length else ()
 
     def _labels(self) -> tuple[str, str, str]:
         """What runs down, what runs to the right, and what the maps are of."""

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
-from onnxscope.base.text import counted
+from onnxscope.base.text import counted, printable
 from onnxscope.datasets.batches import Batch, Fed, few_samples, read_batches
 from onnxscope.datasets.dataset import Dataset, open_inputs
 from onnxscope.model.loading import Model
@@ -167,8 +167,16 @@ def _where_they_part(
         return None, f"both models generate the same {counted(generated, 'token')}"
     step, sequence, (a, b) = min(found)
     of = f" of sequence {sequence}" if len(first_tokens) > 1 else ""
+    place = step - generated
+    said_a, said_b = (_called(one.record["state"], sequence, place, token) for one, token in ((dataset, a), (own, b)))
     note = (
-        f"the models part at step {step}{of}: the first says token {a}, the second {b}; all steps are compared on the "
-        f"first one's tokens, `--step {step}` compares that one alone"
+        f"the models part at step {step}{of}: the first says token {said_a}, the second {said_b}; all steps are "
+        f"compared on the first one's tokens, `--step {step}` compares that one alone"
     )
     return {"sequence": sequence, "step": step, "a": a, "b": b}, note
+
+
+def _called(state: Mapping[str, Any], sequence: int, place: int, token: int) -> str:
+    """A token by its number, with what the tokenizer calls it."""
+    names = state.get("names")
+    return str(token) if names is None or not names[sequence] else f"{token} {printable(names[sequence][place])!r}"

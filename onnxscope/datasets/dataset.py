@@ -16,7 +16,7 @@ from onnxscope.base.text import printable
 from onnxscope.datasets.given import Given
 from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.datasets.sequences import by_steps, for_inputs
-from onnxscope.datasets.stepped_samples import parted
+from onnxscope.datasets.stepped_samples import SteppedSamples, parted
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import check_bounds, describe_array, spec_text
 from onnxscope.inputs.samples import (
@@ -232,15 +232,24 @@ class Dataset:
                 array = array.compress(rows, axis)
         return array
 
-    def whole(self) -> PreparedInput:
+    def whole(self, *, apart: bool = False) -> PreparedInput:
         """Prepare everything at once: in one run, or in runs of the model's fixed batch.
+
+        Args:
+            apart: Whether steps whose shapes grow may each have a run of their own.
 
         Raises:
             InputError: A sample is missing or broken, does not become the input, or all do not go into runs.
         """
         samples = self._samples
+        runs: tuple[dict[str, Array], ...] = ()
+        count: int | None
         with teaching(samples.specs, self._bounds, offer_random=self.kind != "random"):
-            arrays, count, notes = samples.whole(self.load)
+            if apart and isinstance(samples, SteppedSamples) and samples.is_ragged(self.load):
+                runs = tuple(samples.together([self.load(place)[0]]) for place in range(samples.count))
+                arrays, count, notes = runs[-1], samples.count, list(samples.notes)
+            else:
+                arrays, count, notes = samples.whole(self.load)
             check_bounds(arrays, self._bounds, ", ".join(samples.names[:_FIRST_NAMES]) or "the arrays given")
         axes, channels = self.batch_axes, self.channel_axes
         rows = [
@@ -249,6 +258,7 @@ class Dataset:
         ]
         asked = samples.kind in _SAMPLES or samples.asked_axis is not None
         cut = axes if asked or run_length(arrays, samples.specs, axes) is not None else dict.fromkeys(axes)
+        tokens = [samples.tokens(run)[0:1] for run in runs] if runs else [samples.tokens(arrays)]
         return PreparedInput(
             specs=samples.specs,
             arrays=arrays,
@@ -258,9 +268,11 @@ class Dataset:
             layouts=samples.layouts,
             preset=getattr(samples, "preset", None),
             batch_axes=axes,
-            masks=self.masks,
+            masks=() if runs else self.masks,
             fixed_batch=self.fixed_batch,
-            tokens=samples.tokens(arrays),
+            tokens=tuple(name for names in tokens for name in names),
+            sequences=getattr(samples, "sequences", ()),
+            apart=runs,
         )
 
 

@@ -42,6 +42,8 @@ class PreparedInput:
         masks: Inputs that say which positions count.
         fixed_batch: How many samples a run must have, None for any number.
         tokens: What the tokens of each real sample are called, those that fill it up too; nothing where it is no text.
+        sequences: Of each step, what the tokens that a cache holds are called; nothing where that is not known.
+        apart: Of steps whose shapes grow, what each run is fed, a sample each; `arrays` are then those of the last one.
     """
 
     specs: tuple[InputSpec, ...]
@@ -55,9 +57,14 @@ class PreparedInput:
     masks: tuple[PaddingMask, ...] = ()
     fixed_batch: int | None = None
     tokens: tuple[tuple[str, ...], ...] = ()
+    sequences: tuple[tuple[str, ...], ...] = ()
+    apart: tuple[dict[str, Array], ...] = ()
 
     def runs(self) -> Iterator[dict[str, Array]]:
         """Yield what each run is fed: everything, or runs of the model's fixed batch along its samples, as views."""
+        if self.apart:
+            yield from map(dict, self.apart)
+            return
         length = run_length(self.arrays, self.specs, self.batch_axes)
         if length is None:
             yield dict(self.arrays)
@@ -78,6 +85,8 @@ class PreparedInput:
             parts: Of `runs`, in order: arrays, or anything else that is taken from the first run.
             axis: Where its samples lie, None where its shape has to tell.
         """
+        if self.apart:
+            return self._padded(parts, axis)
         whole, fed = parts[0], sample_count(self.arrays, self.batch_axes)
         if fed is None or not all(isinstance(part, np.ndarray) and part.ndim for part in parts):
             return whole
@@ -85,3 +94,34 @@ class PreparedInput:
             axis = self.axis_of_samples(whole.shape) or 0
         whole = np.concatenate(parts, axis) if len(parts) > 1 else whole
         return some_samples(whole, axis, 0, self.samples) if whole.shape[axis] == fed else whole
+
+    def parts_of(self, parts: Sequence[Any], axis: int | None) -> list[Array] | None:
+        """What of the runs of steps that grow goes into `joined`, as it was; None where all of that counts."""
+        arrays = [part for part in parts if isinstance(part, np.ndarray)]
+        differ = len({array.shape for array in arrays}) > 1
+        return arrays if self.apart and differ and self._along(parts, axis) is not None else None
+
+    def _along(self, parts: Sequence[Any], axis: int | None) -> int | None:
+        """The axis along which every run gave one sample, None where there is none."""
+        arrays = [part for part in parts if isinstance(part, np.ndarray) and part.dtype.kind != "U"]
+        if len(arrays) < len(parts) or len({array.ndim for array in arrays}) > 1:
+            return None
+        along = self.axis_of_samples(arrays[0].shape) if axis is None else axis
+        fits = along is not None and all(along < array.ndim and array.shape[along] == 1 for array in arrays)
+        return along if fits else None
+
+    def _padded(self, parts: Sequence[Any], axis: int | None) -> Any:
+        """Steps along their axis, with NaN behind what is shorter; where there is no such axis, the last one's."""
+        along = self._along(parts, axis)
+        if along is None:
+            return parts[-1]
+        longest = np.max([part.shape for part in parts], axis=0)
+        if all((part.shape == longest).all() for part in parts):
+            return np.concatenate(parts, along)
+        kind = parts[0].dtype if parts[0].dtype.kind not in "biu" else np.dtype(np.float64)
+        filled = []
+        for part in parts:
+            whole = np.full(longest, np.nan, kind)
+            whole[tuple(map(slice, part.shape))] = part
+            filled.append(whole)
+        return np.concatenate(filled, along)

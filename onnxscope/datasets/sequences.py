@@ -172,7 +172,7 @@ def _open_stepped(
         sequences = _over_tokens(walker, dataset, ids, states, first, options)
     else:
         sequences = _over_frames(walker, dataset, states, first)
-    return _stepped(dataset, sequences, specs, states, first, options)
+    return _stepped(dataset, sequences, specs, states, first, ids, options)
 
 
 def _fed(given: Given, specs: Sequence[InputSpec], states: Sequence[State]) -> list[InputSpec]:
@@ -278,13 +278,15 @@ def _stepped(
     specs: Sequence[InputSpec],
     states: Sequence[State],
     first: FirstValues,
+    ids: InputSpec | None,
     options: RunOptions,
 ) -> _Data:
     """The steps of all sequences as samples."""
     data = dataset.samples
     steps = list(itertools.chain.from_iterable(walk.steps for _, walk in sequences))
     labels = [f"{name} step {step}".strip() for name, walk in sequences for step in range(len(walk.steps))]
-    remarks = [*_remarks(sequences, states, len(steps)), *first.remarks]
+    names = [data.token_names(walk.tokens or ()) for _, walk in sequences]
+    remarks = [*_remarks(sequences, names, states, len(steps)), *first.remarks]
     if "sound" in data.record and len(steps) == len(sequences):
         remarks.append(f"each sound is a step, as the model leaves its length open: {_PIECES}")
     walked = {
@@ -294,16 +296,22 @@ def _stepped(
         "tokens": [list(walk.tokens) for _, walk in sequences if walk.tokens is not None],
         "generated": options.generate or 0,
         "first": first.record,
+        **({"names": [list(of) for of in names]} if any(names) else {}),
     }
+    # Of what a cache of a fixed size holds, or held before, nobody knows the names.
+    known = not first.states and all(state.grows for state in states)
+    held = [of if known else () for of, (_, walk) in zip(names, sequences, strict=True) for _ in walk.steps]
     if options.step is not None:
         if options.step >= max(len(walk.steps) for _, walk in sequences):
             raise InputError(f"there is no step {options.step} among {len(steps)}", hint="steps count from 0")
         chosen = [(name, walk.steps[options.step]) for name, walk in sequences if options.step < len(walk.steps)]
         steps = [step for _, step in chosen]
         labels = [f"{name} step {options.step}".strip() for name, _ in chosen]
-    return dataset.stepping(
-        SteppedSamples.around(_as_arrays(steps, specs, states), data, tuple(labels), walked, tuple(remarks))
-    )
+        some = zip(names, sequences, strict=True)
+        held = [of if known else () for of, (_, walk) in some if options.step < len(walk.steps)]
+    arrays = _as_arrays(steps, specs, states)
+    stepped = SteppedSamples.around(arrays, data, tuple(labels), walked, tuple(remarks))
+    return dataset.stepping(replace(stepped, ids=None if ids is None else ids.name, sequences=tuple(held)))
 
 
 def _as_arrays(
@@ -333,16 +341,18 @@ def _as_arrays(
     return ArraySamples.open(joined, specs, cut)
 
 
-def _remarks(sequences: Sequence[tuple[str, Walk]], states: Sequence[State], total: int) -> list[str]:
+def _remarks(
+    sequences: Sequence[tuple[str, Walk]], names: Sequence[Sequence[str]], states: Sequence[State], total: int
+) -> list[str]:
     fed = [f"{printable(state.output)} feeds {printable(state.input.name)}" for state in states]
     shown = ", ".join(fed[:_FEW_NAMES]) + (f" and {len(fed) - _FEW_NAMES} more" if len(fed) > _FEW_NAMES else "")
     of = f" of {counted(len(sequences), 'sequence')}" if len(sequences) > 1 else ""
     remarks = [f"{counted(total, 'step')}{of}: {shown}" if fed else f"{counted(total, 'step')}{of}, without states"]
-    for name, walk in sequences[:_FEW_NAMES]:
+    for (name, walk), called in zip(sequences[:_FEW_NAMES], names, strict=False):
         if walk.generated and walk.tokens is not None:
-            tokens = walk.tokens[-walk.generated :]
+            tokens = (called or walk.tokens)[-walk.generated :]
             more = " …" if len(tokens) > _SHOWN_TOKENS else ""
-            said = " ".join(map(str, tokens[:_SHOWN_TOKENS]))
+            said = " ".join(printable(str(token)) for token in tokens[:_SHOWN_TOKENS])
             remarks.append(f"{name}: {counted(walk.generated, 'token')} generated: {said}{more}")
     apart = [walk.apart for _, walk in sequences if walk.apart is not None]
     if apart:

@@ -31,6 +31,9 @@ class SteppedSamples(Samples):
         labels: What each step is called.
         walked: What results say of the states.
         remarks: Remarks for people.
+        ids: The input that takes tokens, None where there is none.
+        sequences: Of each sample, what the tokens of its sequence are called, which a cache holds one after the other;
+            nothing where that is not known.
     """
 
     kind = "arrays"
@@ -40,6 +43,8 @@ class SteppedSamples(Samples):
     labels: tuple[str, ...]
     walked: Mapping[str, Any]
     remarks: tuple[str, ...]
+    ids: str | None = None
+    sequences: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def around(
@@ -91,20 +96,38 @@ class SteppedSamples(Samples):
 
     def first(self, count: int) -> SteppedSamples:
         """The first steps."""
-        return replace(self, steps=self.steps.first(count), count=count, labels=self.labels[:count])
+        steps, labels = self.steps.first(count), self.labels[:count]
+        return replace(self, steps=steps, count=count, labels=labels, sequences=self.sequences[:count])
 
     def fed_to(self, specs: Sequence[InputSpec]) -> SteppedSamples:
         """The same steps, cut anew."""
-        return SteppedSamples.around(self.steps.fed_to(specs), self.data, self.labels, self.walked, self.remarks)
+        return replace(
+            SteppedSamples.around(self.steps.fed_to(specs), self.data, self.labels, self.walked, self.remarks),
+            ids=self.ids,
+            sequences=self.sequences,
+        )
 
     def load(self, position: int) -> tuple[dict[str, Array], list[str]]:
         """One step."""
         return self.steps.load(position)
 
+    def tokens(self, arrays: Mapping[str, Array]) -> tuple[tuple[str, ...], ...]:
+        """What the tokens of each step are called."""
+        if self.ids is None:
+            return ()
+        axis = self.batch_axes[self.ids]
+        rows = arrays[self.ids].reshape(1 if axis is None else arrays[self.ids].shape[axis], -1)
+        named = tuple(self.data.token_names(row) for row in rows.tolist())
+        return named if all(named) else ()
+
+    def is_ragged(self, load: Load) -> bool:
+        """Whether steps do not go into one run, as what is fed grows."""
+        shapes = {tuple(array.shape for array in load(position)[0].values()) for position in range(self.count)}
+        return self.count > 1 and (len(shapes) > 1 or not any(axis is not None for axis in self.batch_axes.values()))
+
     def whole(self, load: Load) -> tuple[dict[str, Array], int | None, list[str]]:
         """All steps together, where they have one shape."""
-        shapes = {tuple(array.shape for array in load(position)[0].values()) for position in range(self.count)}
-        if self.count > 1 and (len(shapes) > 1 or not any(axis is not None for axis in self.batch_axes.values())):
+        if self.is_ragged(load):
             raise InputError(
                 f"{self.count} steps do not go into one run: what is fed grows from step to step",
                 hint="`--step K` takes one of them; `stats` takes them all",

@@ -123,6 +123,10 @@ class Samples(ABC):
         """What the tokens of all samples are called, as they are in `whole`; nothing for what is no text."""
         return ()
 
+    def token_names(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """What tokens are called, by their numbers; nothing where nobody knows."""
+        return ()
+
     def go_together(self, one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
         """Whether two samples can be in one batch: whether their shapes are the same."""
         return all(array.shape == other[name].shape for name, array in one.items())

@@ -198,6 +198,10 @@ class TextSamples(Samples):
         rows = arrays[self._ids] if self.batch_axes[self._ids] == 0 else arrays[self._ids][None]
         return tuple(self.tokenizer.names(row) for row in rows[: self.count].tolist())
 
+    def token_names(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """As the vocabulary calls them."""
+        return () if self.tokenizer is None else self.tokenizer.names(ids)
+
     def go_together(self, one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
         """Whatever its length, where a mask tells what was filled up."""
         return self._pads or super().go_together(one, other)

@@ -161,7 +161,7 @@ class _PagePlan:
         self._model = model
         self._samples = samples
         self._feed = feed
-        self._prepared = _first_samples(samples).whole()
+        self._prepared = _first_samples(samples).whole(apart=True)
         self._dataset = dataset
         self._options = options
         self._wanted = wanted

@@ -9,7 +9,16 @@ import onnx
 import pytest
 import soundfile
 import torch
-from stateful_models import WEIGHTS, decoder, recurrent, torch_greedy, torch_logits
+from stateful_models import (
+    WEIGHTS,
+    WORDS_OF_IT,
+    decoder,
+    numpy_logits,
+    recurrent,
+    small_tokenizer,
+    torch_greedy,
+    torch_logits,
+)
 
 import onnxscope
 from onnxscope.base.run_options import RunOptions, read_state_pairs
@@ -123,8 +132,31 @@ def test_a_decoder_is_stepped_over_tokens(given):
     if len(given) > 1:
         assert any("step by step its scores are within" in note for note in dataset.notes)
         with pytest.raises(InputError, match="5 steps do not go into one run") as caught:
-            onnxscope.features(model, np.array([given]), select="value:logits", state="auto")
+            dataset.whole()
         assert "`--step K` takes one of them" in caught.value.hint
+
+
+def softmax(scores):
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
+def test_features_hold_all_steps_of_a_cache_that_grows():
+    maps = onnxscope.features(decoder(), np.array([PROMPT]), select=["value:logits", "value:a"], state="auto")
+    by_name = {tap.tap.name: tap for tap in maps}
+    logits, keys, _ = numpy_logits(PROMPT)
+    assert np.abs(by_name["logits"].data[:, 0] - logits).max() < 1e-4
+    h = (WEIGHTS["table"][PROMPT] + WEIGHTS["places"][:5]).astype(np.float64)
+    shares = by_name["a"]
+    assert shares.data.shape == (5, 1, 1, 5)
+    seen = [softmax(h[step] @ WEIGHTS["wq"] @ keys[: step + 1].T / 8**0.5) for step in range(5)]
+    for step, expected in enumerate(seen):
+        assert np.abs(shares.data[step, 0, 0, : step + 1] - expected).max() < 1e-5
+        assert np.isnan(shares.data[step, 0, 0, step + 1 :]).all()
+    held = np.concatenate(seen)  # what is behind the last key of a step is nothing, and no number that is not finite
+    assert shares.statistics["mean"] == pytest.approx(held.mean(), abs=1e-6)
+    assert shares.statistics["std"] == pytest.approx(held.std(ddof=1), rel=1e-5)
+    assert (shares.statistics["nan_count"], maps.input["samples"]) == (0, 5)
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -226,3 +258,27 @@ def test_a_baseline_of_steps_is_checked_on_the_same_steps():
     with pytest.raises(InputError, match=r"these inputs are not those of the baseline: .*state ") as caught:
         onnxscope.check(model, baseline, FRAMES, step=3)
     assert "the baseline's inputs" in caught.value.hint
+
+
+def test_generated_tokens_are_called_as_the_tokenizer_calls_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(decoder(), "decoder.onnx")
+    small_tokenizer().save("tokenizer.json")
+    line = "-i lines.txt --generate 4 -s value:a -s value:h -o out --format json"
+    (tmp_path / "lines.txt").write_text("two four nine")
+    given, expected = [3, 5, 10], torch_greedy([3, 5, 10], 4)
+    called = [WORDS_OF_IT[token] for token in (*given, *expected)]
+    assert run(["features", "decoder.onnx", *line.split()]) == 0
+    printed = capsys.readouterr()
+    record = json.loads(printed.out)["input"]
+    assert record["state"]["tokens"] == [given + expected]
+    assert record["state"]["names"] == [called]
+    assert f"lines.txt line 1: 4 tokens generated: {' '.join(called[3:])}" in printed.err
+    for step, (fed, keys) in enumerate([(called[:3], 3), ([called[3]], 4), ([called[4]], 5), ([called[5]], 6)]):
+        maps = onnxscope.features("decoder.onnx", "lines.txt", select="value:a", generate=4, step=step)
+        assert maps.input["tokens"] == fed
+        assert maps[0].data.shape[-1] == keys
+        assert maps[0].caption().endswith(": " + " ".join(fed))
+        assert maps[0]._names(1) == tuple(called[:keys])
+    maps = onnxscope.features("decoder.onnx", "lines.txt", select="value:a", generate=4, sample=1)
+    assert (maps[0]._names(0), maps[0]._names(1)) == ((called[3], "", ""), tuple(called[:6]))
