@@ -292,7 +292,10 @@ def describe_features(
             if steps is not None:
                 cut = CutValue(tuple(((place,), step) for place, step in enumerate(steps)), view.batch, channel)
             described = describe_tap(tap, data, view, channels, rank, sample, cut)
-            reached.append(dataclasses.replace(described, tokens=prepared.tokens, sequences=prepared.sequences))
+            extents = tuple(step.shape for step in steps or ())
+            reached.append(
+                dataclasses.replace(described, tokens=prepared.tokens, sequences=prepared.sequences, extents=extents)
+            )
         else:
             missed.append(Unreachable(tap.name, reason))
     return FeatureMaps(

@@ -46,6 +46,7 @@ class FeatureMap(Record):
         numbers: Of what has a map of its own (channels, heads, directions) those that are shown, in this order.
         tokens: What the tokens of each sample are called, nothing where that is not known.
         sequences: Of steps over tokens, what those that a cache holds are called, of each sample.
+        extents: Of steps that grow, the shape that each had before NaN was put behind it; nothing where all are alike.
         statistics: Over the whole batch, with `zero_channels` (channels that are all zeros on these inputs).
     """
 
@@ -59,10 +60,19 @@ class FeatureMap(Record):
     statistics: Mapping[str, Any]
     tokens: tuple[tuple[str, ...], ...] = ()
     sequences: tuple[tuple[str, ...], ...] = ()
+    extents: tuple[tuple[int, ...], ...] = ()
 
     def maps(self) -> Array | None:
         """What is drawn of the shown sample, (maps, down, right); None where there is no picture."""
-        return None if self.view.sides is None else self.view.maps(self.data, self.sample, self.numbers)
+        return None if self.view.sides is None else self.view.maps(self._drawn(), self.sample, self.numbers)
+
+    def _drawn(self) -> Array:
+        """The values without what was put behind those of the shown step."""
+        if self.sample >= len(self.extents):
+            return self.data
+        kept = (self.view.batch, self.view.each)
+        sizes = enumerate(self.extents[self.sample])
+        return self.data[tuple(slice(None) if axis in kept else slice(size) for axis, size in sizes)]
 
     def showing(self, numbers: Sequence[int]) -> FeatureMap:
         """The same with other maps: channels, heads or whatever has a map of its own."""
@@ -125,18 +135,16 @@ class FeatureMap(Record):
         sides = self.view.sides
         if sides is None or self.sample >= len(self.tokens) or self.view.axes[sides[side]] not in _OF_TOKENS:
             return ()
-        names, length = self.tokens[self.sample], self.data.shape[sides[side]]
-        if self.sample < len(self.sequences):
-            of_step = self.view.axes[sides[side]] != "key"
-            # A step has fewer tokens than the longest, and keys of all that were before.
-            names = (*names, *[""] * (length - len(names))) if of_step else self.sequences[self.sample][:length]
+        names, length = self.tokens[self.sample], self._drawn().shape[sides[side]]
+        if self.sample < len(self.sequences) and self.view.axes[sides[side]] == "key":
+            names = self.sequences[self.sample][:length]  # of all tokens up to this step
         return names if len(names) == length else ()
 
     def _labels(self) -> tuple[str, str, str]:
         """What runs down, what runs to the right, and what the maps are of."""
         assert self.view.words is not None
         down, right = self.view.words
-        slices = self.view.slices(self.data.shape)
+        slices = self.view.slices(self._drawn().shape)
         if slices:
             right += f", {self.view.axes[self.view.through or 0]} {', '.join(map(str, slices))}"
         word = self.view.each_word

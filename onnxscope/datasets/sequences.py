@@ -357,7 +357,6 @@ def _remarks(
     apart = [walk.apart for _, walk in sequences if walk.apart is not None]
     if apart:
         worst = max(apart)
-        remarks.append(
-            f"step by step its scores are within {worst[0]:.2g} of those of one run (largest {worst[1]:.3g})"
-        )
+        far = f"within {worst[0]:.2g} of" if worst[0] else "bit for bit"
+        remarks.append(f"step by step its scores are {far} those of one run (largest {worst[1]:.3g})")
     return remarks

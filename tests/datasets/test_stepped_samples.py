@@ -130,7 +130,7 @@ def test_a_decoder_is_stepped_over_tokens(given):
         data, _ = values(model, np.array([given]), "value:logits", step=step)
         assert np.abs(data[0, 0] - expected[step]).max() < 1e-4
     if len(given) > 1:
-        assert any("step by step its scores are within" in note for note in dataset.notes)
+        assert any("step by step its scores are" in note for note in dataset.notes)
         with pytest.raises(InputError, match="5 steps do not go into one run") as caught:
             dataset.whole()
         assert "`--step K` takes one of them" in caught.value.hint
@@ -281,4 +281,7 @@ def test_generated_tokens_are_called_as_the_tokenizer_calls_them(tmp_path, capsy
         assert maps[0].caption().endswith(": " + " ".join(fed))
         assert maps[0]._names(1) == tuple(called[:keys])
     maps = onnxscope.features("decoder.onnx", "lines.txt", select="value:a", generate=4, sample=1)
-    assert (maps[0]._names(0), maps[0]._names(1)) == ((called[3], "", ""), tuple(called[:6]))
+    assert maps[0].maps().shape == (1, 1, 4)  # without what was put behind this step
+    assert (maps[0]._names(0), maps[0]._names(1)) == ((called[3],), tuple(called[:4]))
+    assert maps[0].image().size[0] > maps[0].image().size[1]
+    assert maps[0].plot().axes
