@@ -256,6 +256,7 @@ class Dataset:
             describe_array(name, np.ascontiguousarray(some_samples(array, axes[name], 0, count)), channels[name])
             for name, array in arrays.items()
         ]
+        rows = [_over_steps(row["name"], runs, axes[row["name"]]) for row in rows] if runs else rows
         asked = samples.kind in _SAMPLES or samples.asked_axis is not None
         cut = axes if asked or run_length(arrays, samples.specs, axes) is not None else dict.fromkeys(axes)
         tokens = [samples.tokens(run)[0:1] for run in runs] if runs else [samples.tokens(arrays)]
@@ -343,3 +344,12 @@ def open_inputs(
 def _of_a_sample(spec: InputSpec) -> tuple[str, str, tuple[int | str | None, ...] | None]:
     """An input's name, element type and shape behind the axis of samples."""
     return spec.name, spec.dtype, None if spec.shape is None else spec.shape[1:]
+
+
+def _over_steps(name: str, runs: Sequence[Mapping[str, Array]], axis: int | None) -> dict[str, Any]:
+    """What steps of several shapes were fed: the numbers of all, and the longest shape."""
+    arrays = [run[name] for run in runs]
+    shape = np.max([array.shape for array in arrays], axis=0).tolist()
+    if axis is not None:
+        shape[axis] = sum(array.shape[axis] for array in arrays)
+    return {**describe_array(name, np.concatenate(arrays, axis=None), None), "shape": shape}

@@ -157,6 +157,11 @@ def test_features_hold_all_steps_of_a_cache_that_grows():
     assert shares.statistics["mean"] == pytest.approx(held.mean(), abs=1e-6)
     assert shares.statistics["std"] == pytest.approx(held.std(ddof=1), rel=1e-5)
     assert (shares.statistics["nan_count"], maps.input["samples"]) == (0, 5)
+    fed = {row["name"]: row for row in maps.input["inputs"]}
+    assert (fed["input_ids"]["shape"], fed["input_ids"]["mean"]) == ([5, 1], [pytest.approx(np.mean(PROMPT))])
+    assert fed["attention_mask"]["shape"] == [5, 5]
+    past = fed["past_key_values.0.key"]
+    assert (past["shape"], past["max"]) == ([5, 1, 4, 8], [pytest.approx(keys[:4].max(), abs=1e-5)])
 
 
 @pytest.mark.parametrize("cache", [True, False])
