@@ -55,7 +55,11 @@ __all__ = ["diff"]
     metavar="DIR",
     help="Cut the guilty layer out of both models, into DIR/a and DIR/b; see `onnxscope extract`.",
 )
-@click.option("--explain", is_flag=True, help="Try which edit of its nodes makes each guilty layer of B equal.")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Try which edit mends each guilty layer of B, and which layers carry the outputs' difference.",
+)
 @click.option(
     "--mend",
     type=click.Path(path_type=Path),
@@ -150,13 +154,15 @@ def diff(
 
 
 def _show_reasons(result: Comparison, mend: Path | None) -> None:
-    """Print why layers differ, and how the mended copy compares."""
+    """Print why layers differ, which carry the difference, and how the mended copy compares."""
     from onnxscope.explaining.explained import ExplainedComparison
 
     if not isinstance(result, ExplainedComparison):
         return
     for explanation in result.explanations:
         click.echo(printable(f"{explanation.a.layer}: {explanation.text}"))
+    if result.causes is not None:
+        click.echo(printable(result.causes.text))
     if mend is not None:
         nothing = "nothing is explained, so no mended copy is written"
         click.echo(printable(f"{mend}: {result.mended.summary()}" if result.mended is not None else nothing))

@@ -24,7 +24,7 @@ from onnxscope.model.layers import Layer
 from onnxscope.numerics.distances import Discrepancy, Tolerance
 from onnxscope.numerics.score_agreement import are_scores
 from onnxscope.pairing.match_values import Counterpart, match_values, pair_outputs
-from onnxscope.pairing.model_layers import ModelLayers
+from onnxscope.pairing.model_layers import ModelLayers, values_alike
 from onnxscope.runtime.half_range import Unfit
 from onnxscope.runtime.pilot import Pilot
 from onnxscope.runtime.unstable_nodes import unstable_values
@@ -298,7 +298,7 @@ class PairedRun:
         """Taps at the paired layers and outputs of both models, each named after its place."""
         taps: tuple[list[Tap], list[Tap]] = ([], [])
         for place, layers in enumerate(self._pairs):
-            for side, value in enumerate(self._compared_at(layers)):
+            for side, value in enumerate(values_alike(self._sides, layers)):
                 taps[side].append(self._sides[side].tap(layers[side], value, f"{place}"))
         for place, names in enumerate(self._outputs, len(self._pairs)):
             for side, name in enumerate(names):
@@ -310,15 +310,6 @@ class PairedRun:
             for side, name in enumerate(names):
                 taps[side].append(self._sides[side].output_tap(name, f"{len(taps[side])}"))
         return taps
-
-    def _compared_at(self, layers: tuple[Layer, Layer]) -> list[str]:
-        """The values at which two layers do the same: behind what both have, before what one of them alone has."""
-        if layers[0].quantized != layers[1].quantized:
-            both = list(zip(self._sides, layers, strict=True))
-            if all(side.is_rounded(layer) for side, layer in both):  # one that is dequantized in several ways
-                return [side.before_rounding(layer) for side, layer in both]
-        activated = layers[0].activated == layers[1].activated
-        return [layer.value if activated else layer.inner for layer in layers]
 
     def _counterparts(self, first: Pilot, second: Pilot) -> dict[int, Counterpart]:
         """Match the values of the paired layers and outputs, as they are in the pilot run, by place."""

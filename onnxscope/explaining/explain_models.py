@@ -17,6 +17,7 @@ from onnxscope.comparison.compare_models import run_diff
 from onnxscope.comparison.layer_difference import LayerDifference
 from onnxscope.comparison.result import Comparison
 from onnxscope.errors import InputError, OnnxscopeError
+from onnxscope.explaining.causes import Causes, find_causes
 from onnxscope.explaining.edits import Edit, shown
 from onnxscope.explaining.explained import ExplainedComparison, Explanation
 from onnxscope.explaining.fed_parts import FedPart, blamed_rows, fed_values, find_parts
@@ -57,7 +58,8 @@ def explain(
     """Compare two models, and try which single edit of the second one's nodes makes each guilty layer equal.
 
     A layer's nodes are fed the first model's values, and run under one hypothesis after the other: what its node in the
-    first model has first, then what such nodes are often given by mistake. Nothing is an answer, too.
+    first model has first, then what such nodes are often given by mistake. Nothing is an answer, too. Beside that, the
+    smallest set of layers is found that carries 95 % of the difference of the outputs; of a selection, none is.
 
     Args:
         a: The reference, as for `diff`.
@@ -123,8 +125,20 @@ def explain(
         found += more
         if not any(explanation.is_explained for explanation in more):
             break
+    causes, notes = (None, ()) if select else _causes(comparison, (first, second), inputs, options)
     fields = {field.name: getattr(comparison, field.name) for field in dataclasses.fields(comparison)}
-    return ExplainedComparison(**fields, explanations=tuple(found), mended=mended, second=second)
+    fields["notes"] = (*comparison.notes, *notes)
+    return ExplainedComparison(**fields, explanations=tuple(found), mended=mended, second=second, causes=causes)
+
+
+def _causes(
+    comparison: Comparison, models: tuple[Model, Model], inputs: Any, options: RunOptions
+) -> tuple[Causes | None, tuple[str, ...]]:
+    """Which layers carry the difference, or a remark on why that cannot be found out."""
+    try:
+        return find_causes(comparison, models, inputs, options), ()
+    except OnnxscopeError as error:
+        return None, (printable(f"which layers carry the difference cannot be found out: {error}"),)
 
 
 def explain_comparison(

@@ -12,6 +12,7 @@ from onnxscope.base.tables import Table
 from onnxscope.base.text import counted, printable
 from onnxscope.comparison.layer_difference import Side
 from onnxscope.comparison.result import Comparison
+from onnxscope.explaining.causes import Causes
 from onnxscope.explaining.edits import Edit
 from onnxscope.explaining.mended_copy import save_mended
 from onnxscope.model.loading import Model
@@ -93,11 +94,13 @@ class ExplainedComparison(Comparison):
         explanations: Of layers and outputs with a difference of their own, in execution order.
         mended: The first model against the mended copy of the second; None where none was written.
         second: The second model, of which copies are made.
+        causes: Which layers carry the difference of the outputs; None where there is none, or a selection was compared.
     """
 
     explanations: tuple[Explanation, ...] = ()
     mended: Comparison | None = None
     second: Model | None = None
+    causes: Causes | None = None
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -122,9 +125,10 @@ class ExplainedComparison(Comparison):
         return save_mended(self.second, self.edits, Path(path), force=force)
 
     def to_dict(self) -> dict[str, Any]:
-        """`onnxscope.diff/1` with `explanations`, and with `mended` where a copy was written."""
+        """`onnxscope.diff/1` with `explanations`, `causes`, and with `mended` where a copy was written."""
         record = super().to_dict()
         record["explanations"] = [explanation.to_dict() for explanation in self.explanations]
+        record["causes"] = None if self.causes is None else self.causes.to_dict()
         if self.mended is not None:
             record["mended"] = self.mended.to_dict()
         return record
@@ -137,13 +141,16 @@ class ExplainedComparison(Comparison):
         return Table(title, ("layer", "operator", "what", "own before", "own after", "why"), rows)
 
     def tables(self) -> list[Table]:
-        """Those of the comparison, and the explanations."""
-        return [*super().tables(), *([self.explanations_table()] if self.explanations else [])]
+        """Those of the comparison, the explanations, and what carries the difference."""
+        why = [self.explanations_table()] if self.explanations else []
+        return [*super().tables(), *why, *([self.causes.table()] if self.causes is not None else [])]
 
     def html_parts(self) -> list[str]:
-        """Those of the comparison, and the explanations."""
-        return [*super().html_parts(), *remarks([f"{each.a.layer}: {each.text}" for each in self.explanations])]
+        """Those of the comparison, the explanations, and what carries the difference."""
+        lines = [f"{each.a.layer}: {each.text}" for each in self.explanations]
+        return [*super().html_parts(), *remarks(lines + ([self.causes.text] if self.causes is not None else []))]
 
     def __repr__(self) -> str:
         lines = [f"{printable(each.a.layer)}: {each.text}\n" for each in self.explanations]
+        lines += [] if self.causes is None else [f"{self.causes.text}\n"]
         return super().__repr__() + "".join(lines)

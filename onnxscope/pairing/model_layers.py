@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ from onnxscope.structure.node_records import WEIGHT, NodeRecord, node_records
 from onnxscope.structure.rewriting import inside_of
 from onnxscope.structure.surroundings import surroundings
 
-__all__ = ["ModelLayers"]
+__all__ = ["ModelLayers", "values_alike"]
 
 Array = NDArray[Any]
 
@@ -199,6 +199,16 @@ class ModelLayers:
     def axis(self, path: tuple[Step, ...], value: str) -> int | None:
         """The channel axis, as far as operators tell it."""
         return self.model.channel_axes(path).get(value)
+
+
+def values_alike(sides: Sequence[ModelLayers], layers: Sequence[Layer]) -> list[str]:
+    """The values at which two paired layers do the same: behind what both have, before what one of them alone has."""
+    if layers[0].quantized != layers[1].quantized:
+        both = list(zip(sides, layers, strict=True))
+        if all(side.is_rounded(layer) for side, layer in both):  # one that is dequantized in several ways
+            return [side.before_rounding(layer) for side, layer in both]
+    activated = layers[0].activated == layers[1].activated
+    return [layer.value if activated else layer.inner for layer in layers]
 
 
 def _real(values: Array) -> Array | None:

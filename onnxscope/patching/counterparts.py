@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,12 +111,11 @@ def match_seen(taps: tuple[Tap, Tap], names: tuple[str, str], seen: tuple[Seen, 
     return match_values(names[0], names[1], shapes, dtypes, (axes[0], axes[1]), replaced=True)
 
 
-def written_as_b(writer: PatchWriter, value: str, pair: Counterpart, like: str) -> str:
-    """Append what makes of `pair.a`, called `value` here, what `pair.b` would be; `like` gives the shape."""
+def written_as_b(writer: PatchWriter, value: str, pair: Counterpart, shape: Callable[[], str]) -> str:
+    """Append what makes of `pair.a`, called `value` here, what `pair.b` would be; `shape` gives its sides."""
     order: Sequence[int] = pair.permutation
     if pair.reshaped:
-        sides = writer.node("Shape", [like])
-        value = writer.node("Reshape", [value, sides])
+        value = writer.node("Reshape", [value, shape()])
     elif order:
         value = writer.node("Transpose", [value], perm=np.argsort(order).tolist())
     if pair.dtype_a != pair.dtype_b:

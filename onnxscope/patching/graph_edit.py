@@ -26,6 +26,7 @@ from onnxscope.model.tensors import every_tensor
 from onnxscope.runtime.nodes import GraphWriter, opset_of
 from onnxscope.runtime.tap_outputs import body_at, unused_prefix
 from onnxscope.selection.selectors import Tap
+from onnxscope.structure.attributes import schema_of
 
 __all__ = ["GraphEdit", "PatchWriter"]
 
@@ -112,11 +113,9 @@ class GraphEdit:
             What says under which name a value of the other model stands here.
 
         Raises:
-            InputError: The two cannot stand in one graph: their operator sets differ, or their files have no folder in
-                common.
+            InputError: The two cannot stand in one graph: an operator is not the same in both operator sets, or their
+                files have no folder in common.
         """
-        self._join_opsets(donor)
-        folder = self._join_folders(donor)
         self._embedded += 1
         prefix = f"{self.prefix}{self._embedded}:"
 
@@ -131,17 +130,19 @@ class GraphEdit:
                 reached.add(name)
                 node = donor.main.producers.get(name)
                 waiting += [] if node is None else [*node.inputs, *node.captured]
+        nodes = [node.proto for node in donor.main.nodes if not reached.isdisjoint(node.outputs)]
+        self._join_opsets(donor, nodes)
+        folder = self._join_folders(donor)
         for name, tensor in donor.main.initializers.items():
             if name in reached:
                 added = self.proto.graph.initializer.add()
                 added.CopyFrom(tensor)
                 added.name = rename(name)
                 _rebase([added], donor.folder, folder)
-        for node in donor.main.nodes:
-            if not reached.isdisjoint(node.outputs):
-                copy = _renamed(node.proto, rename)
-                _rebase((tensor for body in _bodies(copy) for tensor in _stored(body)), donor.folder, folder)
-                self.proto.graph.node.append(copy)
+        for node in nodes:
+            copy = _renamed(node, rename)
+            _rebase((tensor for body in _bodies(copy) for tensor in _stored(body)), donor.folder, folder)
+            self.proto.graph.node.append(copy)
         return rename
 
     def writer(self, path: tuple[Step, ...] = ()) -> PatchWriter:
@@ -174,15 +175,18 @@ class GraphEdit:
         else:
             writer.give("QuantizeLinear", [value, *tap.scale], tap.value)
 
-    def _join_opsets(self, donor: Model) -> None:
-        own = {entry.domain or "ai.onnx": entry for entry in self.proto.opset_import}
+    def _join_opsets(self, donor: Model, nodes: Sequence[NodeProto]) -> None:
+        """Import what nodes of another model need; in another operator set they have to be the same as in this one."""
+        own = {entry.domain or "ai.onnx": entry.version for entry in self.proto.opset_import}
         for domain, version in donor.opsets.items():
             if domain not in own:
                 self.proto.opset_import.add(domain=domain, version=version)
-            elif own[domain].version != version:
+                continue
+            changed = None if own[domain] == version else _changed(nodes, domain, own[domain], version)
+            if changed is not None:
                 raise InputError(
-                    f"two operator sets {domain}: {own[domain].version} in {self._model.name} and {version} in "
-                    f"{donor.name}",
+                    f"{changed} is not the same in two operator sets {domain}: {own[domain]} of {self._model.name} and "
+                    f"{version} of {donor.name}",
                     hint="record the value with `onnxscope features --arrays` and give that file, or convert one of "
                     "them with onnx.version_converter",
                 )
@@ -197,6 +201,19 @@ class GraphEdit:
         _rebase(every_tensor(self.proto), self.folder, folder)
         self.folder = folder
         return folder
+
+
+def _changed(nodes: Iterable[NodeProto], domain: str, own: int, other: int) -> str | None:
+    """The first operator of some nodes, and of their bodies, that two versions of an operator set define otherwise."""
+    for node in nodes:
+        if (node.domain or "ai.onnx") == domain:
+            schemas = [schema_of(node.op_type, node.domain, version) for version in (own, other)]
+            if None in schemas or schemas[0].since_version != schemas[1].since_version:
+                return str(node.op_type)
+        inner = (_changed(body.node, domain, own, other) for body in _bodies(node))
+        if (found := next(filter(None, inner), None)) is not None:
+            return found
+    return None
 
 
 def _bodies(node: NodeProto) -> Iterator[GraphProto]:

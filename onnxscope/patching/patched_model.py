@@ -260,7 +260,7 @@ def _embed(
             value = rename(other.value)
             if other.scale is not None:
                 value = writer.node("DequantizeLinear", [value, *map(rename, other.scale)])
-            return written_as_b(writer, value, pair, own)
+            return written_as_b(writer, value, pair, lambda: writer.node("Shape", [own]))
 
         edit.value(tap, made)
         records.append(place.record(tap, of=other.layer))
