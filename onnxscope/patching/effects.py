@@ -16,7 +16,7 @@ from onnxscope.model.loading import Model
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, measure
 from onnxscope.numerics.score_agreement import ScoreAgreement, are_scores, compare_scores
-from onnxscope.patching.patched_model import patch_model
+from onnxscope.patching.patched_model import patched_pair
 from onnxscope.patching.runs import Run, Runs
 from onnxscope.runtime.session import open_session
 from onnxscope.selection.selectors import At
@@ -130,8 +130,8 @@ def measure_effect(model: Model, patched: Model, runs: Runs, *, threads: int = 0
     """Run a model and its patched copy, and measure how far the outputs move.
 
     Args:
-        model: The reference.
-        patched: What `patch_model` has made of it.
+        model: The reference, as `patched_pair` returns it: what onnxruntime fuses is the same in both.
+        patched: What `patched_pair` has made of it.
         runs: What both are fed.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
 
@@ -169,8 +169,8 @@ def with_replacements(
     """
     if not options.replace:
         return model, None
-    patched = patch_model(model, options.replace, runs, at=at, threads=options.threads)
-    return patched, measure_effect(model, patched, runs, threads=options.threads)
+    plain, patched = patched_pair(model, options.replace, runs, at=at, threads=options.threads)
+    return patched, measure_effect(plain, patched, runs, threads=options.threads)
 
 
 def _stands(record: Mapping[str, Any]) -> str:

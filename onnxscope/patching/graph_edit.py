@@ -2,8 +2,9 @@
 
     x -> Conv -> h -> Relu -> y        x -> Conv -> h' -> Shape -> Expand(0) -> h -> Relu -> y
 
-Nobody who reads the value has to be found, in whatever body, and an output of the model keeps its name. All new nodes
-come last, so that places of nodes, and of the bodies that they own, stay what they were.
+Nobody who reads the value has to be found, in whatever body, and an output of the model keeps its name. New nodes of
+the main graph come last, so that places of nodes, and of the bodies that they own, stay what they were. In a body they
+follow the node that computes the value: there onnxruntime wants them in order.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class GraphEdit:
         proto: The copy.
         folder: Where its external data lies, None where there is none.
         prefix: That no name of the model starts with.
+        replaced: Taps at the values that are replaced, in that order.
     """
 
     def __init__(self, model: Model) -> None:
@@ -77,7 +79,9 @@ class GraphEdit:
         self.folder = model.folder
         self.prefix = unused_prefix(model)
         self._writers: dict[tuple[Step, ...], PatchWriter] = {}
-        self._diverted = self._embedded = 0
+        self.replaced: list[Tap] = []
+        self._graphs = {path: body_at(self.proto, path) for path in model.graphs}
+        self._embedded = 0
 
     def zero(self, tap: Tap, dtype: str) -> None:
         """Put zeros in place of a value, as many as it has."""
@@ -99,6 +103,14 @@ class GraphEdit:
         """Put in place of a value what `make` writes, given the name under which it is computed as before."""
         own, writer = self._divert(tap)
         self._give(tap, writer, make(writer, own), "", "")
+
+    def own(self, tap: Tap) -> None:
+        """Put a value in its own place, so that it is computed, and read, apart from what is before it and behind it.
+
+        onnxruntime fuses no nodes across a value that is replaced; nor does it across this one.
+        """
+        own, writer = self._divert(tap)
+        self._end(tap, writer, "Reshape", [own, writer.node("Shape", [own])])
 
     def embed(self, donor: Model, wanted: Iterable[str], given: Mapping[str, str]) -> Callable[[str], str]:
         """Append what another model computes values of its main graph from.
@@ -149,31 +161,41 @@ class GraphEdit:
         """Return what appends to the graph at a path."""
         if path not in self._writers:
             prefix = f"{self.prefix}with_{len(self._writers)}_"
-            self._writers[path] = PatchWriter(self.proto, body_at(self.proto, path), prefix)
+            self._writers[path] = PatchWriter(self.proto, self._graphs[path], prefix)
         return self._writers[path]
 
     def _divert(self, tap: Tap) -> tuple[str, PatchWriter]:
         """Have what computes a value give it under another name, and return that, with what appends beside it."""
-        for node in body_at(self.proto, tap.path).node:
+        for node in self._graphs[tap.path].node:
             for place, output in enumerate(node.output):
                 if output == tap.value:
-                    self._diverted += 1
-                    node.output[place] = f"{self.prefix}own_{self._diverted}"
+                    self.replaced.append(tap)
+                    node.output[place] = f"{self.prefix}own_{len(self.replaced)}"
                     return node.output[place], self.writer(tap.path)
         raise InputError(
             f"nothing computes {printable(tap.value)!r}, so nothing else can stand in its place: {self._model.name}",
             hint="inputs are fed: `-i` says what; weights are changed in the file",
         )
 
-    @staticmethod
-    def _give(tap: Tap, writer: PatchWriter, value: str, dtype: str, made: str) -> None:
+    def _give(self, tap: Tap, writer: PatchWriter, value: str, dtype: str, made: str) -> None:
         """Give a new value the name, the element type and, where it is codes, the codes of the one that it replaces."""
         if dtype != made:
             value = writer.cast(value, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
         if tap.scale is None:
-            writer.give("Identity", [value], tap.value)
+            self._end(tap, writer, "Identity", [value])
         else:
-            writer.give("QuantizeLinear", [value, *tap.scale], tap.value)
+            self._end(tap, writer, "QuantizeLinear", [value, *tap.scale])
+
+    def _end(self, tap: Tap, writer: PatchWriter, kind: str, inputs: Sequence[str]) -> None:
+        """Write the last node of a replacement; in a body all of them move behind what computed the value."""
+        writer.give(kind, inputs, tap.value)
+        if tap.path:
+            nodes = self._graphs[tap.path].node
+            own = f"{self.prefix}own_{len(self.replaced)}"
+            place = next(place for place, node in enumerate(nodes) if own in node.output) + 1
+            first = next(place for place, node in enumerate(nodes) if own in node.input)
+            for _ in range(first, len(nodes)):
+                nodes.insert(place, nodes.pop())
 
     def _join_opsets(self, donor: Model, nodes: Sequence[NodeProto]) -> None:
         """Import what nodes of another model need; in another operator set they have to be the same as in this one."""

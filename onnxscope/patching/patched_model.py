@@ -25,7 +25,7 @@ from onnxscope.runtime.tap_outputs import expose
 from onnxscope.runtime.tapped_runs import numbered, reason_without_statistics, run_tapped
 from onnxscope.selection.selectors import At, Tap, select_taps
 
-__all__ = ["patch_model"]
+__all__ = ["patch_model", "patched_pair"]
 
 Array = NDArray[Any]
 _REPEATING = frozenset({"Loop", "Scan"})
@@ -77,6 +77,20 @@ def patch_model(model: Model, replacements: Replacements, runs: Runs, *, at: At 
         ModelError: Another model cannot be read.
         RunError: onnxruntime fails.
     """
+    return patched_pair(model, replacements, runs, at=at, threads=threads)[1]
+
+
+def patched_pair(
+    model: Model, replacements: Replacements, runs: Runs, *, at: At = "post", threads: int = 0
+) -> tuple[Model, Model]:
+    """Put something else in place of the values of layers, and the values themselves, to compare both.
+
+    Arguments and errors are those of `patch_model`.
+
+    Returns:
+        A model in which the same values are computed and read apart from the nodes around them, which onnxruntime would
+        fuse with them, so that numbers differ in their last digit; and what `patch_model` returns.
+    """
     places = _places(model, replacements_of(replacements), at)
     few = list(itertools.islice(runs(), 2))
     if not few:
@@ -103,7 +117,10 @@ def patch_model(model: Model, replacements: Replacements, runs: Runs, *, at: At 
             libraries += donor.custom_ops
     patched = model.patched(edit.proto, edit.folder, records)
     patched.custom_ops = library_files(list(dict.fromkeys(libraries)))
-    return patched
+    apart = GraphEdit(model)
+    for tap in edit.replaced:
+        apart.own(tap)
+    return model.patched(apart.proto, apart.folder, ()), patched
 
 
 def observe(model: Model, taps: Sequence[Tap], run: Run, threads: int) -> dict[Tap, Seen]:
@@ -260,7 +277,9 @@ def _embed(
             value = rename(other.value)
             if other.scale is not None:
                 value = writer.node("DequantizeLinear", [value, *map(rename, other.scale)])
-            return written_as_b(writer, value, pair, lambda: writer.node("Shape", [own]))
+            sides = writer.node("Shape", [own])
+            # The Reshape keeps nodes on either side apart, as beside `GraphEdit.own`.
+            return writer.node("Reshape", [written_as_b(writer, value, pair, lambda: sides), sides])
 
         edit.value(tap, made)
         records.append(place.record(tap, of=other.layer))
