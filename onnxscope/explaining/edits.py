@@ -25,6 +25,7 @@ __all__ = [
     "set_operands",
     "shown",
     "soften_whole",
+    "stored_node",
 ]
 
 Kind = Literal["attribute", "operand", "inputs", "weight", "operator"]
@@ -54,7 +55,7 @@ class Edit:
     """One change of one node.
 
     Attributes:
-        node: Of the second model's main graph.
+        node: Of the second model, in its main graph or in a body.
         kind: What of the node is changed.
         what: The attribute, the operand by the name that the operator gives it, or in a few words what else.
         found: What the node has: plain numbers, texts and lists of them; None for nothing.
@@ -72,9 +73,9 @@ class Edit:
     says: str = ""
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[Any, ...]:
         """What tells the edit from every other: two layers may have the same node to blame."""
-        return _output(self.node), self.kind, self.what
+        return self.node.path, _output(self.node), self.kind, self.what
 
     @property
     def fault(self) -> str:
@@ -108,17 +109,21 @@ def applied(proto: ModelProto, edits: Iterable[Edit]) -> ModelProto:
     """Return a copy of a model, or of a part of it, with edits; what was declared of values behind them is left out.
 
     Args:
-        proto: It has the nodes that are edited in its main graph, by their outputs.
+        proto: It has the nodes that are edited, by their outputs, in its main graph or in bodies of it.
         edits: Each is made once.
     """
     copy = ModelProto()
     copy.CopyFrom(proto)
     edited: set[str] = set()
     for edit in {edit.key: edit for edit in edits}.values():
-        name = _output(edit.node)
-        node = next(node for node in copy.graph.node if name in node.output)
-        edit.change(node, copy.graph)
-        edited.update(filter(None, node.output))
+        place = _place(copy.graph, edit.node)
+        if place is None:
+            raise ValueError(f"no node to edit gives {_output(edit.node)!r}")
+        owner, graph, node = place
+        edit.change(node, graph)
+        if graph is not copy.graph:
+            del graph.value_info[:]
+        edited.update(owner)
     for node in copy.graph.node:
         if not edited.isdisjoint(node.input) or any(attribute.HasField("g") for attribute in node.attribute):
             edited.update(filter(None, node.output))
@@ -126,6 +131,42 @@ def applied(proto: ModelProto, edits: Iterable[Edit]) -> ModelProto:
     del copy.graph.value_info[:]
     copy.graph.value_info.extend(kept)
     return copy
+
+
+def stored_node(main: GraphProto, node: Node) -> NodeProto | None:
+    """Return the node of a stored graph, or of a body in it, that is a model's node; None where there is none."""
+    place = _place(main, node)
+    return None if place is None else place[2]
+
+
+def _place(main: GraphProto, node: Node) -> tuple[list[str], GraphProto, NodeProto] | None:
+    """What the main graph's node gives that is, or holds, a node, the graph that has this node, and itself.
+
+    Only names within one body are unlike: of several owners the one in the same place is meant.
+    """
+    if not node.path:
+        found = _find(main, node)
+        return None if found is None else ([name for name in found.output if name], main, found)
+    first, *deeper = node.path
+    owners = sorted(enumerate(main.node), key=lambda each: each[0] != first.node_index)
+    for _, owner in owners:
+        graph: GraphProto | None = _body(owner, first.attribute)
+        for step in deeper:
+            inner = graph.node[step.node_index] if graph and step.node_index < len(graph.node) else None
+            graph = None if inner is None else _body(inner, step.attribute)
+        found = None if graph is None else _find(graph, node)
+        if graph is not None and found is not None:
+            return [name for name in owner.output if name], graph, found
+    return None
+
+
+def _find(graph: GraphProto, node: Node) -> NodeProto | None:
+    name = _output(node)
+    return next((stored for stored in graph.node if name in stored.output), None)
+
+
+def _body(node: NodeProto, attribute: str) -> GraphProto | None:
+    return next((stored.g for stored in node.attribute if stored.name == attribute and stored.HasField("g")), None)
 
 
 def set_attribute(name: str, value: Any, kind: int) -> _Change:

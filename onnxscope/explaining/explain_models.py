@@ -170,7 +170,7 @@ def explain_comparison(
     for row in rows:
         part = find_parts(comparison, row, a, b)
         if part is None:
-            reason = "it lies in a body, or is no node of the file, so that nothing is tried"
+            reason = "it is no node of the file, so that nothing is tried"
             found[row] = Explanation(row.a, row.b, reason)
         else:
             parts.append(part)

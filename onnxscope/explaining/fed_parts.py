@@ -15,6 +15,7 @@ from onnxscope.comparison.layer_difference import LayerDifference
 from onnxscope.comparison.result import Comparison
 from onnxscope.extracting.chosen_part import Part, part_before
 from onnxscope.extracting.guilty_parts import as_second
+from onnxscope.model.graphs import Node
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import Session, open_session
 
@@ -29,12 +30,14 @@ class FedPart:
 
     Attributes:
         row: Of the comparison.
+        values: What ends the parts: the row's values, or what leaves the nodes around the bodies in which they lie.
         first: The first model's part.
         second: The second's.
         shared: The first model's value for each value of the second that other layers give.
     """
 
     row: LayerDifference
+    values: tuple[str, str]
     first: Part
     second: Part
     shared: Mapping[str, str]
@@ -74,19 +77,44 @@ def blamed_rows(comparison: Comparison) -> list[LayerDifference]:
 
 
 def find_parts(comparison: Comparison, row: LayerDifference, a: Model, b: Model) -> FedPart | None:
-    """Return the parts of both models that end with a row's values; None where one lies in a body, or is no node's."""
-    if row.a.name not in a.main.producers or row.b.name not in b.main.producers:
+    """Return the parts of both models that end with a row's values; None where one is no node's of the file.
+
+    Of values in bodies they end with what leaves the nodes around them.
+    """
+    values = _leaving((a, b), (row.a.name, row.b.name))
+    if values is None:
         return None
     shared = {
         other.b.name: other.a.name
         for other in comparison.layers
         if other.entire is not None
-        and other.b.name != row.b.name
+        and other.b.name not in (row.b.name, values[1])
         and other.a.name in a.main.producers
         and other.b.name in b.main.producers
     }
-    first = part_before(a, row.a.name, [name for name in shared.values() if name != row.a.name])
-    return FedPart(row, first, part_before(b, row.b.name, shared), shared)
+    first = part_before(a, values[0], [name for name in shared.values() if name != values[0]])
+    return FedPart(row, values, first, part_before(b, values[1], shared), shared)
+
+
+def _leaving(models: tuple[Model, Model], names: tuple[str, str]) -> tuple[str, str] | None:
+    """The values of both main graphs that hold two values, or that their bodies' owners give in the same place."""
+    if all(name in model.main.producers for model, name in zip(models, names, strict=True)):
+        return names
+    owners = [_owner(model, name) for model, name in zip(models, names, strict=True)]
+    if owners[0] is None or owners[1] is None or owners[0].op_type != owners[1].op_type:
+        return None
+    pairs = zip(owners[0].outputs, owners[1].outputs, strict=False)
+    both = [pair for pair in pairs if all(pair)]
+    needed = [pair for pair in both if pair[0] in models[0].main.needed and pair[1] in models[1].main.needed]
+    return next(iter(needed or both), None)
+
+
+def _owner(model: Model, name: str) -> Node | None:
+    """The node of the main graph in a body of which a value is computed."""
+    path = next((path for path, graph in model.graphs.items() if path and name in graph.producers), None)
+    if path is None:
+        return None
+    return next((node for node in model.main.nodes if node.index == path[0].node_index), None)
 
 
 def fed_values(
@@ -109,7 +137,7 @@ def fed_values(
     for part in listed:
         wanted[1].update(dict.fromkeys(part.second.inputs))
         partners = [part.shared[name] for name in part.second.inputs if name in part.shared]
-        wanted[0].update(dict.fromkeys([*partners, part.row.a.name]))
+        wanted[0].update(dict.fromkeys([*partners, part.values[0]]))
     sessions = [_observing(model, names, threads) for model, names in zip(models, wanted, strict=True)]
     for batch in feed.batches():
         fed = batch.feeds, feed.of_second(batch.feeds)
@@ -120,7 +148,7 @@ def fed_values(
         for part in listed:
             own = {name: second[name] for name in part.second.inputs}
             feeds, _ = as_second(models, part.row, part.shared, first, own, fed[1])
-            samples.append(Sample(feeds, np.asarray(first[part.row.a.name])))
+            samples.append(Sample(feeds, np.asarray(first[part.values[0]])))
         yield samples
 
 

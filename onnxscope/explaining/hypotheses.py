@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from onnxscope.explaining.edits import Edit, become, exchange, hand_on, set_attr
 from onnxscope.explaining.parameters import Parameter, is_same, parameters_of, plain, schema_for
 from onnxscope.explaining.weight_edits import weight_edits
 from onnxscope.extracting.chosen_part import Part
-from onnxscope.model.graphs import Node
+from onnxscope.model.graphs import Node, Step
 from onnxscope.model.loading import Model
 
 __all__ = ["Hypothesis", "hypotheses", "other_values", "pair_nodes"]
@@ -50,9 +51,10 @@ def hypotheses(models: tuple[Model, Model], parts: tuple[Part, Part]) -> Iterato
 
     Args:
         models: Both.
-        parts: Of both, of the main graph, which should compute the same.
+        parts: Of both, of the main graph, which should compute the same; bodies of their nodes belong to them.
     """
-    pairs = pair_nodes(parts[0].nodes, parts[1].nodes)
+    pairs = _with_bodies(models, pair_nodes(parts[0].nodes, parts[1].nodes))
+    every = _nodes_of(models[1], parts[1].nodes)
     partners = {right: left for left, right in pairs}
     differing: list[Hypothesis] = []
     for left, right in pairs:
@@ -63,9 +65,9 @@ def hypotheses(models: tuple[Model, Model], parts: tuple[Part, Part]) -> Iterato
         yield Hypothesis(tuple(edit for each in differing for edit in each.edits), is_of_a=True)
     for left, right in pairs:
         yield from _of_pair(models, left, right)
-    for right in parts[1].nodes:
+    for right in every:
         yield from _exchanged(right)
-    for right in parts[1].nodes:
+    for right in every:
         if right not in partners:
             yield from _of_table(models[1], right)
         partner = partners.get(right)
@@ -91,6 +93,31 @@ def pair_nodes(first: Sequence[Node], second: Sequence[Node]) -> list[tuple[Node
         if tag == "equal" or (tag == "replace" and end - start == other_end - other_start):
             pairs += zip(rest[0][start:end], rest[1][other_start:other_end], strict=True)
     return pairs
+
+
+def _with_bodies(models: tuple[Model, Model], pairs: list[tuple[Node, Node]]) -> list[tuple[Node, Node]]:
+    """The pairs, and those of the bodies that their nodes hold under one name."""
+    found = list(pairs)
+    for left, right in pairs:
+        bodies = [_bodies(model, node) for model, node in zip(models, (left, right), strict=True)]
+        for name, nodes in bodies[0].items():
+            found += _with_bodies(models, pair_nodes(nodes, bodies[1].get(name, ())))
+    return found
+
+
+def _nodes_of(model: Model, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, and those of their bodies."""
+    return [each for node in nodes for each in (node, *(_nodes_of(model, [*chain(*_bodies(model, node).values())])))]
+
+
+def _bodies(model: Model, node: Node) -> dict[str, Sequence[Node]]:
+    """What a node's bodies compute of what changes, by the attribute that holds each."""
+    found: dict[str, Sequence[Node]] = {}
+    for stored in node.proto.attribute:
+        graph = model.graphs.get((*node.path, Step(node.index, stored.name))) if stored.HasField("g") else None
+        if graph is not None:
+            found[stored.name] = [inner for inner in graph.nodes if inner.op_type != "Constant"]
+    return found
 
 
 def other_values(model: Model, hypothesis: Hypothesis) -> Iterator[Hypothesis]:
@@ -160,7 +187,7 @@ def _as_operand(model: Model, node: Node, parameter: Parameter, value: Any) -> N
     if array.dtype.kind in "iu" and parameter.name not in ("min", "max", "constant_value"):
         return np.atleast_1d(array.astype(np.int64)) if not isinstance(value, np.ndarray) else array
     if not isinstance(value, np.ndarray):
-        dtype = model.dtype_of(model.main, node.inputs[0])
+        dtype = model.dtype_of(model.graphs[node.path], node.inputs[0])
         array = array.astype(dtype if dtype in ("float16", "float64", "int32", "int64", "int8", "uint8") else "float32")
     return array
 

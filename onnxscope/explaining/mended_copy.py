@@ -11,7 +11,7 @@ from onnx.helper import make_tensor_value_info
 
 from onnxscope.base.files import MODEL, Written, refuse_foreign, refuse_inputs, require_folders, writing_folder
 from onnxscope.errors import InputError
-from onnxscope.explaining.edits import Edit, applied
+from onnxscope.explaining.edits import Edit, applied, stored_node
 from onnxscope.extracting.model_files import MOST_INLINE_BYTES, write_model
 from onnxscope.model.loading import Model
 from onnxscope.model.type_inference import infer_types
@@ -51,7 +51,7 @@ def save_mended(
 
     Args:
         model: It is not changed.
-        edits: Of nodes of its main graph.
+        edits: Of its nodes.
         path: The new model.
         force: Whether a file of another kind may be replaced.
         most_inline_bytes: More bytes are written beside it.
@@ -80,10 +80,9 @@ def save_mended(
 
 
 def _editable(model: Model, edits: Sequence[Edit]) -> ModelProto:
-    """The model as it is stored where all nodes to be edited are in its main graph there, else without functions."""
-    stored = {name: node for node in model.with_functions.graph.node for name in node.output if name}
+    """The model as it is stored where all nodes to be edited are there, else without functions."""
     for edit in edits:
-        node = stored.get(next(filter(None, edit.node.outputs)))
+        node = stored_node(model.with_functions.graph, edit.node)
         if node is None or node.op_type != edit.node.op_type or node.domain != edit.node.domain:
             return model.proto
     return model.with_functions

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto
 
 from onnxscope.errors import OnnxscopeError
-from onnxscope.model.graphs import Node
+from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import evaluate_constants
 from onnxscope.structure.attributes import default_of, schema_of
@@ -62,7 +62,7 @@ def schema_for(model: Model, node: Node) -> Any:
 
 
 def parameters_of(model: Model, node: Node) -> dict[str, Parameter]:
-    """Return what a node of the main graph computes by, without what was learned.
+    """Return what a node computes by, without what was learned.
 
     Args:
         model: Whose node.
@@ -84,22 +84,22 @@ def parameters_of(model: Model, node: Node) -> dict[str, Parameter]:
         if not _says_how(model, node, schema, position, name):
             continue
         present = position < len(node.inputs) and node.inputs[position]
-        value = constant_of(model, node.inputs[position]) if present else None
+        value = constant_of(model, model.graphs[node.path], node.inputs[position]) if present else None
         if value is not None or not present:
             found[name] = Parameter(name, value, position, 0)
     return found
 
 
-def constant_of(model: Model, name: str) -> NDArray[Any] | None:
-    """Return a small constant of the main graph; None of what depends on an input, or is large."""
-    if name not in model.main.constants:
+def constant_of(model: Model, graph: Graph, name: str) -> NDArray[Any] | None:
+    """Return a small constant that a graph sees; None of what depends on an input, or is large."""
+    if name not in graph.constants:
         return None
-    stored = model.main.stored(name)
+    stored = graph.stored(name)
     try:
         if stored is not None:
             small = np.prod(stored.dims, dtype=np.int64) <= _MOST_NUMBERS and stored.data_type != TensorProto.STRING
             return np.array(model.array(stored)) if small else None
-        value = evaluate_constants(model, [name])[name]
+        value = evaluate_constants(model, [name])[name] if graph.scope_of(name) is model.main else None
     except OnnxscopeError:
         return None
     return value if isinstance(value, np.ndarray) and value.dtype.kind != "O" and value.size <= _MOST_NUMBERS else None
@@ -141,7 +141,8 @@ def _operand_names(schema: Any, node: Node) -> list[str]:
 def _says_how(model: Model, node: Node, schema: Any, position: int, name: str) -> bool:
     if node.op_type in _ELEMENTWISE and node.is_standard:
         read = node.inputs[position]
-        stored = model.main.stored(read) if read in model.main.constants else None
+        graph = model.graphs[node.path]
+        stored = graph.stored(read) if read in graph.constants else None
         return stored is not None and np.prod(stored.dims, dtype=np.int64) == 1
     return position > 0 and (name in _PLAIN or name.endswith(_QUANTIZING) or _counts(schema, position))
 

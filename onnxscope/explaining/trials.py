@@ -131,7 +131,7 @@ class Trial:
             return False
 
     def _given(self, session: Session, sample: Sample) -> NDArray[Any] | None:
-        answer = session.run(sample.feeds)[self.part.row.b.name]
+        answer = session.run(sample.feeds)[self.part.values[1]]
         return answer if isinstance(answer, np.ndarray) else None
 
     def _is_equal(self, error: Discrepancy | None) -> bool:
@@ -144,9 +144,7 @@ class Trial:
         if answer.shape != expected.shape or self.part.row.reason is None:
             axes = [
                 default_axis(array.ndim, model.channel_axes(()).get(name))
-                for model, name, array in zip(
-                    self._models, (self.part.row.a.name, self.part.row.b.name), (expected, answer), strict=True
-                )
+                for model, name, array in zip(self._models, self.part.values, (expected, answer), strict=True)
             ]
             kinds = expected.dtype.name, answer.dtype.name
             shapes = expected.shape, answer.shape
