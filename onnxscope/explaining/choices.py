@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["EXCHANGED", "choices_of"]
+__all__ = ["BEFORE_THERE_WAS", "EXCHANGED", "as_called", "choices_of"]
 
 _NORMS = (1e-5, 1e-3, 1e-6, 1e-12, 1e-7, 1e-8, 1e-4, 0.0)
 _EPSILON = {"epsilon": _NORMS}
@@ -98,10 +98,34 @@ EXCHANGED: Mapping[str, Sequence[Sequence[int]]] = {
     "Concat": ((1, 0), (0, 2, 1), (1, 0, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)),
     "Gemm": ((1, 0), (1, 0, 2)),
     "MatMulInteger": ((1, 0),),
+    "BatchNormalization": ((0, 2, 1, 3, 4), (0, 1, 2, 4, 3)),
+    **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), ((0, 2, 1),)),
 }
 """Orders of inputs in which operators are given them by mistake."""
+BEFORE_THERE_WAS: Mapping[tuple[str, str], Any] = {
+    ("Resize", "coordinate_transformation_mode"): "asymmetric",
+    ("Resize", "nearest_mode"): "floor",
+    ("Upsample", "coordinate_transformation_mode"): "asymmetric",
+    ("Upsample", "nearest_mode"): "floor",
+    ("AveragePool", "ceil_mode"): 0,
+    ("MaxPool", "ceil_mode"): 0,
+    ("TopK", "largest"): 1,
+}
+"""What an operator did in operator sets that have no such attribute."""
+_RENAMED: Mapping[str, Mapping[str, tuple[str, int]]] = {
+    "GridSample": {"bilinear": ("linear", 20), "bicubic": ("cubic", 20)},
+}
+"""Words that an operator has another one for, and the operator set from which on it has."""
 
 
 def choices_of(op_type: str, parameter: str) -> Sequence[Any]:
     """Return the values that a parameter is often given, none where there are no such ones."""
     return _CHOICES.get(op_type, {}).get(parameter, ())
+
+
+def as_called(op_type: str, value: Any, opset: int | None = None) -> Any:
+    """Return a word of an attribute as an operator set calls it, by default the newest; other values as they are."""
+    for old, (new, since) in _RENAMED.get(op_type, {}).items():
+        if isinstance(value, str) and value in (old, new):
+            return new if opset is None or opset >= since else old
+    return value

@@ -178,6 +178,8 @@ def set_attribute(name: str, value: Any, kind: int) -> _Change:
         node.attribute.extend(kept)
         if value is not None:
             node.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))
+        if name == "training_mode" and not value:
+            del node.output[1:]  # statistics that are moved in training alone
 
     return change
 

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.explaining.choices import EXCHANGED, choices_of
+from onnxscope.explaining.choices import BEFORE_THERE_WAS, EXCHANGED, as_called, choices_of
 from onnxscope.explaining.edits import Edit, become, exchange, hand_on, set_attribute, set_operands, soften_whole
 from onnxscope.explaining.parameters import Parameter, is_same, parameters_of, plain, schema_for
 from onnxscope.explaining.weight_edits import weight_edits
 from onnxscope.extracting.chosen_part import Part
 from onnxscope.model.graphs import Node, Step
 from onnxscope.model.loading import Model
+from onnxscope.structure.attributes import default_of
 
 __all__ = ["Hypothesis", "hypotheses", "other_values", "pair_nodes"]
 
@@ -54,6 +55,7 @@ def hypotheses(models: tuple[Model, Model], parts: tuple[Part, Part]) -> Iterato
         parts: Of both, of the main graph, which should compute the same; bodies of their nodes belong to them.
     """
     pairs = _with_bodies(models, pair_nodes(parts[0].nodes, parts[1].nodes))
+    pairs += _of_constants(models, pairs)
     every = _nodes_of(models[1], parts[1].nodes)
     partners = {right: left for left, right in pairs}
     differing: list[Hypothesis] = []
@@ -105,6 +107,23 @@ def _with_bodies(models: tuple[Model, Model], pairs: list[tuple[Node, Node]]) ->
     return found
 
 
+def _of_constants(models: tuple[Model, Model], pairs: Sequence[tuple[Node, Node]]) -> list[tuple[Node, Node]]:
+    """Nodes that compute the same constant of two nodes, such as what makes real numbers of codes."""
+    found: list[tuple[Node, Node]] = []
+    for left, right in pairs:
+        for names in zip(left.inputs, right.inputs, strict=False):
+            graphs = [model.graphs[node.path] for model, node in zip(models, (left, right), strict=True)]
+            makers = [
+                graph.producers.get(name) if name in graph.constants else None
+                for graph, name in zip(graphs, names, strict=True)
+            ]
+            if makers[0] is None or makers[1] is None or makers[0].op_type != makers[1].op_type:
+                continue
+            if makers[0].inputs and (makers[0], makers[1]) not in found:
+                found.append((makers[0], makers[1]))
+    return found + (_of_constants(models, found) if found else [])
+
+
 def _nodes_of(model: Model, nodes: Sequence[Node]) -> list[Node]:
     """The nodes, and those of their bodies."""
     return [each for node in nodes for each in (node, *(_nodes_of(model, [*chain(*_bodies(model, node).values())])))]
@@ -133,10 +152,13 @@ def other_values(model: Model, hypothesis: Hypothesis) -> Iterator[Hypothesis]:
 def _differing(models: tuple[Model, Model], left: Node, right: Node) -> Iterator[Hypothesis]:
     """What two nodes of one operator do not share, defaults included."""
     wanted, found = parameters_of(models[0], left), parameters_of(models[1], right)
+    schema = schema_for(models[1], right)
     for name in dict.fromkeys((*wanted, *found)):
-        value = wanted[name].value if name in wanted else None
+        value = wanted[name].value if name in wanted else BEFORE_THERE_WAS.get((left.op_type, name))
+        if name not in wanted and value is None and is_same(found[name].value, plain(default_of(schema, name))):
+            continue  # a later operator set's way to say what was always so
         has = found.get(name) or _absent(models[1], right, wanted[name])
-        if has is not None and not is_same(value, has.value):
+        if has is not None and not is_same(*(as_called(left.op_type, each) for each in (value, has.value))):
             yield from _with_value(models[1], right, has, value, is_of_a=True)
 
 
@@ -157,6 +179,8 @@ def _with_value(model: Model, node: Node, parameter: Parameter, value: Any, *, i
         if parameter.kind == 4 and value is not None:
             return  # a tensor is no choice
         wanted = plain(value)
+        if isinstance(wanted, str):
+            wanted = as_called(node.op_type, wanted, model.opsets.get("ai.onnx", 1))
         if isinstance(wanted, list) and parameter.kind in (1, 2, 3):
             wanted = wanted[0] if len(wanted) == 1 else None
         if isinstance(wanted, int | float) and parameter.kind in (6, 7):

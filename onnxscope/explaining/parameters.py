@@ -33,7 +33,7 @@ _ELEMENTWISE = frozenset(
         *("Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
     }
 )
-_LEFT_OUT = frozenset({"consumed_inputs", "kernel_shape", "is_test", "training_mode"})
+_LEFT_OUT = frozenset({"consumed_inputs", "kernel_shape", "is_test"})
 _MOST_NUMBERS = 65_536
 _GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSOR, AttributeProto.TYPE_PROTO)
 
