@@ -15,6 +15,7 @@ from onnxscope.base.text import format_number, printable
 from onnxscope.model.graphs import Node
 
 __all__ = [
+    "Change",
     "Edit",
     "Kind",
     "applied",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 Kind = Literal["attribute", "operand", "inputs", "weight", "operator"]
-_Change = Callable[[NodeProto, GraphProto], None]
+Change = Callable[[NodeProto, GraphProto], None]
 _MOST_SHOWN = 8  # numbers of an operand that are written out
 _WORDS: Mapping[tuple[str, str, Any], str] = {
     ("Resize", "nearest_mode", "round_prefer_floor"): "rounds half down",
@@ -62,6 +63,7 @@ class Edit:
         wanted: What it gets.
         change: Makes the edit, given the node and its graph, which are changed.
         says: In words what the node does, where `found` alone does not tell.
+        subject: What the sentence calls the node; its operator by default.
     """
 
     node: Node
@@ -69,8 +71,9 @@ class Edit:
     what: str
     found: Any
     wanted: Any
-    change: _Change
+    change: Change
     says: str = ""
+    subject: str = ""
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -82,7 +85,7 @@ class Edit:
         """What the second model's node does."""
         op_type = printable(self.node.op_type)
         if self.says:
-            return f"B's {op_type} {self.says}"
+            return f"B's {self.subject or op_type} {self.says}"
         words = None
         if isinstance(self.found, str | int):
             words = _WORDS.get((self.node.op_type, self.what, self.found))
@@ -169,7 +172,7 @@ def _body(node: NodeProto, attribute: str) -> GraphProto | None:
     return next((stored.g for stored in node.attribute if stored.name == attribute and stored.HasField("g")), None)
 
 
-def set_attribute(name: str, value: Any, kind: int) -> _Change:
+def set_attribute(name: str, value: Any, kind: int) -> Change:
     """Return what gives a node an attribute of an ONNX type, or takes it away where the value is None."""
 
     def change(node: NodeProto, graph: GraphProto) -> None:
@@ -184,7 +187,7 @@ def set_attribute(name: str, value: Any, kind: int) -> _Change:
     return change
 
 
-def set_operands(values: Mapping[int, NDArray[Any] | None]) -> _Change:
+def set_operands(values: Mapping[int, NDArray[Any] | None]) -> Change:
     """Return what gives a node stored operands by their positions; None leaves one out."""
 
     def change(node: NodeProto, graph: GraphProto) -> None:
@@ -198,7 +201,7 @@ def set_operands(values: Mapping[int, NDArray[Any] | None]) -> _Change:
     return change
 
 
-def exchange(order: Iterable[int]) -> _Change:
+def exchange(order: Iterable[int]) -> Change:
     """Return what puts a node's inputs into another order."""
     places = list(order)
 
@@ -218,7 +221,7 @@ def hand_on(node: NodeProto, graph: GraphProto) -> None:
     node.input.append(first)
 
 
-def become(op_type: str, domain: str, attributes: Iterable[AttributeProto]) -> _Change:
+def become(op_type: str, domain: str, attributes: Iterable[AttributeProto]) -> Change:
     """Return what gives a node another operator, with its attributes, on the same inputs."""
     stored = list(attributes)
 
@@ -230,7 +233,7 @@ def become(op_type: str, domain: str, attributes: Iterable[AttributeProto]) -> _
     return change
 
 
-def soften_whole(axis: int) -> _Change:
+def soften_whole(axis: int) -> Change:
     """Return what has a Softmax take all from an axis on as one, as it did before operator set 13."""
 
     def change(node: NodeProto, graph: GraphProto) -> None:

@@ -19,6 +19,7 @@ from onnxscope.explaining.choices import BEFORE_THERE_WAS, EXCHANGED, as_called,
 from onnxscope.explaining.edits import Edit, become, exchange, hand_on, set_attribute, set_operands, soften_whole
 from onnxscope.explaining.parameters import Parameter, is_same, parameters_of, plain, schema_for
 from onnxscope.explaining.weight_edits import weight_edits
+from onnxscope.explaining.written_forms import activation_edits
 from onnxscope.extracting.chosen_part import Part
 from onnxscope.model.graphs import Node, Step
 from onnxscope.model.loading import Model
@@ -65,6 +66,8 @@ def hypotheses(models: tuple[Model, Model], parts: tuple[Part, Part]) -> Iterato
     yield from differing
     if len(differing) > 1:
         yield Hypothesis(tuple(edit for each in differing for edit in each.edits), is_of_a=True)
+    for edit in activation_edits(models, parts):
+        yield Hypothesis((edit,), is_of_a=True)
     for left, right in pairs:
         yield from _of_pair(models, left, right)
     for right in every:
