@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnxscope.explaining.choices import BEFORE_THERE_WAS, EXCHANGED, as_called, choices_of
 from onnxscope.explaining.edits import Edit, become, exchange, hand_on, set_attribute, set_operands, soften_whole
+from onnxscope.explaining.folded_norms import fold_edits
 from onnxscope.explaining.parameters import Parameter, is_same, parameters_of, plain, schema_for
 from onnxscope.explaining.weight_edits import weight_edits
 from onnxscope.explaining.written_forms import activation_edits
@@ -66,7 +67,7 @@ def hypotheses(models: tuple[Model, Model], parts: tuple[Part, Part]) -> Iterato
     yield from differing
     if len(differing) > 1:
         yield Hypothesis(tuple(edit for each in differing for edit in each.edits), is_of_a=True)
-    for edit in activation_edits(models, parts):
+    for edit in chain(activation_edits(models, parts), fold_edits(models, parts, pairs)):
         yield Hypothesis((edit,), is_of_a=True)
     for left, right in pairs:
         yield from _of_pair(models, left, right)

@@ -13,7 +13,7 @@ from onnxscope.explaining.parameters import schema_for
 from onnxscope.model.graphs import Graph, Node
 from onnxscope.model.loading import Model
 
-__all__ = ["relation", "weight_edits"]
+__all__ = ["relation", "weight_edits", "weight_of"]
 
 Array = NDArray[np.generic]
 _MOST_NUMBERS = 1 << 25
@@ -36,7 +36,7 @@ def weight_edits(models: tuple[Model, Model], left: Node, right: Node) -> Iterat
     names = _names(models[1], right)
     for position in range(max(len(left.inputs), len(right.inputs))):
         arrays = [
-            _weight(model, model.graphs[node.path], node.inputs[position] if position < len(node.inputs) else "")
+            weight_of(model, model.graphs[node.path], node.inputs[position] if position < len(node.inputs) else "")
             for model, node in zip(models, (left, right), strict=True)
         ]
         reads = [position < len(node.inputs) and bool(node.inputs[position]) for node in (left, right)]
@@ -123,7 +123,8 @@ def _is_reordered(a: Array, b: Array, axis: int) -> bool:
     return rows[0] == rows[1]
 
 
-def _weight(model: Model, graph: Graph, name: str) -> Array | None:
+def weight_of(model: Model, graph: Graph, name: str) -> Array | None:
+    """Return a stored constant that a graph sees, None of what is computed, no number, or too large to look at."""
     stored = graph.stored(name) if name in graph.constants else None
     if stored is None or not stored.data_type or np.prod(stored.dims, dtype=np.int64) > _MOST_NUMBERS:
         return None
