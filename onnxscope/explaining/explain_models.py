@@ -238,7 +238,7 @@ def _needed(trial: Trial, hypothesis: Hypothesis, tried: Tried) -> tuple[tuple[E
 
 
 def _sentence(edits: Sequence[Edit], also: Sequence[Any]) -> str:
-    faults = " and ".join(edit.fault for edit in edits)
+    faults = " and ".join(dict.fromkeys(edit.fault for edit in edits))
     cures = " and ".join(dict.fromkeys(edit.cure for edit in edits))
     others = ", ".join(f"`{shown(value)}`" for value in also)
     tail = f"; on this data it is with {others}, too" if also else ""

@@ -19,6 +19,7 @@ from onnxscope.explaining.choices import BEFORE_THERE_WAS, EXCHANGED, as_called,
 from onnxscope.explaining.edits import Edit, become, exchange, hand_on, set_attribute, set_operands, soften_whole
 from onnxscope.explaining.folded_norms import fold_edits
 from onnxscope.explaining.parameters import Parameter, is_same, parameters_of, plain, schema_for
+from onnxscope.explaining.rewirings import layout_edits, widening_edits
 from onnxscope.explaining.weight_edits import weight_edits
 from onnxscope.explaining.written_forms import activation_edits
 from onnxscope.extracting.chosen_part import Part
@@ -31,7 +32,9 @@ __all__ = ["Hypothesis", "hypotheses", "other_values", "pair_nodes"]
 _SOFTENING = ("Softmax", "LogSoftmax", "Hardmax")
 _ALONG_ONE_AXIS = 13  # the operator set from which on a Softmax is along one axis
 _MOST_ORDERS = 6
-_ROUNDING = frozenset({"Cast", "Round", "Floor", "Ceil", "Identity", "Clip", "Relu", "LeakyRelu", "Sigmoid", "Tanh"})
+_ROUNDING = frozenset(
+    {"Cast", "Round", "Floor", "Ceil", "Identity", "Clip", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Transpose"}
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +70,24 @@ def hypotheses(models: tuple[Model, Model], parts: tuple[Part, Part]) -> Iterato
     yield from differing
     if len(differing) > 1:
         yield Hypothesis(tuple(edit for each in differing for edit in each.edits), is_of_a=True)
+    widening = widening_edits(models, parts, pairs)
+    if widening:
+        yield Hypothesis(widening, is_of_a=True)
     for edit in chain(activation_edits(models, parts), fold_edits(models, parts, pairs)):
         yield Hypothesis((edit,), is_of_a=True)
     for left, right in pairs:
         yield from _of_pair(models, left, right)
     for right in every:
         yield from _exchanged(right)
+    layouts = [Hypothesis((edit,), is_of_a) for edit, is_of_a in layout_edits(models, parts)]
+    yield from (each for each in layouts if each.is_of_a)
     for right in every:
         if right not in partners:
             yield from _of_table(models[1], right)
         partner = partners.get(right)
         if partner is None or partner.op_type != right.op_type:
             yield from _left_out(right)
+    yield from (each for each in layouts if not each.is_of_a)
 
 
 def pair_nodes(first: Sequence[Node], second: Sequence[Node]) -> list[tuple[Node, Node]]:

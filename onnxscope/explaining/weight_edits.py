@@ -129,7 +129,7 @@ def weight_of(model: Model, graph: Graph, name: str) -> Array | None:
     if stored is None or not stored.data_type or np.prod(stored.dims, dtype=np.int64) > _MOST_NUMBERS:
         return None
     array = model.array(stored)
-    return array if array.dtype.kind in "fiu" else None
+    return array if array.dtype.kind in "fiu" or array.dtype.name == "bfloat16" else None
 
 
 def _equal(a: Array, b: Array) -> bool:
