@@ -210,7 +210,7 @@ def _searched(models: tuple[Model, Model], trial: Trial) -> tuple[Explanation, T
         return _without(row, f"{_NOTHING}: run by itself, B's layer gives what A's gives"), None
     for hypothesis in itertools.islice(hypotheses(models, (trial.part.first, trial.part.second)), _MOST_TRIALS):
         tried = trial.run(hypothesis.edits)
-        if not trial.mends(tried):
+        if not trial.mends(tried, leaves_rounding=bool(hypothesis.leaves)):
             continue
         if not (hypothesis.is_of_a or trial.tells):
             text = f"{_NOTHING}: an edit mends it, but so few numbers differ that it may do so by chance"
@@ -221,7 +221,7 @@ def _searched(models: tuple[Model, Model], trial: Trial) -> tuple[Explanation, T
             for other in other_values(models[1], hypothesis)
             if trial.mends(trial.run(other.edits))
         ]
-        text = _sentence(edits, also)
+        text = _sentence(edits, also, hypothesis.leaves)
         return Explanation(row.a, row.b, text, edits, tuple(also), trial.before.relative, tried.relative), tried
     return _without(row, _NOTHING, trial.before.relative), None
 
@@ -237,12 +237,13 @@ def _needed(trial: Trial, hypothesis: Hypothesis, tried: Tried) -> tuple[tuple[E
     return tuple(kept), tried
 
 
-def _sentence(edits: Sequence[Edit], also: Sequence[Any]) -> str:
+def _sentence(edits: Sequence[Edit], also: Sequence[Any], leaves: str) -> str:
     faults = " and ".join(dict.fromkeys(edit.fault for edit in edits))
     cures = " and ".join(dict.fromkeys(edit.cure for edit in edits))
     others = ", ".join(f"`{shown(value)}`" for value in also)
     tail = f"; on this data it is with {others}, too" if also else ""
-    return f"{faults}; {cures} it is equal{tail}"
+    rounding = f" but for the rounding to {leaves}" if leaves else ""
+    return f"{faults}; {cures} it is equal{rounding}{tail}"
 
 
 def _without(row: LayerDifference, reason: str, before: float | None = None) -> Explanation:

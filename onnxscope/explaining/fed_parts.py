@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
 from onnxscope.comparison.common_feed import CommonFeed
-from onnxscope.comparison.layer_difference import LayerDifference
+from onnxscope.comparison.layer_difference import LayerDifference, size_of
 from onnxscope.comparison.result import Comparison
 from onnxscope.extracting.chosen_part import Part, part_before
 from onnxscope.extracting.guilty_parts import as_second
@@ -57,7 +57,7 @@ class Sample:
 
 
 def blamed_rows(comparison: Comparison) -> list[LayerDifference]:
-    """Return the rows with a difference of their own, in execution order.
+    """Return the rows with a difference of their own, in execution order; of few bits those that lose most first.
 
     Of those that have another shape, the first alone: what is behind it may have its own from there.
     """
@@ -73,6 +73,8 @@ def blamed_rows(comparison: Comparison) -> list[LayerDifference]:
             has_other_shape = True
         seen.add((row.a.name, row.b.name))
         rows.append(row)
+    if comparison.is_ranked:
+        rows.sort(key=lambda row: -size_of(row.own))
     return rows
 
 

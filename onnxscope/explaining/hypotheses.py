@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.explaining.choices import BEFORE_THERE_WAS, EXCHANGED, as_called, choices_of
+from onnxscope.explaining.code_edits import code_edits
 from onnxscope.explaining.edits import Edit, become, exchange, hand_on, set_attribute, set_operands, soften_whole
 from onnxscope.explaining.folded_norms import fold_edits
 from onnxscope.explaining.parameters import Parameter, is_same, parameters_of, plain, schema_for
@@ -45,11 +46,13 @@ class Hypothesis:
         edits: Which together mend it.
         is_of_a: Whether they give the second model's node what the first one's has.
         parameter: What is edited, of one edit of a parameter.
+        leaves: The type of codes to which the second model rounds, so that an edit leaves the rounding; else empty.
     """
 
     edits: tuple[Edit, ...]
     is_of_a: bool
     parameter: Parameter | None = None
+    leaves: str = ""
 
 
 def hypotheses(models: tuple[Model, Model], parts: tuple[Part, Part]) -> Iterator[Hypothesis]:
@@ -75,6 +78,8 @@ def hypotheses(models: tuple[Model, Model], parts: tuple[Part, Part]) -> Iterato
         yield Hypothesis(widening, is_of_a=True)
     for edit in chain(activation_edits(models, parts), fold_edits(models, parts, pairs)):
         yield Hypothesis((edit,), is_of_a=True)
+    for edit, kind in code_edits(models, pairs):
+        yield Hypothesis((edit,), is_of_a=True, leaves=kind)
     for left, right in pairs:
         yield from _of_pair(models, left, right)
     for right in every:

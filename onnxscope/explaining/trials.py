@@ -25,6 +25,8 @@ from onnxscope.runtime.session import Session, open_session
 __all__ = ["Trial", "Tried"]
 
 _FALL = 0.1  # an error that is still a tenth of what it was is not mended
+_ROUNDED = 0.25  # of the error, at most, is what rounding to codes leaves where a scale was wrong
+_MORE_IN_OTHERS = 3.0  # what rounding leaves in other samples, as a multiple of what it leaves in the first
 _FEWEST_NUMBERS = 8  # that differed before: fewer are mended by chance
 
 
@@ -34,12 +36,14 @@ class Tried:
     Attributes:
         error: What the part is off by; None where it gives something of another shape, or onnxruntime refuses it.
         session: What runs it; None where onnxruntime refuses it.
+        limit: What it may be off by in other samples, where that is more than what it is equal by.
     """
 
     def __init__(self, error: Discrepancy | None, session: Session | None) -> None:
         """Keep both."""
         self.error = error
         self.session = session
+        self.limit = 0.0
 
     @property
     def relative(self) -> float | None:
@@ -115,8 +119,16 @@ class Trial:
         ):  # of onnx, where a value is none of the attribute's
             return Tried(None, None)
 
-    def mends(self, tried: Tried) -> bool:
-        """Whether an edit brings the error down to what rounding explains, from far above."""
+    def mends(self, tried: Tried, *, leaves_rounding: bool = False) -> bool:
+        """Whether an edit brings the error down to what rounding explains, from far above.
+
+        Args:
+            tried: The edit.
+            leaves_rounding: Whether the second model rounds to codes, which no edit takes away.
+        """
+        if leaves_rounding and tried.error is not None and not tried.error.mismatched:
+            tried.limit = _MORE_IN_OTHERS * size_of(tried.error)
+            return size_of(tried.error) <= _ROUNDED * size_of(self.before.error)
         if not self._is_equal(tried.error):
             return False
         if self.before.error is None or self.before.error.mismatched:
@@ -126,7 +138,10 @@ class Trial:
     def holds_for(self, tried: Tried, sample: Sample) -> bool:
         """Whether what mends the first batch mends another one."""
         try:
-            return tried.session is not None and self._is_equal(self._error(self._given(tried.session, sample), sample))
+            if tried.session is None:
+                return False
+            error = self._error(self._given(tried.session, sample), sample)
+            return error is not None and not error.mismatched and size_of(error) <= max(self._limit, tried.limit)
         except OnnxscopeError:
             return False
 
