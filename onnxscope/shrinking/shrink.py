@@ -1,0 +1,237 @@
+"""A model with a fault becomes the smallest that still has it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto
+
+from onnxscope.shrinking.case import Case, bodies, copied, tidied
+from onnxscope.shrinking.faults import Bench, Fault, find_fault
+from onnxscope.shrinking.fewer_dims import shorten_sides
+from onnxscope.shrinking.fewer_nodes import cut_nodes, open_bodies, simplify_nodes
+from onnxscope.shrinking.search import Search
+from onnxscope.shrinking.simpler_values import count_original, replace_values, simplify_values
+from onnxscope.shrinking.trials import Trials
+
+__all__ = ["Limited", "Shrunk", "shrink"]
+
+_ROUNDS = 4
+_SHORT_TIMEOUT_S = 2.0  # of a trial, where a hang is looked for that was found with a longer one
+_TO_CALL = 1 << 16  # bytes of values that are still worth a number
+
+
+@dataclass(frozen=True)
+class Limited:
+    """How long is searched.
+
+    Attributes:
+        trial_s: Seconds of a trial; what takes longer hangs.
+        most_trials: The search ends after so many, with what it has.
+        search_s: And after so many seconds.
+    """
+
+    trial_s: float = 10.0
+    most_trials: int = 4000
+    search_s: float = 100.0
+
+
+@dataclass(frozen=True, eq=False)
+class Shrunk:
+    """The smallest model that was found.
+
+    Attributes:
+        fault: What is wrong with it, as with the model that it was made of.
+        proto: The model; it may refer to weights outside where these could not be replaced.
+        feeds: What it is fed.
+        expected: What its outputs should be, or what they are where nothing tells that; empty where it gives none.
+        original_weights: How many values of weights are those of the model.
+        original_inputs: How many values of inputs are those that were fed.
+        trials: How many were made.
+        is_complete: Whether nothing smaller was found, and the search was not cut short.
+    """
+
+    fault: Fault
+    proto: ModelProto
+    feeds: Mapping[str, Any]
+    expected: Mapping[str, Any]
+    original_weights: int
+    original_inputs: int
+    trials: int
+    is_complete: bool
+
+
+def shrink(
+    proto: ModelProto,
+    feeds: Mapping[str, Any],
+    *,
+    array: Callable[[TensorProto], np.ndarray[Any, Any]],
+    folder: Path | None,
+    tolerances: Mapping[str, float],
+    custom_ops: tuple[Path, ...] = (),
+    has_two: bool = False,
+    limits: Limited | None = None,
+) -> Shrunk | None:
+    """Make a model smaller while its fault is there.
+
+    Args:
+        proto: The model, without local functions. It is not changed.
+        feeds: What it is fed, by input.
+        array: Reads its tensors, wherever their bytes are.
+        folder: Where these are, None where they are in the model.
+        tolerances: How far outputs may be off by element type, in shares of their largest magnitude.
+        custom_ops: Libraries of custom operators.
+        has_two: Whether it is two models in one: the first half of the outputs are the first one's.
+        limits: How long is searched.
+
+    Returns:
+        None where nothing is wrong with it.
+
+    Raises:
+        RunError: No trials can be made.
+    """
+    limits = limits or Limited()
+    end_s = time.monotonic() + limits.search_s
+    with Trials(limits.trial_s) as trials:
+        bench = Bench(trials, folder, custom_ops, tolerances)
+        case = tidied(Case(_lifted(proto), feeds))
+        fault = find_fault(bench, case, has_two=has_two)
+        if fault is None:
+            return None
+        arrays = {name: value for name, value in feeds.items() if isinstance(value, np.ndarray)}
+        sizes = {tensor.name: _Sized(tensor) for tensor in case.proto.graph.initializer}
+        original = count_original(case, {**sizes, **arrays})  # type: ignore[dict-item]
+        case = Case(case.proto, case.feeds, original)
+        search = Search(bench, fault, case, array, limits.most_trials, end_s)
+        if fault.kind == "hang":
+            search.timeout_s = min(_SHORT_TIMEOUT_S, limits.trial_s)
+        _reduce(search, has_two=has_two)
+        if fault.kind == "hang" and not fault.is_in(bench.verdict(search.case, "nothing")):
+            search.case, search.timeout_s = case, None  # it was slow, and no more
+            _reduce(search, has_two=has_two)
+        return _result(search)
+
+
+class _Sized:
+    """As much of an array as tells whether it is private, without its bytes."""
+
+    def __init__(self, tensor: TensorProto) -> None:
+        import onnx
+
+        self.size = int(np.prod(tensor.dims, dtype=np.int64))
+        self.dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+
+
+def _reduce(search: Search, *, has_two: bool) -> None:
+    for _ in range(_ROUNDS):
+        before = search.case
+        if not has_two:
+            cut_nodes(search)
+            while open_bodies(search):
+                cut_nodes(search)
+        replace_values(search)
+        simplify_nodes(search)
+        shorten_sides(search)
+        replace_values(search)
+        if search.case is before or search.is_over:
+            break
+    simplify_values(search)
+    if not has_two:
+        cut_nodes(search)
+
+
+def _result(search: Search) -> Shrunk:
+    case, bench, fault = search.case, search.bench, search.fault
+    expected: Mapping[str, Any] = {}
+    if fault.kind in ("nan", "infinity"):
+        expected = bench.expected(case, "reference") or {}
+        if not all(np.isfinite(np.asarray(value, np.float64)).all() for value in expected.values()):
+            expected = {}
+        expected = expected or bench.values(case) or {}
+    elif fault.compared != "nothing":
+        expected = bench.expected(case, fault.compared) or {}
+    proto = copied(case.proto)
+    known = bench.types(case)
+    for value in proto.graph.output:
+        if value.name in known:
+            value.type.CopyFrom(TypeProto.FromString(known[value.name]))
+    weights = sum(case.original.get(tensor.name, 0) for tensor in proto.graph.initializer)
+    inputs = sum(case.original.get(name, 0) for name in case.feeds)
+    return Shrunk(fault, proto, case.feeds, expected, weights, inputs, bench.trials.count, not search.is_over)
+
+
+def _lifted(proto: ModelProto) -> ModelProto:
+    """A copy whose constants, those of bodies too where names allow, are initializers of the main graph."""
+    lifted = copied(proto)
+    taken = {value for node in lifted.graph.node for value in node.output}
+    taken.update(tensor.name for tensor in lifted.graph.initializer)
+    kept = []
+    for node in lifted.graph.node:
+        tensor = _constant(node)
+        if tensor is None:
+            kept.append(node)
+        else:
+            lifted.graph.initializer.append(tensor)
+    nodes = []
+    for node in kept:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        nodes.append(copy)
+        for body in bodies(copy):
+            _lift_body(body, lifted, taken)
+    del lifted.graph.node[:]
+    lifted.graph.node.extend(nodes)
+    return lifted
+
+
+def _lift_body(body: Any, lifted: ModelProto, taken: set[str]) -> None:
+    ends = {value.name for value in body.output}
+    kept = []
+    for node in body.node:
+        tensor = _constant(node)
+        if tensor is None or tensor.name in taken or tensor.name in ends:
+            kept.append(node)
+        else:
+            taken.add(tensor.name)
+            lifted.graph.initializer.append(tensor)
+    stored = [tensor for tensor in body.initializer if tensor.name in taken or tensor.name in ends]
+    for tensor in body.initializer:
+        if tensor.name not in taken and tensor.name not in ends:
+            taken.add(tensor.name)
+            lifted.graph.initializer.append(tensor)
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in kept]
+    rest = [TensorProto.FromString(tensor.SerializeToString()) for tensor in stored]
+    del body.node[:]
+    del body.initializer[:]
+    body.node.extend(copies)
+    body.initializer.extend(rest)
+    for node in body.node:
+        for inner in bodies(node):
+            _lift_body(inner, lifted, taken)
+
+
+def _constant(node: NodeProto) -> TensorProto | None:
+    """The tensor of a Constant, None where it is none or holds something else."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attribute) != 1:
+        return None
+    attribute = node.attribute[0]
+    tensor = TensorProto()
+    if attribute.type == AttributeProto.TENSOR:
+        tensor.CopyFrom(attribute.t)
+    elif attribute.type == AttributeProto.INT:
+        tensor = TensorProto(data_type=7, int64_data=[attribute.i])
+    elif attribute.type == AttributeProto.INTS:
+        tensor = TensorProto(data_type=7, dims=[len(attribute.ints)], int64_data=attribute.ints)
+    elif attribute.type == AttributeProto.FLOAT:
+        tensor = TensorProto(data_type=1, float_data=[attribute.f])
+    elif attribute.type == AttributeProto.FLOATS:
+        tensor = TensorProto(data_type=1, dims=[len(attribute.floats)], float_data=attribute.floats)
+    else:
+        return None
+    tensor.name = node.output[0]
+    return tensor
