@@ -86,7 +86,7 @@ def tidied(case: Case) -> Case:
         node.doc_string = ""
         del node.metadata_props[:]
         for body in bodies(node):
-            _forget_shapes(body)
+            _open_sides(body)
     proto.graph.initializer.extend(stored)
     for value in inputs:
         proto.graph.input.add(name=value.name).type.CopyFrom(feed_type(case.feeds[value.name], value.type))
@@ -102,15 +102,16 @@ def tidied(case: Case) -> Case:
     return Case(proto, feeds, {name: count for name, count in case.original.items() if name in names and count})
 
 
-def _forget_shapes(body: GraphProto) -> None:
-    """Leave the types of a body's values without their shapes, which are others once sides are shortened."""
+def _open_sides(body: GraphProto) -> None:
+    """Leave the sides of a body's values open, which are others once some are shortened; engines need their number."""
     del body.value_info[:]
     for value in (*body.input, *body.output):
         if value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
+            for side in value.type.tensor_type.shape.dim:
+                side.Clear()
     for node in body.node:
         for inner in bodies(node):
-            _forget_shapes(inner)
+            _open_sides(inner)
 
 
 def feed_type(value: Any, declared: TypeProto | None = None) -> TypeProto:

@@ -84,9 +84,7 @@ def _cut_each(search: Search) -> None:
         while start < len(search.case.proto.graph.node):
             count = len(search.case.proto.graph.node)
             case = _without(search, range(start, min(start + size, count))) if count > size else None
-            if case is not None and search.keeps(case):
-                found = True
-            elif size == 1 and search.first(_bypassed(search, start)):
+            if (case is not None and search.keeps(case)) or (size == 1 and search.first(_bypassed(search, start))):
                 found = True
             else:
                 start += size
@@ -142,11 +140,11 @@ def simplify_nodes(search: Search) -> None:
         for index in reversed(range(len(search.case.proto.graph.node[place].output))):
             node = search.case.proto.graph.node[place]
             named = [value for value in node.output if value]
-            if index < len(node.output) and node.output[index] in named[1:]:
-                if node.output[index] not in search.case.outputs:
-                    proto = copied(search.case.proto)
-                    _drop(proto.graph.node[place].output, index)
-                    search.keeps(changed(search.case, proto))
+            given = node.output[index] if index < len(node.output) else ""
+            if given in named[1:] and given not in search.case.outputs:
+                proto = copied(search.case.proto)
+                _drop(proto.graph.node[place].output, index)
+                search.keeps(changed(search.case, proto))
 
 
 def _is_required(case: Case, node: NodeProto, index: int) -> bool:

@@ -143,7 +143,7 @@ def _load_engines() -> None:
     from onnxscope.runtime.session import runtime_version
 
     runtime_version()
-    import onnx.reference  # noqa: F401
+    import onnx.reference
     import onnx.shape_inference  # noqa: F401
 
 
