@@ -19,15 +19,18 @@ from onnxscope.datasets.dataset import open_dataset
 from onnxscope.extracting.chosen_part import Part, choose_part
 from onnxscope.extracting.part_folder import save_part
 from onnxscope.extracting.recorded_values import Recorded, difference, known_types, record_values, types_of
+from onnxscope.extracting.shrunk_part import Shrinking, layers_of, reaching_values, shrink_part, whole_model
 from onnxscope.extracting.standalone import standalone
 from onnxscope.model.loading import CustomOps, Model
 from onnxscope.runtime.session import open_session
 from onnxscope.runtime.unstable_nodes import unstable_values
 from onnxscope.selection.feeding_recipes import load_to_run
+from onnxscope.shrinking.shrink import Shrunk
 
 __all__ = ["Extraction", "describe_part", "extract"]
 
 _NAMED = 3
+_VERDICTS: Mapping[str, str] = {"nan": "NaN", "infinity": "infinite", **dict.fromkeys(("crash", "hang", "error"), "")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +41,8 @@ class PartValue:
         name: The value's name, in the model as in the part.
         value: An array, a list for a sequence, None for an absent optional; the caller's to keep.
         max_abs: How far the part by itself is from it, of outputs that are numbers.
-        same: Whether the part by itself gives it, whenever it is run, within the tolerance of its element type; None of
-            an input.
+        same: Whether the part by itself gives it, whenever it is run, within the tolerance of its element type, and it
+            shows no fault; None of an input.
     """
 
     name: str
@@ -76,8 +79,10 @@ class Extraction(Record):
         model: The part by itself; its weights stay in the files of the whole model.
         layers: The layers that it holds, in execution order; where none of its nodes owns weights, those of all nodes.
         inputs: What reached it, in the order of its inputs.
-        outputs: What left it, in the order of its outputs.
+        outputs: What left it, in the order of its outputs. Of a part that was shrunk: what should leave it, or where
+            nothing tells that, what does; none where neither is known.
         notes: Remarks for people.
+        shrunk: What was made smaller, and the fault that it shows; None where nothing was.
     """
 
     source: Mapping[str, Any]
@@ -89,20 +94,22 @@ class Extraction(Record):
     inputs: tuple[PartValue, ...]
     outputs: tuple[PartValue, ...]
     notes: tuple[str, ...]
+    shrunk: Shrinking | None = None
 
     frame_keys = ("inputs", "outputs")
 
     @property
     def reproduces(self) -> bool:
         """Whether the part by itself gives what the model gave."""
-        return all(output.same for output in self.outputs)
+        return self.shrunk is None and all(output.same for output in self.outputs)
 
     def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> list[str]:
         """Write the part into a folder, in the layout of onnx's backend tests, with a script that runs it.
 
         `model.onnx` (and `model.onnx.data` where it would not fit into one file), `test_data_set_0/input_0.pb`,
         `output_0.pb`, …, the same arrays in `data.npz`, `reproduce.py`, and `extract.json`, which is `to_dict()`. They
-        appear together, or none does; files of an earlier part are replaced or removed, nothing else is touched.
+        appear together, or none does; files of an earlier part are replaced or removed, nothing else is touched. Of a
+        part that was shrunk the script shows the fault, and `model.onnxtxt` is the model as text where it is small.
 
         Args:
             folder: It is made where it is missing.
@@ -121,6 +128,7 @@ class Extraction(Record):
             self.to_dict(),
             Path(folder),
             force=force,
+            fault=None if self.shrunk is None else self.shrunk.fault,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,6 +159,7 @@ class Extraction(Record):
                 for place, each in enumerate(self.outputs)
             ],
             "reproduces": self.reproduces,
+            **({} if self.shrunk is None else {"shrunk": self.shrunk.to_dict()}),
         }
 
     def table(self) -> Table:
@@ -158,14 +167,15 @@ class Extraction(Record):
         rows: list[tuple[Cell, ...]] = [
             (f"input {place}", each.name, each.dtype, each.shape, None, "") for place, each in enumerate(self.inputs)
         ]
+        verdict = "differs" if self.shrunk is None else _VERDICTS.get(self.shrunk.fault.kind, "differs")
         rows += [
-            (f"output {place}", each.name, each.dtype, each.shape, each.max_abs, "" if each.same else "differs")
+            (f"output {place}", each.name, each.dtype, each.shape, each.max_abs, "" if each.same else verdict)
             for place, each in enumerate(self.outputs)
         ]
         layers = ", ".join(map(printable, self.layers[:_NAMED]))
         more = f" and {len(self.layers) - _NAMED} more" if len(self.layers) > _NAMED else ""
-        weights = f"{self.model.stored_bytes:,} bytes of weights"
-        title = f"{layers}{more} of {self.source['name']}: {counted(len(self.part.nodes), 'node')}, {weights}"
+        about = f"{counted(len(self.part.nodes), 'node')}, {self.model.stored_bytes:,} bytes of weights"
+        title = f"{layers}{more} of {self.source['name']}: {about if self.shrunk is None else self.shrunk}"
         return Table(title, ("", "value", "type", "shape", "off by", "verdict"), tuple(rows))
 
     def html_parts(self) -> list[str]:
@@ -183,6 +193,7 @@ def extract(
     select: str | Sequence[str] = (),
     start: str | Sequence[str] = (),
     end: str | Sequence[str] = (),
+    shrink: bool = False,
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
     threads: int = 0,
@@ -196,6 +207,9 @@ def extract(
         select: Layers, modules, nodes or values by selectors; of several, with everything between them.
         start: Values, or layers for what leaves them, behind which the part begins, in place of what is selected.
         end: Values, or layers for what leaves them, with which the part ends.
+        shrink: Make the part, or the whole model where none is named, as small as it can be while its fault is there:
+            onnxruntime crashes, hangs or fails on it, gives NaN or infinite numbers, or other ones than without its
+            optimizations or than onnx's ReferenceEvaluator. Each trial runs in a process of its own.
         custom_ops: Libraries of custom operators that onnxruntime loads: their code runs.
         dims: Sizes for open dimensions of the model's inputs.
         threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
@@ -206,32 +220,77 @@ def extract(
 
     Raises:
         SelectorError: A selector matches nothing, or no part is between what was named.
-        InputError: The inputs do not fit, or the part was not reached on them.
+        InputError: The inputs do not fit, the part was not reached on them, or nothing is wrong that can be shrunk.
         ModelError: The model cannot be read.
         RunError: onnxruntime fails.
     """
     loaded, options = load_to_run(
         model, RunOptions(**feeding, threads=threads), inputs, custom_ops=custom_ops, dims=dims
     )
-    part = choose_part(loaded, *(_listed(each) for each in (select, start, end)))
+    named = [_listed(each) for each in (select, start, end)]
+    part = choose_part(loaded, *named) if any(named) or not shrink else whole_model(loaded)
     if inputs is None:
         alone = loaded.rewritten(standalone(loaded, part, known_types(loaded, part)))
         prepared = open_dataset("random", alone, options).whole()
-        feeds: Mapping[str, Recorded] = next(prepared.runs())
-        outputs = open_session(alone, threads=threads).run(feeds)
-        values = {**feeds, **outputs}
+        values: Mapping[str, Recorded] = next(prepared.runs())
+        if not shrink:
+            values = {**values, **open_session(alone, threads=threads).run(values)}
         notes = [*prepared.notes, "the part alone was run: `-i` names what the whole model is fed"]
     else:
         prepared = open_dataset(inputs, loaded, options).whole()
         runs = prepared.runs()
-        values = record_values(loaded, part, next(runs), threads=threads)
+        recorded = reaching_values if shrink else record_values
+        values = recorded(loaded, part, next(runs), threads=threads)
         notes = [*prepared.notes]
         if next(runs, None) is not None:
             notes.append("the model takes the samples in several runs, of which the first is recorded")
     if part.path and inputs is not None:
         notes.append("the part lies in a body, of which the first round is recorded")
     fed: Literal["model", "part"] = "part" if inputs is None else "model"
+    if shrink:
+        return describe_shrunk(loaded, *shrink_part(loaded, part, values), prepared.record, fed=fed, notes=notes)
     return describe_part(loaded, part, values, prepared.record, fed=fed, notes=notes, threads=threads)
+
+
+def describe_shrunk(
+    model: Model,
+    shrunk: Shrunk,
+    shrinking: Shrinking,
+    record: Mapping[str, Any],
+    *,
+    fed: Literal["model", "part", "other"],
+    notes: Sequence[str] = (),
+) -> Extraction:
+    """Return what became of a part of a model, which is not run again.
+
+    Args:
+        model: Whose part it was.
+        shrunk: What it became.
+        shrinking: How.
+        record: The `input` record of what was fed.
+        fed: Who was fed it.
+        notes: Remarks for people.
+    """
+    graph = shrunk.model.proto.graph
+    fed_names, given_names = ([value.name for value in values] for values in (graph.input, graph.output))
+    part = Part((), tuple(shrunk.model.main.nodes), tuple(fed_names), tuple(given_names))
+    found = []
+    for name in given_names if shrunk.expected else ():
+        value, answer = shrunk.expected[name], shrunk.given.get(name)
+        _, distance = (True, None) if answer is None else difference(answer, value)
+        found.append(PartValue(name, value, distance if shrunk.fault.compared != "nothing" else None, False))
+    return Extraction(
+        source=model.to_dict(),
+        input=record,
+        fed=fed,
+        part=part,
+        model=shrunk.model,
+        layers=layers_of(model, shrunk.model) or _layers(shrunk.model, part),
+        inputs=tuple(PartValue(name, shrunk.feeds[name]) for name in fed_names),
+        outputs=tuple(found),
+        notes=(*notes, *shrinking.notes),
+        shrunk=shrinking,
+    )
 
 
 def describe_part(

@@ -22,10 +22,13 @@ from onnxscope.base.files import (
     writing_folder,
 )
 from onnxscope.base.json_files import dump_json, parse_json
+from onnxscope.extracting.fault_script import fault_script
 from onnxscope.extracting.model_files import MOST_INLINE_BYTES, write_model
+from onnxscope.extracting.model_text import model_text
 from onnxscope.extracting.recorded_values import TOLERANCES, Recorded
 from onnxscope.model.loading import Model
 from onnxscope.readers.npy import write_npz
+from onnxscope.shrinking.faults import Fault
 
 __all__ = ["files_of_part", "refuse_others", "save_part"]
 
@@ -39,6 +42,7 @@ _KINDS: Mapping[str, Written] = {
     "model.onnx": MODEL,
     "data.npz": ARRAYS,
     "extract.json": record_file("onnxscope.extract/1"),
+    "model.onnxtxt": Written("a model as text", re.compile(rb"<\s+ir_version")),
     "reproduce.py": Written("a script of `onnxscope extract`", re.compile(rb'"""Run this part of a model')),
     _WEIGHTS: Written("weights of `onnxscope extract`", re.compile(re.escape(_WEIGHTS_START))),
 }
@@ -73,17 +77,20 @@ def save_part(
     *,
     force: bool = False,
     most_inline_bytes: int = MOST_INLINE_BYTES,
+    fault: Fault | None = None,
 ) -> list[str]:
     """Write a part; see `Extraction.save`.
 
     Args:
         model: The part. Of its weights only these are read.
         inputs: What reached it.
-        outputs: What left it.
+        outputs: What left it; none where nothing does.
         record: What is known of it.
         folder: Where; it is made where it is missing.
         force: Whether files of other kinds may be replaced.
         most_inline_bytes: More bytes of weights get a file of their own.
+        fault: What the script is to show, None where it is to show what was recorded. With one, a small model is also
+            written as text.
 
     Returns:
         The names of the files, below the folder.
@@ -101,12 +108,20 @@ def save_part(
         if write_model(model, model.proto, target, "model.onnx", _WEIGHTS_START, most_inline_bytes):
             names.append(_WEIGHTS)
         declared = (*model.proto.graph.input, *model.proto.graph.output)
-        for (name, value), called in zip(values.items(), declared, strict=True):
+        for (name, value), called in zip(values.items(), declared, strict=len(values) > len(inputs)):
             target.write(f"{_DATA_SET}/{name}.pb", _message(value, called.name, called.type))
         arrays = [(key, array) for name, value in values.items() for key, array in _arrays(name, value)]
         write_npz(target.open("data.npz"), arrays)
         is_plain = not model.custom_ops and all(map(_is_plain, values.values()))
-        target.write("reproduce.py", (_SCRIPTS / f"reproduce{'' if is_plain else '_any'}.py.txt").read_bytes())
+        if fault is None:
+            script = (_SCRIPTS / f"reproduce{'' if is_plain else '_any'}.py.txt").read_bytes()
+        else:
+            script = fault_script(fault, is_plain=is_plain)
+            text = model_text(model.proto)
+            if text is not None:
+                target.write("model.onnxtxt", text.encode())
+                names.append("model.onnxtxt")
+        target.write("reproduce.py", script)
         names += [*data, "data.npz", "reproduce.py", "extract.json"]
         target.write("extract.json", dump_json({**record, "files": names}))
         target.remove(lambda: _earlier(folder) - set(names))

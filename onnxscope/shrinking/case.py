@@ -20,6 +20,7 @@ __all__ = [
     "read_by",
     "renamed",
     "replace_tensor",
+    "stored_bytes",
     "tidied",
     "with_nodes",
     "with_outputs",
@@ -65,6 +66,11 @@ def copied(proto: ModelProto) -> ModelProto:
     return copy
 
 
+def stored_bytes(case: Case) -> int:
+    """What its initializers take, apart from those in files."""
+    return sum(len(tensor.raw_data) or tensor.ByteSize() for tensor in case.proto.graph.initializer)
+
+
 def changed(case: Case, proto: ModelProto, feeds: Mapping[str, Any] | None = None, **original: int) -> Case:
     """The case with another model, without what nothing reads any more."""
     return tidied(Case(proto, case.feeds if feeds is None else feeds, {**case.original, **original}))
@@ -79,11 +85,12 @@ def tidied(case: Case) -> Case:
     stored = [tensor for tensor in graph.initializer if tensor.name in read]
     inputs = [value for value in graph.input if value.name in read and value.name in case.feeds]
     proto = ModelProto(ir_version=case.proto.ir_version)
-    proto.opset_import.extend(case.proto.opset_import)
+    domains = set(_domains(graph.node)) | {"", "ai.onnx"}
+    proto.opset_import.extend(each for each in case.proto.opset_import if each.domain in domains)
     proto.graph.name = "part"
     proto.graph.node.extend(graph.node)
     for node in proto.graph.node:
-        node.doc_string = ""
+        node.ClearField("doc_string")
         del node.metadata_props[:]
         for body in bodies(node):
             _open_sides(body)
@@ -100,6 +107,13 @@ def tidied(case: Case) -> Case:
     feeds = {name: fed for name, fed in case.feeds.items() if name in kept}
     names = kept | {tensor.name for tensor in stored}
     return Case(proto, feeds, {name: count for name, count in case.original.items() if name in names and count})
+
+
+def _domains(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    for node in nodes:
+        yield node.domain
+        for body in bodies(node):
+            yield from _domains(body.node)
 
 
 def _open_sides(body: GraphProto) -> None:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from onnxscope.shrinking.case import Case
+from onnxscope.errors import RunError
+from onnxscope.shrinking.case import Case, with_outputs
 from onnxscope.shrinking.trial_run import Compared, Question
 from onnxscope.shrinking.trials import Outcome, Trials
 
-__all__ = ["Bench", "Fault", "FaultKind", "find_fault"]
+__all__ = ["Bench", "Fault", "FaultKind", "Found", "find_fault", "is_finite"]
 
 FaultKind = Literal["crash", "hang", "error", "nan", "infinity", "optimizations", "reference", "models"]
 _KEPT_SHARE = 0.25  # of how far it was off: less may be another fault
 _LEAST_EXCESS = 4.0  # times the tolerance
+_WHERE = ": the part"  # as trials call their model
+_REASON = re.compile(r"(onnxruntime cannot \w+ the model) \((.*)\)", re.DOTALL)
 _NAMES = re.compile(r"'[^']*'|\"[^\"]*\"|\([^()]*\)|[\d.,:x{}\[\]-]+")
 _SAID: Mapping[str, str] = {
     "crash": "onnxruntime crashes ({})",
     "hang": "onnxruntime does not end within {} s",
-    "error": "onnxruntime fails: {}",
+    "error": "{}",
     "nan": "onnxruntime gives NaN, and no input holds one",
     "infinity": "onnxruntime gives infinite numbers, and no input holds one",
     "optimizations": "onnxruntime gives other numbers with its optimizations than without them",
@@ -102,6 +105,11 @@ class Bench:
         outcome = self.trials.ask(self._question(case, "nothing", "values"))
         return outcome.answer if outcome.kind == "answered" else None
 
+    def given(self, case: Case) -> dict[str, Any] | None:
+        """What the outputs of a case hold where it is run as it was judged, None where it does not run."""
+        outcome = self.trials.ask(self._question(case, "nothing", "given"))
+        return outcome.answer if outcome.kind == "answered" else None
+
     def expected(self, case: Case, compared: Compared) -> dict[str, Any] | None:
         """What its outputs should hold, None where that cannot be told."""
         outcome = self.trials.ask(self._question(case, compared, "expected"))
@@ -117,34 +125,65 @@ class Bench:
         return Question(content, case.feeds, self.folder, self.custom_ops, compared, wants, self.tolerances)
 
 
-def find_fault(bench: Bench, case: Case, *, has_two: bool) -> Fault | None:
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a look at a case has found.
+
+    Attributes:
+        fault: The gravest one, None where nothing is wrong.
+        case: Of its outputs those that it is about.
+        looked_for: What there is none of, in a sentence.
+    """
+
+    fault: Fault | None
+    case: Case
+    looked_for: str = ""
+
+
+def find_fault(bench: Bench, case: Case, *, unstable: Collection[str] = (), has_two: bool = False) -> Found:
     """Find what is wrong with a case.
 
     Args:
         bench: Where it is run.
         case: With two models in it, the first half of its outputs are the first one's.
-        has_two: Whether it has.
+        unstable: Outputs that are others in every run, which are held to nothing.
+        has_two: Whether it has two.
 
-    Returns:
-        The gravest fault, None where nothing is wrong.
+    Raises:
+        RunError: It cannot be tried.
     """
     outcome = bench.verdict(case, "halves" if has_two else "nothing")
     if outcome.kind == "crashed":
-        return Fault("crash", outcome.detail)
+        return Found(Fault("crash", outcome.detail), case)
     if outcome.kind == "late":
-        return Fault("hang", f"{bench.trials.timeout_s:g}")
+        return Found(Fault("hang", f"{bench.trials.timeout_s:g}"), case)
     if outcome.kind == "failed":
-        return Fault("error", outcome.detail)
+        if not outcome.detail.startswith("onnxruntime"):
+            raise RunError(f"it cannot be tried: {outcome.detail}")
+        return Found(Fault("error", outcome.detail.removesuffix(_WHERE)), case)
+    runs = f"onnxruntime runs it within {bench.trials.timeout_s:g} s"
     if has_two:
-        return _off("models", outcome)
+        return Found(_off("models", outcome), case, f"{runs}, and both models give the same numbers")
+    looked_for = f"{runs}, gives neither NaN nor infinite numbers"
     if all(map(is_finite, case.feeds.values())):
         if any(state.has_nan for state in outcome.answer.values()):
-            return Fault("nan")
+            return Found(Fault("nan"), case)
         if any(state.has_infinity for state in outcome.answer.values()):
-            return Fault("infinity")
-    return _off("optimizations", bench.verdict(case, "optimizations")) or _off(
-        "reference", bench.verdict(case, "reference")
-    )
+            return Found(Fault("infinity"), case)
+    else:
+        looked_for = f"{runs}, was fed NaN or infinite numbers, so that its own prove nothing"
+    stable = [name for name in case.outputs if name not in unstable]
+    if not stable:
+        return Found(None, case, f"{looked_for}, and never gives the same twice")
+    case = with_outputs(case, stable)
+    fault = _off("optimizations", bench.verdict(case, "optimizations"))
+    if fault is not None:
+        return Found(fault, case)
+    reference = bench.verdict(case, "reference")
+    others = "without its optimizations and by onnx's ReferenceEvaluator"
+    if reference.kind != "answered":
+        others = "without its optimizations (onnx's ReferenceEvaluator cannot run it)"
+    return Found(_off("reference", reference), case, f"{looked_for}, and gives the same {others}")
 
 
 def is_finite(value: Any) -> bool:
@@ -165,6 +204,9 @@ def _off(kind: Literal["optimizations", "reference", "models"], outcome: Outcome
 
 def _kind_of(message: str) -> str:
     """A message without names and numbers."""
+    found = _REASON.fullmatch(message.removesuffix(_WHERE))
+    if found is not None:
+        message = f"{found[1]}: {found[2]}"
     before = ""
     while before != message:
         before, message = message, _NAMES.sub(" ", message)

@@ -21,8 +21,7 @@ Side = tuple[str, int]
 _SIZES = frozenset({"group", "hidden_size", "kv_num_heads", "num_groups", "num_heads", "num_outputs", "size", "shape"})
 """Attributes that hold sides of what a node reads or gives."""
 _MOST_SIZES = 64  # elements of an initializer that may be a list of sizes
-_MOST_ALONE = 4096  # bytes of weights beyond which single sides are not tried before those that belong together
-_TEXT = "OUSMm"
+_INT64 = 7
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def shorten_sides(search: Search) -> bool:
     Returns:
         Whether one was.
     """
-    found = False
+    found = any(search.keeps(case) for case in _shortest(search))
     for _ in range(8):
         lengths = sorted({length for length in _lengths(search).values() if length > 1}, reverse=True)
         again = False
@@ -63,6 +62,28 @@ def shorten_sides(search: Search) -> bool:
         if not again or search.is_over:
             break
     return found
+
+
+def _shortest(search: Search) -> Iterator[Case]:
+    """Cases in which every side is 1, with sizes or as they are."""
+    case = search.case
+    sides = [length for length in _lengths(search).values() if length > 1]
+    for in_sizes in (True, False) if sides else ():
+        proto, counts = copied(case.proto), {}
+        for tensor in case.proto.graph.initializer:
+            array = search.array(tensor)
+            is_list = tensor.data_type == _INT64 and array.size <= _MOST_SIZES
+            new = np.minimum(array, 1) if is_list else _corner(array)
+            if in_sizes or not is_list:
+                replace_tensor(proto, tensor.name, new)
+                counts[tensor.name] = _rest(case, tensor.name, new)
+        feeds = {name: _corner(value) if isinstance(value, np.ndarray) else value for name, value in case.feeds.items()}
+        counts |= {name: _rest(case, name, value) for name, value in feeds.items() if isinstance(value, np.ndarray)}
+        yield changed(case, proto, feeds, **counts)
+
+
+def _corner(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.array(array[(slice(0, 1),) * array.ndim])
 
 
 def _shorten(search: Search, length: int) -> bool:
@@ -138,7 +159,7 @@ def _cut(search: Search, cut: _Cut) -> Case | None:
             array = _shortened(search.array(tensor), axes[tensor.name], cut)
             replace_tensor(proto, tensor.name, array)
             counts[tensor.name] = _rest(case, tensor.name, array)
-        elif cut.in_sizes and tensor.data_type == 7 and int(np.prod(tensor.dims)) <= _MOST_SIZES:
+        elif cut.in_sizes and tensor.data_type == _INT64 and int(np.prod(tensor.dims)) <= _MOST_SIZES:
             old = search.array(tensor)
             new = _sizes(old, cut)
             if (new != old).any():
@@ -160,7 +181,7 @@ def _rest(case: Case, name: str, array: np.ndarray[Any, Any]) -> int:
 
 def _has_sizes(search: Search, cut: _Cut) -> bool:
     return any(
-        tensor.data_type == 7
+        tensor.data_type == _INT64
         and int(np.prod(tensor.dims)) <= _MOST_SIZES
         and (_sizes(search.array(tensor), cut) != search.array(tensor)).any()
         for tensor in search.case.proto.graph.initializer

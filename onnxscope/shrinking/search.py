@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
-from onnxscope.shrinking.case import Case, with_outputs
+from onnxscope.errors import ModelError
+from onnxscope.model.loading import Model
+from onnxscope.shrinking.case import Case, copied, stored_bytes, with_outputs
 from onnxscope.shrinking.faults import Bench, Fault, is_finite
 
 __all__ = ["Search"]
+
+_MOST_BYTES = 1 << 30  # of weights that a trial carries with it; those in files are none of them
 
 
 @dataclass(eq=False)
@@ -24,7 +28,7 @@ class Search:
         bench: Where trials are made.
         fault: What has to stay.
         case: The smallest so far that shows it.
-        array: Reads an initializer, wherever its bytes are.
+        model: The one that is made smaller, which reads initializers wherever their bytes are.
         most_trials: After so many it ends.
         end_s: Of the monotonic clock: when it ends in any case.
     """
@@ -32,7 +36,7 @@ class Search:
     bench: Bench
     fault: Fault
     case: Case
-    array: Callable[[TensorProto], np.ndarray[Any, Any]]
+    model: Model
     most_trials: int
     end_s: float
     timeout_s: float | None = None
@@ -52,14 +56,20 @@ class Search:
         """Try a case and take it where it shows the fault."""
         if self.is_over:
             return False
+        if stored_bytes(case) > _MOST_BYTES:
+            return False  # protobuf has no room for it
         digest = case.digest
         if digest in self._failed or not self._is_fair(case):
             return False
-        if self.fault.is_in(self.bench.verdict(case, self.fault.compared, self.timeout_s)):
+        if self.fault.is_in(self.bench.verdict(case, self.fault.compared, self.timeout_s)) and self._is_model(case):
             self.case = case
             return True
         self._failed.add(digest)
         return False
+
+    def array(self, tensor: TensorProto) -> np.ndarray[Any, Any]:
+        """Read an initializer."""
+        return self.model.array(tensor)
 
     def first(self, cases: Iterable[Case]) -> bool:
         """Take the first of some cases that shows the fault."""
@@ -78,6 +88,14 @@ class Search:
         if answers is None or any(value is None for value in answers.values()):
             return None
         return {**known, **answers}
+
+    def _is_model(self, case: Case) -> bool:
+        """Whether whatever reads models takes it; engines may take more."""
+        try:
+            self.model.rewritten(copied(case.proto))
+        except ModelError:
+            return False
+        return True
 
     def _is_fair(self, case: Case) -> bool:
         """Whether what is to come out of it has not been put in."""

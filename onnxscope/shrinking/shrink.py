@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto
 
+from onnxscope.errors import InputError
+from onnxscope.model.loading import Model
 from onnxscope.shrinking.case import Case, bodies, copied, tidied
-from onnxscope.shrinking.faults import Bench, Fault, find_fault
+from onnxscope.shrinking.faults import Bench, Fault, find_fault, is_finite
 from onnxscope.shrinking.fewer_dims import shorten_sides
 from onnxscope.shrinking.fewer_nodes import cut_nodes, open_bodies, simplify_nodes
 from onnxscope.shrinking.search import Search
@@ -23,7 +24,7 @@ __all__ = ["Limited", "Shrunk", "shrink"]
 
 _ROUNDS = 4
 _SHORT_TIMEOUT_S = 2.0  # of a trial, where a hang is looked for that was found with a longer one
-_TO_CALL = 1 << 16  # bytes of values that are still worth a number
+_MOST_OF_TYPE = 1000  # bytes of a type that an output is declared with
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Limited:
         search_s: And after so many seconds.
     """
 
-    trial_s: float = 10.0
+    trial_s: float = 20.0
     most_trials: int = 4000
     search_s: float = 100.0
 
@@ -47,9 +48,10 @@ class Shrunk:
 
     Attributes:
         fault: What is wrong with it, as with the model that it was made of.
-        proto: The model; it may refer to weights outside where these could not be replaced.
+        model: It may refer to weights in the files of the other one where these could not be replaced.
         feeds: What it is fed.
-        expected: What its outputs should be, or what they are where nothing tells that; empty where it gives none.
+        given: What its outputs are; empty where it gives none.
+        expected: What they should be, or what they are where nothing tells that; empty where neither is known.
         original_weights: How many values of weights are those of the model.
         original_inputs: How many values of inputs are those that were fed.
         trials: How many were made.
@@ -57,8 +59,9 @@ class Shrunk:
     """
 
     fault: Fault
-    proto: ModelProto
+    model: Model
     feeds: Mapping[str, Any]
+    given: Mapping[str, Any]
     expected: Mapping[str, Any]
     original_weights: int
     original_inputs: int
@@ -67,47 +70,44 @@ class Shrunk:
 
 
 def shrink(
-    proto: ModelProto,
+    model: Model,
     feeds: Mapping[str, Any],
     *,
-    array: Callable[[TensorProto], np.ndarray[Any, Any]],
-    folder: Path | None,
     tolerances: Mapping[str, float],
-    custom_ops: tuple[Path, ...] = (),
+    unstable: Collection[str] = (),
     has_two: bool = False,
     limits: Limited | None = None,
-) -> Shrunk | None:
+) -> Shrunk:
     """Make a model smaller while its fault is there.
 
     Args:
-        proto: The model, without local functions. It is not changed.
+        model: It is not changed.
         feeds: What it is fed, by input.
-        array: Reads its tensors, wherever their bytes are.
-        folder: Where these are, None where they are in the model.
         tolerances: How far outputs may be off by element type, in shares of their largest magnitude.
-        custom_ops: Libraries of custom operators.
+        unstable: Outputs that are others in every run, so that no numbers are expected of them.
         has_two: Whether it is two models in one: the first half of the outputs are the first one's.
         limits: How long is searched.
 
-    Returns:
-        None where nothing is wrong with it.
-
     Raises:
+        InputError: Nothing is wrong with it.
         RunError: No trials can be made.
     """
     limits = limits or Limited()
     end_s = time.monotonic() + limits.search_s
     with Trials(limits.trial_s) as trials:
-        bench = Bench(trials, folder, custom_ops, tolerances)
-        case = tidied(Case(_lifted(proto), feeds))
-        fault = find_fault(bench, case, has_two=has_two)
-        if fault is None:
-            return None
+        bench = Bench(trials, model.folder, model.custom_ops, tolerances)
+        found = find_fault(bench, tidied(Case(_lifted(model.proto), feeds)), unstable=unstable, has_two=has_two)
+        if found.fault is None:
+            raise InputError(
+                f"nothing is wrong that can be shrunk: {found.looked_for}: {model.name}",
+                hint="feed what shows the fault",
+            )
+        fault, case = found.fault, found.case
         arrays = {name: value for name, value in feeds.items() if isinstance(value, np.ndarray)}
         sizes = {tensor.name: _Sized(tensor) for tensor in case.proto.graph.initializer}
         original = count_original(case, {**sizes, **arrays})  # type: ignore[dict-item]
         case = Case(case.proto, case.feeds, original)
-        search = Search(bench, fault, case, array, limits.most_trials, end_s)
+        search = Search(bench, fault, case, model, limits.most_trials, end_s)
         if fault.kind == "hang":
             search.timeout_s = min(_SHORT_TIMEOUT_S, limits.trial_s)
         _reduce(search, has_two=has_two)
@@ -147,22 +147,39 @@ def _reduce(search: Search, *, has_two: bool) -> None:
 
 def _result(search: Search) -> Shrunk:
     case, bench, fault = search.case, search.bench, search.fault
-    expected: Mapping[str, Any] = {}
-    if fault.kind in ("nan", "infinity"):
-        expected = bench.expected(case, "reference") or {}
-        if not all(np.isfinite(np.asarray(value, np.float64)).all() for value in expected.values()):
-            expected = {}
-        expected = expected or bench.values(case) or {}
-    elif fault.compared != "nothing":
-        expected = bench.expected(case, fault.compared) or {}
+    given: Mapping[str, Any] = {}
+    if fault.kind not in ("crash", "hang", "error"):
+        given = bench.given(case) or {}
+    expected = _expected(search, given)
     proto = copied(case.proto)
     known = bench.types(case)
     for value in proto.graph.output:
-        if value.name in known:
+        if len(known.get(value.name, b"")) in range(1, _MOST_OF_TYPE):
             value.type.CopyFrom(TypeProto.FromString(known[value.name]))
     weights = sum(case.original.get(tensor.name, 0) for tensor in proto.graph.initializer)
     inputs = sum(case.original.get(name, 0) for name in case.feeds)
-    return Shrunk(fault, proto, case.feeds, expected, weights, inputs, bench.trials.count, not search.is_over)
+    return Shrunk(
+        fault=fault,
+        model=search.model.rewritten(proto),
+        feeds=case.feeds,
+        given=given,
+        expected=expected,
+        original_weights=weights,
+        original_inputs=inputs,
+        trials=bench.trials.count,
+        is_complete=not search.is_over,
+    )
+
+
+def _expected(search: Search, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the outputs should be: by what they are held to, else by onnx's ReferenceEvaluator where it can tell."""
+    case, bench, fault = search.case, search.bench, search.fault
+    if fault.compared != "nothing":
+        return bench.expected(case, fault.compared) or {}
+    if fault.kind == "hang":
+        return {}
+    expected = bench.expected(case, "reference") or {}
+    return expected if expected and all(map(is_finite, expected.values())) else given
 
 
 def _lifted(proto: ModelProto) -> ModelProto:

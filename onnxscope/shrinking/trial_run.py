@@ -31,7 +31,8 @@ class Question:
         folder: Where weights lie that are outside.
         custom_ops: Libraries of custom operators.
         compared: What its outputs are held to.
-        wants: How they are, or what they hold, or what they should hold, or their types alone, without a run.
+        wants: How they are; what they hold, without optimizations where that runs; what they hold with them; what they
+            should hold; or their types alone, without a run.
         tolerances: Of the element types, as shares of the largest magnitude.
     """
 
@@ -40,7 +41,7 @@ class Question:
     folder: Path | None
     custom_ops: tuple[Path, ...]
     compared: Compared
-    wants: Literal["verdict", "values", "expected", "types"]
+    wants: Literal["verdict", "values", "given", "expected", "types"]
     tolerances: Mapping[str, float]
 
 
@@ -77,6 +78,8 @@ def answer(question: Question) -> Any:
             return _run(question, proto, optimize=False)
         except RunError:
             return _run(question, proto)
+    if question.wants == "given":
+        return _run(question, proto)
     if question.wants == "expected":
         return _expected(question, proto, names, {})
     given = _run(question, proto)

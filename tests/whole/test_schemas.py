@@ -206,6 +206,7 @@ def baseline(folder, model):
         ("extract unreachable.onnx --to y -i random -o part", 0),
         ("extract noisy.onnx --to y -i random -o part", 0),
         ("extract empty.onnx --from h -i random -o part", 0),
+        ("extract odd.onnx -i random --shrink -o part", 0),
         ("sensitivity digits.onnx -i digits.npz --limit 4 --as int8,float16", 0),
         ("sensitivity digits.onnx -i digits.npz --limit 4 --of both --target 35dB", 0),
         ("sensitivity tokens.onnx -i random", 0),
