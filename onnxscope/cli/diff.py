@@ -55,6 +55,7 @@ __all__ = ["diff"]
     metavar="DIR",
     help="Cut the guilty layer out of both models, into DIR/a and DIR/b; see `onnxscope extract`.",
 )
+@click.option("--shrink", is_flag=True, help="Make both parts of --extract smaller together, while they differ.")
 @click.option(
     "--explain",
     is_flag=True,
@@ -84,6 +85,7 @@ def diff(
     batch_size: int,
     limit: int | None,
     extract: Path | None,
+    shrink: bool,
     explain: bool,
     mend: Path | None,
     force: bool,
@@ -103,6 +105,8 @@ def diff(
 
     if extract is not None and (weights_only or not inputs):
         raise click.UsageError("--extract needs what the models are fed: -i")
+    if shrink and extract is None:
+        raise click.UsageError("--shrink needs a place for the two parts: --extract")
     if (explain or mend is not None) and (weights_only or not inputs):
         raise click.UsageError("--explain and --mend need what the models are fed: -i")
     if replace and (explain or mend is not None or extract is not None):
@@ -148,7 +152,7 @@ def diff(
         shown.show(result)
     if extract is not None:
         options = RunOptions(**feeding, batch_size=batch_size, limit=limit)
-        for remark in _cut(extract, result, models, list(inputs), options, force):
+        for remark in _cut(extract, result, models, list(inputs), options, force, shrink):
             shown.note(remark)
     context.exit(0 if result.equal else 1)
 
@@ -197,6 +201,7 @@ def _cut(
     inputs: list[str],
     options: RunOptions,
     force: bool,
+    shrink: bool,
 ) -> list[str]:
     """Write the guilty layer of both models, and return what there is to say of it."""
     from onnxscope.extracting.guilty_parts import extract_guilty
@@ -204,7 +209,7 @@ def _cut(
 
     first, options = load_to_run(models[0], options, inputs)
     try:
-        parts = extract_guilty(result, first, models[1], inputs, options)
+        parts = extract_guilty(result, first, models[1], inputs, options, shrink=shrink)
     except (InputError, RunError) as error:  # the verdict stands
         return [f"the guilty layer is not extracted: {error}"]
     if parts is None:
@@ -213,5 +218,6 @@ def _cut(
     for name, part in zip(("a", "b"), parts, strict=True):
         part.save(folder / name, force=force)
         remarks += [f"{name}: {remark}" for remark in part.notes]
+        remarks += [] if part.shrunk is None else [f"{name}: {part.shrunk}"]
     layer = ", ".join(parts[0].layers[:3])
     return [*remarks, f"the guilty layer ({layer}) of both is in {folder / 'a'} and {folder / 'b'}"]

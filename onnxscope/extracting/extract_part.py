@@ -101,7 +101,9 @@ class Extraction(Record):
     @property
     def reproduces(self) -> bool:
         """Whether the part by itself gives what the model gave."""
-        return self.shrunk is None and all(output.same for output in self.outputs)
+        if self.shrunk is not None and self.shrunk.fault.kind != "models":
+            return False
+        return all(output.same for output in self.outputs)
 
     def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> list[str]:
         """Write the part into a folder, in the layout of onnx's backend tests, with a script that runs it.

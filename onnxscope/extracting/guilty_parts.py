@@ -18,6 +18,7 @@ from onnxscope.errors import InputError
 from onnxscope.extracting.chosen_part import part_before
 from onnxscope.extracting.extract_part import Extraction, describe_part
 from onnxscope.extracting.recorded_values import Recorded, record_values
+from onnxscope.extracting.shrunk_pair import shrink_pair
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model
 from onnxscope.pairing.match_values import Counterpart, match_values
@@ -26,7 +27,7 @@ __all__ = ["as_second", "extract_guilty"]
 
 
 def extract_guilty(
-    comparison: Comparison, a: Model, b: Model, inputs: Any, options: RunOptions
+    comparison: Comparison, a: Model, b: Model, inputs: Any, options: RunOptions, *, shrink: bool = False
 ) -> tuple[Extraction, Extraction] | None:
     """Cut the first guilty layer out of both models.
 
@@ -39,6 +40,7 @@ def extract_guilty(
         b: The second.
         inputs: What they were fed; of it the first batch is recorded.
         options: How.
+        shrink: Make both smaller together, while they differ.
 
     Returns:
         The parts of both, None where no layer adds a difference of its own.
@@ -73,7 +75,7 @@ def extract_guilty(
     values, notes = as_second((a, b), row, shared, first, second, fed_to_b)
     reference = describe_part(a, parts[0], first, feed.record, fed="model", threads=options.threads)
     changed = describe_part(b, parts[1], values, feed.record, fed="other", notes=notes, threads=options.threads)
-    return reference, changed
+    return shrink_pair(reference, changed) if shrink else (reference, changed)
 
 
 def as_second(

@@ -113,10 +113,11 @@ def save_part(
         arrays = [(key, array) for name, value in values.items() for key, array in _arrays(name, value)]
         write_npz(target.open("data.npz"), arrays)
         is_plain = not model.custom_ops and all(map(_is_plain, values.values()))
-        if fault is None:
+        if fault is None or fault.kind == "models":  # these differ in what is recorded
             script = (_SCRIPTS / f"reproduce{'' if is_plain else '_any'}.py.txt").read_bytes()
         else:
             script = fault_script(fault, is_plain=is_plain)
+        if fault is not None:
             text = model_text(model.proto)
             if text is not None:
                 target.write("model.onnxtxt", text.encode())

@@ -21,7 +21,7 @@ from onnxscope.shrinking.case import Case, with_outputs
 from onnxscope.shrinking.faults import Fault
 from onnxscope.shrinking.shrink import Limited, Shrunk, shrink
 
-__all__ = ["Shrinking", "layers_of", "reaching_values", "shrink_part", "whole_model"]
+__all__ = ["Shrinking", "layers_of", "reaching_values", "shrink_part", "size_bytes", "whole_model"]
 
 _ROUNDED: Mapping[str, float] = {"float16": 5e-2, "float32": 5e-2, "float64": 5e-2, "int8": 2 / 127, "uint8": 2 / 255}
 """How far outputs may be off where kernels round to codes, in which one step is no fault."""
@@ -67,7 +67,8 @@ class Shrinking:
         if self.original_weights or self.original_inputs:
             kinds = ((self.original_weights, "weights"), (self.original_inputs, "inputs"))
             kept = " and ".join(f"{count:,} numbers of the {kind}" for count, kind in kinds if count)
-            notes.append(f"{kept} are the model's own or were fed: with others the fault is gone")
+            why = "they are what differs" if self.fault.kind == "models" else "with others the fault is gone"
+            notes.append(f"{kept} are the model's own or were fed: {why}")
         if not self.is_complete:
             notes.append(f"the search was ended after {self.trials:,} trials: shrink the result again")
         return notes
@@ -150,8 +151,8 @@ def shrink_part(
         fault=shrunk.fault,
         nodes_before=len(part.nodes),
         nodes=len(shrunk.model.main.nodes),
-        bytes_before=_size_bytes(alone),
-        bytes=_size_bytes(shrunk.model),
+        bytes_before=size_bytes(alone),
+        bytes=size_bytes(shrunk.model),
         original_weights=shrunk.original_weights,
         original_inputs=shrunk.original_inputs,
         trials=shrunk.trials,
@@ -179,7 +180,7 @@ def _has_codes(model: Model) -> bool:
     return any("Quantize" in kind or "QLinear" in kind or kind.endswith("Integer") for kind in kinds)
 
 
-def _size_bytes(model: Model) -> int:
+def size_bytes(model: Model) -> int:
     """What a model takes as one file."""
     outside = (tensor for tensor in every_tensor(model.proto) if tensor.data_location == TensorProto.EXTERNAL)
     return int(model.proto.ByteSize() + sum(map(model.storage.stored_bytes, outside)))

@@ -31,6 +31,8 @@ class Search:
         model: The one that is made smaller, which reads initializers wherever their bytes are.
         most_trials: After so many it ends.
         end_s: Of the monotonic clock: when it ends in any case.
+        timeout_s: Seconds of a trial, in place of the usual ones.
+        fixed: Inputs and initializers whose numbers are left as they are.
     """
 
     bench: Bench
@@ -40,6 +42,7 @@ class Search:
     most_trials: int
     end_s: float
     timeout_s: float | None = None
+    fixed: frozenset[str] = frozenset()
     _failed: set[bytes] = field(default_factory=set)
 
     @property

@@ -16,6 +16,7 @@ from onnxscope.shrinking.case import Case, bodies, copied, tidied
 from onnxscope.shrinking.faults import Bench, Fault, find_fault, is_finite
 from onnxscope.shrinking.fewer_dims import shorten_sides
 from onnxscope.shrinking.fewer_nodes import cut_nodes, open_bodies, simplify_nodes
+from onnxscope.shrinking.fewer_pairs import cut_pairs
 from onnxscope.shrinking.search import Search
 from onnxscope.shrinking.simpler_values import count_original, replace_values, simplify_values
 from onnxscope.shrinking.trials import Trials
@@ -75,6 +76,7 @@ def shrink(
     *,
     tolerances: Mapping[str, float],
     unstable: Collection[str] = (),
+    fixed: Collection[str] = (),
     has_two: bool = False,
     limits: Limited | None = None,
 ) -> Shrunk:
@@ -85,6 +87,7 @@ def shrink(
         feeds: What it is fed, by input.
         tolerances: How far outputs may be off by element type, in shares of their largest magnitude.
         unstable: Outputs that are others in every run, so that no numbers are expected of them.
+        fixed: Inputs and initializers whose numbers are left as they are, though fewer of them may be.
         has_two: Whether it is two models in one: the first half of the outputs are the first one's.
         limits: How long is searched.
 
@@ -107,7 +110,7 @@ def shrink(
         sizes = {tensor.name: _Sized(tensor) for tensor in case.proto.graph.initializer}
         original = count_original(case, {**sizes, **arrays})  # type: ignore[dict-item]
         case = Case(case.proto, case.feeds, original)
-        search = Search(bench, fault, case, model, limits.most_trials, end_s)
+        search = Search(bench, fault, case, model, limits.most_trials, end_s, fixed=frozenset(fixed))
         if fault.kind == "hang":
             search.timeout_s = min(_SHORT_TIMEOUT_S, limits.trial_s)
         _reduce(search, has_two=has_two)
@@ -130,7 +133,9 @@ class _Sized:
 def _reduce(search: Search, *, has_two: bool) -> None:
     for _ in range(_ROUNDS):
         before = search.case
-        if not has_two:
+        if has_two:
+            cut_pairs(search)
+        else:
             cut_nodes(search)
             while open_bodies(search):
                 cut_nodes(search)

@@ -91,8 +91,11 @@ def _private(search: Search) -> list[str]:
 
 
 def _changeable(search: Search) -> Iterator[str]:
-    yield from (name for name, value in search.case.feeds.items() if isinstance(value, np.ndarray))
+    arrays = (name for name, value in search.case.feeds.items() if isinstance(value, np.ndarray))
+    yield from (name for name in arrays if name not in search.fixed)
     for tensor in search.case.proto.graph.initializer:
+        if tensor.name in search.fixed:
+            continue
         if tensor.data_type not in (6, 7, 9) or int(np.prod(tensor.dims)) > _MOST_SIZES:
             yield tensor.name
 
