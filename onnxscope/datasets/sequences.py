@@ -160,8 +160,10 @@ def _open_stepped(
     from onnxscope.stepping.walk import Walker
 
     first = FirstValues.named(given, specs, states)
-    dataset = opened(_fed(given, specs, states))
-    ids = token_input([spec for spec in dataset.samples.specs if spec.name not in _names(states)])
+    fed, ids = _fed(given, specs, states)
+    dataset = opened(fed)
+    if ids is None:
+        ids = token_input([spec for spec in dataset.samples.specs if spec.name not in _names(states)])
     if options.generate is not None and ids is None:
         raise InputError("no input of the model takes tokens of (batch, sequence), to generate more")
     asked = (options.state, options.generate, options.step) != (None, None, None)
@@ -175,19 +177,26 @@ def _open_stepped(
     return _stepped(dataset, sequences, specs, states, first, ids, options)
 
 
-def _fed(given: Given, specs: Sequence[InputSpec], states: Sequence[State]) -> list[InputSpec]:
-    """The inputs that the data is opened for: no states, and nothing that tokens tell and the data does not name."""
-    from onnxscope.stepping.token_feeds import made_of_tokens, token_input
+def _fed(given: Given, specs: Sequence[InputSpec], states: Sequence[State]) -> tuple[list[InputSpec], InputSpec | None]:
+    """The inputs that the data is opened for: no states, and nothing that tokens tell and the data does not name.
+
+    Where a text is for an input that has room for one token, that input comes with it: the data has all of them.
+    """
+    from onnxscope.stepping.token_feeds import made_of_tokens, one_token_input, token_input
 
     rest = [spec for spec in specs if spec.name not in _names(states)]
     if not rest:
         raise InputError("every input of the model is a state: there is nothing to step over")
+    single = one_token_input(rest, states) if given.kind == "text" else None
+    if single is not None:
+        long = single.owned(((single.shape or (None,))[0], None), lambda: single.model)
+        return [long if spec is single else spec for spec in rest if not made_of_tokens(spec)], single
     if token_input(rest) is None or given.kind in ("random", "images"):
-        return rest
+        return rest, None
     of_text = {name for name, part in token_parts(rest).items() if part != "length"} if given.kind == "text" else set()
     known = given.names(specs) | of_text
     by_itself = given.kind == "arrays" and not known and not given.is_one_array
-    return [spec for spec in rest if by_itself or spec.name in known or not made_of_tokens(spec)]
+    return [spec for spec in rest if by_itself or spec.name in known or not made_of_tokens(spec)], None
 
 
 def _names(states: Sequence[State]) -> set[str]:
@@ -256,7 +265,7 @@ def _over_tokens(
             sample = {}
         if not tokens:
             raise InputError(f"no token to begin with: {data.name(position)}")
-        walk = walker.over_tokens(tokens, sample, options.generate, first=first.of_sequence(*place))
+        walk = walker.over_tokens(tokens, sample, options.generate, ids=ids, first=first.of_sequence(*place))
         sequences.append((data.name(position), walk))
     return sequences
 

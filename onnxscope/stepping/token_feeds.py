@@ -19,6 +19,7 @@ __all__ = [
     "Place",
     "made_of_tokens",
     "masks_tokens",
+    "one_token_input",
     "takes_one_token",
     "token_input",
     "tokens_fed",
@@ -80,6 +81,20 @@ def made_of_tokens(spec: InputSpec) -> bool:
     flag = spec.dtype == "bool" and len(spec.shape or ()) < 2
     types = spec.dtype in ("int64", "int32") and is_called(spec.name, "types")
     return _follows_tokens(spec) or flag or types or _counts_tokens(spec)
+
+
+def one_token_input(specs: Iterable[InputSpec], states: Sequence[State]) -> InputSpec | None:
+    """Return the input of ids that has room for one token of each sample, None where there is no single one."""
+    single = [
+        spec
+        for spec in specs
+        if spec.dtype in ("int64", "int32")
+        and len(spec.shape or ()) in (1, 2)
+        and takes_one_token(spec, states)
+        and is_called(spec.name, "ids")
+        and not made_of_tokens(spec)
+    ]
+    return single[0] if len(single) == 1 else None
 
 
 def takes_one_token(ids: InputSpec, states: Sequence[State]) -> bool:
