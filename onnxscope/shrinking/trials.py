@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from onnxscope.base.limits import Limits, allowed_memory_bytes, clean, follow, kill, new_folder, words_of
+from onnxscope.base.limits import Limits, allowed_memory_bytes, clean, follow, kill, new_folder
 from onnxscope.base.text import first_line
 from onnxscope.errors import RunError
 from onnxscope.shrinking.trial_run import Question, answer
@@ -36,7 +36,7 @@ class Outcome:
 
     Attributes:
         kind: It has answered; an engine has refused the model or failed; it has crashed; it took too long.
-        detail: The engine's message; the signal's name; what it was doing at the limit.
+        detail: The engine's message; the signal's name.
         answer: Of `trial_run.answer`, None where it has not answered.
     """
 
@@ -63,12 +63,13 @@ class Trials:
         if not hasattr(os, "fork"):
             raise RunError("this system cannot fork, so nothing can be shrunk", hint="use Linux or macOS")
         try:
-            self._folder = new_folder()
+            self._folder, words = new_folder()
         except OSError as error:
             raise RunError(
                 f"no folder for temporary files can be made ({error.strerror}): {error.filename}",
                 hint="`TMPDIR` names another place",
             ) from error
+        words.close()  # what a trial is asked is known
         end, self._lifeline = os.pipe()
         limits = json.dumps([allowed_memory_bytes(), end, self._folder])
         self._process = subprocess.Popen(
@@ -174,7 +175,7 @@ def _tried(folder: str, timeout_s: float) -> tuple[str, str]:
         if is_over or select.select([0], [], [], nap_s)[0]:  # nobody asks while we work: who asks is gone
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return "late", ", ".join(words_of(folder).doing)
+            return "late", ""
         nap_s = min(_NAPS_S[1], 1.5 * nap_s)
     if os.WIFSIGNALED(status):
         return "crashed", signal.Signals(os.WTERMSIG(status)).name
