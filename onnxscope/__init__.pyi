@@ -44,6 +44,8 @@ from onnxscope.gate.checking import check as check
 from onnxscope.gate.settings import Settings as Settings
 from onnxscope.model.loading import Model as Model
 from onnxscope.model.loading import load_model as load_model
+from onnxscope.narrowing.restoration import Restoration as Restoration
+from onnxscope.narrowing.restoration import restoration as restoration
 from onnxscope.narrowing.result import LayerLoss as LayerLoss
 from onnxscope.narrowing.result import Sensitivity as Sensitivity
 from onnxscope.narrowing.sensitive_layers import sensitivity as sensitivity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,11 +22,21 @@ from onnxscope.terminal.options import (
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions
+    from onnxscope.model.loading import Model
     from onnxscope.narrowing.formats import Scheme
     from onnxscope.narrowing.narrowed_layers import Of
     from onnxscope.narrowing.value_ranges import RangeRule
 
 __all__ = ["sensitivity"]
+
+_SIMULATED = {
+    "formats": "--as",
+    "of": "--of",
+    "scheme": "--scheme",
+    "ranges": "--ranges",
+    "target": "--target",
+    "output": "-o",
+}
 
 
 @click.command(
@@ -37,9 +47,11 @@ Examples:
   onnxscope sensitivity model.onnx -i x.npz --of both --ranges entropy
   onnxscope sensitivity model.onnx -i x.npz --of both --target top1=0.99
   onnxscope sensitivity model.onnx -i x.npz --target 30dB -o layers.png
+  onnxscope sensitivity model.onnx model_int8.onnx -i x.npz
 """
 )
 @model_argument
+@click.argument("quantized", required=False, type=click.Path(path_type=Path))
 @input_option(required=True)
 @click.option(
     "--as",
@@ -88,8 +100,11 @@ Examples:
 @dim_option
 @custom_ops_option
 @common
+@click.pass_context
 def sensitivity(
+    context: click.Context,
     model: Path,
+    quantized: Path | None,
     inputs: tuple[str, ...],
     formats: tuple[str, ...],
     of: Of,
@@ -106,11 +121,21 @@ def sensitivity(
     custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
-    """Narrow each layer of MODEL to fewer bits, and rank them by what the outputs lose."""
+    """Narrow each layer of MODEL to fewer bits, and rank them by what the outputs lose.
+
+    With QUANTIZED, what a quantizer made of it, each layer of that is put back into float, and ranked by what it gains.
+    """
     from onnxscope.model.loading import load_model
     from onnxscope.narrowing.sensitive_layers import sensitivity as measure
 
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)
+    fed: dict[str, Any] = {"select": select, "batch_size": batch_size, "limit": limit, **feeding}
+    if quantized is not None:
+        given = [option for name, option in _SIMULATED.items() if _is_given(context, name)]
+        if given:
+            raise click.UsageError(f"{given[0]} is for one model: with QUANTIZED nothing is simulated")
+        _restore(loaded, load_model(quantized, custom_ops=custom_ops), list(inputs), fed, shown)
+        return
     if output is not None:
         from onnxscope.datasets.read_files import files_of
         from onnxscope.narrowing.result import picture_form
@@ -127,10 +152,7 @@ def sensitivity(
         scheme=scheme,
         ranges=ranges,
         target=target,
-        select=select,
-        batch_size=batch_size,
-        limit=limit,
-        **feeding,
+        **fed,
     )
     if output is not None:
         found.save_picture(output, force=force)
@@ -145,3 +167,18 @@ def sensitivity(
             click.echo(f"\n{each.text}\nnodes_to_exclude={json.dumps(each.nodes_to_exclude)}")
     else:
         shown.show(found)
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _restore(model: Model, quantized: Model, inputs: list[str], fed: dict[str, Any], shown: Presentation) -> None:
+    from onnxscope.narrowing.restoration import restoration
+
+    found = restoration(model, quantized, inputs, **fed)
+    for remark in found.notes:
+        shown.note(remark)
+    for each in found.unreachable:
+        shown.note(f"{each.name} is not put back: {each.reason}")
+    shown.show(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from onnxscope.narrowing.segments import OperandPlace, Segments
 from onnxscope.narrowing.value_ranges import Range, RangeRule, observe_clipping, observe_ranges
 from onnxscope.selection.costs import Costs
 
-__all__ = ["MustRun", "NarrowedRuns"]
+__all__ = ["MustRun", "NarrowedRuns", "work_of_nodes"]
 
 Array = NDArray[Any]
 MustRun = Literal["", "clips", "coherent"]
@@ -80,8 +79,7 @@ class NarrowedRuns:
             opened += [(layer.node, operand.position) for layer in layers for operand in layer.operands]
         if of == "both":
             cuts += [layer.data for layer in layers]
-        costs = Costs(model, dict.fromkeys(Costs(model).open_dims, _USUAL_SIZE)) if _has_names(model) else Costs(model)
-        self.segments = Segments(model, cuts, opened, partial(_work, costs), threads)
+        self.segments = Segments(model, cuts, opened, work_of_nodes(model), threads)
 
     def looked_at(self, layer: NarrowedLayer) -> str:
         """Where the error of a layer is measured: its own output where weights are narrowed, else what leaves it."""
@@ -237,13 +235,12 @@ class NarrowedRuns:
         return narrowed
 
 
-def _has_names(model: Model) -> bool:
-    return bool(Costs(model).open_dims)
-
-
-def _work(costs: Costs, node: Node) -> float:
-    """Multiply-adds of a sample, and a little for every node."""
-    return float(costs.of(node) or 0) + 1.0
+def work_of_nodes(model: Model) -> Callable[[Node], float]:
+    """Return what tells the multiply-adds of a node for a sample, and a little for every node."""
+    costs = Costs(model)
+    if costs.open_dims:
+        costs = Costs(model, dict.fromkeys(costs.open_dims, _USUAL_SIZE))
+    return lambda node: float(costs.of(node) or 0) + 1.0
 
 
 def _with_noise(values: Array, generator: np.random.Generator) -> Array:

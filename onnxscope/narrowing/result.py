@@ -181,6 +181,8 @@ class Sensitivity(Record, Sequence[LayerLoss]):
             "whole": [row.to_dict() for row in self.whole],
             "layers": [row.to_dict() for row in self.layers],
             "kept": [row.to_dict() for row in self.kept],
+            "quantized": None,
+            "restored": [],
             "broken": [{"name": row.name, "as": row.form, "count": count} for row, count in broken],
             "ranges": {
                 "rule": self.rule if self.ranges else None,

@@ -116,6 +116,8 @@ class Segments:
         open_operands: Iterable[OperandPlace],
         work_of: Callable[[Node], float],
         threads: int,
+        *,
+        optimize: bool = True,
     ) -> None:
         """Cut; nothing is opened yet.
 
@@ -125,6 +127,7 @@ class Segments:
             open_operands: What nodes may be fed in place of what they read: weights, and values.
             work_of: What a node does, in any unit.
             threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime, but for small models.
+            optimize: Whether onnxruntime may fuse, which it does in another way where a model is cut between codes.
         """
         self.model = model
         self.parts = cut_at(model.main, values)
@@ -133,6 +136,7 @@ class Segments:
         self.passes = 0.0
         # Each session has threads of its own, which wait busily for the next run: small models take ten times as long.
         self._threads = threads or (1 if self.total_work < _SMALL_WORK else 0)
+        self._optimize = optimize
         self._prefix = unused_prefix(model)
         self._inputs = {spec.name for spec in model.inputs}
         self._open: dict[int, list[OperandPlace]] = {}
@@ -252,7 +256,7 @@ class Segments:
                 for node, position in (self._open[place] if here else ())
             }
             proto = _proto_of(self.model, self.parts[place], opened, renamed)
-            self._sessions[key] = open_session(self.model, proto, threads=self._threads)
+            self._sessions[key] = open_session(self.model, proto, threads=self._threads, optimize=self._optimize)
         return self._sessions[key]
 
 

@@ -104,7 +104,7 @@ WRITTEN = {
 }
 READ = {
     *((name, "model") for name in ("inspect", "weights", "features", "stats", "snapshot", "report", "extract")),
-    *(("sensitivity", "model"), ("sensitivity", "custom_ops")),
+    *(("sensitivity", "model"), ("sensitivity", "quantized"), ("sensitivity", "custom_ops")),
     *(("diff", "a"), ("diff", "b"), ("check", "models"), ("check", "config"), ("check", "baseline")),
     *(("report", "profile"), ("report", "against"), ("convert", "weights")),
     *((name, "custom_ops") for name in ("weights", "features", "stats", "diff", "snapshot", "check", "report")),

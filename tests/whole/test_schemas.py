@@ -210,6 +210,7 @@ def baseline(folder, model):
         ("sensitivity digits.onnx -i digits.npz --limit 4 --as int8,float16", 0),
         ("sensitivity digits.onnx -i digits.npz --limit 4 --of both --target 35dB", 0),
         ("sensitivity tokens.onnx -i random", 0),
+        ("sensitivity digits.onnx digits_qdq.onnx -i digits.npz --limit 4", 0),
         ("doctor", 0),
     ],
 )

@@ -1,0 +1,96 @@
+"""What a quantized model gains with one layer back in float, against numpy on two matrices rounded by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnxscope
+from onnxscope.cli.main import run
+from onnxscope.errors import InputError
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+HEAD = '<ir_version: 9, opset_import: ["": 17]>'
+FLOAT = f"""{HEAD} g (float[N, 6] x) => (float[N, 4] y) {{
+    [first] h = MatMul(x, w)  [bend] r = Relu(h)  [second] y = MatMul(r, v) }}"""
+QUANTIZED = f"""{HEAD} g (float[N, 6] x) => (float[N, 4] y) {{
+    xq = QuantizeLinear(x, xs, xz)  xd = DequantizeLinear(xq, xs, xz)  wd = DequantizeLinear(wq, ws, z)
+    [first] h = MatMul(xd, wd)  RELU
+    hq = QuantizeLinear(r, rs, rz)  rd = DequantizeLinear(hq, rs, rz)  vd = DequantizeLinear(vq, vs, z)
+    [second] y = MatMul(rd, vd) }}"""
+
+
+def made(text, **tensors):
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items())
+    return model
+
+
+def rounded(weight):
+    scale = np.float32(np.abs(weight).max() / 127)
+    return np.round(weight / scale).astype(np.int8), scale
+
+
+@pytest.mark.parametrize("relu", ["[bend] r = Relu(h)", "r = Identity(h)"])
+def test_a_layer_goes_on_as_in_float_and_the_others_stay_as_they_are(relu):
+    """Quantizers drop a Relu where the least code stands for 0."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 6)).astype(np.float32)
+    w, v = rng.normal(size=(6, 6)).astype(np.float32), rng.normal(size=(6, 4)).astype(np.float32)
+    (wq, ws), (vq, vs) = rounded(w), rounded(v)
+    hidden = np.maximum(x @ w, 0)
+    xs, rs = np.float32(np.ptp(x) / 255), np.float32(hidden.max() * 1.1 / 255)
+    xz = np.uint8(np.round(-x.min() / xs))
+    scales = {"xs": xs, "xz": xz, "ws": ws, "wq": wq, "rs": rs, "rz": np.uint8(0), "vs": vs, "vq": vq, "z": np.int8(0)}
+    quantized = made(QUANTIZED.replace("RELU", relu), **scales)
+    found = onnxscope.restoration(made(FLOAT, w=w, v=v), quantized, x)
+
+    def cut(values, scale, zero):
+        return (np.clip(np.round(values / scale) + zero, 0, 255) - zero) * float(scale)
+
+    w8, v8 = wq * float(ws), vq * float(vs)
+    clean = hidden.astype(float) @ v
+    inner = np.maximum(cut(x, xs, int(xz)) @ w8, 0)
+    expected = {
+        "": cut(inner, rs, 0) @ v8,
+        "first": hidden @ v8,
+        "second": inner.clip(0, 255 * float(rs)) @ v,
+    }
+    ratios = {
+        name: 10 * np.log10(np.square(clean).sum() / np.square(changed - clean).sum())
+        for name, changed in expected.items()
+    }
+    rows = {row.layer: row for row in found}
+    assert found.output.sqnr_db == pytest.approx(ratios[""], abs=0.05)
+    for name in ("first", "second"):
+        assert rows[name].output.sqnr_db == pytest.approx(ratios[name], abs=0.05)
+        assert rows[name].gained_db == pytest.approx(ratios[name] - ratios[""], abs=0.1)
+    assert found[0].gained_db == max(row.gained_db for row in found)
+
+
+def test_the_command_ranks_the_layers_of_a_quantized_model(capsys, monkeypatch):
+    monkeypatch.chdir(FIXTURES)
+    arguments = ["sensitivity", "digits.onnx", "digits_qdq.onnx", "-i", "digits.npz"]
+    assert run([*arguments, "--format", "json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert {row["layer"] for row in record["restored"]} == {"stem.0", "block.0", "down.0", "classifier.2"}
+    gains = [row["gained_db"] for row in record["restored"]]
+    assert gains == sorted(gains, reverse=True)
+    assert record["quantized"]["model"]["name"] == "digits_qdq.onnx"
+    assert run(arguments) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    assert run([*arguments, "--as", "int4"]) == 2
+    assert "--as is for one model: with QUANTIZED nothing is simulated" in capsys.readouterr().err
+
+
+def test_a_model_without_any_of_the_layers_is_an_error():
+    other = made(f"{HEAD} g (float[N, 6] x) => (float[N, 4] y) {{ y = Slice(x, s, e, a) }}", s=[0], e=[4], a=[1])
+    rng = np.random.default_rng(0)
+    model = made(FLOAT, w=rng.normal(size=(6, 6)).astype(np.float32), v=rng.normal(size=(6, 4)).astype(np.float32))
+    with pytest.raises(InputError, match="no layer of the quantized model can be put back into float"):
+        onnxscope.restoration(model, other, np.ones((2, 6), np.float32))
