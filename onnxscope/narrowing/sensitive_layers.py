@@ -116,6 +116,7 @@ def sensitivity(
         notes=(
             *dataset.notes,
             *_notes(rows, counts, dataset.kind, ranges),
+            *_unfolded(runs),
             *dict.fromkeys(note for each in kept for note in each.notes),
         ),
     )
@@ -174,6 +175,22 @@ def _rows(runs: NarrowedRuns, gains: Mapping[NarrowedLayer, Gain], effects: Mapp
         if (effect := effects.get((layer, form))) is not None
     ]
     return sorted(rows, key=lambda row: -row.output.relative_noise)
+
+
+def _unfolded(runs: NarrowedRuns) -> list[str]:
+    """What is another model to a quantizer, which folds it first."""
+    graph = runs.model.main
+    apart = [
+        layer
+        for layer in runs.layers
+        if any(reader.op_type == "BatchNormalization" for reader in graph.readers_of(layer.node.outputs[0]))
+    ]
+    if not apart:
+        return []
+    named = f"{counted(len(apart), 'layer')} has" if len(apart) == 1 else f"{len(apart)} layers have"
+    return [
+        f"{named} a BatchNormalization apart, which quantizers fold into the weights first: narrow the folded model"
+    ]
 
 
 def _notes(rows: Sequence[LayerLoss], counts: SampleCounts, kind: str, rule: RangeRule) -> list[str]:

@@ -164,6 +164,13 @@ def test_what_overflows_in_half_precision_is_first_and_said():
     assert "not finite" in found.table().text()
 
 
+def test_normalization_that_a_quantizer_would_fold_is_said():
+    (note,) = onnxscope.sensitivity(DIGITS, {"digits": DATA}).notes
+    assert note.startswith("2 layers have a BatchNormalization apart, which quantizers fold into the weights first")
+    folded = onnxscope.sensitivity(FIXTURES / "digits_deployed.onnx", {"digits": DATA})
+    assert not any("BatchNormalization" in each for each in folded.notes)
+
+
 def test_what_cannot_be_done_is_said():
     for options, message in (
         ({"formats": "int9"}, "no format is called 'int9'"),
