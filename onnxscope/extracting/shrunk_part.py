@@ -66,9 +66,9 @@ class Shrinking:
         notes = []
         if self.original_weights or self.original_inputs:
             kinds = ((self.original_weights, "weights"), (self.original_inputs, "inputs"))
-            kept = " and ".join(f"{count:,} numbers of the {kind}" for count, kind in kinds if count)
+            kept = " and ".join(f"{counted(count, 'number')} of the {kind}" for count, kind in kinds if count)
             why = "they are what differs" if self.fault.kind == "models" else "with others the fault is gone"
-            notes.append(f"{kept} are the model's own or were fed: {why}")
+            notes.append(f"not replaced: {kept}; {why}")
         if not self.is_complete:
             notes.append(f"the search was ended after {self.trials:,} trials: shrink the result again")
         return notes

@@ -15,6 +15,7 @@ __all__ = ["count_original", "replace_values", "simplify_values"]
 
 Array = np.ndarray[Any, Any]
 _MOST_SIZES = 16  # elements of an initializer of integers that is about sizes and axes
+_MOST_ELEMENTS = 1 << 26  # of a tensor that is replaced as a whole
 _MOST_PIECES = 4096  # elements of which one by one are tried
 _MOST_TRIALS_OF_PIECES = 120
 
@@ -94,8 +95,8 @@ def _changeable(search: Search) -> Iterator[str]:
     arrays = (name for name, value in search.case.feeds.items() if isinstance(value, np.ndarray))
     yield from (name for name in arrays if name not in search.fixed)
     for tensor in search.case.proto.graph.initializer:
-        if tensor.name in search.fixed:
-            continue
+        if tensor.name in search.fixed or int(np.prod(tensor.dims)) > _MOST_ELEMENTS:
+            continue  # of what is too large for memory, fewer are tried first
         if tensor.data_type not in (6, 7, 9) or int(np.prod(tensor.dims)) > _MOST_SIZES:
             yield tensor.name
 
@@ -109,7 +110,10 @@ def _arrays(search: Search, names: list[str]) -> dict[str, Array]:
 
 
 def _is_private(name: str, array: Array, case: Case) -> bool:
-    return name in case.feeds or array.dtype.kind not in "iub" or array.dtype.itemsize == 1 or array.size > _MOST_SIZES
+    kind, is_short = array.dtype.kind, array.size <= _MOST_SIZES
+    if name in case.feeds or not is_short:
+        return True
+    return kind not in "iub" or (kind in "iu" and array.dtype.itemsize == 1)  # codes of quantized weights
 
 
 def _plain(name: str, array: Array) -> Array:

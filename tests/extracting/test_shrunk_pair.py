@@ -97,7 +97,7 @@ def test_a_weight_is_shortened_and_said_to_be_the_model_s_own():
     assert [node.op_type for node in other.model.proto.graph.node] == ["Transpose", "MatMul", "Transpose"]
     held = [numpy_helper.to_array(part.model.proto.graph.initializer[0]).item() for part in (one, other)]
     assert held == [SECOND[1, 2], second[1, 2]]
-    assert "2 numbers of the weights are the model's own or were fed: they are what differs" in one.notes
+    assert "not replaced: 2 numbers of the weights; they are what differs" in one.notes
 
 
 def test_two_models_that_give_the_same_are_not_made_smaller():

@@ -100,3 +100,26 @@ def test_weights_in_files_stay_there_until_they_are_replaced(tmp_path):
     assert [node.op_type for node in result.model.proto.graph.node] == ["Sqrt"]
     assert of_weights(result, weights) == 0
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_what_is_too_large_to_be_replaced_is_shortened_first(tmp_path, monkeypatch):
+    """As a model over 2 GB, whose weights lie in files; the product is too large for float32."""
+    monkeypatch.setattr("onnxscope.shrinking.simpler_values._MOST_ELEMENTS", 1000)
+    monkeypatch.setattr("onnxscope.shrinking.search._MOST_BYTES", 4000)
+    weight = RNG.standard_normal((64, 64)).astype(np.float32) * np.float32(3e37)
+    proto = onnx.parser.parse_model(HEADER + "(float[N, 64] x) => (float[N, 64] y) { a = MatMul(x, w)  y = Tanh(a) }")
+    proto.graph.output.append(onnx.helper.make_empty_tensor_value_info("a"))
+    proto.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    onnx.save(proto, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    result = shrink(
+        load_model(tmp_path / "net.onnx"),
+        {"x": np.full((2, 64), 10, np.float32)},
+        tolerances=TOLERANCES,
+    )
+    (stored,) = (numpy_helper.to_array(tensor) for tensor in result.model.proto.graph.initializer)
+    assert result.fault.kind == "infinity"
+    assert [node.op_type for node in result.model.proto.graph.node] == ["MatMul"]
+    assert stored.size <= 64
+    assert not np.isin(stored, weight).any()
+    session = onnxruntime.InferenceSession(result.model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.isinf(session.run(None, dict(result.feeds))[0]).any()

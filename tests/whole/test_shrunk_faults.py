@@ -61,10 +61,11 @@ def planted_nodes(fault, given, gives):
         wrong = node("Reshape", ["planted_f", "planted_odd"], ["planted_g"])
         return [*flat, wrong, *summed], [tensor("odd", [7919], np.int64), *column]
     return [
-        node("Sigmoid", [given], ["planted_f"]),
+        node("Add", [given, "planted_shift"], ["planted_e"]),
+        node("Sigmoid", ["planted_e"], ["planted_f"]),
         node("Mul", ["planted_f", "planted_high"], ["planted_g"]),
         node("Sin", ["planted_g"], [gives]),
-    ], [tensor("high", 1e8)]
+    ], [tensor("shift", 0.37), tensor("high", 1e8)]
 
 
 def plant(network, fault, seed):
@@ -92,8 +93,7 @@ def plant(network, fault, seed):
     for offset, node in enumerate(nodes):
         model.graph.node.insert(place + 1 + offset, node)
     model.graph.initializer.extend(stored)
-    if fault == "reference":  # what comes behind may drown it
-        model.graph.output.append(helper.make_empty_tensor_value_info(chosen))
+    model.graph.output.append(helper.make_empty_tensor_value_info(chosen))  # what comes behind may drown it
     return model
 
 
