@@ -68,6 +68,7 @@ FOLDERS = [
     ("features m.onnx -i photos --preprocess {} -o d", ("features.json",)),
     ("weights {} -o d", ("weights.json", "000_kernels_stem.0.weight.png", "001_stem.0.weight.svg")),
     ("extract {} --select op:Conv -o d", ("model.onnx", "model.onnx.data", "reproduce.py", "data.npz", "extract.json")),
+    ("extract {} -i x.npy --shrink -o d", ("model.onnx", "model.onnxtxt")),
     ("extract m.onnx --select op:Conv -i photos --preprocess {} -o d", ("extract.json",)),
     ("diff {} other.onnx -i x.npy --extract d", ("a/model.onnx", "a/data.npz")),
     ("report {} -o page.html --node-data d", ("onnxscope_weight_mean.json",)),
