@@ -105,6 +105,23 @@ def test_the_command_cuts_a_crash_out_of_a_model(tmp_path, monkeypatch, capsys):
     assert (code, said.splitlines()[1]) == (1, "it ends with -11")
 
 
+def test_what_crashes_while_constants_are_folded_is_shrunk(tmp_path):
+    """onnxruntime divides the least integer by -1, which no processor can."""
+    text = (
+        "(float[N] x) => (int64[1] y, float[N] z) <int64[1] a = {AA}, int64[1] b = {-1}> { y = Div(a, b)  z = Abs(x) }"
+    )
+    model = onnx.parser.parse_model(HEADER + text.replace("AA", "1"))
+    least = np.array([np.iinfo(np.int64).min])
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(least, "a"))
+    part = onnxscope.extract(model, {"x": np.ones(3, np.float32)}, shrink=True)
+    assert str(part.shrunk.fault) == "onnxruntime crashes (SIGFPE)"
+    assert [node.op_type for node in part.model.proto.graph.node] == ["Div"]
+    assert not part.inputs
+    part.save(tmp_path)
+    code, said = reproduce(tmp_path)
+    assert (code, said.splitlines()[1]) == (1, "it ends with -8")
+
+
 def test_a_model_without_a_fault_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     onnx.save(onnx.parser.parse_model(HEADER + "(float[N, 3] x) => (float[N, 3] y) { y = Tanh(x) }"), "net.onnx")

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.parser
 import onnxruntime
 import pytest
 import small_networks
@@ -68,32 +69,43 @@ def planted_nodes(fault, given, gives):
     ], [tensor("shift", 0.37), tensor("high", 1e8)]
 
 
-def plant(network, fault, seed):
-    """Put a fault in the place of a value of the main graph, between two nodes."""
-    model = onnx.inliner.inline_local_functions(network.model)
+def place_of(model, feeds, seed):
+    """A graph, and a value of it that many numbers depend on: of the main graph, or of a body where that has none."""
     tapped = onnx.ModelProto.FromString(model.SerializeToString())
     known = {value.name for value in model.graph.output}
     inner = [name for node in model.graph.node for name in node.output if name and name not in known]
     tapped.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in inner)
     session = onnxruntime.InferenceSession(tapped.SerializeToString(), providers=["CPUExecutionProvider"])
-    values = dict(zip(inner, session.run(inner, network.feeds), strict=True))
+    values = dict(zip(inner, session.run(inner, feeds), strict=True))
     kinds = (np.float32, np.float16)
     fit = [name for name, value in values.items() if getattr(value, "dtype", None) in kinds and value.size >= 8]
-    chosen = fit[int(np.random.default_rng(seed).integers(len(fit)))]
-    place = next(place for place, node in enumerate(model.graph.node) if chosen in node.output)
-    producer = model.graph.node[place]
+    if fit:
+        chosen = fit[int(np.random.default_rng(seed).integers(len(fit)))]
+        return model.graph, chosen, TensorProto.FLOAT16 if values[chosen].dtype == np.float16 else TensorProto.FLOAT
+    graphs = [attribute.g for node in model.graph.node for attribute in node.attribute if attribute.HasField("g")]
+    chosen = ("t1", "u1")[seed % 2]
+    holding = [graph for graph in graphs if any(chosen in node.output for node in graph.node)]
+    return holding[0], chosen, TensorProto.FLOAT
+
+
+def plant(network, fault, seed):
+    """Put a fault in the place of a value, between two nodes."""
+    model = onnx.inliner.inline_local_functions(network.model)
+    graph, chosen, kind = place_of(model, network.feeds, seed)
+    place = next(place for place, node in enumerate(graph.node) if chosen in node.output)
+    producer = graph.node[place]
     producer.output[list(producer.output).index(chosen)] = "planted_x"
     nodes, stored = planted_nodes(fault, "planted_x32", "planted_y32")
-    kind = TensorProto.FLOAT16 if values[chosen].dtype == np.float16 else TensorProto.FLOAT
     nodes = [
         helper.make_node("Cast", ["planted_x"], ["planted_x32"], to=TensorProto.FLOAT),
         *nodes,
         helper.make_node("Cast", ["planted_y32"], [chosen], to=kind),
     ]
     for offset, node in enumerate(nodes):
-        model.graph.node.insert(place + 1 + offset, node)
+        graph.node.insert(place + 1 + offset, node)
     model.graph.initializer.extend(stored)
-    model.graph.output.append(helper.make_empty_tensor_value_info(chosen))  # what comes behind may drown it
+    if graph is model.graph:  # what comes behind may drown it
+        model.graph.output.append(helper.make_empty_tensor_value_info(chosen))
     return model
 
 
@@ -156,3 +168,28 @@ def test_sixty_planted_faults_become_small_and_stay(tmp_path):
     assert np.median(sizes) <= MOST_BYTES
     assert not any(leaked)
     assert max(taken) < MOST_S
+
+
+@pytest.mark.acceptance
+def test_a_loop_without_an_end_is_shrunk_within_two_minutes(tmp_path):
+    """A hang has to be waited for: a few seconds in every trial that shows it."""
+    model = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["": 17]>
+        net (float[2, 3] x) => (float[2, 3] y) <int64 n = {9223372036854775807}, bool go = {1}> {
+            h = Tanh(x)  k = Neg(h)
+            z = Loop(n, go, k) <body = b (int64 i, bool c, float[2, 3] s) => (bool more, float[2, 3] next) {
+                more = Identity(c)  q = Abs(s)  next = Neg(q)
+            }>
+            y = Sin(z)
+        }""")
+    start_s = time.monotonic()
+    part = onnxscope.extract(model, {"x": np.ones((2, 3), np.float32)}, shrink=True)
+    taken_s = time.monotonic() - start_s
+    print(f"a hang: {part.shrunk}, {taken_s:.0f} s")
+    assert str(part.shrunk.fault) == "onnxruntime does not end within 20 s"
+    assert [node.op_type for node in part.model.proto.graph.node] == ["Loop"]
+    assert taken_s < MOST_S
+    part.save(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-I", tmp_path / "reproduce.py"], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stdout.splitlines()[1]) == (1, "it does not end within 20 s")
