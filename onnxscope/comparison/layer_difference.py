@@ -43,13 +43,20 @@ class Side:
 
     Attributes:
         layer: The layer, as the source framework called it.
-        name: The value that is compared.
+        name: The value that leaves it.
         fused: In words, the fused node that the layer is part of; None where it is a node of the file.
+        before: The value that is compared, where that is before what one of both models alone has behind the layer.
     """
 
     layer: str
     name: str
     fused: str | None = None
+    before: str | None = None
+
+    @property
+    def compared(self) -> str:
+        """The value that is compared."""
+        return self.name if self.before is None else self.before
 
     def to_dict(self) -> dict[str, str]:
         """Ready for JSON."""

@@ -209,7 +209,8 @@ class PairedRun:
     def _layer_sides(self, place: int, x: Layer, y: Layer) -> tuple[Side, Side]:
         values = [taps[place].value for taps in self._taps]
         fused = [side.fused(layer, value) for side, layer, value in zip(self._sides, (x, y), values, strict=True)]
-        return Side(x.name, x.value, fused[0]), Side(y.name, y.value, fused[1])
+        before = [None if value == layer.value else value for layer, value in zip((x, y), values, strict=True)]
+        return Side(x.name, x.value, fused[0], before[0]), Side(y.name, y.value, fused[1], before[1])
 
     def _compare_composites(
         self,

@@ -83,16 +83,16 @@ def find_parts(comparison: Comparison, row: LayerDifference, a: Model, b: Model)
 
     Of values in bodies they end with what leaves the nodes around them.
     """
-    values = _leaving((a, b), (row.a.name, row.b.name))
+    values = _leaving((a, b), (row.a.compared, row.b.compared))
     if values is None:
         return None
     shared = {
-        other.b.name: other.a.name
+        other.b.compared: other.a.compared
         for other in comparison.layers
         if other.entire is not None
-        and other.b.name not in (row.b.name, values[1])
-        and other.a.name in a.main.producers
-        and other.b.name in b.main.producers
+        and other.b.compared not in (row.b.compared, values[1])
+        and other.a.compared in a.main.producers
+        and other.b.compared in b.main.producers
     }
     first = part_before(a, values[0], [name for name in shared.values() if name != values[0]])
     return FedPart(row, values, first, part_before(b, values[1], shared), shared)

@@ -72,7 +72,7 @@ def hypotheses(models: tuple[Model, Model], parts: tuple[Part, Part]) -> Iterato
             differing += _differing(models, left, right)
     yield from differing
     if len(differing) > 1:
-        yield Hypothesis(tuple(edit for each in differing for edit in each.edits), is_of_a=True)
+        yield _together(differing)
     widening = widening_edits(models, parts, pairs)
     if widening:
         yield Hypothesis(widening, is_of_a=True)
@@ -80,8 +80,10 @@ def hypotheses(models: tuple[Model, Model], parts: tuple[Part, Part]) -> Iterato
         yield Hypothesis((edit,), is_of_a=True)
     for edit, kind in code_edits(models, pairs):
         yield Hypothesis((edit,), is_of_a=True, leaves=kind)
-    for left, right in pairs:
-        yield from _of_pair(models, left, right)
+    others = [each for left, right in pairs for each in _of_pair(models, left, right)]
+    yield from others
+    if others and len(differing) + len(others) > 1:
+        yield _together([*differing, *others])
     for right in every:
         yield from _exchanged(right)
     layouts = [Hypothesis((edit,), is_of_a) for edit, is_of_a in layout_edits(models, parts)]
@@ -93,6 +95,11 @@ def hypotheses(models: tuple[Model, Model], parts: tuple[Part, Part]) -> Iterato
         if partner is None or partner.op_type != right.op_type:
             yield from _left_out(right)
     yield from (each for each in layouts if not each.is_of_a)
+
+
+def _together(hypotheses: Sequence[Hypothesis]) -> Hypothesis:
+    """Several faults in one part, each of which the first model has otherwise."""
+    return Hypothesis(tuple(edit for each in hypotheses for edit in each.edits), is_of_a=True)
 
 
 def pair_nodes(first: Sequence[Node], second: Sequence[Node]) -> list[tuple[Node, Node]]:

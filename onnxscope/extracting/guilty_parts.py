@@ -53,17 +53,17 @@ def extract_guilty(
     if row is None:
         return None
     for side, model in ((row.a, a), (row.b, b)):
-        if side.name not in model.main.producers:
+        if side.compared not in model.main.producers:
             raise InputError(
                 f"{printable(side.layer)} lies in a body, or is no node of the file: {model.name}",
                 hint="`onnxscope extract` takes layers of bodies",
             )
     shared = {
-        other.b.name: other.a.name
+        other.b.compared: other.a.compared
         for other in comparison.layers
-        if other is not row and other.a.name in a.main.producers and other.b.name in b.main.producers
+        if other is not row and other.a.compared in a.main.producers and other.b.compared in b.main.producers
     }
-    parts = part_before(a, row.a.name, shared.values()), part_before(b, row.b.name, shared)
+    parts = part_before(a, row.a.compared, shared.values()), part_before(b, row.b.compared, shared)
     feed = open_common_feed((a, b), inputs, options)
     with contextlib.closing(feed):
         feeds = feed.first()
@@ -89,7 +89,7 @@ def as_second(
     """The first model's values as the second would hold them; its own where there are none, with a remark."""
     values: dict[str, Recorded] = {}
     notes = []
-    partners = {**shared, row.b.name: row.a.name}
+    partners = {**shared, row.b.compared: row.a.compared}
     for name, own in second.items():
         pair = None
         if name in partners and name not in fed:

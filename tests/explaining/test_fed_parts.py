@@ -10,6 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 import onnxscope
+from onnxscope.explaining.fed_parts import find_parts
+from onnxscope.model.loading import load_model
 
 X = np.random.default_rng(2).standard_normal((4, 8)).astype(np.float32)
 W, V = ((np.random.default_rng(seed).standard_normal((8, 8)) / 3).astype(np.float32) for seed in (3, 4))
@@ -93,3 +95,20 @@ def test_a_function_that_is_not_edited_stays_one(tmp_path):
     mended = onnx.load(tmp_path / "mended.onnx")
     assert [node.op_type for node in mended.graph.node] == ["MatMul", "bent", "Relu", "MatMul"]
     assert [function.name for function in mended.functions] == ["bent"]
+
+
+def test_what_is_fed_is_the_value_that_was_compared():
+    """Where one model alone has a function behind a layer, both are compared before it, and fed with what is there."""
+    text = '<ir_version: 9, opset_import: ["": 18]> net (float[N, 8] x) => (float[N, 8] y) {{ a = MatMul(x, w) {} }}'
+    a, b = (
+        onnx.parser.parse_model(text.format(body))
+        for body in ("b = Neg(a) c = Abs(b) y = MatMul(c, v)", "b = Neg(a) y = MatMul(b, v)")
+    )
+    for model in (a, b):
+        model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in (("w", W), ("v", V)))
+    comparison = onnxscope.diff(a, b, X)
+    (row,) = comparison.guilty[:1]
+    part = find_parts(comparison, row, load_model(a), load_model(b))
+    assert set(part.shared.items()) & {("b", "c"), ("a", "c")} == set()
+    (explanation, *_) = onnxscope.explain(a, b, X).explanations
+    assert "gives what A's gives" not in explanation.text
