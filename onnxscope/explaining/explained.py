@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +63,12 @@ class Explanation(Record):
                     "op_type": edit.node.op_type,
                     "kind": edit.kind,
                     "what": edit.what,
-                    "found": edit.found,
-                    "wanted": edit.wanted,
+                    "found": _as_json(edit.found),
+                    "wanted": _as_json(edit.wanted),
                 }
                 for edit in self.edits
             ],
-            "also_equal": list(self.also),
+            "also_equal": [_as_json(value) for value in self.also],
             "own_relative_l2_before": self.before,
             "own_relative_l2_after": self.after,
         }
@@ -154,3 +155,10 @@ class ExplainedComparison(Comparison):
         lines = [f"{printable(each.a.layer)}: {each.text}\n" for each in self.explanations]
         lines += [] if self.causes is None else [f"{self.causes.text}\n"]
         return super().__repr__() + "".join(lines)
+
+
+def _as_json(value: Any) -> Any:
+    """A value of an attribute or operand; an object stands for a number that JSON lacks."""
+    if isinstance(value, list):
+        return [_as_json(item) for item in value]
+    return {"float": f"{value}"} if isinstance(value, float) and not math.isfinite(value) else value

@@ -126,7 +126,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return plain(np.asarray(value).astype(np.float64 if value.dtype.kind not in "biu" else value.dtype).tolist())
     if isinstance(value, float):
-        return float(f"{np.float32(value)}")
+        return float(f"{np.float32(value)!s}")
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
