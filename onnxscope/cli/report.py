@@ -48,6 +48,7 @@ __all__ = ["report"]
     "--profile", type=click.Path(path_type=Path), metavar="PROFILE.json", help="Show the statistics that `stats` wrote."
 )
 @click.option("--against", type=click.Path(path_type=Path), metavar="OTHER", help="Show another model beside this one.")
+@click.option("--explain", is_flag=True, help="With --against: say why layers differ; see `onnxscope diff --explain`.")
 @channel_options
 @click.option(
     "--cam",
@@ -84,6 +85,7 @@ def report(
     output: Path,
     profile: Path | None,
     against: Path | None,
+    explain: bool,
     at: Literal["post", "pre"],
     channels: int,
     rank: Literal["index", "std", "max", "mean"],
@@ -105,6 +107,8 @@ def report(
     from onnxscope.reporting.overlays import overlay_files
     from onnxscope.reporting.reports import report as make
 
+    if explain and (against is None or not inputs):
+        raise click.UsageError("--explain needs another model and what both are fed: --against and -i")
     models = [load_model(path, custom_ops=custom_ops) for path in (model, against) if path is not None]
     models[0] = load_model(models[0], dims=dims)
     refuse_inputs(
@@ -121,6 +125,7 @@ def report(
             list(inputs) or None,
             profile=profile,
             against=None if against is None else models[1],
+            explain=explain,
             select=select,
             at=at,
             channels=channels,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics
     from onnxscope.comparison.layer_difference import LayerDifference
     from onnxscope.comparison.result import Comparison
+    from onnxscope.explaining.explained import Explanation
     from onnxscope.profiling.dataset_statistics import DatasetStatistics
     from onnxscope.profiling.tap_profile import TapProfile
 
@@ -89,6 +90,7 @@ class Content:
         others: By the name of this model's value, what both models hold at an aligned layer, with this one's axes.
         unreachable: Name and reason of taps that could not be observed.
         notes: Remarks on how the page came about.
+        reasons: Why layers of the other model differ, and what makes them equal; none where nobody asked.
     """
 
     summary: ModelSummary
@@ -102,6 +104,7 @@ class Content:
     others: Mapping[str, tuple[FeatureMap, FeatureMap]]
     unreachable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    reasons: tuple[Explanation, ...] = ()
 
 
 @dataclass(eq=False)

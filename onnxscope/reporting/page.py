@@ -162,6 +162,7 @@ def _page_context(content: Content) -> dict[str, Any]:
         "sights": [],
         "was_run": content.maps is not None or content.statistics is not None,
         "comparison": content.comparison,
+        "reasons": [(each.a.layer, each.text) for each in content.reasons],
         "changes": content.comparison.changes_table() if content.comparison is not None else None,
         "quantized": content.weights.quantized_table(),
         "unreachable": content.unreachable,

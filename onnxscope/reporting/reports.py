@@ -16,7 +16,8 @@ from onnxscope.base.results import Record
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
-from onnxscope.errors import ProfileError
+from onnxscope.errors import InputError, ProfileError
+from onnxscope.explaining.explain_models import explain_comparison
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.profile import Profile
@@ -98,6 +99,7 @@ def report(
     *,
     profile: str | os.PathLike[str] | Profile | None = None,
     against: Any = None,
+    explain: bool = False,
     select: str | Sequence[str] = (),
     at: At = "post",
     channels: int = 12,
@@ -122,6 +124,7 @@ def report(
         profile: Statistics of a dataset, from `stats` or a file that `onnxscope stats` wrote, in place of those of
             `inputs`.
         against: Another model, compared with this one layer by layer and shown beside it.
+        explain: Whether the page says why layers of the other model differ, as `explain` does; needs `inputs`.
         select: Selectors; none shows every layer that owns weights, and feature maps of those that do the work.
         at: After (`post`) or before (`pre`) the activation function that follows a layer.
         channels: How many channels a mosaic shows.
@@ -144,6 +147,8 @@ def report(
         RunError: onnxruntime fails.
         ProfileError: The profile cannot be read, or is another model's.
     """
+    if explain and (against is None or inputs is None):
+        raise InputError("nothing is compared on an input, so nothing can be explained", hint="name both")
     say = progress or (lambda text: None)
     options = RunOptions(**feeding, batch_size=batch_size, threads=threads)
     wanted = Wanted(
@@ -162,6 +167,10 @@ def report(
     of_dataset = None if profile is None else _of_profile(profile, loaded)
     second = None if against is None else load_model(against, custom_ops=custom_ops)
     run = run_for_page(loaded, second, inputs, options, wanted, stored, of_dataset, say)
+    reasons = []
+    if explain and second is not None and run.comparison is not None:
+        say("trying what makes layers equal")
+        reasons = explain_comparison(run.comparison, loaded, second, inputs, options)
     say("drawing the page")
     dims = _sizes(loaded, run.maps)
     if dims:
@@ -178,6 +187,7 @@ def report(
         others=run.others,
         unreachable=run.unreachable,
         notes=run.notes,
+        reasons=tuple(reasons),
     )
     return Report(loaded, content, render_page(content, max_bytes=max_bytes))
 

@@ -141,6 +141,17 @@ def test_another_model_stands_beside_it_and_the_guilty_layer_is_named(tmp_path):
     assert stored.message == "holds other weights than other.onnx"
 
 
+def test_the_page_says_why_another_model_differs(tmp_path):
+    name = next(tensor.name for tensor in onnx.load(DIGITS).graph.initializer if len(tensor.dims) == 4)
+    onnx.save(scaled(DIGITS, name, 1.5), tmp_path / "other.onnx")
+    made = report(DIGITS, SAMPLES, against=tmp_path / "other.onnx", explain=True)
+    text = Parsed(made.html).text
+    assert "Why it differs, where B is other.onnx" in text
+    assert "has its `W` multiplied by 1.5; with A's it is equal" in text
+    with pytest.raises(InputError, match="nothing is compared on an input"):
+        report(DIGITS, against=tmp_path / "other.onnx", explain=True)
+
+
 def test_a_dataset_s_profile_takes_the_place_of_the_input_s_statistics(tmp_path):
     statistics = stats(DIGITS, SAMPLES, limit=16)
     statistics.profile.save(tmp_path / "p.json")
