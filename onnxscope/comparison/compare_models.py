@@ -128,11 +128,6 @@ def run_diff(
         patched, effect = sides[1].model, None
         if feed is not None:
             patched, effect = with_replacements(patched, options, _runs_of_second(feed, options))
-            if patched.graphs.keys() != sides[1].model.graphs.keys():  # of a body in a body, whose node has moved
-                raise InputError(
-                    f"a value of a body cannot be replaced before another body in it: {second.name}",
-                    hint="`features` and `stats` replace it",
-                )
         compared = LayerComparison(
             sides, feed, options, align=align, tolerance=tolerance, select=select, patched=patched
         ).run()

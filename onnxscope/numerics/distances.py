@@ -37,7 +37,7 @@ def relative_l2(squares: float, reference: float) -> float | None:
 
 def decibels(relative: float | None) -> float | None:
     """The signal-to-noise ratio of a relative difference, the reference being the signal; None where it is infinite."""
-    return -20 * math.log10(relative) if relative else None
+    return 0 - 20 * math.log10(relative) if relative else None
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class MovedOutput:
             return f"{name} moves: {self.reason}"
         ratio, cosine = self.discrepancy.sqnr_db, self.discrepancy.cosine
         far = f"at most {format_number(self.discrepancy.max_abs or 0.0)}"
-        words = [f"{ratio:.1f} dB"] if ratio is not None else [far]
+        words = [f"{round(ratio, 1) + 0.0:.1f} dB"] if ratio is not None else [far]
         words += ["in one of them numbers are not finite"] if self.discrepancy.mismatched else []
         words += [f"cosine {cosine:.6g}"] if cosine is not None else []
         words += [self.scores.text] if self.scores is not None and self.scores.count else []

@@ -116,6 +116,8 @@ def patched_pair(
             records += _embed(edit, model, donor, of_donor, few[0], threads)
             libraries += donor.custom_ops
     patched = model.patched(edit.proto, edit.folder, records)
+    if not model.graphs.keys() <= patched.graphs.keys():  # whoever looks into that body would look into another node
+        raise InputError(f"in a body, no value before a node with a body of its own can be replaced: {model.name}")
     patched.custom_ops = library_files(list(dict.fromkeys(libraries)))
     apart = GraphEdit(model)
     for tap in edit.replaced:
@@ -190,6 +192,10 @@ def _fitting(model: Model, place: _Place, seen: Seen, runs: Sequence[Run]) -> Ar
         raise InputError(f"{gives}, and {holds}: {model.name}", hint=_RECORD)
     if array.dtype.kind in "OUSc" or not np.can_cast(array.dtype, np.dtype(seen.dtype), "same_kind"):
         raise InputError(f"{gives}, and {holds}, which it cannot become: {model.name}", hint=_RECORD)
+    with np.errstate(over="ignore"):
+        narrowed = array.astype(seen.dtype)
+    if array.dtype.kind == "f" and not np.isfinite(narrowed[np.isfinite(array)]).all():
+        raise InputError(f"{gives}, and {holds} with numbers beyond that type: {model.name}")
     axis = batch_axis_of(len(seen.shape), tap.axes) or 0
     own = array.reshape((1,) * (len(seen.shape) - array.ndim) + array.shape)
     if len(runs) > 1 and not tap.path and own.ndim > axis and own.shape[axis] == runs[0].fed != 1:

@@ -63,6 +63,8 @@ class Replacement:
             assert self.array is not None
             return self.array
         where = printable(self.path)
+        if not os.path.isfile(self.path):
+            raise InputError(f"no such file: {where}", hint=f"give {_HINT}")
 
         def choose(names: list[str]) -> Mapping[str, str]:
             found = next((name for name in (value, layer) if name in names), None)
@@ -95,9 +97,10 @@ def read_replacements(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         layer, _, source = text.partition("=")
         if not layer or not source:
-            raise InputError(f"not LAYER=WHAT: {printable(text)!r}", hint=f"give {_HINT}")
+            raise InputError(f"not LAYER=WHAT, but {printable(text)!r}: give {_HINT}")
         if layer in given:
-            raise InputError(f"two replacements of {printable(layer)!r}: {given[layer]} and {source}")
+            both = f"{printable(given[layer])} and {printable(source)}"
+            raise InputError(f"two replacements of {printable(layer)!r}: {both}")
         given[layer] = source
     return given
 

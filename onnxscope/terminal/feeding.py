@@ -160,10 +160,13 @@ def _read_dims(context: click.Context, parameter: click.Parameter, texts: tuple[
     return dims
 
 
-def _read_replacements(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+def _read_replacements(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     from onnxscope.patching.replacements import read_replacements
 
-    return read_replacements(given) if given else {}
+    try:
+        return read_replacements(given) if given else {}
+    except InputError as error:
+        raise click.BadParameter(str(error), context, option) from error
 
 
 def _read_length(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
