@@ -37,6 +37,8 @@ __all__ = ["Cause", "Causes", "find_causes"]
 Array = NDArray[Any]
 _CARRIED = 0.95
 _MOST_LAYERS = 64  # that are exchanged
+_MOST_TRIED = 8  # for each layer that is added behind the first
+_MOST_NEEDED = 16  # layers of a set of which it is tried whether they are needed
 _MOST_SETS = 150  # that are tried to rule out that fewer layers do
 _MOST_ORDERED = 5  # layers whose shares are taken over every order in which they may be exchanged
 _NAMED = 5  # in words
@@ -242,11 +244,10 @@ class _Search:
             return (), True
         enough = _CARRIED if whole >= _CARRIED else _CARRIED * whole
         chosen = self._without_idle(self._added(enough), enough)
-        sets = 0
-        for size in range(1, len(chosen)):
-            sets += math.comb(len(self.every), size)
-            if sets > _MOST_SETS:
-                return tuple(chosen), False
+        sizes = range(1, len(chosen))
+        if sum(math.comb(len(self.every), size) for size in sizes) > _MOST_SETS:
+            return tuple(chosen), False
+        for size in sizes:
             for smaller in itertools.combinations(sorted(self.every), size):
                 if self.share(smaller) >= enough:
                     return smaller, True
@@ -258,8 +259,8 @@ class _Search:
         gains = dict.fromkeys(sorted(self.every), math.inf)
         while gains and self.share(chosen) < enough:
             now, best = self.share(chosen), None
-            for place in sorted(gains, key=lambda each: -gains[each]):
-                if best is not None and gains[place] <= gains[best]:
+            for turn, place in enumerate(sorted(gains, key=lambda each: -gains[each])):
+                if best is not None and (gains[place] <= gains[best] or (chosen and turn >= _MOST_TRIED)):
                     break
                 after = self.share([*chosen, place])
                 gains[place] = after - now
@@ -275,7 +276,7 @@ class _Search:
     def _without_idle(self, chosen: Sequence[int], enough: float) -> list[int]:
         """Leave out again what is not needed, that of the least share alone first."""
         kept = list(chosen)
-        for place in sorted(chosen, key=lambda each: self.share([each])) if len(chosen) > 1 else ():
+        for place in sorted(chosen, key=lambda each: self.share([each])) if 1 < len(chosen) <= _MOST_NEEDED else ():
             fewer = [other for other in kept if other != place]
             if fewer and self.share(fewer) >= enough:
                 kept = fewer

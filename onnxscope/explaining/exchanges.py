@@ -119,9 +119,6 @@ def _exchange(
         return f"the first model's is computed from {printable(barred[inside[0]])}, which has another shape"
     read = [name for part in parts for name in part.inputs]
     reads = {name: stops[name] for name in read if name in stops}
-    strange = [name for name in read if name not in reads and name not in a.inputs]
-    if strange:
-        return f"the first model's reads {printable(strange[0])!r}, to which no value of the second belongs"
     place = min(b.position(b.producers[own.value]) for _, own in values)
     late = [name for name, (_, own) in reads.items() if b.position(b.producers[own.value]) >= place]
     if late:
@@ -222,18 +219,24 @@ class ExchangedModel:
             if result.dtype_b not in _CHOSEN:
                 return f"onnxruntime cannot choose between values of {result.dtype_b}"
             results.append(((theirs, own), result))
+        codes: dict[str, tuple[str, tuple[str, ...]]] = {}
         for name, (theirs, own) in each.reads.items():
             pair = self._matched((1, own), (0, theirs))
             if isinstance(pair, str):
                 return f"of what it reads, {pair}"
-            sides = pair.shape_b
-            given[name] = written_as_b(writer, _real(writer, own, own.value), pair, partial(writer.integers, sides))
+            value = written_as_b(writer, _real(writer, own, own.value), pair, partial(writer.integers, pair.shape_b))
+            if theirs.scale is not None:
+                codes[f"{self._edit.prefix}codes_{len(self.exchanges)}_{len(codes)}"] = value, theirs.scale
+            given[name] = value if theirs.scale is None else list(codes)[-1]
         given |= {name: self._input(name) for name in each.inputs}
         wanted = [name for theirs, _ in each.values for name in (theirs.value, *(theirs.scale or ()))]
+        wanted += [name for _, scale in codes.values() for name in scale]
         try:
             rename = self._edit.embed(self._sides[0].model, wanted, given)
         except InputError as error:
             return str(error)
+        for name, (value, scale) in codes.items():
+            writer.give("QuantizeLinear", [value, *map(rename, scale)], name)
         switch = self._switch(len(self.exchanges))
         self._edit.proto.graph.input.append(onnx.helper.make_tensor_value_info(switch, TensorProto.BOOL, []))
         for (theirs, own), result in results:
