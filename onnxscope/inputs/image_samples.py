@@ -66,7 +66,7 @@ class ImageSamples(Samples):
             from onnxscope.inputs.trial_runs import image_multiple  # and with it onnx
 
             multiple = image_multiple(spec, axes)
-        return cls(
+        samples = cls(
             specs=tuple(specs),
             count=len(entries),
             batch_axes={spec.name: axes.batch_axis},
@@ -75,8 +75,34 @@ class ImageSamples(Samples):
             entries=entries,
             preset=preset,
             axes=axes,
-            multiple=multiple,
+            multiple=multiple or 1,
         )
+        if not multiple:
+            samples._refuse_size()
+        return samples
+
+    def _refuse_size(self) -> None:
+        """Hold the first picture to its model, where that takes few sizes; one that cannot be read is told later.
+
+        Raises:
+            InputError: The model takes others; says one.
+        """
+        from onnxscope.inputs.trial_runs import image_size, refusal_of
+
+        (spec,) = self.specs
+        try:
+            arrays, _ = self.load(0)
+        except InputError:
+            return
+        array = arrays[spec.name] if self.axes.batch_axis is None else arrays[spec.name][None]
+        refusal = refusal_of(self.specs, {spec.name: array})
+        runs = image_size(spec, self.axes) if refusal else None
+        if refusal and runs:
+            height, width = array.shape[self.axes.height_axis : self.axes.width_axis + 1]
+            raise InputError(
+                f"no picture of {width} x {height} runs: {refusal.called} refuses it: {self.name(0)}",
+                hint=f"`--size {runs[1]}x{runs[0]}` runs",
+            )
 
     @property
     def files(self) -> list[str]:

@@ -31,7 +31,7 @@ from onnxscope.runtime.session import Session, open_session
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
-__all__ = ["Refusal", "TrialRuns", "image_multiple", "refusal_of", "refuse_conflict"]
+__all__ = ["Refusal", "TrialRuns", "image_multiple", "image_size", "refusal_of", "refuse_conflict"]
 
 Array = NDArray[Any]
 _Shape = tuple[int, ...]
@@ -39,6 +39,8 @@ _Misfit = Callable[[Node, Sequence[_Shape], Sequence[Array | None]], int | None]
 
 _TRIED = 128  # a side that all of these divide
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
+_LINES = (32, 48, 64)  # how high a line of writing is to what reads it
+_SQUARES = (28, 32, 64, 96, 112, 128, 160, 192, 224, 256, 299, 320, 384, 416, 448, 512, 640)
 _NUMBERED = re.compile(r"@(\d+)@")
 
 
@@ -156,28 +158,53 @@ class TrialRuns:
 
 
 def image_multiple(spec: InputSpec, axes: ImageLayout) -> int:
-    """Find out of what height and width are multiples, where a model leaves them open: 1 where it takes any.
+    """Find out of what height and width are multiples, where a model leaves them open.
 
     A network that halves its picture five times and joins what it enlarges with what it had takes multiples of 32.
 
     Args:
         spec: The model's only input; its model is run on pictures of 129 up to 256 pixels a side, all zeros.
         axes: Where they are in its shape.
+
+    Returns:
+        1 where the model takes any, or nobody knows; 0 where it takes none of these.
     """
+    sizes = [(_TRIED + multiple, _TRIED + multiple) for multiple in _MULTIPLES]
+    found = _first_to_run(spec, axes, sizes)
+    return 1 if found is None else _MULTIPLES[sizes.index(found)] if found in sizes else 0
+
+
+def image_size(spec: InputSpec, axes: ImageLayout) -> tuple[int, int] | None:
+    """Find a height and a width, as networks have them, on which a model runs that leaves them open.
+
+    Args:
+        spec: As for `image_multiple`.
+        axes: The same.
+
+    Returns:
+        None where none does.
+    """
+    squares = [(side, side) for side in _SQUARES]
+    return _first_to_run(spec, axes, [*((height, 320) for height in _LINES), *squares]) or None
+
+
+def _first_to_run(
+    spec: InputSpec, axes: ImageLayout, sizes: Sequence[tuple[int, int]]
+) -> tuple[int, int] | tuple[()] | None:
+    """The first height and width of pictures on which a model runs, nothing for none, None where nobody knows."""
     model = spec.model
     if not isinstance(model, Model) or len(model.inputs) != 1:
-        return 1
+        return None
     try:
         trials = TrialRuns(model)
     except RunError:
-        return 1  # the run itself says why
-    for multiple in _MULTIPLES:
-        sides = {axes.height_axis, axes.width_axis}
-        open_sizes = dict.fromkeys(sides, _TRIED + multiple) | {axes.channel_axis: 3}
+        return None  # the run itself says why
+    for height, width in sizes:
+        open_sizes = {axes.height_axis: height, axes.width_axis: width, axes.channel_axis: 3}
         shape = [dim if isinstance(dim, int) else open_sizes.get(axis, 1) for axis, dim in enumerate(spec.shape or ())]
         if trials.refusal({spec.name: np.zeros(shape, element_type(spec))}) is None:
-            return multiple
-    return 1
+            return height, width
+    return ()
 
 
 def refusal_of(specs: Sequence[InputSpec], feeds: Mapping[str, Array]) -> Refusal | None:

@@ -367,6 +367,25 @@ def test_a_size_that_cannot_be(tmp_path):
     assert "the size 64 is ignored: it is for images" in notes
 
 
+LINES = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[n, 3, h, w] x) => (float[n, 3, w] y) <int64[1] two = {2}> {
+        low = MaxPool <kernel_shape = [48, 1]> (x)  [flat] y = Squeeze (low, two) }"""
+
+
+def test_a_model_that_takes_one_height_says_which(tmp_path):
+    """As what reads lines of writing, whose height is declared as any."""
+    model = load_model(parse_model(LINES))
+    Image.new("RGB", (80, 60)).save(tmp_path / "1.png")
+    with pytest.raises(InputError) as caught:
+        open_dataset(tmp_path / "1.png", model, RunOptions(preprocess="unit", size="own"))
+    assert str(caught.value).startswith("no picture of 80 x 60 runs: Squeeze 'flat' refuses it: 1.png")
+    assert caught.value.hint.startswith("`--size 320x48` runs; the model takes x float32 (n, 3, h, w)")
+    open_dataset(tmp_path / "1.png", model, RunOptions(preprocess="unit", size="320x48"))
+    Image.new("RGB", (80, 48)).save(tmp_path / "2.png")
+    fed = open_dataset(tmp_path / "2.png", model, RunOptions(preprocess="unit", size="own")).whole()
+    assert fed.arrays["x"].shape == (1, 3, 48, 80)
+
+
 PROCESSOR = {
     "do_resize": True, "size": {"shortest_edge": 40}, "resample": 3, "do_center_crop": True,
     "crop_size": {"height": 32, "width": 32}, "do_rescale": True, "rescale_factor": 0.00392156862745098,
