@@ -182,7 +182,7 @@ class ArraySamples(Samples):
                 unused = unused_columns(stream, printable(self.entry), self.specs)
             return [f"{counted(len(unused), 'column')} of the table not fed: {', '.join(unused[:5])}"] if unused else []
         if self._sounds:
-            return describe_sounds(self._sounds, self.recipe)
+            return describe_sounds(self._sounds, self.recipe, self.specs)
         if self.asked_axis is not None or any(axis is not None for axis in self.batch_axes.values()):
             return []
         return ["the arrays share no axis of samples: they are fed as they are, as one sample"]
@@ -219,7 +219,7 @@ class ArraySamples(Samples):
         read = self._is_stored and everything
         if read:  # not copied from the mapping: reading also compares an archive's checksums
             given = _open_arrays(self.entry, self.specs, self.recipe, mapped=False)
-        arrays, notes = {}, describe_sounds(self._sounds, self.recipe)
+        arrays, notes = {}, describe_sounds(self._sounds, self.recipe, self.specs)
         for spec in self.specs:
             array, where = given[spec.name]
             axis = self.batch_axes[spec.name]

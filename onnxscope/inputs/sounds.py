@@ -160,9 +160,10 @@ def hear(path: str, specs: Sequence[InputSpec], recipe: SoundRecipe | None) -> d
     return fed
 
 
-def describe_sounds(paths: Sequence[str], recipe: SoundRecipe | None) -> list[str]:
-    """Return a note on each sound: how long it is, and at what rate it is fed."""
+def describe_sounds(paths: Sequence[str], recipe: SoundRecipe | None, specs: Sequence[InputSpec]) -> list[str]:
+    """Return a note on each sound: how long it is, at what rate it is fed, and whether it is cut or padded."""
     notes = []
+    taken = None if recipe is None else _seconds_taken(recipe, specs)
     for path in paths:
         samples, rate = _size(path)
         wanted = rate if recipe is None or recipe.rate is None else recipe.rate
@@ -172,8 +173,23 @@ def describe_sounds(paths: Sequence[str], recipe: SoundRecipe | None) -> list[st
             how = f"at {rate:,} samples a second, as {recipe.name!r} takes it"
         else:
             how = f"resampled from {rate:,} to {wanted:,} samples a second, as {recipe.name!r} takes it"
+        if taken is not None and round(samples / rate - taken, 3):
+            how += f", {'cut' if samples / rate > taken else 'padded with silence'} to {taken:.3g} s"
         notes.append(f"{printable(os.path.basename(path))}: {samples / rate:.3g} s of sound {how}")
     return notes
+
+
+def _seconds_taken(recipe: SoundRecipe, specs: Sequence[InputSpec]) -> float | None:
+    """To how many seconds every sound is cut or padded, None where it is not."""
+    heard = [spec for spec in specs if not _tells(spec)]
+    if recipe.seconds is None or recipe.rate is None or len(heard) != 1:
+        return None
+    recipe = recipe.for_sizes({dim for dim in heard[0].shape or () if isinstance(dim, int)})
+    if recipe.features == "wave":
+        size = _places_of_wave(heard[0], _A_SECOND, recipe, "").size
+        return recipe.seconds if size is None else size / (recipe.rate or 1)
+    size = _places_of_features(heard[0], recipe, "").size
+    return recipe.seconds if size is None else samples_of_frames(size, recipe) / (recipe.rate or 1)
 
 
 def refuse_other_rate(files: NamedFiles, recipe: SoundRecipe | None) -> None:

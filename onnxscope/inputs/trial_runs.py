@@ -39,7 +39,7 @@ _Misfit = Callable[[Node, Sequence[_Shape], Sequence[Array | None]], int | None]
 
 _TRIED = 128  # a side that all of these divide
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
-_LINES = (32, 48, 64)  # how high a line of writing is to what reads it
+_LINES = (48, 32, 64)  # how high a line of writing is to what reads it
 _SQUARES = (28, 32, 64, 96, 112, 128, 160, 192, 224, 256, 299, 320, 384, 416, 448, 512, 640)
 _NUMBERED = re.compile(r"@(\d+)@")
 

@@ -299,7 +299,9 @@ def test_what_stands_beside_the_model_is_taken_and_said(tmp_path):
         dataset = opened(path, onnxscope.load_model(model))
         assert dataset.whole().arrays["x"].shape == (1, 128, 200)
         assert dataset.record["sound"] == {"rates": [16_000], "resampled_from": [8000]}
-        assert dataset.notes[0].endswith("16,000 samples a second, as 'preprocessor_config.json' takes it")
+        assert dataset.notes[0].endswith(
+            "16,000 samples a second, as 'preprocessor_config.json' takes it, padded with silence to 2 s"
+        )
     assert opened(path, onnxscope.load_model(tmp_path / "m.onnx"), "kaldi").record["preset"] == "kaldi"
 
     onnx.save(of_shape("batch", "samples").proto, tmp_path / "m.onnx")
@@ -329,3 +331,17 @@ def test_more_sounds_than_memory_has_room_for_are_read_again(tmp_path, monkeypat
     assert again.profile.content == plain.profile.content
     assert again[0].overall == plain[0].overall
     assert not dataset.samples.parts[3].opened
+
+
+@pytest.mark.parametrize(
+    ("shape", "seconds", "said"),
+    [
+        (("batch", 80, "n"), 0.5, "padded with silence to 30 s"),
+        (("batch", 80, 300), 0.5, "padded with silence to 3 s"),
+        (("batch", 80, 300), 3.5, "cut to 3 s"),
+        (("batch", 80, 300), 3.0, "as 'whisper' takes it"),
+    ],
+)
+def test_what_a_sound_is_cut_or_padded_to_is_said(shape, seconds, said, tmp_path):
+    path = written(tmp_path / "a.wav", tone(RATE, seconds))
+    assert opened(path, of_shape(*shape), "whisper").notes[-1].endswith(said)
