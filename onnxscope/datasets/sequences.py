@@ -180,18 +180,21 @@ def _open_stepped(
 def _fed(given: Given, specs: Sequence[InputSpec], states: Sequence[State]) -> tuple[list[InputSpec], InputSpec | None]:
     """The inputs that the data is opened for: no states, and nothing that tokens tell and the data does not name.
 
-    Where a text is for an input that has room for one token, that input comes with it: the data has all of them.
+    What is random is of all inputs. Where a text is for an input that has room for one token, that input comes with it:
+    the data has all of them.
     """
     from onnxscope.stepping.token_feeds import made_of_tokens, one_token_input, token_input
 
     rest = [spec for spec in specs if spec.name not in _names(states)]
+    if given.kind == "random":
+        return list(specs), None  # sizes are tried on the whole model
     if not rest:
         raise InputError("every input of the model is a state: there is nothing to step over")
     single = one_token_input(rest, states) if given.kind == "text" else None
     if single is not None:
         long = single.owned(((single.shape or (None,))[0], None), lambda: single.model)
         return [long if spec is single else spec for spec in rest if not made_of_tokens(spec)], single
-    if token_input(rest) is None or given.kind in ("random", "images"):
+    if token_input(rest) is None or given.kind == "images":
         return rest, None
     of_text = {name for name, part in token_parts(rest).items() if part != "length"} if given.kind == "text" else set()
     known = given.names(specs) | of_text

@@ -24,6 +24,7 @@ __all__ = ["also", "teaching"]
 _MOST_HINT = 300  # characters of a line
 # A command without placeholders for what nobody knows, as NAME=SIZE is; or one less something.
 _COMMAND = re.compile(r"`(?:-i|--(?!state|on-error)[a-z-]+|onnxscope) (?![^`]*(?:[A-Z]{4,}(?!\.)|…))|leave `--")
+_OF_STEPS = ("--state", "--step", "steps count")  # the model takes what was given, step after step
 
 
 def also(error: InputError, step: str | None) -> InputError:
@@ -47,6 +48,8 @@ def teaching(
         yield
     except InputError as error:
         given = error.hint or ""
+        if any(word in given for word in _OF_STEPS):
+            raise
         if not specs or _takes(specs, {}, _MOST_HINT) in given or "the model takes" in given:
             wanted = ""
         else:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from stateful_models import decoder, recurrent
+from stateful_models import decoder, recurrent, torch_greedy
 
 import onnxscope
 from onnxscope.base.run_options import RunOptions
@@ -136,7 +136,7 @@ def test_a_step_of_what_is_not_stepped_is_refused():
     text = """<ir_version: 9, opset_import: ["": 18]> g (float[b, 3] x) => (float[b, 3] y) { y = Relu (x) }"""
     said, hint = refusal(onnx.parser.parse_model(text), np.zeros((2, 3), np.float32), step=1)
     assert said == "there is no step 1: the model is not run step after step"
-    assert hint.startswith("`--state OUTPUT=INPUT` says which output feeds which input in the next step; ")
+    assert hint == "`--state OUTPUT=INPUT` says which output feeds which input in the next step"
 
 
 def test_test_data_of_onnx_is_of_every_input_or_of_those_that_are_no_states(tmp_path):
@@ -150,3 +150,16 @@ def test_test_data_of_onnx_is_of_every_input_or_of_those_that_are_no_states(tmp_
         dataset = opened(model, folder)
         assert ("state" in dataset.record) == (count == 1)
         assert np.array_equal(dataset.whole().arrays["h"], np.full((1, 1, 6), count == 3, np.float32))
+
+
+def test_random_tokens_are_of_a_whole_decoder():
+    dataset = opened(decoder(), "random", generate=3)
+    tokens = dataset.record["state"]["tokens"][0]
+    assert dataset.record["state"]["steps"] == [3]
+    assert dataset.load(0)[0]["past_key_values.0.key"].shape == (1, 0, 8)
+    assert tokens[-3:] == torch_greedy(tokens[:-3], 3)
+
+
+def test_a_step_that_is_not_there_is_told_alone():
+    said, hint = refusal(recurrent()[0], FRAMES, step=99)
+    assert (said, hint) == ("there is no step 99 among 9", "steps count from 0")
