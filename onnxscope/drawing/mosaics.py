@@ -127,13 +127,15 @@ def labelled(
         names: Of every place down, written where there is room; they may come from anybody.
         rows: How many maps lie above each other.
     """
-    font = ImageFont.load_default(_LETTER_PX)
+    font = ImageFont.load_default(_LETTER_PX)  # a palette has no grey, so that letters keep to whole pixels: mode 1
     lines = [line for line in (f"{right}, to the right", each) if line]
-    widest = max(math.ceil(font.getlength(line)) for line in lines)
+    widest = max(math.ceil(font.getlength(line, mode="1")) for line in lines)
     listed = _names_beside(image, names, rows)
     side, foot = _LETTER_PX + 6 + listed.width, (_LETTER_PX + 4) * len(lines) + 2
     text = f"{down}, downwards"
-    beside = Image.new("P", (max(image.height, math.ceil(font.getlength(text)) + side), _LETTER_PX + 6), _CLEAR)
+    beside = Image.new(
+        "P", (max(image.height, math.ceil(font.getlength(text, mode="1")) + side), _LETTER_PX + 6), _CLEAR
+    )
     ImageDraw.Draw(beside).text((beside.width, 0), text, fill=_LETTERS, font=font, anchor="rt")
     size = max(image.width, widest) + side, max(image.height, beside.width) + foot
     canvas = Image.new("P", size, _CLEAR)
@@ -158,7 +160,7 @@ def _names_beside(image: Image.Image, names: Sequence[str], rows: int) -> Image.
         return Image.new("P", (0, image.height), _CLEAR)
     font = ImageFont.load_default(min(_LETTER_PX, int(step)))
     shown = [shortened(printable(name), _LONGEST_NAME) for name in names]
-    width = max(math.ceil(font.getlength(name)) for name in shown) + _GAP_PX
+    width = max(math.ceil(font.getlength(name, mode="1")) for name in shown) + _GAP_PX
     listed = Image.new("P", (width, image.height), _CLEAR)
     pen = ImageDraw.Draw(listed)
     for row in range(rows):

@@ -235,3 +235,13 @@ def test_letters_leave_the_maps_as_they_are():
     np.testing.assert_array_equal(np.asarray(drawn.crop((*place, drawn.width, image.height))), np.asarray(image))
     assert drawn.getpalette() == image.getpalette()
     assert drawn.info["transparency"] == 255
+
+
+def test_what_is_written_below_a_narrow_picture_is_not_cut():
+    def letters(words, room):
+        wide = labelled(mosaic(np.zeros((1, 2, room))), "a", words, "").convert("RGBA")
+        foot = np.asarray(wide)[-18:]
+        return int((foot[..., 3] > 0).sum())
+
+    for words in ("time", "key", "channel", "million mmm", "illicit fill"):
+        assert letters(words, 1) == letters(words, 400), words
