@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import quantized_copies
 from onnx import numpy_helper
 
 import onnxscope
@@ -94,3 +95,23 @@ def test_a_model_without_any_of_the_layers_is_an_error():
     model = made(FLOAT, w=rng.normal(size=(6, 6)).astype(np.float32), v=rng.normal(size=(6, 4)).astype(np.float32))
     with pytest.raises(InputError, match="no layer of the quantized model can be put back into float"):
         onnxscope.restoration(model, other, np.ones((2, 6), np.float32))
+
+
+def test_dynamic_codes_are_put_back_and_codes_of_another_operator_are_said(tmp_path):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(32, 6)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+        onnx.helper.make_node("MatMul", ["h", "v"], ["y"], name="second"),
+    ]
+    weights = {"w": rng.normal(size=(6, 8)).astype(np.float32), "v": rng.normal(size=(8, 4)).astype(np.float32)}
+    proto = quantized_copies.model(nodes, {"x": ["N", 6]}, {"y": ["N", 4]}, weights)
+    dynamic, codes = (
+        quantized_copies.quantized(proto, x, tmp_path, form, per_channel=False) for form in ("dynamic", "QOperator")
+    )
+    found = onnxscope.restoration(*dynamic, x)
+    assert {row.layer for row in found} == {"first", "second"}
+    assert found[0].gained_db > 0
+    with pytest.raises(InputError, match="no layer of the quantized model can be put back into float") as caught:
+        onnxscope.restoration(*codes, x)
+    assert caught.value.hint
