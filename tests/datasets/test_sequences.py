@@ -108,10 +108,10 @@ def test_who_names_a_state_gives_everything(tmp_path):
     np.savez(tmp_path / "some.npz", frame=FRAMES, h=np.zeros((1, 9, 6), np.float32))
     for given in (tmp_path / "some.npz", {"frame": FRAMES, "h": np.zeros((1, 9, 6), np.float32)}):
         said, hint = refusal(model, given)
-        assert said.startswith("no array for the input 'c': ")
+        assert said.startswith("no array for the input 'c', float32 (1, batch, 6): ")
         assert hint.endswith("; `--state auto` steps over the other inputs, from what states are given")
     said, hint = refusal(model, {"frame": FRAMES[:, :3], "h": np.zeros((1, 9, 6), np.float32)})
-    assert said.startswith("no array for the input 'c': ")
+    assert said.startswith("no array for the input 'c', float32 (1, batch, 6): ")
     assert "--state" not in hint  # nor could that step over frames of three numbers
 
 

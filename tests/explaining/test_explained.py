@@ -47,8 +47,9 @@ def test_tables_and_notebooks_show_why():
     result = onnxscope.explain(network(2.0), network(0.5), X)
     (explanation,) = result.explanations
     assert explanation.text == "B's Clip has `max` 0.5; with 2 it is equal"
-    table = result.tables()[-1]
+    table, carried = result.tables()[-2:]
     assert table.title == "why: 1 of 1 difference explained"
+    assert carried.title == "what carries all of the outputs' difference"
     assert table.rows[0][:3] == (explanation.a.layer, "Clip", "max")
     assert explanation.text in repr(result)
     assert explanation.text in html.unescape(result._repr_html_())
