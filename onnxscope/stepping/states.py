@@ -25,6 +25,9 @@ _PRESENT = re.compile(r"present(?:_key_?values?)?|cache", re.IGNORECASE)
 _NEW = frozenset({"n", "new", "next", "out", "output", "final", "last", "updated", "present", "t"})
 _OLD = frozenset({"prev", "previous", "in", "input", "init", "initial", "old", "past", "0", "t"})
 _STATES = re.compile(r"state|hidden|cell|cache|past|memory|rnn|lstm|gru|cached|buffer|context|^[hcs]$")
+_STATE_WORD = re.compile(
+    r"(?:state|hidden|cell|cache|past|present|memory|rnn|lstm|gru)\w*|\w*(?:state|cell|cache|rnn|lstm|gru)s?|[hcs][nt0]?"
+)
 _LENGTH = re.compile(r"past|cache|seq|len", re.IGNORECASE)
 
 
@@ -127,11 +130,19 @@ def _of_samples(array: NDArray[Any], state: State, samples: int) -> NDArray[Any]
 
 
 def possible_state(inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> tuple[str, str] | None:
-    """Return an output and an input of one type and shape that may be a state though no name says so, None without."""
+    """Return an output and an input that may be a state, though their names do not belong together; None without.
+
+    One of the two is called a state or a cache, both are of one type and shape, and nothing but the axis of samples is
+    open in it, as what a step gives is what the next one takes; only a cache may grow.
+    """
     for spec in inputs[1:]:
+        open_axes = sum(not isinstance(dim, int) for dim in spec.shape or ())
+        if len(spec.shape or ()) < 2 or (open_axes > 1 and not _PAST.search(spec.name)):
+            continue
         alike = [output.name for output in outputs if output.shape == spec.shape and output.dtype == spec.dtype]
-        if len(alike) == 1 and len(spec.shape or ()) > 1:
-            return alike[0], spec.name
+        called = alike if _is_called_a_state(spec.name) else [name for name in alike if _is_called_a_state(name)]
+        if len(alike) == 1 and called:
+            return called[0], spec.name
     return None
 
 
@@ -194,10 +205,19 @@ def _stem_of_cache(name: str, of: re.Pattern[str]) -> str:
 
 def _stem(name: str, without: frozenset[str], suffix: str) -> tuple[str, ...]:
     """The words of a name without those that say before or after: `stateN`, `new_state` and `state_out` are `state`."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[0-9])(?=[a-zA-Z])", " ", name)
-    words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
+    words = _words(name)
     words = [word[0] if re.fullmatch(rf"[hcs]{suffix}", word) else word for word in words]
     return tuple(word for word in words if word not in without)
+
+
+def _words(name: str) -> list[str]:
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[0-9])(?=[a-zA-Z])", " ", name)
+    return [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
+
+
+def _is_called_a_state(name: str) -> bool:
+    """Whether a word of a name is one for states, or begins or ends with one."""
+    return any(_STATE_WORD.fullmatch(word) for word in _words(name))
 
 
 def _fit(spec: InputSpec, output: InputSpec) -> bool:

@@ -116,11 +116,11 @@ def test_who_names_a_state_gives_everything(tmp_path):
 
 
 def test_a_state_is_offered_only_where_the_rest_would_do():
-    text = """<ir_version: 9, opset_import: ["": 18]> g (float[b, 3] x, float[b, 5] a) => (float[b, 3] y, float[b, 5] z)
-        { y = Relu (x)  z = Relu (a) }"""
+    text = """<ir_version: 9, opset_import: ["": 18]> g (float[b, 3] x, float[b, 5] a)
+        => (float[b, 3] y, float[b, 5] cell) { y = Relu (x)  cell = Relu (a) }"""
     model = onnx.parser.parse_model(text)
     three = np.zeros((2, 3), np.float32)
-    offer = "`--state z=a` if that output feeds it in the next step"
+    offer = "`--state cell=a` if that output feeds it in the next step"
     for given, is_offered in (
         (three, True),
         ({"x": three}, True),

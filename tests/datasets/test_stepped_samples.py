@@ -203,12 +203,12 @@ def test_what_cannot_be_stepped_is_told():
 
 
 def test_an_output_that_may_be_a_state_is_offered():
-    text = """<ir_version: 9, opset_import: ["": 18]> g (float[b, 3] x, float[b, 5] a) => (float[b, 3] y, float[b, 5] z)
-        { y = Relu (x)  z = Relu (a) }"""
+    text = """<ir_version: 9, opset_import: ["": 18]> g (float[b, 3] x, float[b, 5] a)
+        => (float[b, 3] y, float[b, 5] cell) { y = Relu (x)  cell = Relu (a) }"""
     with pytest.raises(InputError) as caught:
         opened(onnx.parser.parse_model(text), np.zeros((2, 3), np.float32))
-    assert "`--state z=a` if that output feeds it in the next step" in caught.value.hint
-    assert opened(onnx.parser.parse_model(text), np.zeros((2, 3), np.float32), state={"z": "a"}).count == 2
+    assert "`--state cell=a` if that output feeds it in the next step" in caught.value.hint
+    assert opened(onnx.parser.parse_model(text), np.zeros((2, 3), np.float32), state={"cell": "a"}).count == 2
 
 
 def test_what_is_written_of_states_is_read():

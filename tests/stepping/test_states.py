@@ -6,7 +6,7 @@ import pytest
 
 from onnxscope.errors import InputError
 from onnxscope.model.stored_model import InputSpec
-from onnxscope.stepping.states import find_states, first_states
+from onnxscope.stepping.states import find_states, first_states, possible_state
 
 
 def spec(name, *shape, dtype="float32"):
@@ -110,3 +110,26 @@ def test_pairs_that_are_given():
         found(inputs, outputs, {"p": "aa"})
     with pytest.raises(InputError, match="the output 'r' does not fit the input 'a'"):
         found(inputs, outputs, {"r": "a"})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "offered"),
+    [
+        ([spec("x", "b", 3), spec("a", "b", 5)], [spec("cell", "b", 5)], ("cell", "a")),
+        ([spec("x", "b", 3), spec("lstm1", "b", 5)], [spec("z", "b", 5)], ("z", "lstm1")),
+        ([spec("x", "b", 3), spec("prevState", 1, 5)], [spec("z", 1, 5)], ("z", "prevState")),
+        ([spec("x", "b", 3), spec("c0", 1, "b", 5)], [spec("z", 1, "b", 5)], ("z", "c0")),
+        ([spec("ids", "b", "s"), spec("past", "b", 2, "p", 4)], [spec("kv", "b", 2, "p", 4)], ("kv", "past")),
+        # pictures, and what only spells like a state
+        ([spec("left", "b", 3, 8, 8), spec("right", "b", 3, 8, 8)], [spec("disparity", "b", 3, 8, 8)], None),
+        ([spec("image", "b", 3, "h", "w"), spec("hidden", "b", 3, "h", "w")], [spec("y", "b", 3, "h", "w")], None),
+        ([spec("x", "b", 3), spec("excellent", "b", 5)], [spec("status", "b", 5)], None),
+        # of which the next step would not take what the last one gave, or nobody knows which
+        ([spec("ids", "b", "s"), spec("hidden_states", "b", "s", 4)], [spec("y", "b", "s", 4)], None),
+        ([spec("x", "b", 3), spec("cell", "b", 5)], [spec("y", "b", 5), spec("z", "b", 5)], None),
+        ([spec("x", "b", 3), spec("cell", "b", 5)], [spec("y", "b", 5, dtype="float16")], None),
+        ([spec("cell", "b", 5), spec("x", "b", 3)], [spec("y", "b", 5)], None),
+    ],
+)
+def test_what_may_be_a_state(inputs, outputs, offered):
+    assert possible_state(inputs, outputs) == offered
