@@ -12,7 +12,7 @@ from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import printable
 from onnxscope.comparison.common_feed import open_common_feed
-from onnxscope.model.loading import CustomOps, load_model
+from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.narrowing.narrowed_layers import find_narrowed_layers
 from onnxscope.narrowing.quality import Quality
 from onnxscope.narrowing.restored_layers import pair_layers, restore_layers
@@ -150,6 +150,11 @@ def _rounded(decibels: float | None) -> float | None:
     return None if decibels is None else round(decibels, 1)
 
 
+def _rounding_db(model: Model) -> int:
+    """From how many decibels on outputs are equal but for rounding: some 18 less than what their type resolves."""
+    return 295 if any(output.dtype == "float64" for output in model.outputs) else 120
+
+
 def _scores(quality: Quality) -> tuple[Cell, Cell]:
     kl = quality.kl_nats
     return (
@@ -190,7 +195,8 @@ def restoration(
         feeding: How what is given becomes the models' inputs: see `FeedingOptions`.
 
     Returns:
-        Errors as ratios of sums of squares over all numbers, in decibels, and of scores of classes.
+        Errors as ratios of sums of squares over all numbers, in decibels, and of scores of classes. No layers, and a
+        remark, where the second model is equal but for rounding: above 120 dB, or 295 for outputs in float64.
 
     Raises:
         SelectorError: A selector matches nothing.
@@ -216,6 +222,12 @@ def restoration(
         layer = pair.layer
         rows.append(RestoredLayer(layer.own, layer.layer, layer.node.op_type, found.own[pair], quality, gained))
     rows.sort(key=lambda row: row.output.relative_noise)
+    limit = _rounding_db(first)
+    if before is None or before > limit:
+        rounding = f"and from {limit} on nothing but rounding is left"
+        how = "no error at all" if before is None else f"{before:.0f} dB, {rounding}"
+        alike = f"{printable(second.name)} is no narrower copy of {printable(first.name)}"
+        rows, notes = [], (*notes, f"{alike}: {how}; no layer is ranked")
     unfit = [Unreachable(pair.layer.own, reason) for pair, reason in found.unfit.items()]
     return Restoration(
         model=first.to_dict(),

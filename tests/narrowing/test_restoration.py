@@ -89,6 +89,40 @@ def test_the_command_ranks_the_layers_of_a_quantized_model(capsys, monkeypatch):
     assert "--as is for one model: with QUANTIZED nothing is simulated" in capsys.readouterr().err
 
 
+def test_a_model_that_is_no_narrower_copy_is_told_and_nothing_is_ranked(tmp_path, monkeypatch, capsys):
+    """Scaled forth by 3 and back behind the Relu, it is the same function, but for float32's rounding of 2**-24."""
+    rng = np.random.default_rng(0)
+    x, w, v = (rng.normal(size=size).astype(np.float32) for size in ((40, 6), (6, 6), (6, 4)))
+    plain, other = made(FLOAT, w=w, v=v), made(FLOAT, w=w * np.float32(3), v=v / np.float32(3))
+    assert [row.output.sqnr_db for row in onnxscope.restoration(plain, plain, x)] == []
+    found = onnxscope.restoration(plain, other, x)
+    clean, again = (np.maximum(x @ a, 0) @ b for a, b in ((w, v), (w * np.float32(3), v / np.float32(3))))
+    error = np.square(clean.astype(float) - again).sum()
+    assert found.output.sqnr_db == pytest.approx(10 * np.log10(np.square(clean, dtype=float).sum() / error), abs=3)
+    assert len(found) == 0
+    assert " is no narrower copy of " in found.notes[-1]
+    assert len(onnxscope.restoration(plain, made(FLOAT, w=w, v=v * np.float32(1.0001)), x)) == 2  # 80 dB
+    for name, model in (("a", plain), ("b", other)):
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    np.save(tmp_path / "x.npy", x)
+    monkeypatch.chdir(tmp_path)
+    assert run(["sensitivity", "a.onnx", "b.onnx", "-i", "x.npy"]) == 0
+    told = capsys.readouterr().err
+    assert "b.onnx is no narrower copy of a.onnx: 1" in told
+    assert "dB, and from 120 on nothing but rounding is left; no layer is ranked" in told
+
+
+def test_a_float32_copy_of_a_float64_model_is_narrower():
+    rng = np.random.default_rng(0)
+    x, w, v = (rng.normal(size=size) for size in ((40, 6), (6, 6), (6, 4)))
+    double = made(FLOAT.replace("float[", "double["), w=w, v=v)
+    narrow = "c = Cast <to = 1>(x)  g = MatMul(c, w)  h = Cast <to = 11>(g)"
+    single = FLOAT.replace("float[", "double[").replace("h = MatMul(x, w)", narrow)
+    rows = onnxscope.restoration(double, made(single, w=w.astype(np.float32), v=v), x)
+    assert rows.output.sqnr_db > 120
+    assert len(rows) > 0
+
+
 def test_a_model_without_any_of_the_layers_is_an_error():
     other = made(f"{HEAD} g (float[N, 6] x) => (float[N, 4] y) {{ y = Slice(x, s, e, a) }}", s=[0], e=[4], a=[1])
     rng = np.random.default_rng(0)
