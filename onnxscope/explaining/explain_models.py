@@ -28,7 +28,7 @@ from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.pairing.align_layers import Align
 from onnxscope.selection.feeding_recipes import load_to_run
 
-__all__ = ["explain", "explain_comparison"]
+__all__ = ["explain", "explain_comparison", "explain_outputs"]
 
 _MOST_LAYERS = 5
 _MOST_TRIALS = 80  # of one layer
@@ -125,16 +125,26 @@ def explain(
         found += more
         if not any(explanation.is_explained for explanation in more):
             break
-    causes, notes = (None, ()) if select else _causes(comparison, (first, second), inputs, options)
+    causes, notes = (None, ()) if select else explain_outputs(comparison, (first, second), inputs, options)
     fields = {field.name: getattr(comparison, field.name) for field in dataclasses.fields(comparison)}
     fields["notes"] = (*comparison.notes, *notes)
     return ExplainedComparison(**fields, explanations=tuple(found), mended=mended, second=second, causes=causes)
 
 
-def _causes(
+def explain_outputs(
     comparison: Comparison, models: tuple[Model, Model], inputs: Any, options: RunOptions
 ) -> tuple[Causes | None, tuple[str, ...]]:
-    """Which layers carry the difference, or a remark on why that cannot be found out."""
+    """Find which layers carry the difference of the outputs.
+
+    Args:
+        comparison: Of both models, whole.
+        models: The first and the second.
+        inputs: What they were fed.
+        options: How.
+
+    Returns:
+        The layers, None where nothing differs; or no layers, and a remark on why that cannot be found out.
+    """
     try:
         return find_causes(comparison, models, inputs, options), ()
     except OnnxscopeError as error:

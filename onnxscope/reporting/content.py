@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics
     from onnxscope.comparison.layer_difference import LayerDifference
     from onnxscope.comparison.result import Comparison
+    from onnxscope.explaining.causes import Causes
     from onnxscope.explaining.explained import Explanation
     from onnxscope.profiling.dataset_statistics import DatasetStatistics
     from onnxscope.profiling.tap_profile import TapProfile
@@ -91,6 +92,7 @@ class Content:
         unreachable: Name and reason of taps that could not be observed.
         notes: Remarks on how the page came about.
         reasons: Why layers of the other model differ, and what makes them equal; none where nobody asked.
+        causes: Which layers carry the difference of the outputs; None where there is none, or nobody asked.
     """
 
     summary: ModelSummary
@@ -105,6 +107,7 @@ class Content:
     unreachable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     reasons: tuple[Explanation, ...] = ()
+    causes: Causes | None = None
 
 
 @dataclass(eq=False)

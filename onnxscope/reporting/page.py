@@ -137,10 +137,22 @@ def _template() -> Any:
         "number": number_text,
         "count": count_text,
         "label": label,
-        "sentence": sentence,
+        "sentence": _sentence,
         "tip": tip,
     }
     return environment.get_template("report.html")
+
+
+def _sentence(text: str) -> str:
+    """A sentence as the page shows it: what stands between backticks as code."""
+    import markupsafe
+
+    shown = sentence(text)
+    parts = shown.split("`")
+    if len(parts) % 2 == 0:  # a name has one
+        return shown
+    code = markupsafe.Markup("<code>{}</code>")
+    return markupsafe.Markup("").join(code.format(part) if place % 2 else part for place, part in enumerate(parts))
 
 
 def _page_context(content: Content) -> dict[str, Any]:
@@ -163,6 +175,7 @@ def _page_context(content: Content) -> dict[str, Any]:
         "was_run": content.maps is not None or content.statistics is not None,
         "comparison": content.comparison,
         "reasons": [(each.a.layer, each.text) for each in content.reasons],
+        "carried": content.causes.text if content.causes is not None else None,
         "changes": content.comparison.changes_table() if content.comparison is not None else None,
         "quantized": content.weights.quantized_table(),
         "unreachable": content.unreachable,

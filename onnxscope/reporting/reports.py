@@ -17,7 +17,8 @@ from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, ProfileError
-from onnxscope.explaining.explain_models import explain_comparison
+from onnxscope.explaining.explain_models import explain_comparison, explain_outputs
+from onnxscope.explaining.explained import Explanation
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.profile import Profile
@@ -124,7 +125,8 @@ def report(
         profile: Statistics of a dataset, from `stats` or a file that `onnxscope stats` wrote, in place of those of
             `inputs`.
         against: Another model, compared with this one layer by layer and shown beside it.
-        explain: Whether the page says why layers of the other model differ, as `explain` does; needs `inputs`.
+        explain: Whether the page says why layers of the other model differ, and which of them carry the outputs'
+            difference, as `explain` does; needs `inputs`.
         select: Selectors; none shows every layer that owns weights, and feature maps of those that do the work.
         at: After (`post`) or before (`pre`) the activation function that follows a layer.
         channels: How many channels a mosaic shows.
@@ -167,10 +169,13 @@ def report(
     of_dataset = None if profile is None else _of_profile(profile, loaded)
     second = None if against is None else load_model(against, custom_ops=custom_ops)
     run = run_for_page(loaded, second, inputs, options, wanted, stored, of_dataset, say)
-    reasons = []
+    reasons: list[Explanation] = []
+    causes, remarks = None, tuple[str, ...]()
     if explain and second is not None and run.comparison is not None:
         say("trying what makes layers equal")
         reasons = explain_comparison(run.comparison, loaded, second, inputs, options)
+        if not wanted.select:
+            causes, remarks = explain_outputs(run.comparison, (loaded, second), inputs, options)
     say("drawing the page")
     dims = _sizes(loaded, run.maps)
     if dims:
@@ -186,8 +191,9 @@ def report(
         comparison=run.comparison,
         others=run.others,
         unreachable=run.unreachable,
-        notes=run.notes,
+        notes=(*run.notes, *remarks),
         reasons=tuple(reasons),
+        causes=causes,
     )
     return Report(loaded, content, render_page(content, max_bytes=max_bytes))
 

@@ -19,7 +19,7 @@ from pages import LIKE_SELECTORS, Parsed, called, network
 from PIL import Image
 from planting import HALF_INPUT, overflowing_half, scaled
 
-from onnxscope import report, stats
+from onnxscope import explain, report, stats
 from onnxscope.cli.main import run
 from onnxscope.comparison.compare_models import diff
 from onnxscope.errors import InputError, ProfileError
@@ -145,11 +145,28 @@ def test_the_page_says_why_another_model_differs(tmp_path):
     name = next(tensor.name for tensor in onnx.load(DIGITS).graph.initializer if len(tensor.dims) == 4)
     onnx.save(scaled(DIGITS, name, 1.5), tmp_path / "other.onnx")
     made = report(DIGITS, SAMPLES, against=tmp_path / "other.onnx", explain=True)
-    text = Parsed(made.html).text
+    text = " ".join(Parsed(made.html).text.split())
     assert "Why it differs, where B is other.onnx" in text
-    assert "has its `W` multiplied by 1.5; with A's it is equal" in text
+    assert "has its W multiplied by 1.5; with A's it is equal" in text
+    assert "has its <code>W</code> multiplied by 1.5" in made.html
+    carried = explain(DIGITS, tmp_path / "other.onnx", SAMPLES).causes.text
+    assert carried.startswith("1 of ")
+    assert f"Of the outputs: {carried}" in text
+    layer = made.content.reasons[0].a.layer
+    part = report(DIGITS, SAMPLES, against=tmp_path / "other.onnx", explain=True, select=layer)
+    assert part.content.causes is None
     with pytest.raises(InputError, match="nothing is compared on an input"):
         report(DIGITS, against=tmp_path / "other.onnx", explain=True)
+
+
+def test_backticks_of_a_sentence_are_code_and_harm_nothing():
+    image = np.ones((1, 3, 6, 6), np.float32)
+    names = ["`<b>one</b>`", "<b>two"]
+    made = report(network(names), image, against=network(names, seed=4), explain=True)
+    assert "<code>&lt;b&gt;one&lt;/b&gt;</code> (" in made.html
+    assert "<b>one" not in made.html
+    assert "<b>two" not in made.html
+    assert "&lt;b&gt;two" in made.html
 
 
 def test_a_dataset_s_profile_takes_the_place_of_the_input_s_statistics(tmp_path):
