@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
+from onnxscope.base import option_types
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
@@ -31,6 +32,8 @@ BatchAxis = int | Literal["none"] | Mapping[str, int | None] | None
 """The axis of samples of every input, or by input name (one that is not named has none); None to find it out."""
 StatePairs = Mapping[str, str] | Literal["auto", "none"] | None
 """Inputs by the outputs that feed them in the next step; None to find them where they are given nothing."""
+
+_STATES = "inputs by the outputs that feed them, `auto` or `none`"
 
 
 class FeedingOptions(TypedDict, total=False):
@@ -126,15 +129,23 @@ class Feeding:
 
     def __post_init__(self) -> None:
         for name in ("samples", "generate", "step"):
-            if not isinstance(getattr(self, name), int | None):
-                raise _no_kind(name, getattr(self, name), "a whole number")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, option_types.whole_number(name, getattr(self, name)))
         for name in ("preprocess", "tokenizer", "recipe"):
-            if isinstance(getattr(self, name), int | float | Mapping | Sequence) and not isinstance(
-                getattr(self, name), str | bytes
-            ):
-                raise _no_kind(name, getattr(self, name), "a name, or the path of a file")
-        if isinstance(self.mask, int | float):
-            raise _no_kind("mask", self.mask, "the name of an input, or several")
+            if getattr(self, name) is not None:
+                option_types.path(name, getattr(self, name))
+        option_types.one_of("layout", self.layout, get_args(Layout))
+        if self.size is not None and not isinstance(self.size, str):
+            sides = "a whole number, `WIDTHxHEIGHT` or `own`"
+            object.__setattr__(self, "size", option_types.whole_number("size", self.size, sides))
+        if self.mask is not None:
+            option_types.names("mask", self.mask, "the name of an input, or several")
+        if isinstance(self.state, Mapping):
+            option_types.names("state", [*self.state, *self.state.values()], _STATES)
+        elif not isinstance(self.state, str | None):
+            raise option_types.wrong_type("state", self.state, _STATES)
+        if self.batch_axis is not None and not isinstance(self.batch_axis, str):
+            object.__setattr__(self, "batch_axis", _checked_axes(self.batch_axis))
         if self.samples is not None and self.samples < 1:
             raise InputError(f"{self.samples} random samples are none", hint="give at least 1")
         if self.length is not None:
@@ -178,6 +189,10 @@ class RunOptions(Feeding):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("batch_size", "limit", "memory_budget_bytes", "threads"):
+            if name != "limit" or self.limit is not None:
+                object.__setattr__(self, name, option_types.whole_number(name, getattr(self, name)))
+        option_types.one_of("on_error", self.on_error, get_args(OnError))
         if self.batch_size < 1:
             raise InputError(f"a batch of {self.batch_size} samples is none", hint="give at least 1")
         if self.limit is not None and self.limit < 1:
@@ -248,8 +263,16 @@ def read_state_pairs(texts: Sequence[str]) -> StatePairs:
     return pairs
 
 
-def _no_kind(name: str, value: object, wanted: str) -> InputError:
-    return InputError(f"{name} is {printable(repr(value))[:60]}, not {wanted}")
+def _checked_axes(given: object) -> int | dict[str, int | None]:
+    """Axes of samples with Python's own whole numbers."""
+    wanted = "an axis, `none`, or an axis by input"
+    if not isinstance(given, Mapping):
+        return option_types.whole_number("batch_axis", given, wanted)
+    option_types.mapping("batch_axis", given, wanted)
+    return {
+        name: None if axis is None else option_types.whole_number(f"batch_axis of {name!r}", axis)
+        for name, axis in given.items()
+    }
 
 
 def _no_pair(given: str) -> InputError:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
+from onnxscope.base import option_types
 from onnxscope.base.files import open_regular
 from onnxscope.base.text import as_typed, printable, shortened
 from onnxscope.errors import InputError, ModelError
@@ -240,7 +241,9 @@ def library_files(custom_ops: CustomOps) -> tuple[Path, ...]:
     Raises:
         InputError: There is no such file.
     """
-    given = [custom_ops] if isinstance(custom_ops, (str, os.PathLike)) else custom_ops
+    given = [custom_ops] if isinstance(custom_ops, str) or not isinstance(custom_ops, Sequence) else custom_ops
+    for each in given:
+        option_types.path("custom_ops", each)
     for path in given:
         open_regular(os.fspath(path), hint="`--custom-ops` names a library of custom operators").close()
     return tuple(dict.fromkeys(Path(path).resolve() for path in given))
@@ -356,6 +359,7 @@ def _checked_dims(model: Model, dims: Mapping[str, int]) -> Mapping[str, int]:
         InputError: No input has such a dimension, it is fixed, has two sizes, or a size is none.
     """
     checked: dict[str, int] = {}
+    option_types.mapping("dims", dims, "sizes by the name of a dimension, or by `INPUT:AXIS`")
     sides = {f"{spec.name}:{axis}": dim for spec in model.declared_inputs for axis, dim in enumerate(spec.shape or ())}
     names = {dim for dim in sides.values() if isinstance(dim, str)}
     names |= {term for dim in names for term in terms_of(dim)}

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxscope.base import option_types
 from onnxscope.model.graphs import Step, ValueType, attribute_value, walk_graphs
 from onnxscope.model.loading import Model
 from onnxscope.model.stored_model import StoredModel, is_symbol
@@ -58,7 +59,11 @@ def name_sizes(model: Model, dims: Mapping[str, int]) -> tuple[Model, dict[str, 
     Returns:
         The model, or a copy where sizes stand in place of dimensions without a name; and sizes by name. What is no
         dimension of an input keeps its name.
+
+    Raises:
+        InputError: The sizes are not by name.
     """
+    option_types.mapping("dims", dims, "sizes by the name of a dimension, or by `INPUT:AXIS`")
     named = dict(dims)
     unnamed: dict[str, tuple[int, int]] = {}
     for place, spec in enumerate(model.proto.graph.input):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import re
 import shlex
 
@@ -392,11 +393,49 @@ def test_what_python_gives_is_answered_too(given, fault, step, inside):
         ({"preprocess": {"divisor": 255}}, "preprocess is {'divisor': 255}, not a name, or the path of a file"),
         ({"tokenizer": 3}, "tokenizer is 3, not a name, or the path of a file"),
         ({"mask": 3}, "mask is 3, not the name of an input, or several"),
+        ({"mask": ["m", 3]}, "mask is ['m', 3], not the name of an input, or several"),
+        ({"batch_size": "4"}, "batch_size is '4', not a whole number"),
+        ({"batch_size": 2.0}, "batch_size is 2.0, not a whole number"),
+        ({"limit": True}, "limit is True, not a whole number"),
+        ({"threads": None}, "threads is None, not a whole number"),
+        ({"memory_budget_bytes": "1"}, "memory_budget_bytes is '1', not a whole number"),
+        ({"layout": "nhcw"}, "unknown layout 'nhcw'"),
+        ({"on_error": "ignore"}, "unknown on_error 'ignore'"),
+        ({"size": 1.5}, "size is 1.5, not a whole number, `WIDTHxHEIGHT` or `own`"),
+        ({"recipe": b"x"}, "recipe is b'x', not a name, or the path of a file"),
+        ({"state": ["y=h"]}, "state is ['y=h'], not inputs by the outputs that feed them, `auto` or `none`"),
+        ({"state": {"y": 3}}, "state is ['y', 3], not inputs by the outputs that feed them, `auto` or `none`"),
+        ({"batch_axis": [0]}, "batch_axis is [0], not an axis, `none`, or an axis by input"),
+        ({"batch_axis": {"x": "0"}}, "batch_axis of 'x' is '0', not a whole number"),
     ],
 )
 def test_options_of_another_type_are_told(options, fault):
     with pytest.raises(InputError, match=re.escape(fault)):
         RunOptions(**options)
+
+
+def test_whole_numbers_of_numpy_are_python_s_own():
+    options = RunOptions(batch_size=np.int64(4), samples=np.uint8(3), batch_axis={"x": np.int32(1), "y": None})
+    assert json.dumps([options.batch_size, options.samples, options.batch_axis]) == '[4, 3, {"x": 1, "y": null}]'
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"batch_size": "4"}, "batch_size is '4', not a whole number"),
+        ({"dims": [1]}, "dims is [1], not sizes by the name of a dimension, or by `INPUT:AXIS`"),
+        ({"dims": "batch=1"}, "dims is 'batch=1', not sizes by the name of a dimension, or by `INPUT:AXIS`"),
+        ({"dims": {0: 1}}, "dims is {0: 1}, not sizes by the name of a dimension, or by `INPUT:AXIS`"),
+        ({"custom_ops": 3}, "custom_ops is 3, not a name, or the path of a file"),
+    ],
+)
+def test_functions_tell_them_in_a_line(options, fault, inside):
+    for function in (onnxscope.stats, onnxscope.features, onnxscope.snapshot):
+        with pytest.raises(InputError, match=re.escape(fault)):
+            function("table.onnx", "random", **options)
+    if "dims" in options:
+        with pytest.raises(InputError, match=re.escape(fault)):
+            onnxscope.inspect("table.onnx", **options)
 
 
 def test_many_inputs_are_told_as_far_as_there_is_room():
