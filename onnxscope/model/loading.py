@@ -204,6 +204,14 @@ class Model(StoredModel):
             self._known_axes[path] = known_axes(self.graphs[path], partial(self.shape_of, self.graphs[path]))
         return self._known_axes[path]
 
+    def taught(self, step: str) -> str:
+        """Return a hint: a step, and what the model takes as far as there is room."""
+        wanted = (
+            f"{spec.name} {spec.dtype} ({', '.join(str(dim or '?') for dim in spec.shape or ())})"
+            for spec in self.declared_inputs
+        )
+        return shortened(f"{step}; the model takes {printable(', '.join(wanted))}", _MOST_HINT)
+
     @cached_property
     def _parameters(self) -> tuple[Sequence[Parameter], Sequence[tuple[str, str]]]:
         return find_parameters(self, self.names)
@@ -372,27 +380,18 @@ def _checked_dims(model: Model, dims: Mapping[str, int]) -> Mapping[str, int]:
             near = difflib.get_close_matches(name, open_sides, n=1, cutoff=0.3) or list(open_sides)
             step = f"`--dim {as_typed(near[0])}={size}`; open are {shown}" if shown else "leave `--dim` out"
             raise InputError(
-                f"no dimension of an input is called '{printable(name)}': {model.name}", hint=_taught(step, model)
+                f"no dimension of an input is called '{printable(name)}': {model.name}", hint=model.taught(step)
             )
         fixed = None if name in names else sides[name]
         if isinstance(fixed, int) and fixed != size:
             raise InputError(
                 f"the dimension {printable(name)} is fixed at {fixed}, not {size}: {model.name}",
-                hint=_taught("leave `--dim` out for it", model),
+                hint=model.taught("leave `--dim` out for it"),
             )
         key = str(fixed) if is_symbol(fixed) else name
         if checked.setdefault(key, size) != size:
             raise InputError(f"two sizes, {checked[key]} and {size}, for the dimension {printable(key)}: {model.name}")
     return checked
-
-
-def _taught(step: str, model: Model) -> str:
-    """A step, and what the model takes."""
-    wanted = (
-        f"{spec.name} {spec.dtype} ({', '.join(str(dim or '?') for dim in spec.shape or ())})"
-        for spec in model.declared_inputs
-    )
-    return shortened(f"{step}; the model takes {printable(', '.join(wanted))}", _MOST_HINT)
 
 
 def _reload(

@@ -189,6 +189,16 @@ def load_to_run(
     model = load_model(source, custom_ops=custom_ops, dims=dims)
     if inputs is None or options.recipe_used is not None:
         return model, options
+    try:
+        return _as_recipe_says(model, options, inputs)
+    except InputError as error:
+        if "the model takes" not in (error.hint or ""):
+            error.hint = model.taught(error.hint or _FORMAT.damaged)
+        raise
+
+
+def _as_recipe_says(model: Model, options: RunOptions, inputs: Any) -> tuple[Model, RunOptions]:
+    """The model with all sizes, and the options, where its recipe says what nobody has asked for."""
     found = _recipe_of(model, options.recipe)
     if found is None:
         return model, options

@@ -113,6 +113,8 @@ def test_what_a_recipe_may_not_say(place, changed, fault):
         loaded(place)
     assert fault in str(caught.value)
     assert caught.value.hint is not None
+    assert caught.value.hint.endswith("; the model takes x float32 (n, k)")
+    assert len(caught.value.hint) <= 300
     assert loaded(place, recipe="none")[1].recipe_used is None
     onnxscope.inspect(place / "m.onnx")  # what runs nothing reads no recipe
 
