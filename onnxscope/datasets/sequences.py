@@ -88,7 +88,7 @@ def by_steps(
     if not states and options.generate is None:
         raise InputError(
             "no output of the model feeds an input, as far as names and shapes tell",
-            hint="`--state OUTPUT=INPUT` says which does",
+            hint="leave `--state` out, or `--state OUTPUT=INPUT` says which does",
         )
     return _open_stepped(owner, given, opened, specs, states, options)
 
@@ -113,7 +113,7 @@ def _unstepped(
     if options.step is not None:
         raise InputError(
             f"there is no step {options.step}: the model is not run step after step",
-            hint="`--state OUTPUT=INPUT` says which output feeds which input in the next step",
+            hint="leave `--step` out, or `--state OUTPUT=INPUT` says which output feeds which input in the next step",
         )
     try:
         return opened(specs)
@@ -165,7 +165,9 @@ def _open_stepped(
     if ids is None:
         ids = token_input([spec for spec in dataset.samples.specs if spec.name not in _names(states)])
     if options.generate is not None and ids is None:
-        raise InputError("no input of the model takes tokens of (batch, sequence), to generate more")
+        raise InputError(
+            "no input of the model takes tokens of (batch, sequence), to generate more", hint="leave `--generate` out"
+        )
     asked = (options.state, options.generate, options.step) != (None, None, None)
     if not asked and ids is not None and all(state.grows for state in states) and not takes_one_token(ids, states):
         return dataset.stepping(with_empty_caches(dataset.samples, ids, specs, states))
@@ -186,10 +188,13 @@ def _fed(given: Given, specs: Sequence[InputSpec], states: Sequence[State]) -> t
     from onnxscope.stepping.token_feeds import made_of_tokens, one_token_input, token_input
 
     rest = [spec for spec in specs if spec.name not in _names(states)]
+    if not rest:
+        raise InputError(
+            "every input of the model is a state: there is nothing to step over",
+            hint="leave `--state` out, or name fewer of them",
+        )
     if given.kind == "random":
         return list(specs), None  # sizes are tried on the whole model
-    if not rest:
-        raise InputError("every input of the model is a state: there is nothing to step over")
     single = one_token_input(rest, states) if given.kind == "text" else None
     if single is not None:
         long = single.owned(((single.shape or (None,))[0], None), lambda: single.model)
@@ -314,8 +319,10 @@ def _stepped(
     known = not first.states and all(state.grows for state in states)
     held = [of if known else () for of, (_, walk) in zip(names, sequences, strict=True) for _ in walk.steps]
     if options.step is not None:
-        if options.step >= max(len(walk.steps) for _, walk in sequences):
-            raise InputError(f"there is no step {options.step} among {len(steps)}", hint="steps count from 0")
+        longest = max(len(walk.steps) for _, walk in sequences)
+        if options.step >= longest:
+            hint = f"steps count from 0: `--step {longest - 1}` is the last"
+            raise InputError(f"there is no step {options.step} among {len(steps)}", hint=hint)
         chosen = [(name, walk.steps[options.step]) for name, walk in sequences if options.step < len(walk.steps)]
         steps = [step for _, step in chosen]
         labels = [f"{name} step {options.step}".strip() for name, _ in chosen]

@@ -269,7 +269,9 @@ def find_grouping(dataset: Dataset, by: str, tokenizer: str | os.PathLike[str] |
     if kind != "token":
         raise InputError(
             f"statistics are by token or by position, not by {printable(by)!r}",
-            hint="`--by token`, `--by token:ID,ID` for tokens of your choice, or `--by position`",
+            hint="`--by token`, `--by token:ID,ID` for tokens of your choice, or `--by position`"
+            if inputs
+            else "`--by position`, as no input holds ids of tokens",
         )
     if not inputs:
         shown = ", ".join(f"{printable(spec.name)} {spec.dtype}" for spec in dataset.specs[:3])

@@ -104,7 +104,10 @@ class Walker:
         logits = self._logits()
         if generate is not None and logits is None:
             shown = ", ".join(f"{printable(spec.name)}" for spec in self._model.outputs[:8])
-            raise InputError(f"no output is logits of (batch, sequence, tokens), to generate from: {shown}")
+            raise InputError(
+                f"no output is logits of (batch, sequence, tokens), to generate from: {shown}",
+                hint="leave `--generate` out",
+            )
         run = _Tokens.of(self._model, self._states, ids, beside, len(tokens), first)
         given = list(tokens)
         singly = generate is None or run.takes_one

@@ -136,7 +136,16 @@ def test_a_step_of_what_is_not_stepped_is_refused():
     text = """<ir_version: 9, opset_import: ["": 18]> g (float[b, 3] x) => (float[b, 3] y) { y = Relu (x) }"""
     said, hint = refusal(onnx.parser.parse_model(text), np.zeros((2, 3), np.float32), step=1)
     assert said == "there is no step 1: the model is not run step after step"
-    assert hint == "`--state OUTPUT=INPUT` says which output feeds which input in the next step"
+    way = "leave `--step` out, or `--state OUTPUT=INPUT` says which output feeds which input in the next step"
+    assert hint == f"{way}; the model takes x float32 (b, 3)"
+
+
+def test_random_numbers_for_a_model_of_nothing_but_states_are_refused():
+    text = """<ir_version: 9, opset_import: ["": 18]> g (float[b, 3] x) => (float[b, 3] y) { y = Relu (x) }"""
+    for given in ("random", np.zeros((2, 3), np.float32)):
+        said, hint = refusal(onnx.parser.parse_model(text), given, state={"y": "x"})
+        assert said == "every input of the model is a state: there is nothing to step over"
+        assert hint == "leave `--state` out, or name fewer of them; the model takes x float32 (b, 3)"
 
 
 def test_test_data_of_onnx_is_of_every_input_or_of_those_that_are_no_states(tmp_path):
@@ -162,4 +171,4 @@ def test_random_tokens_are_of_a_whole_decoder():
 
 def test_a_step_that_is_not_there_is_told_alone():
     said, hint = refusal(recurrent()[0], FRAMES, step=99)
-    assert (said, hint) == ("there is no step 99 among 9", "steps count from 0")
+    assert (said, hint) == ("there is no step 99 among 9", "steps count from 0: `--step 8` is the last")

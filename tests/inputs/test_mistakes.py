@@ -27,6 +27,15 @@ from onnxscope.cli.stats import stats
 from onnxscope.datasets.dataset import open_dataset
 from onnxscope.errors import InputError
 from onnxscope.model.loading import load_model
+from onnxscope.selection.feeding_recipes import load_to_run
+
+
+def recipe_of(model, name, **dims):
+    """A recipe's file, of a model with one input."""
+    rows = [{"name": name, "dtype": "float32", "shape": None}]
+    record = {"schema": "onnxscope.recipe/1", "model": model, "inputs": rows, "dims": dims, "random_dims": {}}
+    return json.dumps({**record, "feeding": {}}).encode()
+
 
 GRAPHS = {
     "cnn": "g (float[batch, 3, 8, 8] pixels) => (float[batch, 3, 8, 8] y) { y = Relu (pixels) }",
@@ -109,6 +118,8 @@ FILES = {
     "zero.json": b'{"divisor": 0}',
     "bands.json": b'{"bands": 23}',
     "nothing.json": b"{}",
+    "other.json": recipe_of("net.onnx", "pixels"),
+    "wide.json": recipe_of("table.onnx", "features", width=3),
 }
 MISTAKES = [
     # of arrays
@@ -216,6 +227,18 @@ MISTAKES = [
     ("table -i random -i random", "2 random inputs, and one is all that is taken", "`-i random --samples 2`"),
     ("words -i random", "no random strings: input 'words'", "`-i FILE.npy` feeds that"),
     ("cnn -i random --length 5", "no open dimension of the inputs is known to be the length", "leave `--length` out"),
+    # of steps
+    ("table -i 4x5.npy --step 1", "no step 1: the model is not run step after step", "leave `--step` out, or"),
+    ("text -i ids=ids.npy -i mask=ids.npy --step 0", "not run step after step", "leave `--step` out, or"),
+    ("cnn -i random --generate 3", "no input of the model takes tokens of (batch, sequence)", "leave `--generate` out"),
+    ("table -i 4x5.npy --state auto", "no output of the model feeds an input", "leave `--state` out, or"),
+    ("table -i random --state y=features", "every input of the model is a state", "leave `--state` out, or"),
+    # of recipes
+    ("table -i random --recipe absent.json", "no such file: absent.json", "`--recipe none` goes without"),
+    ("table -i random --recipe nothing.json", "not a recipe (no schema in it)", "`onnxscope recipe MODEL` writes one"),
+    ("table -i random --recipe photo.png", "not JSON, or cut short: photo.png", "`--recipe none` goes without"),
+    ("table -i random --recipe other.json", "of a model with other inputs (net.onnx)", "`--recipe none` goes without"),
+    ("table -i random --recipe wide.json", "no dimension of an input is called 'width'", "`--recipe none` goes with"),
     # of other options
     ("text -i random --dim sequ=5", "no dimension of an input is called 'sequ'", "`--dim seq=5`; open are batch, seq"),
     ("cnn -i random --dim pixels:1=4", "the dimension pixels:1 is fixed at 3, not 4", "leave `--dim` out"),
@@ -268,9 +291,10 @@ def feed(command):
         given = stats.make_context("stats", [f"{name}.onnx", *arguments, "-o", "p.json"]).params
     except click.BadParameter as error:
         raise InputError(error.message, hint=error.hint) from error
-    model = load_model(given["model"], dims=given["dims"])
     feeding = {option: given[option] for option in FeedingOptions.__annotations__}
-    open_dataset(list(given["inputs"]), model, RunOptions(**feeding)).whole()
+    inputs = list(given["inputs"])
+    model, options = load_to_run(given["model"], RunOptions(**feeding), inputs, dims=given["dims"])
+    open_dataset(inputs, model, options).whole()
     return model
 
 
@@ -283,7 +307,7 @@ def proposed(command, hint, model):
         yield [name, *itertools.chain(*(option for option in options if option[0] != leave))]
     hint = hint.replace("--tokenizer tokenizer.json", "--tokenizer tokens/tokenizer.json")
     for step in re.findall(r"`((?:-i|--[a-z-]+) [^`]+)`", hint):
-        if re.search(r"[A-Z]{4,}(?!\.)|…", step):
+        if re.search(r"[A-Z]{4,}(?!\.)|:ID|…", step):
             continue  # NAME=SIZE, of which nobody knows the right one
         new = shlex.split(step)
         kept = [option for option in options if option[0] != new[0]]
@@ -345,9 +369,45 @@ def test_an_option_that_is_malformed_is_shown_as_it_should_be(option, fault, ste
     assert step in hint
 
 
+@pytest.mark.parametrize(
+    ("command", "fault", "step"),
+    [
+        ("table -i random --by word", "by token or by position, not by 'word'", "`--by position`, as no input"),
+        ("table -i random --by token", "no input holds ids of tokens: features float32", "`--by position` takes any"),
+        ("text -i random --by tokens", "by token or by position, not by 'tokens'", "`--by token`, `--by token:ID"),
+        ("text -i random --by token:table", "no token is 'table': --by token:table", "ids are whole numbers from 0 on"),
+        ("text -i random --generate 2 --step 5", "no step 5 among 2", "count from 0: `--step 1` is the last"),
+    ],
+)
+def test_so_are_groups_and_steps_that_are_not_there(command, fault, step, inside, capsys):
+    name, *arguments = shlex.split(command)
+    assert run(["stats", f"{name}.onnx", *arguments, "-o", "p.json", "--force"]) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert fault in error
+    assert step in hint
+    for words in proposed(command, hint, None):
+        assert run(["stats", f"{words[0]}.onnx", *words[1:], "-o", "p.json", "--force"]) == 0, words
+
+
 @pytest.mark.acceptance
 @pytest.mark.parametrize(("command", "fault", "step"), MISTAKES)
+def test_every_command_and_the_library_say_the_same(command, fault, step, inside, capsys):
+    say_the_same(command, fault, step, capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "fault", "step"),
+    [
+        ("table -i 5x4.npy", "takes (batch, 5), not (5, 4)", "`-i random` needs no data"),
+        ("wave -i short.wav", "a sound of 10 samples is none", "`-i FILE.npy` feeds that"),
+        ("text -i text:hello", "no tokenizer makes text into 'ids'", "`--tokenizer tokenizer.json` names the"),
+    ],
+)
 def test_the_command_and_the_library_say_the_same(command, fault, step, inside, capsys):
+    say_the_same(command, fault, step, capsys)
+
+
+def say_the_same(command, fault, step, capsys):
     name, *arguments = shlex.split(command)
     given = stats.make_context("stats", [f"{name}.onnx", *arguments, "-o", "p.json"]).params
     feeding = {option: given[option] for option in FeedingOptions.__annotations__}
