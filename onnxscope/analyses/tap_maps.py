@@ -128,7 +128,7 @@ class FeatureMap(Record):
         down, right, _ = self._labels()
         words = ", ".join(filter(None, (plural, f"{down} down", f"{right} to the right")))
         names = self._names(0) or self._names(1)
-        return f"{words}: {shortened(' '.join(map(printable, names)), _LONGEST_TEXT)}" if names else words
+        return f"{words}: {shortened(' '.join(map(printable, filter(None, names))), _LONGEST_TEXT)}" if names else words
 
     def _names(self, side: int) -> tuple[str, ...]:
         """The shown sample's tokens, where they run down (0) or to the right (1)."""
@@ -137,7 +137,7 @@ class FeatureMap(Record):
             return ()
         names, length = self.tokens[self.sample], self._drawn().shape[sides[side]]
         if self.sample < len(self.sequences) and self.view.axes[sides[side]] == "key":
-            names = self.sequences[self.sample][:length]  # of all tokens up to this step
+            names = self.sequences[self.sample][-length:] if length else ()  # the last that a cache has seen
         return names if len(names) == length else ()
 
     def _labels(self) -> tuple[str, str, str]:

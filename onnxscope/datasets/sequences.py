@@ -299,6 +299,8 @@ def _stepped(
     options: RunOptions,
 ) -> _Data:
     """The steps of all sequences as samples."""
+    from onnxscope.stepping.held_tokens import names_held
+
     data = dataset.samples
     steps = list(itertools.chain.from_iterable(walk.steps for _, walk in sequences))
     labels = [f"{name} step {step}".strip() for name, walk in sequences for step in range(len(walk.steps))]
@@ -315,9 +317,11 @@ def _stepped(
         "first": first.record,
         **({"names": [list(of) for of in names]} if any(names) else {}),
     }
-    # Of what a cache of a fixed size holds, or held before, nobody knows the names.
-    known = not first.states and all(state.grows for state in states)
-    held = [of if known else () for of, (_, walk) in zip(names, sequences, strict=True) for _ in walk.steps]
+    # Of what a cache held before nobody knows the names.
+    held = [
+        ((),) * len(walk.steps) if first.states or ids is None else names_held(walk, of, ids.name, states)
+        for of, (_, walk) in zip(names, sequences, strict=True)
+    ]
     if options.step is not None:
         longest = max(len(walk.steps) for _, walk in sequences)
         if options.step >= longest:
@@ -326,11 +330,11 @@ def _stepped(
         chosen = [(name, walk.steps[options.step]) for name, walk in sequences if options.step < len(walk.steps)]
         steps = [step for _, step in chosen]
         labels = [f"{name} step {options.step}".strip() for name, _ in chosen]
-        some = zip(names, sequences, strict=True)
-        held = [of if known else () for of, (_, walk) in some if options.step < len(walk.steps)]
+        held = [of[options.step : options.step + 1] for of in held]
     arrays = _as_arrays(steps, specs, states)
     stepped = SteppedSamples.around(arrays, data, tuple(labels), walked, tuple(remarks))
-    return dataset.stepping(replace(stepped, ids=None if ids is None else ids.name, sequences=tuple(held)))
+    called = tuple(itertools.chain.from_iterable(held))
+    return dataset.stepping(replace(stepped, ids=None if ids is None else ids.name, sequences=called))
 
 
 def _as_arrays(

@@ -32,8 +32,8 @@ class SteppedSamples(Samples):
         walked: What results say of the states.
         remarks: Remarks for people.
         ids: The input that takes tokens, None where there is none.
-        sequences: Of each sample, what the tokens of its sequence are called, which a cache holds one after the other;
-            nothing where that is not known.
+        sequences: Of each sample, what the tokens up to it are called, of which a cache holds the last; nothing where
+            that is not known.
     """
 
     kind = "arrays"

@@ -87,6 +87,28 @@ def test_a_fixed_cache_is_stepped_from_the_command_line_without_being_asked(tmp_
     assert maps.input["samples"] == len(TOKENS)
 
 
+def test_the_keys_of_a_fixed_cache_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(stored(FIXED), "fixed.onnx")
+    small_tokenizer().save("tokenizer.json")
+    text = "two four nine ten"
+    words = text.split()
+    for step in (0, 3):
+        shown = onnxscope.features("fixed.onnx", f"text:{text}", select="value:a", sample=step)[0]
+        assert shown.data.shape == (4, 1, 1, ROOM + 1)
+        expected = ["", "", "", *words[: step + 1]][-ROOM - 1 :]
+        assert shown._names(1) == tuple(expected)
+        assert (shown.data[step, 0, 0] > 0).tolist() == [word != "" for word in expected]
+    alone = onnxscope.features("fixed.onnx", f"text:{text}", select="value:a", step=2)[0]
+    assert alone._names(1) == ("", *words[:3])
+    assert alone.caption().endswith(f": {words[2]}")
+    assert alone.image().width > 0
+    two = onnxscope.features("fixed.onnx", [f"text:{text}", "text:ten two"], select="value:a", sample=5)[0]
+    assert two._names(1) == ("", "", "ten", "two")
+    single = onnxscope.features("fixed.onnx", "text:two", select="value:a")[0]
+    assert single._names(1) == ()  # nobody has seen it move
+
+
 COUNTED = """g (int64[b, s] input_ids, {past} past_sequence_length, {total} total_sequence_length,
     float[b, 1, past, 8] past_key_values__0__key, float[b, 1, past, 8] past_key_values__0__value)
     => (float[b, s, 13] logits, float[b, 1, all, 8] present__0__key, float[b, 1, all, 8] present__0__value)
