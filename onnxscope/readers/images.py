@@ -24,6 +24,7 @@ Picture: TypeAlias = "Image | tuple[Image, ...]"
 
 # Pillow's own limit, which it only warns about: a quarter of a gigabyte as 24-bit RGB.
 MAX_PIXELS = 89_478_485
+_MAX_DEEP_PIXELS = MAX_PIXELS // 4  # whose colours are read with all of 16 bits, in float32
 MAX_IMAGE_BYTES = 1 << 30
 # JPEG's limit. Pillow's resize tables grow with the side, to gigabytes for an image of one row.
 _MAX_SIDE = 65_535
@@ -62,6 +63,11 @@ def read_image(stream: IO[bytes], where: str, colour: Colour) -> tuple[Picture, 
                 animated = getattr(image, "is_animated", False)
                 narrowed = _loses_bits(image)
                 result, notes = normalize_image(image, where, colour)
+                if narrowed and image.format == "PNG" and math.prod(image.size) <= _MAX_DEEP_PIXELS:
+                    lower = _lower_bytes(stream, formats)
+                    if lower is not None:
+                        result, notes = _deep_colours(image, lower, colour)
+                        narrowed = False
         except InputError:
             raise
         except UnidentifiedImageError as error:
@@ -159,6 +165,46 @@ def _loses_bits(image: Image) -> bool:
     # How PNG and TIFF say it, and the highest level of a PPM.
     deep = any((isinstance(part, str) and ";16" in part) or part == 65_535 for part in parts)
     return deep and image.mode in ("RGB", "RGBA", "LA")
+
+
+def _lower_bytes(stream: IO[bytes], formats: tuple[str, ...]) -> Image | None:
+    """The lower halves of a PNG's 16-bit colours: what Pillow takes where it is told the other order of bytes.
+
+    None where one level is transparent, which is told of all 16 bits, and for grey with alpha, which Pillow has in one
+    order alone.
+    """
+    from PIL import Image
+
+    stream.seek(0)
+    with Image.open(stream, formats=formats) as image:
+        known = all(hasattr(tile, "_replace") and tile[3] in ("RGB;16B", "RGBA;16B") for tile in image.tile)
+        if "transparency" in image.info or not known:
+            return None
+        image.tile = [tile._replace(args=str(tile[3]).replace(";16B", ";16L")) for tile in image.tile]
+        image.load()
+        return image.copy()
+
+
+def _deep_colours(upper: Image, lower: Image, colour: Colour) -> tuple[Picture, list[str]]:
+    """Colours of 16 bits by their two halves, turned upright, as levels 0 to 255 with fractions."""
+    from PIL import Image, ImageOps
+
+    halves = [np.asarray(ImageOps.exif_transpose(half)) for half in (upper, lower)]
+    notes = ["16-bit colours scaled to 0..255"]
+    channels = [
+        (halves[0][..., place].astype(np.float32) * 256 + halves[1][..., place]) / 257
+        for place in range(halves[0].shape[2])
+    ]
+    if len(channels) == 4 and colour != "RGBA":
+        alpha = channels.pop() / 255
+        if alpha.min() < 1:
+            notes.append("transparent pixels laid over black")
+            channels = [channel * alpha for channel in channels]
+    if colour == "L":
+        red, green, blue = channels
+        channels = [np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue]
+    images = [Image.fromarray(channel.astype(np.float32)) for channel in channels]
+    return (*images, *(_opaque(images[0], colour) if len(images) == 3 else [])), notes
 
 
 def _over_black(image: Image) -> tuple[Image, bool]:

@@ -111,17 +111,81 @@ def test_sixteen_bit_grey_is_scaled_not_cut():
 
 def test_sixteen_bit_colours_are_not_narrowed_in_silence():
     """Pillow reads the upper halves alone."""
-    values = np.random.default_rng(2).integers(0, 65_536, (3, 4, 3)).astype(">u2")
-    rows = b"".join(b"\0" + row.tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", 4, 3, 16, 2, 0, 0, 0)
-    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+    values = np.random.default_rng(2).integers(0, 65_536, (3, 4, 3))
+    grey = np.dstack([values[..., :1], np.full((3, 4, 1), 65_535)])
+    transparent = sixteen_bit_png(values, (b"tRNS", struct.pack(">HHH", *values[0, 0])))
+    for content, expected, seen in (
+        (b"P6 4 3 65535\n" + values.astype(">u2").tobytes(), values, np.ones((3, 4), bool)),
+        (sixteen_bit_png(grey), values[..., :1], np.ones((3, 4), bool)),
+        (transparent, values, (values != values[0, 0]).any(2)),
+    ):
+        pixels, notes = read(content)
+        assert np.abs(pixels.astype(int) - expected / 257)[seen].max() <= 1
+        assert "colours of 16 bits read as 8 bits, their upper ones" in notes
+
+
+def sixteen_bit_png(values, *more):
+    """A PNG of (height, width, channels) with every filter of the format, a row each in turn."""
+    height, width, channels = values.shape
+    rows, above = [], np.zeros((2 * channels * (width + 1)), int)
+    for place, row in enumerate(values.astype(">u2")):
+        here = np.concatenate([np.zeros(2 * channels, int), np.frombuffer(row.tobytes(), np.uint8)])
+        x, a, b, c = here[2 * channels :], here[: -2 * channels], above[2 * channels :], above[: -2 * channels]
+        near = np.abs([b - c, a - c, a + b - 2 * c])
+        paeth = np.where((near[0] <= near[1]) & (near[0] <= near[2]), a, np.where(near[1] <= near[2], b, c))
+        guess = (0 * x, a, b, (a + b) // 2, paeth)[place % 5]
+        rows.append(bytes([place % 5]) + ((x - guess) % 256).astype(np.uint8).tobytes())
+        above = here
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    parts = [(b"IHDR", head), *more, (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
     )
-    for content in (data, b"P6 4 3 65535\n" + values.tobytes()):
-        pixels, notes = read(content)
-        assert np.abs(pixels.astype(int) - values / 257).max() <= 1
-        assert notes == ["colours of 16 bits read as 8 bits, their upper ones"]
+
+
+def read_deep(data, colour="RGB"):
+    channels, notes = read_image(io.BytesIO(data), "photo", colour)
+    assert {channel.mode for channel in channels} == {"F"}
+    return np.dstack([np.asarray(channel) for channel in channels]), notes
+
+
+def test_sixteen_bit_colours_of_a_png_keep_all_their_bits():
+    values = np.random.default_rng(3).integers(0, 65_536, (11, 7, 4))
+    levels = values / 65_535 * 255
+    note = "16-bit colours scaled to 0..255"
+    pixels, notes = read_deep(sixteen_bit_png(values[..., :3]))
+    np.testing.assert_allclose(pixels, levels[..., :3], rtol=1e-6)
+    assert notes == [note]
+    pixels, notes = read_deep(sixteen_bit_png(values[..., :3]), "RGBA")
+    np.testing.assert_allclose(pixels, np.dstack([levels[..., :3], np.full((11, 7), 255)]), rtol=1e-6)
+    pixels, notes = read_deep(sixteen_bit_png(values[..., :3]), "L")
+    np.testing.assert_allclose(pixels[..., 0], levels[..., :3] @ [0.299, 0.587, 0.114], rtol=1e-5)
+    pixels, notes = read_deep(sixteen_bit_png(values), "RGBA")
+    np.testing.assert_allclose(pixels, levels, rtol=1e-6)
+    assert notes == [note]
+    pixels, notes = read_deep(sixteen_bit_png(values))
+    np.testing.assert_allclose(pixels, levels[..., :3] * values[..., 3:] / 65_535, rtol=1e-5)
+    assert notes == [note, "transparent pixels laid over black"]
+
+
+def test_very_large_pictures_are_read_with_the_upper_halves(monkeypatch):
+    monkeypatch.setattr("onnxscope.readers.images._MAX_DEEP_PIXELS", 11)
+    values = np.random.default_rng(3).integers(0, 65_536, (3, 4, 3))
+    pixels, notes = read(sixteen_bit_png(values))
+    np.testing.assert_array_equal(pixels, values // 256)
+    assert notes == ["colours of 16 bits read as 8 bits, their upper ones"]
+
+
+def test_sixteen_bit_colours_are_turned_upright_and_broken_ones_told():
+    values = np.random.default_rng(3).integers(0, 65_536, (4, 7, 3))
+    exif = Image.Exif()
+    exif[274] = 6  # its first row is the right side
+    turned = sixteen_bit_png(values, (b"eXIf", exif.tobytes()))
+    np.testing.assert_allclose(read_deep(turned)[0], np.rot90(values, -1) / 257, rtol=1e-6)
+    whole = sixteen_bit_png(values)
+    for end in (60, 100, len(whole) - 40):
+        with pytest.raises(InputError, match=r"broken|not an image"):
+            read_image(io.BytesIO(whole[:end]), "photo", "RGB")
 
 
 def test_four_channels_keep_what_is_transparent():
