@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 
 from onnxscope.base.run_options import FeedingOptions, RunOptions
+from onnxscope.base.text import printable
 from onnxscope.comparison.common_feed import CommonFeed, open_common_feed
 from onnxscope.comparison.layer_comparison import LayerComparison
 from onnxscope.comparison.result import Comparison
+from onnxscope.datasets.dataset import Dataset
 from onnxscope.errors import InputError
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.numerics.distances import Tolerance
@@ -95,6 +97,7 @@ def diff(
         rtol=rtol,
         atol=atol,
         select=select,
+        finds_step=True,
     )
 
 
@@ -108,8 +111,11 @@ def run_diff(
     rtol: float | None = None,
     atol: float | None = None,
     select: str | Sequence[str] = (),
+    finds_step: bool = False,
 ) -> Comparison:
     """Compare two models layer by layer; see `diff`.
+
+    With `finds_step` a note says at which step values part first, where the models are stepped.
 
     Raises:
         SelectorError: A selector matches nothing.
@@ -131,9 +137,32 @@ def run_diff(
         compared = LayerComparison(
             sides, feed, options, align=align, tolerance=tolerance, select=select, patched=patched
         ).run()
+    if finds_step and feed is not None and options.generate is None and not options.replace:
+
+        def upto(dataset: Dataset) -> Comparison:
+            return run_diff(first, second, dataset, options, align=align, rtol=rtol, atol=atol, select=select)
+
+        return _with_first_step(compared.comparison, feed.dataset, upto)
     if effect is None:
         return compared.comparison
     return dataclasses.replace(compared.comparison, replaced=effect, notes=(*compared.comparison.notes, *effect.notes))
+
+
+def _with_first_step(comparison: Comparison, dataset: Dataset, compare: Callable[[Dataset], Comparison]) -> Comparison:
+    """The comparison with a remark on the first of several steps whose values part; halving finds it."""
+    state = dataset.record.get("state") or {}
+    if len(state.get("steps", ())) == 0 or dataset.count < 2 or comparison.first_divergence is None:
+        return comparison
+    part = compare(dataset.first(1))
+    alike, parted = (0, 1) if part.first_divergence is not None else (1, dataset.count)
+    row = part.first_divergence or comparison.first_divergence
+    while parted - alike > 1:
+        middle = (alike + parted) // 2
+        found = compare(dataset.first(middle)).first_divergence
+        alike, parted, row = (middle, parted, row) if found is None else (alike, middle, found)
+    step = printable(dataset.name(parted - 1))
+    note = f"values part first in {step}, at {printable(row.a.layer)}; the states of the first model are fed to both"
+    return dataclasses.replace(comparison, notes=(*comparison.notes, note))
 
 
 def _runs_of_second(feed: CommonFeed, options: RunOptions) -> Runs:

@@ -256,6 +256,31 @@ def test_two_decoders_part_at_a_step_by_a_token_in_a_layer():
     assert "both models generate the same 8 tokens" in same.notes
 
 
+@pytest.mark.parametrize(("weight", "row", "layer"), [("table", 4, "Gather_0"), ("places", 3, "Gather_1")])
+def test_the_first_step_whose_values_part_is_named(weight, row, layer):
+    """By numpy the caches of the first model are fed to both, so that a step parts by its own token and place alone."""
+    tokens = [3, 1, 4, 1, 5]
+    other = WEIGHTS[weight].copy()
+    other[row] += 1
+    held = {name: array.astype(np.float64) for name, array in WEIGHTS.items()}
+    changed = {**held, weight: other.astype(np.float64)}
+    own = [set_of["table"][tokens] + set_of["places"][: len(tokens)] for set_of in (held, changed)]
+    parted = [step for step in range(len(tokens)) if np.abs(own[0][step] - own[1][step]).max() > 1e-6]
+    assert parted
+    compared = onnxscope.diff(decoder(), decoder(**{weight: other}), np.array([tokens]), state="auto")
+    said = f"values part first in sample 0 step {parted[0]}, at {layer}; the states of the first model are fed to both"
+    assert compared.notes[-1] == said
+    alone = onnxscope.diff(decoder(), decoder(**{weight: other}), np.array([tokens]), state="auto", step=parted[0])
+    assert alone.first_divergence.a.layer == layer
+    assert not any("part first" in note for note in alone.notes)
+
+
+def test_no_step_is_named_where_nothing_parts():
+    for model, options in ((decoder(), {"state": "auto"}), (decoder(wv=WEIGHTS["wv"] * 2), {"generate": 2})):
+        notes = onnxscope.diff(decoder(), model, np.array([[3, 1, 4]]), **options).notes
+        assert not any("part first" in note for note in notes)
+
+
 def test_a_baseline_of_steps_is_checked_on_the_same_steps():
     model, _ = recurrent()
     baseline = onnxscope.snapshot(model, FRAMES)
