@@ -335,12 +335,17 @@ COMMANDS = {
     "snapshot": ["snapshot", DIGITS, "-i", IMAGES, "-o", "s.json"],
     "check": ["check", DIGITS, "--baseline", "baseline.json"],
     "report": ["report", DIGITS, "-i", IMAGES, "-o", "r.html"],
+    "extract": ["extract", DIGITS, "-s", "block.0", "-i", IMAGES, "-o", "part"],
+    "recipe": ["recipe", DIGITS, "-i", IMAGES, "-o", "recipe.json"],
+    "sensitivity": ["sensitivity", DIGITS, "-i", IMAGES, "--as", "int8,int4,fp8"],
     "doctor": ["doctor"],
 }
 HEAVY = {
     "convert": ["convert", "torch", "alexnet", "-o", "a.onnx"],
     "convert to verify": ["convert", "tensorflow", "alexnet", "-o", "a.onnx", "--verify"],
     "demo": ["demo", "-o", "d"],
+    "extract to shrink": ["extract", "odd.onnx", "-i", "random", "--shrink", "-o", "part"],
+    "diff to explain": ["diff", DIGITS, "odd.onnx", "-i", IMAGES, "--explain"],
     "stats on ray": ["stats", DIGITS, "-i", IMAGES, "-o", "p.json", "--batch-size", "1", "--engine", "ray"],
 }
 
@@ -356,9 +361,13 @@ def marked(mark):
 
 
 def start(arguments, folder, mark=""):
-    """A command that runs in a folder of its own, with a baseline in it and a place for temporary files."""
+    """A command that runs in a folder of its own: a baseline, a model with a fault, a place for temporary files."""
     (folder / "temporary").mkdir(parents=True)
     onnxscope.snapshot(DIGITS).save(folder / "baseline.json")
+    odd = onnx.load(DIGITS)
+    odd.graph.node.append(helper.make_node("Sqrt", ["output"], ["root"], "root"))
+    odd.graph.output[0].name = "root"
+    onnx.save(odd, folder / "odd.onnx")
     return subprocess.Popen(
         [sys.executable, "-m", "onnxscope", *map(str, arguments)],
         stdout=subprocess.PIPE,
