@@ -20,6 +20,9 @@ from onnxscope.comparison.layer_difference import LayerDifference as LayerDiffer
 from onnxscope.comparison.result import Comparison as Comparison
 from onnxscope.converting.contract import ConversionReport as ConversionReport
 from onnxscope.converting.convert_model import convert as convert
+from onnxscope.drifting.compare_profiles import drift as drift
+from onnxscope.drifting.drift_result import Drift as Drift
+from onnxscope.drifting.shifts import Shift as Shift
 from onnxscope.errors import BaselineError as BaselineError
 from onnxscope.errors import ConversionError as ConversionError
 from onnxscope.errors import InputError as InputError

@@ -1,7 +1,8 @@
 """The commands. stdout carries the result, stderr notes and errors.
 
-Exit codes: 0 done; 1 `diff`, `check` or `convert --verify` found a difference, or something that cannot be judged; 2
-the work could not be done, usage errors included. Nothing heavier than click is imported before a command runs.
+Exit codes: 0 done; 1 `diff`, `check`, `drift` or `convert --verify` found a difference, or something that cannot be
+judged; 2 the work could not be done, usage errors included. Nothing heavier than click is imported before a command
+runs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from onnxscope.cli.convert import convert
 from onnxscope.cli.demo import demo
 from onnxscope.cli.diff import diff
 from onnxscope.cli.doctor import doctor
+from onnxscope.cli.drift import drift
 from onnxscope.cli.extract import extract
 from onnxscope.cli.features import features
 from onnxscope.cli.inspect import inspect
@@ -101,6 +103,7 @@ for _command in (
     diff,
     snapshot,
     check,
+    drift,
     report,
     recipe,
     convert,

@@ -21,6 +21,7 @@ RELATIVE_ERROR = 2.0**-8
 MAX_KEY = 0x7F7F  # the bucket of the largest float32
 _FEWEST = 4
 _TOLD = 8.0  # a deviation of so many errors of a bucket says how numbers are spread
+_LEAST_SHARE = 1e-4  # of a bin of the stability index: an empty one would make it infinite
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -127,6 +128,66 @@ class LogHistogram:
         first = np.searchsorted(self.keys, _key(low))
         last = np.searchsorted(self.keys, _key(high), "right")
         return int(self.counts[first:last].sum())
+
+    def count_beyond(self, low: float, high: float) -> int:
+        """Count the elements in buckets that lie wholly below the first value or above the second."""
+        return int(self.counts[(self.keys < _key(low)) | (self.keys > _key(high))].sum())
+
+    def stability_index(self, other: LogHistogram, bins: int = 10) -> tuple[float, int] | None:
+        """Return the population stability index of another histogram against this one, and the number of its bins.
+
+        The index is the sum over bins of `(q - p) * log(q / p)`, in nats, for the shares p here and q there. Bins end
+        at the buckets of this histogram's quantiles, so that each holds about as much; a bucket that holds as much as a
+        bin is one of its own, and the outermost bins are open. A share counts as 1e-4 at least. None where a side is
+        empty.
+        """
+        if not self.total or not other.total:
+            return None
+        ranks = np.ceil(np.arange(1, bins) / bins * self.total)
+        places = np.unique(np.searchsorted(np.cumsum(self.counts), ranks))
+        heavy = places[self.counts[places] * bins >= self.total]
+        ends = np.union1d(self.keys[places], self.keys[heavy] - 1)
+        shares = []
+        for side in (self, other):
+            counts = np.bincount(np.searchsorted(ends, side.keys), side.counts, len(ends) + 1)
+            shares.append(np.maximum(counts / side.total, _LEAST_SHARE))
+        p, q = shares
+        return float(((q - p) * np.log(q / p)).sum()), len(p)
+
+    def wasserstein(self, other: LogHistogram) -> tuple[float, float] | None:
+        """Return the Wasserstein distance (of order 1) between this histogram and another, in the unit of their values.
+
+        Every element counts as its bucket's midpoint. The second number is the integral of `sqrt(F * (1 - F))` over
+        the distribution F of both, each with the same weight: what the distance of random samples is measured in. None
+        where a side is empty, and where buckets are too wide to tell how far numbers far from zero are moved.
+
+        References:
+            Vallender, "Calculation of the Wasserstein Distance Between Probability Distributions on the Line", 1974.
+        """
+        if not self.total or not other.total:
+            return None
+        keys = np.union1d(self.keys, other.keys)
+        places = np.array([_midpoint(int(key)) for key in keys])
+        shares = np.zeros((2, len(keys)))
+        for row, side in zip(shares, (self, other), strict=True):
+            row[np.searchsorted(keys, side.keys)] = side.counts / side.total
+        if self._is_coarse or other._is_coarse:
+            return None
+        gaps = np.diff(places)
+        mine, theirs = np.cumsum(shares, axis=1)[:, :-1]
+        both = np.clip((mine + theirs) / 2, 0, 1)
+        return float(np.abs(mine - theirs) @ gaps), float(np.sqrt(both * (1 - both)) @ gaps)
+
+    @property
+    def _is_coarse(self) -> bool:
+        """Whether buckets are too wide to tell how numbers far from zero are spread."""
+        places = np.array([_midpoint(int(key)) for key in self.keys])
+        largest = float(np.abs(places).max(initial=0.0))
+        if not largest:
+            return False
+        scaled = places / largest  # no square overflows
+        mean = float(np.average(scaled, weights=self.counts))
+        return float(np.average((scaled - mean) ** 2, weights=self.counts)) <= (_TOLD * RELATIVE_ERROR * mean) ** 2
 
     def count_tiny(self, limit: float) -> int:
         """Count the elements that are not zero and below `limit`, a power of two, in magnitude."""

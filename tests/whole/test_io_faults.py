@@ -33,6 +33,7 @@ COMMANDS = {
     "check": "check m.onnx --baseline b.json -i x.npz --junit out --markdown out.md",
     "report": "report m.onnx -i x.npz -o out",
     "sensitivity": "sensitivity m.onnx -i x.npz --limit 2 --select stem.0 -o out.svg",
+    "drift": "drift p.json p.json",
     "extract": "extract m.onnx --select block.0 -i x.npz -o out",
 }
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "mmap.__new__", "os.listdir", "os.truncate")
@@ -80,6 +81,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, source in (("m.onnx", "digits.onnx"), ("n.onnx", "digits.onnx"), ("x.npz", "digits.npz")):
         shutil.copyfile(FIXTURES / source, tmp_path / name)
     onnxscope.snapshot(tmp_path / "m.onnx", tmp_path / "x.npz").save(tmp_path / "b.json")
+    onnxscope.stats(tmp_path / "m.onnx", tmp_path / "x.npz").profile.save(tmp_path / "p.json")
     monkeypatch.chdir(tmp_path)
     Planted.failed = None
     return tmp_path

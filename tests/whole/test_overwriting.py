@@ -106,6 +106,7 @@ WRITTEN = {
 READ = {
     *((name, "model") for name in ("inspect", "weights", "features", "stats", "snapshot", "report", "extract")),
     *(("sensitivity", "model"), ("sensitivity", "quantized"), ("sensitivity", "custom_ops")),
+    *(("drift", "first"), ("drift", "second")),
     *(("diff", "a"), ("diff", "b"), ("check", "models"), ("check", "config"), ("check", "baseline")),
     *(("report", "profile"), ("report", "against"), ("convert", "weights")),
     *((name, "custom_ops") for name in ("weights", "features", "stats", "diff", "snapshot", "check", "report")),

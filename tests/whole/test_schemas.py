@@ -109,6 +109,13 @@ def workplace(tmp_path_factory):
     onnx.save(scaled(folder / "odd.onnx", "nothing", np.nan), folder / "odd.onnx")
     onnx.save(scaled(folder / "image.onnx", "w", np.nan), folder / "broken.onnx")
     (folder / "empty.toml").touch()
+    pixels = np.load(folder / "digits.npz")["digits"]
+    for name, data, options in (
+        ("digits", pixels, {}),
+        ("halved", np.zeros_like(pixels), {"select": ["op:Conv", "op:Gemm"]}),
+        ("norms", pixels * 9, {"select": "op:BatchNormalization", "at": "pre"}),
+    ):
+        onnxscope.stats(folder / "digits.onnx", data, **options).profile.save(folder / f"{name}.json")
     trained().save(str(folder / "tokenizer.json"))
     (folder / "recorded.onnx").write_bytes((folder / "image.onnx").read_bytes())
     told = ["-i", str(folder / "images" / "photo.jpg"), "--preprocess", str(folder / "recipe.json"), "-q"]
@@ -211,6 +218,10 @@ def baseline(folder, model):
         ("sensitivity digits.onnx -i digits.npz --limit 4 --of both --target 35dB", 0),
         ("sensitivity tokens.onnx -i random", 0),
         ("sensitivity digits.onnx digits_qdq.onnx -i digits.npz --limit 4", 0),
+        ("drift digits.json halved.json", 1),
+        ("drift digits.json digits.json", 0),
+        ("drift digits.json digits.json --threshold 0.1", 0),
+        ("drift digits.onnx norms.json", 1),
         ("doctor", 0),
     ],
 )
@@ -341,6 +352,7 @@ def test_every_record_that_the_code_makes_has_a_schema():
         "diff digits.onnx digits_qdq.onnx -i digits.npz",
         "extract digits.onnx --select block -i digits.npz -o part",
         "sensitivity digits.onnx -i digits.npz --limit 2 --of activations --target 60dB",
+        "drift digits.json halved.json",
         "report image.onnx -i random -o report.html",
         "snapshot digits.onnx -i digits.npz -o snapshot.json",
         "check changed.onnx --config empty.toml --baseline digits.onnx.baseline.json -i digits.npz",
