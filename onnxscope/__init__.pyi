@@ -55,6 +55,8 @@ from onnxscope.narrowing.sensitive_layers import sensitivity as sensitivity
 from onnxscope.profiling.dataset_run import stats as stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics as DatasetStatistics
 from onnxscope.profiling.profile import Profile as Profile
+from onnxscope.profiling.watched_session import WatchedSession as WatchedSession
+from onnxscope.profiling.watched_session import watch as watch
 from onnxscope.reporting.overlays import write_node_data as write_node_data
 from onnxscope.reporting.reports import Report as Report
 from onnxscope.reporting.reports import report as report

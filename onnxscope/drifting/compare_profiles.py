@@ -30,8 +30,8 @@ def drift(first: Any, second: Any, *, threshold: float = 0.2) -> Drift:
     """Say how far the values of one dataset are from those of another, beyond what chance does.
 
     Args:
-        first: A profile, as `stats()` makes it, or its file; or a model, whose BatchNormalizations know the mean and
-            the variance of the data that it was trained on.
+        first: A profile, of `stats()` or `watch()`, or its file; or a model, whose BatchNormalizations know the mean
+            and the variance of the data that it was trained on.
         second: The profile of the data in question, or its file.
         threshold: Beyond which a value drifts: a shift of the mean in deviations of the first set, a logarithm of the
             ratio of both deviations, a population stability index, a Wasserstein distance in deviations, a share.
@@ -177,7 +177,7 @@ def _is_model(given: Any) -> bool:
     """Whether something is a model or the file of one; a profile's file begins with a brace."""
     if isinstance(given, (Profile, DatasetStatistics)):
         return False
-    if isinstance(given, (Model, ModelProto, bytes)):
+    if isinstance(given, (Model, ModelProto)):
         return True
     path = os.fspath(given)
     if str(path).endswith(".json") or not os.path.isfile(path):

@@ -86,7 +86,7 @@ def test_the_library_s_functions_are_called_like_the_commands():
 
     functions = {name for name in onnxscope.__all__ if inspect.isfunction(getattr(onnxscope, name))}
     helpers = {"class_activation", "explain", "isolated", "load_model", "restoration"}
-    helpers |= {"save_features", "save_weights", "write_node_data"}
+    helpers |= {"save_features", "save_weights", "watch", "write_node_data"}
     assert functions - helpers == set(cli.commands) - {"demo", "doctor"}
 
 
