@@ -49,6 +49,19 @@ __all__ = ["check"]
 @select_option
 @feeding_options
 @batch_options
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path),
+    metavar="PROFILE.json",
+    help="Of `stats` on earlier data: INPUT is held to that, as `drift` does.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0),
+    default=0.2,
+    show_default=True,
+    help="What a value of --profile may move by.",
+)
 @click.option("--update", is_flag=True, help="Rewrite the baseline, and print what has changed.")
 @click.option(
     "--config",
@@ -72,6 +85,8 @@ def check(
     select: tuple[str, ...],
     batch_size: int,
     limit: int | None,
+    profile: Path | None,
+    threshold: float,
     update: bool,
     config: Path | None,
     junit_file: Path | None,
@@ -95,17 +110,21 @@ def check(
         raise click.UsageError("--update takes all of a baseline; leave --select out")
     if baseline is not None and len(models) > 1:
         raise click.UsageError("--baseline is of one MODEL; several have theirs beside them")
+    if profile is not None and (update or not inputs or len(models) > 1):
+        raise click.UsageError("--profile goes with one MODEL and -i, and without --update")
     settings = read_settings(config)
     places = [baseline or model.parent / f"{model.stem}.onnxscope.json" for model in models]
     opened = [_opened(model, custom_ops, dims) for model in models]
     summary = os.environ.get("GITHUB_STEP_SUMMARY") if github else None
     refuse_inputs(
         [junit_file, markdown_file, summary or None, *(places if update else ())],
-        [*_files_read(models, opened, inputs, feeding), find_settings(config), *(() if update else places)],
+        [*_files_read(models, opened, inputs, feeding), find_settings(config), profile, *(() if update else places)],
     )
     refuse_foreign([(junit_file, JUNIT), (markdown_file, MARKDOWN)], force=force)
     require_folders(junit_file, markdown_file)
     asked: dict[str, Any] = {"select": select, **feeding, "batch_size": batch_size, "limit": limit}
+    if profile is not None:
+        asked |= {"profile": profile, "threshold": threshold}
     gate = _Gate(inputs=inputs, options={**asked, "settings": settings}, update=update, single=len(models) == 1)
     to_stderr = shown.form == "json"
     with _no_workflow_commands(github, to_stderr=to_stderr):

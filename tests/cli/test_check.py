@@ -271,3 +271,20 @@ def test_a_summary_stays_below_what_github_takes(some):
     assert len(text.encode()) <= 900_000
     assert text.rstrip().endswith(" more")
     assert "<b>" not in text
+
+
+def test_a_profile_is_the_reference_of_today_s_data(baseline, capsys, tmp_path):
+    pixels = np.load(INPUT)["digits"]
+    np.save("today.npy", 1 - pixels)
+    assert run(["stats", DIGITS, "-i", INPUT, "-o", "p.json", "-q"]) == 0
+    capsys.readouterr()
+    assert run(["check", DIGITS, "--baseline", baseline, "--profile", "p.json", "-i", INPUT]) == 0
+    assert "as the baseline says" in capsys.readouterr().out
+    told = ["check", DIGITS, "--baseline", baseline, "--profile", "p.json", "-i", "today.npy", "--junit", "j.xml"]
+    assert run([*told, "--format", "json"]) == 1
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert (found[0]["layer"], found[0]["statistic"]) == ("digits", "drift")
+    assert "the mean moves by" in Path("j.xml").read_text()
+    assert run([*told, "--threshold", "100"]) == 0
+    assert run(["check", DIGITS, "--baseline", baseline, "--profile", "p.json"]) == 2
+    assert "--profile goes with one MODEL and -i" in capsys.readouterr().err

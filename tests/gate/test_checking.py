@@ -16,7 +16,7 @@ from pages import LIKE_SELECTORS, called
 from placed_models import STEP_INPUT, branch_input, branch_weights, branching, other_order, unrolled
 from planting import HALF_INPUT, KINDS, Plot, overflowing_half, possible, raw_values
 
-from onnxscope import BaselineError, InputError, Settings, check, diff, snapshot
+from onnxscope import BaselineError, InputError, Settings, check, diff, snapshot, stats
 from onnxscope.gate.baseline import Baseline
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -282,3 +282,23 @@ def test_branches_in_the_other_order_are_no_change_and_exchanged_ones_are(named,
         findings = check(other, baseline, inputs).findings
         assert len([finding for finding in findings if finding.statistic.startswith("weight ")]) == 2
         assert not any("the same weights" in finding.message for finding in findings)
+
+
+def test_inputs_are_held_to_a_profile_of_earlier_data(baseline):
+    pixels = np.load(INPUT)["digits"]
+    earlier = stats(DIGITS, pixels, select="op:Relu").profile
+    assert check(DIGITS, baseline, pixels[::-1].copy(), profile=earlier).ok
+    found = check(DIGITS, baseline, 1 - pixels, profile=earlier, threshold=0.5)
+    assert found.verdict == "differs"
+    assert {finding.statistic for finding in found.findings} == {"drift"}
+    first = found.findings[0]
+    assert (first.layer, first.tolerance) == ("digits", 0.5)
+    x, y = pixels.astype(np.float64), 1 - pixels.astype(np.float64)
+    shift = (y.mean() - x.mean()) / x.std(ddof=1)
+    assert f"the mean moves by {shift:.3g} deviations" in first.message
+    assert check(DIGITS, baseline, 1 - pixels, profile=earlier, threshold=100).ok
+    few = check(DIGITS, baseline, pixels[:4], profile=stats(DIGITS, pixels[:4]).profile)
+    assert few.verdict == "undecided"
+    assert "too few samples to tell" in few.findings[0].message
+    with pytest.raises(InputError, match="no inputs to hold to the profile"):
+        check(DIGITS, baseline, profile=earlier)

@@ -44,6 +44,7 @@ FILES = [
     ("report m.onnx --against other.onnx", "-o", (*MODELS, "other.onnx", "other.data")),
     (CHECKED, "--junit", (*MODELS, *FED, "b.json", "tolerances.toml")),
     (CHECKED, "--markdown", (*MODELS, *FED, "b.json", "tolerances.toml")),
+    (f"{CHECKED} --profile p.json", "--junit", (*MODELS, *FED, "b.json", "p.json")),
     (f"{CHECKED} --update", "--junit", (*MODELS, *FED)),
     ("check m.onnx", "--junit", ("m.onnxscope.json", "pyproject.toml")),
     (
@@ -107,7 +108,14 @@ READ = {
     *((name, "model") for name in ("inspect", "weights", "features", "stats", "snapshot", "report", "extract")),
     *(("sensitivity", "model"), ("sensitivity", "quantized"), ("sensitivity", "custom_ops")),
     *(("drift", "first"), ("drift", "second")),
-    *(("diff", "a"), ("diff", "b"), ("check", "models"), ("check", "config"), ("check", "baseline")),
+    *(
+        ("diff", "a"),
+        ("diff", "b"),
+        ("check", "models"),
+        ("check", "config"),
+        ("check", "profile"),
+        ("check", "baseline"),
+    ),
     *(("report", "profile"), ("report", "against"), ("convert", "weights")),
     *((name, "custom_ops") for name in ("weights", "features", "stats", "diff", "snapshot", "check", "report")),
     *(("convert", "custom_ops"), ("extract", "custom_ops"), ("recipe", "custom_ops"), ("recipe", "model")),

@@ -194,6 +194,7 @@ def baseline(folder, model):
         ("snapshot two.onnx -i random -o snapshot.json", 0),
         ("snapshot image.onnx -i images/photo.jpg --preprocess recipe.json -o snapshot.json", 0),
         ("check digits.onnx --config empty.toml --baseline digits.onnx.baseline.json -i digits.npz", 0),
+        ("check digits.onnx --baseline digits.onnx.baseline.json -i digits.npz --profile halved.json", 1),
         ("check changed.onnx --config empty.toml --baseline digits.onnx.baseline.json -i digits.npz", 1),
         ("check digits_qdq.onnx --config empty.toml --baseline digits.onnx.baseline.json", 1),
         ("check nan.onnx --config empty.toml --baseline nan.onnx.baseline.json -i random", 0),
