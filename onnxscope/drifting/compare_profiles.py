@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxscope.base.text import counted
@@ -22,7 +23,8 @@ from onnxscope.profiling.tap_profile import TapProfile
 
 __all__ = ["drift"]
 
-_CHANCE = 1e-3  # that random parts of one dataset are said to drift, in any of their values
+_CHANCE = 1e-2  # that random parts of one dataset are said to drift, in any of their values
+_REACH = 4.0  # deviations that elements are away, for a rule of thumb
 _SETTINGS = ("preset", "layout", "sound", "text", "masks")
 
 
@@ -162,8 +164,9 @@ def _notes_on_chance(chance: Chance, threshold: float) -> list[str]:
     if not chance.decides:
         least = counted(math.ceil(2 * chance.log_odds) + 1, "sample")
         return [f"so few samples never differ by more than chance explains: {least} in both are the least"]
-    if chance.largest > threshold:
-        return [f"with so many samples, chance alone moves a mean by up to {chance.largest:.2g} deviations"]
+    largest = float(chance.bound(np.ones(1), np.full(1, _REACH))[0])
+    if largest > threshold:
+        return [f"with so many samples, chance alone moves a mean by up to {largest:.2g} deviations"]
     return []
 
 

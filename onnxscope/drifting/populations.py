@@ -2,9 +2,12 @@
 
 What of a difference is noise follows from the numbers of samples alone. The elements of one sample depend on each
 other, so that a sample counts as one draw, however many elements it has: its mean varies no more than its elements do.
-Under the hypothesis that both sets are random parts of one, a difference in units of its deviation exceeds t with a
-chance of at most `2 * exp(-t**2 / 2)`, where the deviation is that of both sets together (Pinelis, "Optimum Bounds for
-the Distributions of Martingales in Banach Spaces", 1994, for symmetric sums divided by the root of their squares).
+Under the hypothesis that both sets are random parts of one, of about one size, a difference in units of its deviation
+exceeds t with a chance of at most `2 * exp(-t**2 / 2)`, where the deviation is that of both sets together (Pinelis,
+"Optimum Bounds for the Distributions of Martingales in Banach Spaces", 1994, for symmetric sums divided by the root of
+their squares). Where one set is much smaller, a rare event in it weighs more; then Bernstein's inequality holds, which
+knows how far elements reach (for samples without replacement: Hoeffding, "Probability Inequalities for Sums of Bounded
+Random Variables", 1963, section 6).
 """
 
 from __future__ import annotations
@@ -48,8 +51,24 @@ class Chance:
 
     @property
     def largest(self) -> float:
-        """How far chance moves a mean at most, in deviations of both sets together."""
-        return math.sqrt(2 * self.log_odds) * self.deviation
+        """How far chance moves a mean at most, in deviations of both sets together, however far elements reach.
+
+        All of k rare events fall into the smaller set, of share p, with a chance of `p**k`, and are `k * (1 - p) / p`
+        squared deviations: where p is below a third or so, more than a normal number would be.
+        """
+        small = min(self.share, 1 - self.share)
+        if not small:
+            return math.inf
+        excess = max(1.0, (1 - small) / (2 * small * -math.log(small)))
+        return math.sqrt(2 * self.log_odds * excess) * self.deviation
+
+    def bound(self, deviation: Floats, reach: Floats) -> Floats:
+        """How far chance moves a mean at most, of elements with this deviation and at most so far from their mean."""
+        samples = min(self.first, self.second)
+        rare = reach * self.log_odds / (3 * samples)
+        bernstein = rare + np.sqrt(rare**2 + 2 * deviation**2 * self.log_odds / samples)
+        others = max(self.share, 1 - self.share)
+        return np.fmin(bernstein / others, np.where(deviation > 0, self.largest, 0.0) * deviation)
 
     @property
     def share(self) -> float:
@@ -169,11 +188,12 @@ def compare_populations(first: Population, second: Population, chance: Chance) -
     variance = share * first.variance + (1 - share) * second.variance + share * (1 - share) * gap * gap
     here, there, both = (np.sqrt(square) for square in (first.variance, second.variance, variance))
     shift = np.where(gap == 0, 0.0, gap / here)
-    moves = np.abs(gap) > chance.largest * both
     # The fourth moment is at most the second times the square of the farthest element.
     reach = np.maximum(np.abs(_ends(first) - mean).max(axis=0), np.abs(_ends(second) - mean).max(axis=0))
     tail = np.sqrt(np.maximum(reach * reach / variance - 1, 0))
-    spreads = np.abs(second.variance - first.variance) > chance.largest * variance * tail
+    moved, spread = chance.bound(both, reach), chance.bound(variance * tail, reach * reach)
+    moves = np.abs(gap) > moved
+    spreads = np.abs(second.variance - first.variance) > spread
     ratio = np.where(first.variance == second.variance, 1.0, there / here)
     dead = second.dead & ~first.dead & chance.never_again(first.active)
     saturated = second.saturated & ~first.saturated & chance.never_again(first.free)
@@ -183,9 +203,9 @@ def compare_populations(first: Population, second: Population, chance: Chance) -
     beyond = np.maximum(np.maximum(first.low - second.low, second.high - first.high), 0) / here
     return Moved(
         shift=shift,
-        shift_noise=chance.largest * both / here,
+        shift_noise=moved / here,
         ratio=ratio,
-        ratio_noise=chance.largest * tail / 2,
+        ratio_noise=spread / variance / 2,
         beyond=np.where(np.isfinite(first.low) & np.isfinite(first.high), beyond, math.nan),
         dead=dead,
         saturated=saturated,

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from onnxscope.base.results import Record
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, ranges_text
@@ -326,7 +328,8 @@ def _saturated(first: TapProfile, second: TapProfile, chance: Chance) -> Measure
     if shares[0] is None or shares[1] is None:
         return Measure(None, math.nan)
     both = chance.share * shares[0] + (1 - chance.share) * shares[1]
-    return Measure(max(shares[1] - shares[0], 0.0), chance.largest * math.sqrt(both * (1 - both)))
+    noise = chance.bound(np.sqrt([both * (1 - both)]), np.ones(1))
+    return Measure(max(shares[1] - shares[0], 0.0), float(noise[0]))
 
 
 def _measure(value: float, noise: float) -> Measure:
