@@ -113,6 +113,7 @@ class Population:
     free: Floats
 
     @classmethod
+    @np.errstate(divide="ignore", invalid="ignore", over="ignore")
     def of(cls, tap: TapProfile, *, together: bool = False) -> Population:
         """What a profile knows of a tap's channels, or of all of them `together` as one."""
         moments = tap.state.moments
@@ -129,10 +130,9 @@ class Population:
             if not (low == 0 and high > 1):  # as ReLU6: many zeros are what it is for
                 saturated |= counted & (moments.max <= low + margin)
                 free = np.minimum(free, (moments.mean - low - margin) / (high - low))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            active = 1 - moments.zeros / np.where(moments.examined > 0, moments.examined, math.nan)
-            variance = moments.m2 / np.maximum(moments.count - 1, 1)
-            variance = np.where(variance < (_CONSTANT * moments.mean) ** 2, 0.0, variance)
+        active = 1 - moments.zeros / np.where(moments.examined > 0, moments.examined, math.nan)
+        variance = moments.m2 / np.maximum(moments.count - 1, 1)
+        variance = np.where(variance < (_CONSTANT * moments.mean) ** 2, 0.0, variance)
         return cls(
             mean=np.where(counted, moments.mean, math.nan),
             variance=variance,

@@ -140,3 +140,12 @@ def test_what_is_known_exactly_has_no_noise_of_its_own():
     assert shifted.amount[0] == pytest.approx((float(values.mean()) + 1 - 3) / 2, rel=1e-5)
     assert shifted.shift_noise[0] < 1.3 * math.sqrt(2 * ODDS / 1000)
     assert math.isnan(shifted.beyond[0])
+
+
+def test_numbers_at_the_edge_of_float64_give_no_warning():
+    """A profile may say anything; warnings are errors in the tests."""
+    huge = np.array([[[1e308, -1e308]], [[1e308, 1e308]]])
+    plain = np.zeros((2, 1, 2))
+    for first, second in ((huge, plain), (plain, huge), (huge, huge)):
+        moved(first, second)
+        moved(first, second, (0.0, 0.0))
