@@ -29,7 +29,8 @@ def session():
 def no_time(monkeypatch):
     """A clock by which runs take a second and copies nothing, so that no machine is too slow."""
     ticks = itertools.count()
-    monkeypatch.setattr("onnxscope.profiling.watched_session.time.perf_counter", lambda: float(next(ticks) // 2 % 2))
+    monkeypatch.setattr("onnxscope.profiling.watched_session.time.perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr("onnxscope.profiling.watched_session.time.thread_time", lambda: 0.0)
 
 
 def images(count):
@@ -88,6 +89,7 @@ def test_copying_takes_one_hundredth_of_the_time(session, monkeypatch):
     """A run takes a second by this clock, a copy ten: one in a thousand runs may be copied."""
     clock = {"now": 0.0}
     monkeypatch.setattr("onnxscope.profiling.watched_session.time.perf_counter", lambda: clock["now"])
+    monkeypatch.setattr("onnxscope.profiling.watched_session.time.thread_time", lambda: clock["now"])
     watched = onnxscope.watch(session, every=10)
     run, place = session.run, watched._place
 
