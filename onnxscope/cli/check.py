@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from onnxscope.base.files import JUNIT, MARKDOWN, refuse_foreign, refuse_inputs, require_folders, write_whole
 from onnxscope.base.run_options import RecipeUsed
@@ -112,6 +113,8 @@ def check(
         raise click.UsageError("--baseline is of one MODEL; several have theirs beside them")
     if profile is not None and (update or not inputs or len(models) > 1):
         raise click.UsageError("--profile goes with one MODEL and -i, and without --update")
+    if profile is None and context.get_parameter_source("threshold") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--threshold is of --profile; tolerances of a baseline stand in --config")
     settings = read_settings(config)
     places = [baseline or model.parent / f"{model.stem}.onnxscope.json" for model in models]
     opened = [_opened(model, custom_ops, dims) for model in models]

@@ -288,3 +288,5 @@ def test_a_profile_is_the_reference_of_today_s_data(baseline, capsys, tmp_path):
     assert run([*told, "--threshold", "100"]) == 0
     assert run(["check", DIGITS, "--baseline", baseline, "--profile", "p.json"]) == 2
     assert "--profile goes with one MODEL and -i" in capsys.readouterr().err
+    assert run(["check", DIGITS, "--baseline", baseline, "--threshold", "0.1"]) == 2
+    assert "--threshold is of --profile" in capsys.readouterr().err
