@@ -14,9 +14,10 @@ from onnxscope.base.name_patterns import select_names
 from onnxscope.base.results import Record, within
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import format_number, not_finite_text, printable
+from onnxscope.checkpoints.checkpoint import load_weights
 from onnxscope.errors import InputError
 from onnxscope.model.graphs import Node
-from onnxscope.model.loading import CustomOps, Model, load_model
+from onnxscope.model.loading import CustomOps, Model
 from onnxscope.model.parameters import Parameter
 from onnxscope.numerics.quantization import QUANTIZED, Quantization, quantized_cells
 from onnxscope.numerics.tensor_summary import Summary, describe_all
@@ -193,7 +194,8 @@ def weights(
     """Compute statistics and a histogram of every parameter.
 
     Args:
-        model: A path, a `ModelProto` or a loaded `Model`.
+        model: A path, a `ModelProto` or a loaded `Model`; or the path of a `.safetensors` checkpoint, whose weights
+            belong to no layer.
         select: Selectors over parameter, layer and initializer names; none chooses everything.
         bins: Bins of each histogram.
         threads: None for one per core; the result does not depend on it.
@@ -208,7 +210,7 @@ def weights(
         SelectorError: A selector matches nothing.
         RunError: A quantized weight cannot be dequantized.
     """
-    return run_weights(load_model(model, custom_ops=custom_ops), select=select, bins=bins, threads=threads)
+    return run_weights(load_weights(model, custom_ops=custom_ops), select=select, bins=bins, threads=threads)
 
 
 def run_weights(

@@ -45,11 +45,11 @@ def weights(
     custom_ops: tuple[Path, ...],
     shown: Presentation,
 ) -> None:
-    """Compute statistics and a histogram of every parameter of MODEL."""
+    """Compute statistics and a histogram of every parameter of MODEL, or of a checkpoint (.safetensors)."""
     from onnxscope.analyses.weight_statistics import weights as compute
-    from onnxscope.model.loading import load_model
+    from onnxscope.checkpoints.checkpoint import load_weights
 
-    loaded = load_model(model, custom_ops=custom_ops)
+    loaded = load_weights(model, custom_ops=custom_ops)
     if output is not None:
         from onnxscope.analyses.folders import files_in_place, refuse_others, save_weights
 

@@ -6,6 +6,8 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import IO, Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from onnxscope.base.text import first_line, printable
 from onnxscope.errors import InputError
 
-__all__ = ["map_safetensors", "read_pb"]
+__all__ = ["TensorPlace", "map_safetensors", "read_pb", "tensor_places"]
 
 Array = NDArray[Any]
 
@@ -37,6 +39,56 @@ _DTYPES = {
 }
 _MAX_HEADER_BYTES = 100 << 20  # as the library that writes these files has it
 _MAX_TENSOR_BYTES = 1 << 31  # protobuf reads no longer message
+_BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32} | {
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "U8", "BOOL"), 8),
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
+}
+"""Bits of every element type that the library that writes these files knows."""
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """Where a tensor of a `.safetensors` file lies.
+
+    Attributes:
+        name: Its name.
+        dtype: Its element type, as the format calls it: `F32`, `BF16`, …
+        shape: Its sides.
+        offset: Of its first byte, from the start of the file.
+        size_bytes: How many bytes it takes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size_bytes: int
+
+
+def tensor_places(stream: IO[bytes], where: str) -> list[TensorPlace]:
+    """Read where the tensors of an open `.safetensors` file lie, in the order of its header.
+
+    Args:
+        stream: The file, at its start.
+        where: Its printable name, for messages.
+
+    Raises:
+        InputError: A broken header, an unknown element type, or tensors that are not where it says, or lie in one
+            another.
+    """
+    rows, start, size_bytes = _header(stream, where)
+    places = [
+        _place(name, row, start, size_bytes, f"tensor '{printable(name)}': {where}") for name, row in rows.items()
+    ]
+    taken = sorted((place for place in places if place.size_bytes), key=lambda place: place.offset)
+    for left, right in pairwise(taken):
+        if left.offset + left.size_bytes > right.offset:
+            names = f"'{printable(left.name)}' and '{printable(right.name)}' lie in one another"
+            raise InputError(f"not a .safetensors file, or a broken one ({names}): {where}")
+    return places
 
 
 def map_safetensors(
@@ -55,18 +107,10 @@ def map_safetensors(
     Raises:
         InputError: A broken header, or tensors that are not where it says.
     """
-    size_bytes = os.fstat(stream.fileno()).st_size
-    length = int.from_bytes(stream.read(8), "little")
-    if size_bytes < 8 or length > min(size_bytes - 8, _MAX_HEADER_BYTES):
-        raise InputError(f"not a .safetensors file, or a broken one: {where}")
-    try:
-        header = json.loads(stream.read(length))
-        tensors = {name: row for name, row in header.items() if name != "__metadata__"}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"not a .safetensors file, or a broken one ({first_line(error)}): {where}") from error
+    tensors, start, size_bytes = _header(stream, where)
     chosen = choose(list(tensors))
     return {
-        result: _mapped(stream, tensors[name], 8 + length, size_bytes, f"tensor '{printable(name)}': {where}")
+        result: _mapped(stream, tensors[name], start, size_bytes, f"tensor '{printable(name)}': {where}")
         for result, name in chosen.items()
     }
 
@@ -104,6 +148,46 @@ _FIELDS = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", 
 
 def _text(item: Any) -> str:
     return item.decode("utf-8", errors="replace") if isinstance(item, bytes) else str(item)
+
+
+def _header(stream: IO[bytes], where: str) -> tuple[dict[str, Any], int, int]:
+    """The rows of a header by the tensors' names, where the bytes behind it start, and the size of the file."""
+    size_bytes = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(stream.read(8), "little")
+    if size_bytes < 8 or length > min(size_bytes - 8, _MAX_HEADER_BYTES):
+        raise InputError(f"not a .safetensors file, or a broken one: {where}")
+    try:
+        header = json.loads(stream.read(length), object_pairs_hook=_once)
+        rows = {name: row for name, row in header.items() if name != "__metadata__"}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"not a .safetensors file, or a broken one ({first_line(error)}): {where}") from error
+    return rows, 8 + length, size_bytes
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON in which no name stands twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"'{printable(name)}' stands in it twice")
+        found[name] = value
+    return found
+
+
+def _place(name: str, row: Any, start: int, end: int, where: str) -> TensorPlace:
+    """Where one tensor lies, as its row of the header says and the file can hold."""
+    try:
+        kind, shape = row["dtype"], tuple(row["shape"])
+        first, last = row["data_offsets"]
+        if not isinstance(kind, str) or kind not in _BITS:
+            raise ValueError(f"unknown element type '{printable(str(kind))[:40]}'")
+        if any(type(number) is not int or number < 0 for number in (*shape, first, last)) or start + last > end:
+            raise ValueError("no such place in the file")
+        if math.prod(shape) * _BITS[kind] != 8 * (last - first):
+            raise ValueError(f"{list(shape)} numbers of {kind} do not take {last - first:,} bytes")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"not a .safetensors file, or a broken one ({first_line(error)}): {where}") from error
+    return TensorPlace(name, kind, shape, start + first, last - first)
 
 
 def _mapped(stream: IO[bytes], row: Any, start: int, end: int, where: str) -> Array:
