@@ -97,12 +97,17 @@ def diff(
 ) -> None:
     """Compare the models A and B layer by layer: where does it start, and who is to blame?
 
+    Where A or B is a checkpoint (.safetensors), weights alone are compared: what became of every tensor of either.
+
     Exit code 1 where they differ by more than ten times the noise, beyond --rtol and --atol where these are given, and
     where that cannot be decided: something does not reproduce, or could not be compared.
     """
+    from onnxscope.checkpoints.checkpoint import is_checkpoint, load_weights
     from onnxscope.comparison.compare_models import diff as compare
-    from onnxscope.model.loading import load_model
 
+    has_graphs = not is_checkpoint(a) and not is_checkpoint(b)
+    if not has_graphs and (explain or mend is not None or extract is not None):
+        raise click.UsageError("a checkpoint has no layers to explain, mend or extract")
     if extract is not None and (weights_only or not inputs):
         raise click.UsageError("--extract needs what the models are fed: -i")
     if shrink and extract is None:
@@ -111,7 +116,7 @@ def diff(
         raise click.UsageError("--explain and --mend need what the models are fed: -i")
     if replace and (explain or mend is not None or extract is not None):
         raise click.UsageError("--explain, --mend and --extract take B as it is: run them without --replace")
-    models = load_model(a, custom_ops=custom_ops, dims=dims), load_model(b, custom_ops=custom_ops)
+    models = load_weights(a, custom_ops=custom_ops, dims=dims), load_weights(b, custom_ops=custom_ops)
     if extract is not None:
         _refuse(extract, models, inputs, feeding, force)
     if mend is not None:
@@ -136,7 +141,7 @@ def diff(
     )
     for remark in result.notes:
         shown.note(remark)
-    if not result.was_run:
+    if not result.was_run and has_graphs:
         shown.note("nothing was run: weights and structure alone are compared; -i names an input")
     if shown.form == "table":
         if result.was_run or result.is_ranked:

@@ -11,6 +11,8 @@ import numpy as np
 
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.text import printable
+from onnxscope.checkpoints.checkpoint import is_checkpoint
+from onnxscope.comparison.checkpoint_comparison import compare_checkpoint
 from onnxscope.comparison.common_feed import CommonFeed, open_common_feed
 from onnxscope.comparison.layer_comparison import LayerComparison
 from onnxscope.comparison.result import Comparison
@@ -50,7 +52,8 @@ def diff(
     """Compare two models layer by layer, each layer at the value that leaves it.
 
     Args:
-        a: The reference: a path, a `ModelProto` or a loaded `Model`.
+        a: The reference: a path, a `ModelProto` or a loaded `Model`. Where it or `b` is the path of a `.safetensors`
+            checkpoint, weights alone are compared: what became of every tensor of either file.
         b: The model to compare with it.
         inputs: What `a` is fed; `b` is fed the same, with its own names, layout and element types. None compares
             structure and weights alone.
@@ -79,6 +82,10 @@ def diff(
         InputError: The inputs do not fit, or the models take different things.
         RunError: onnxruntime fails.
     """
+    if is_checkpoint(a) or is_checkpoint(b):
+        given = inputs if inputs is not None else replace or None
+        within = _tolerance(rtol, atol)
+        return compare_checkpoint(a, b, given, tolerance=within, select=select, custom_ops=custom_ops, dims=dims)
     options = RunOptions(
         **feeding,
         batch_size=batch_size,

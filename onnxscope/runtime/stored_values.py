@@ -21,7 +21,7 @@ from onnxscope.numerics.dequantization import dequantized, of_levels, unpacked
 from onnxscope.numerics.quantization import Quantization, describe_codes
 from onnxscope.runtime.session import evaluate_constants
 
-__all__ = ["read_operand", "read_parameter", "read_quantized"]
+__all__ = ["Levels", "read_levels", "read_operand", "read_parameter", "read_quantized"]
 
 Array = np.ndarray[Any, Any]
 _KEPT_BYTES = 256 << 20
@@ -63,6 +63,49 @@ class _Codes:
             block=encoding.block,
             levels=("nf4" if encoding.levels == 1 else "fp4") if encoding.packing == "levels" else "",
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """What the codes of a quantized parameter say, in the parameter's own shape.
+
+    Attributes:
+        codes: The codes less their zero point, in float64.
+        step: By how much the real number grows from one code to the next.
+        lowest: Where the code is the lowest that there is: the number may have been lower.
+        highest: Where it is the highest.
+    """
+
+    codes: Array
+    step: Array
+    lowest: Array
+    highest: Array
+
+
+def read_levels(model: Model, parameter: Parameter) -> Levels | None:
+    """Return how the codes of a quantized parameter stand to its numbers; None where they are no even levels.
+
+    Raises:
+        RunError: As `read_parameter`.
+    """
+    operand, encoding = parameter.operand, parameter.encoding
+    if encoding is None or operand is None or encoding.packing == "levels":
+        return None
+    tensor = parameter.graph.stored(parameter.initializer)
+    assert tensor is not None
+    seen: list[_Codes] = []
+    real = _real(model, model.graphs[operand.node.path], tensor, operand, encoding, seen)
+    codes = seen[0]
+    if codes.values.dtype.kind not in "iu":
+        return None
+    step = dequantized(np.ones_like(codes.values), codes.scale, None, encoding.axis, encoding.block)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels = np.rint(real.astype(np.float64) / step)
+    is_signed = codes.values.dtype.kind == "i" and not encoding.packing
+    bits = encoding.bits
+    ends = (-(1 << bits - 1), (1 << bits - 1) - 1) if is_signed else (0, (1 << bits) - 1)
+    found = (levels, step, codes.values == ends[0], codes.values == ends[1])
+    return Levels(*(_in_own_shape(parameter, values) for values in found))
 
 
 def read_parameter(model: Model, parameter: Parameter) -> Array:

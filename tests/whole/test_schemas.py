@@ -95,7 +95,7 @@ def workplace(tmp_path_factory):
     for name, text in MODELS.items():
         model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 17]> {text}')
         onnx.save(model, folder / f"{name}.onnx")
-    for name in ("digits.onnx", "digits_deployed.onnx", "digits_qdq.onnx", "digits.npz"):
+    for name in ("digits.onnx", "digits_deployed.onnx", "digits_qdq.onnx", "digits.npz", "digits.safetensors"):
         (folder / name).write_bytes((FIXTURES / name).read_bytes())
     photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     (folder / "images").mkdir()
@@ -185,6 +185,8 @@ def baseline(folder, model):
         ("diff digits.onnx changed.onnx -i digits.npz --mend mended.onnx", 1),
         ("diff digits.onnx digits_deployed.onnx", 0),
         ("diff digits.onnx changed.onnx --weights-only", 1),
+        ("diff digits.safetensors digits_qdq.onnx", 0),
+        ("weights digits.safetensors", 0),
         ("diff tokens.onnx image.onnx", 1),
         ("diff image.onnx broken.onnx -i images/photo.jpg --preprocess recipe.json", 1),
         ("diff nan.onnx nan.onnx -i random", 0),
