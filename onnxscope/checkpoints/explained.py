@@ -15,6 +15,7 @@ from onnxscope.numerics.distances import Tolerance, difference
 __all__ = ["Explained", "explain_tensors"]
 
 _NEAR = 0.5  # the largest relative difference by which two tensors of other names are said to be one that changed
+_SMALL = 1 << 14  # numbers
 _COUNTERS = ("num_batches_tracked",)
 
 
@@ -59,9 +60,10 @@ class _Explainer:
 
     def run(self) -> list[Explained]:
         self._by_name()
-        self._by_content()
+        self._by_content(_SMALL)  # before BatchNorms are looked for that are not there
         for flipped in (False, True):
             self._folded(flipped)
+        self._by_content()  # hashing takes longest, so it comes behind what explains most
         self._quantized()
         for flipped in (False, True):
             self._joined(flipped)
@@ -94,13 +96,13 @@ class _Explainer:
     def _by_name(self) -> None:
         for x in self._sides[0].tensors:
             y = self._sides[1].named.get(x.name)
-            form = None if y is None else _form(x, y)
+            form = None if y is None else _form(x, y, in_any_order=False)
             if y is not None and form is not None and not form.counts:
                 self._note(x, y, form)
 
-    def _by_content(self) -> None:
-        """Pair what has other names by the digest of the numbers, in every element type of the other file."""
-        left = [tensor for tensor in self._free(0) if not tensor.is_coded]
+    def _by_content(self, most: int | None = None) -> None:
+        """Pair what has other names, or another order, by the digest of the numbers, in every element type."""
+        left = [tensor for tensor in self._free(0) if not tensor.is_coded and (most is None or tensor.size <= most)]
         right = [tensor for tensor in (*self._free(1), *self._sides[1].constants) if not tensor.is_coded]
         sizes = {tensor.size for tensor in left}
         buckets: dict[tuple[int, str | None], list[Tensor]] = {}
@@ -113,7 +115,7 @@ class _Explainer:
                 candidates = [
                     y for y in right if y.size == x.size > 1 and y.stored != x.stored and y not in self._taken
                 ]
-            candidates.sort(key=lambda y: y.shape != x.shape)
+            candidates.sort(key=lambda y: (y.name != x.name, y.shape != x.shape))
             for y in candidates:
                 form = form_of(x, y)
                 if form is not None:
@@ -224,11 +226,11 @@ def _alone(tensor: Tensor, other: Side, flipped: bool) -> Form:
     return Form("unexplained", f"nothing in the {which} file is made of its numbers{recorded}", counts=True)
 
 
-def _form(x: Tensor, y: Tensor) -> Form | None:
+def _form(x: Tensor, y: Tensor, *, in_any_order: bool = True) -> Form | None:
     """How one tensor became another, whichever of them is codes."""
     if x.is_coded == y.is_coded:
         if not x.is_coded:
-            return form_of(x, y)
+            return form_of(x, y, in_any_order=in_any_order)
         same = x.values is not None and y.values is not None and x.shape == y.shape
         if same and difference(x.values, y.values).equal:  # type: ignore[arg-type]
             return Form("equal", "" if x.name == y.name else f"{x.name} is called {y.name}")

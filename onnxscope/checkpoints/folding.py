@@ -19,6 +19,8 @@ __all__ = ["Folding", "Norm", "find_folding", "norms_of"]
 Array = NDArray[Any]
 _RTOL = 1e-5  # folding rounds to float32 a few times over
 _EPSILONS = (1e-5, 1e-3, 1e-6, 1e-4, 2e-5, 1e-12, 0.0)
+_ALL_OVER = 0.25  # the share of a channel's numbers that another rounding of its scale moves at least
+_ENOUGH = 64  # numbers from which on such shares say something
 _MEANS = re.compile(r"^(.*?)(running_mean|moving_mean)$")
 _PARTS = {
     "running_mean": ("running_var", "weight", "bias"),
@@ -130,14 +132,13 @@ def _folded(norm: Norm, side: Side, other: Side, weight: Tensor, target: Tensor)
             if not _first_fits(moved, turned, scales[-1], coded=target.is_coded):
                 continue
             formula = f"{weight.name} x {norm.name} / sqrt(variance + {epsilon:.3g})"
-            products = [_by_channel(values, scale, axis) for scale in scales]
-            form, place = _judged(products, found, weight, target, formula)
+            form, scale, exact = _judged(values, scales, axis, weight, target, formula)
             if form is None:
                 continue
             bias, shift = side.bias_of(weight), other.bias_of(target)
             shift_form = None
             if shift is not None:
-                shift_form = _shifted(norm, bias, shift, scales[place], parts)
+                shift_form = _shifted(norm, bias, shift, (scale, exact), parts)
             return Folding(weight, target, form, bias, shift, shift_form)
     return None
 
@@ -149,7 +150,9 @@ def _scales(gamma: Array | None, variance: Array, epsilon: float) -> list[Array]
     with np.errstate(divide="ignore", invalid="ignore"):
         exact = (1.0 if gamma is None else gamma.astype(np.float64)) / np.sqrt(wide)
         one = np.ones_like(narrow) if gamma is None else gamma.astype(np.float32)
-        return [one / np.sqrt(narrow), one * (np.float32(1) / np.sqrt(narrow)), exact.astype(np.float32), exact]
+        root = np.sqrt(wide).astype(np.float32)
+        rooted = one / np.sqrt(narrow)
+        return [rooted, one / root, one * (np.float32(1) / np.sqrt(narrow)), exact.astype(np.float32), exact]
 
 
 def _first_fits(values: Array, found: Array, scale: Array, *, coded: bool) -> bool:
@@ -167,25 +170,46 @@ def _by_channel(values: Array, scale: Array, axis: int) -> Array:
 
 
 def _judged(
-    products: Sequence[Array], found: Array, weight: Tensor, target: Tensor, formula: str
-) -> tuple[Form | None, int]:
-    """What is said of a folded weight, and by which way of computing it."""
+    values: Array, scales: Sequence[Array], axis: int, weight: Tensor, target: Tensor, formula: str
+) -> tuple[Form | None, Array, Array]:
+    """What is said of a folded weight, by which scale it was computed, and for which channels that is so to the bit."""
+    found = target.values
+    assert found is not None
     if target.is_coded:
-        return quantized_form(weight, target, products[0], folding=formula), 0
-    exact = [product.astype(found.dtype) == found for product in products]
-    best = max(range(len(exact)), key=lambda place: np.count_nonzero(exact[place]))
-    off = ~exact[best]
-    channels = off.any(axis=tuple(range(1, off.ndim))) if off.ndim > 1 else off
-    if not off.any():
-        return Form("folded", f"{formula}, to the bit"), best
-    seen = difference(products[-1].astype(np.float64), found, None, _RTOL)
-    # Where most channels are right to the bit, this is how it was computed, and what is not right was changed since.
-    if found.size >= 64 and (np.count_nonzero(channels) * 4 <= len(channels) or np.count_nonzero(off) * 50 <= off.size):
-        seen = difference(products[best].astype(found.dtype), found)
-        return Form("changed", f"not {formula}: {seen.text()}", counts=True, seen=seen), best
+        form = quantized_form(weight, target, _by_channel(values, scales[0], axis), folding=formula)
+        return form, scales[0], np.ones(values.shape[axis], np.bool_)
+    best, off = scales[0], np.ones(found.shape, np.bool_)
+    for scale in scales:
+        other = _by_channel(values, scale, axis).astype(found.dtype) != found
+        if np.count_nonzero(other) < np.count_nonzero(off):
+            best, off = scale, other
+        if not off.any():
+            return Form("folded", f"{formula}, to the bit"), best, np.ones(values.shape[axis], np.bool_)
+    shares = np.moveaxis(off, axis, 0).reshape(values.shape[axis], -1).mean(axis=1)
+    exact = shares == 0
+    seen = difference(_by_channel(values, scales[-1], axis), found, None, _RTOL)
+    # Where most channels are right to the bit, this is how it was computed, and a few numbers that are not, in channels
+    # that are right otherwise, were changed since. A scale that was rounded otherwise shows all over its channel, by a
+    # few units in the last place.
+    alone = (shares > 0) & (shares < _ALL_OVER)
+    alone |= ~exact & ~_within_units(np.moveaxis(_by_channel(values, scales[-1], axis), axis, 0), found, axis)
+    if found.size >= _ENOUGH and np.count_nonzero(exact) * 2 >= len(exact) and alone.any():
+        seen = difference(_by_channel(values, best, axis).astype(found.dtype), found)
+        return Form("changed", f"not {formula}: {seen.text()}", counts=True, seen=seen), best, exact
     if seen.equal:
-        return Form("folded", f"{formula}, but for rounding"), best
-    return (Form("changed", f"not {formula}: {seen.text()}", counts=True, seen=seen) if _mostly(seen) else None), best
+        return Form("folded", f"{formula}, but for rounding"), best, exact
+    return (
+        Form("changed", f"not {formula}: {seen.text()}", counts=True, seen=seen) if _mostly(seen) else None,
+        best,
+        exact,
+    )
+
+
+def _within_units(expected: Array, found: Array, axis: int) -> NDArray[np.bool_]:
+    """For each channel whether all numbers are right but for a few units in the last place of float32."""
+    left, right = (side.reshape(len(side), -1) for side in (expected, np.moveaxis(found, axis, 0)))
+    allowed = np.maximum(4e-7 * np.abs(left), np.finfo(np.float32).tiny)
+    return np.asarray((np.abs(left - right) <= allowed).all(axis=1))
 
 
 def _mostly(seen: Any) -> bool:
@@ -193,8 +217,11 @@ def _mostly(seen: Any) -> bool:
     return bool(seen.count * 4 <= seen.size)
 
 
-def _shifted(norm: Norm, bias: Tensor | None, shift: Tensor, scale: Array, parts: Sequence[Array | None]) -> Form:
-    """What is said of a bias that holds a BatchNorm."""
+def _shifted(
+    norm: Norm, bias: Tensor | None, shift: Tensor, scaled: tuple[Array, Array], parts: Sequence[Array | None]
+) -> Form:
+    """What is said of a bias that holds a BatchNorm, whose scale is known, for some channels to the bit."""
+    scale, exact_scale = scaled
     mean, beta = parts[2], parts[1]
     before = None if bias is None else bias.values
     assert mean is not None
@@ -219,14 +246,15 @@ def _shifted(norm: Norm, bias: Tensor | None, shift: Tensor, scale: Array, parts
                 return form
         return form or Form("changed", f"not {formula}", counts=True)
     off = min((expected.astype(found.dtype) != found for expected in sums), key=np.count_nonzero)
-    if not off.any():
+    off &= exact_scale
+    if not off.any() and exact_scale.all():
         return Form("folded", f"{formula}, to the bit")
     wide = [np.asarray(part, np.float64) for part in (start, mean, added)]
     exact = (wide[0] - wide[1]) * scale + wide[2]
     allowed = np.abs(wide[0] * scale) + np.abs(wide[1] * scale) + np.abs(wide[2])
     allowed = _RTOL * (allowed + 0.1 * allowed.max(initial=0.0))
     beyond = ~(np.abs(exact - found) <= allowed)
-    if beyond.any() or (off.size >= 8 and np.count_nonzero(off) * 8 <= off.size):
+    if beyond.any() or (off.size >= 8 and 0 < np.count_nonzero(off) * 8 <= np.count_nonzero(exact_scale)):
         seen = difference(exact.astype(found.dtype), found)
         return Form("changed", f"not {formula}: {seen.text()}", counts=True, seen=seen)
     return Form("folded", f"{formula}, but for rounding")

@@ -54,10 +54,15 @@ def same_bits(x: Array, y: Array) -> bool:
     )
 
 
-def form_of(x: Tensor, y: Tensor) -> Form | None:
+def form_of(x: Tensor, y: Tensor, *, in_any_order: bool = True) -> Form | None:
     """Return how the numbers of one tensor are those of another, to the bit; None where they are not.
 
     Neither is one whose values are codes.
+
+    Args:
+        x: Of the first file.
+        y: Of the second.
+        in_any_order: Whether to look for numbers that changed places, for which all of them are hashed.
     """
     left, right = x.values, y.values
     if left is None or right is None or left.size != right.size or y.is_coded != x.is_coded:
@@ -77,7 +82,7 @@ def form_of(x: Tensor, y: Tensor) -> Form | None:
                 return Form("transposed", f"axes in the order {list(axes)}{also}")
     if same_bits(left.reshape(-1), right.reshape(-1)):
         return Form("reshaped", f"{_text(left.shape)} became {_text(right.shape)}, the same numbers{also}")
-    if left.size < 2 or not same_numbers(left, right):
+    if left.size < 2 or not in_any_order or not same_numbers(left, right):
         return None
     if left.shape == right.shape and difference(left, right).equal:
         return None  # in place, but for the signs of zeros or the bits of NaN

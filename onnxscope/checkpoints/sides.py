@@ -118,7 +118,9 @@ class Side:
         """The bias that is added behind a weight: that of its node, else the one that is called like it."""
         operand = None if weight.parameter is None else weight.parameter.operand
         if operand is not None:
-            return self._biases.get(operand.node)
+            own = self._biases.get(operand.node)
+            if own is not None:
+                return own
         for end, own in (("weight", "bias"), ("kernel", "bias")):
             if weight.name.endswith(end):
                 return self.named.get(weight.name.removesuffix(end) + own)
