@@ -24,6 +24,7 @@ from onnxscope.readers.tensor_files import TensorPlace, tensor_places
 __all__ = ["Checkpoint", "is_checkpoint", "load_checkpoint", "load_weights"]
 
 _SUFFIX = ".safetensors"
+_PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 _KINDS = {
     "F64": TensorProto.DOUBLE,
     "F32": TensorProto.FLOAT,
@@ -103,8 +104,13 @@ def load_weights(source: Any, *, custom_ops: CustomOps = (), dims: Mapping[str, 
 
     Raises:
         InputError: As `load_model`; a checkpoint has no dimensions to give a size.
-        ModelError: As `load_model`.
+        ModelError: As `load_model`; a pickle is refused.
     """
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source).lower().endswith(_PICKLES):
+        raise ModelError(
+            f"a pickle, which is code and is not read: {printable(os.fspath(source))}",
+            hint="torch.load(…, weights_only=True) reads it, and safetensors.torch.save_file writes a .safetensors",
+        )
     if not is_checkpoint(source):
         return load_model(source, custom_ops=custom_ops, dims=dims)
     return load_model(source if isinstance(source, Model) else load_checkpoint(source), dims=dims)

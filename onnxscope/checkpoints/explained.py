@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxscope.checkpoints.folding import find_folding, norms_of
 from onnxscope.checkpoints.forms import Form, form_of, quantized_form
@@ -14,6 +16,7 @@ from onnxscope.numerics.distances import Tolerance, difference
 
 __all__ = ["Explained", "explain_tensors"]
 
+Array = NDArray[Any]
 _NEAR = 0.5  # the largest relative difference by which two tensors of other names are said to be one that changed
 _SMALL = 1 << 14  # numbers
 _COUNTERS = ("num_batches_tracked",)
@@ -221,9 +224,29 @@ def _alone(tensor: Tensor, other: Side, flipped: bool) -> Form:
     if values is not None and values.size and not np.any(values) and tensor.name.endswith(("bias", "beta")):
         return Form("absent", "all zeros, left out")
     which = "first" if flipped else "second"
+    role = "" if tensor.parameter is None or tensor.parameter.operand is None else tensor.parameter.role
+    if role and not role.startswith("weight") and values is not None and values.size and not np.any(values):
+        return Form("absent", "all zeros, which change nothing: a first state, or a bias")
+    if values is not None and _is_computable(values):
+        return Form("absent", "positions, or a causal mask, which an export computes where it needs them")
     reason = other.reasons.get(tensor.name)
     recorded = "" if reason is None else f" (recorded: {reason})"
     return Form("unexplained", f"nothing in the {which} file is made of its numbers{recorded}", counts=True)
+
+
+def _is_computable(values: Array) -> bool:
+    """Whether a tensor is a buffer without information: 0, 1, 2, …, or ones up to the diagonal, then zeros."""
+    if values.dtype.kind in "iu" and values.size > 1 and values.size == values.shape[-1]:
+        return bool(np.array_equal(values.reshape(-1), np.arange(values.size)))
+    is_square = values.ndim > 1 and values.shape[-1] == values.shape[-2] and values.size == values.shape[-1] ** 2
+    return is_square and len(values) and values.dtype.kind in "biu" and _is_triangle(values.reshape(values.shape[-2:]))
+
+
+def _is_triangle(values: Array) -> bool:
+    side = np.arange(len(values))
+    return len(side) > 1 and all(
+        np.array_equal(row, side <= place) for place, row in enumerate(values.astype(np.int64))
+    )
 
 
 def _form(x: Tensor, y: Tensor, *, in_any_order: bool = True) -> Form | None:

@@ -132,6 +132,16 @@ def test_a_hostile_file_is_one_line(tmp_path, capfd, case):
     assert message in lines[0]
 
 
+@pytest.mark.parametrize("name", ["model.pth", "model.PT", "pytorch_model.bin"])
+def test_a_pickle_is_refused(tmp_path, capfd, name):
+    (tmp_path / name).write_bytes(b"anything")
+    for command in (["weights"], ["diff", str(FIXTURES / "digits.onnx")]):
+        assert run([*command, str(tmp_path / name)]) == 2
+        lines = capfd.readouterr().err.splitlines()
+        assert lines[0].startswith("onnxscope: error: a pickle, which is code and is not read: ")
+        assert "safetensors.torch.save_file" in lines[1]
+
+
 def test_the_command_takes_a_checkpoint(capsys):
     assert run(["weights", str(FIXTURES / "digits.safetensors"), "--format", "json"]) == 0
     record = json.loads(capsys.readouterr().out)

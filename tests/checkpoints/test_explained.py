@@ -211,6 +211,30 @@ def test_what_nothing_explains_is_listed(tmp_path):
     assert found.summary().startswith("differs: gone is unexplained")
 
 
+def test_buffers_that_an_export_computes_do_not_count(tmp_path):
+    a = {"w": numbers(3, 4), "position_ids": np.arange(7)[None], "mask": np.tril(np.ones((1, 1, 5, 5), np.bool_))}
+    found = compared(tmp_path, a, {"w": a["w"]})
+    assert found.equal
+    assert [row.change for row in found.weights] == ["absent", "absent", "equal"]
+    a["position_ids"] = np.array([[0, 1, 3, 2]])
+    a["mask"] = a["mask"][..., ::-1, :]
+    assert {row.a for row in compared(tmp_path, a, {"w": a["w"]}).weights if row.counts} == {"mask", "position_ids"}
+
+
+def test_a_first_state_of_zeros_does_not_count(tmp_path):
+    model = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 4] x) => (float[N, 5] z)
+        { y = MatMul(x, w)  z = Sub(y, first) }""")
+    w = numbers(5, 4)
+    stored = {"w": np.ascontiguousarray(w.T), "first": np.zeros(5, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in stored.items())
+    found = onnxscope.diff(saved(tmp_path, "a", {"fc.weight": w}), model)
+    assert ("fc.weight", "w", "transposed", False) in changes(found)
+    assert found.equal
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ones(5, np.float32), "first"))
+    assert not onnxscope.diff(tmp_path / "a.safetensors", model).equal
+
+
 def test_signs_of_zeros_and_other_nan_are_bits_too(tmp_path):
     w = np.array([[0.0, 1.0], [np.nan, 2.0]], np.float32)
     found = compared(tmp_path, {"w": w}, {"w": with_one_bit(w, 31, 0)})
