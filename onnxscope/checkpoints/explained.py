@@ -239,7 +239,7 @@ def _is_computable(values: Array) -> bool:
     if values.dtype.kind in "iu" and values.size > 1 and values.size == values.shape[-1]:
         return bool(np.array_equal(values.reshape(-1), np.arange(values.size)))
     is_square = values.ndim > 1 and values.shape[-1] == values.shape[-2] and values.size == values.shape[-1] ** 2
-    return is_square and len(values) and values.dtype.kind in "biu" and _is_triangle(values.reshape(values.shape[-2:]))
+    return is_square and values.dtype.kind in "biu" and _is_triangle(values.reshape(values.shape[-2:]))
 
 
 def _is_triangle(values: Array) -> bool:

@@ -121,9 +121,9 @@ class Side:
             own = self._biases.get(operand.node)
             if own is not None:
                 return own
-        for end, own in (("weight", "bias"), ("kernel", "bias")):
+        for end in ("weight", "kernel"):
             if weight.name.endswith(end):
-                return self.named.get(weight.name.removesuffix(end) + own)
+                return self.named.get(weight.name.removesuffix(end) + "bias")
         return None
 
 

@@ -269,6 +269,8 @@ def _loaded(source: Any, base_dir: str | os.PathLike[str] | None) -> Model:
         raise ModelError(f"a model is a path or a ModelProto, not {type(source).__name__}")
     file = MappedFile(source)
     name = printable(Path(source).name)
+    if name.lower().endswith(".safetensors"):
+        raise ModelError(f"a checkpoint, which has no graph: {name}", hint="`weights` and `diff` take checkpoints")
     proto = _parse(file, file.path.name, name)
     folder = _data_folder(file, proto)
     store = store_of(folder)

@@ -142,6 +142,11 @@ def test_a_pickle_is_refused(tmp_path, capfd, name):
         assert "safetensors.torch.save_file" in lines[1]
 
 
+def test_other_commands_say_which_take_a_checkpoint(capfd):
+    assert run(["inspect", str(FIXTURES / "digits.safetensors")]) == 2
+    assert "hint: `weights` and `diff` take checkpoints" in capfd.readouterr().err
+
+
 def test_the_command_takes_a_checkpoint(capsys):
     assert run(["weights", str(FIXTURES / "digits.safetensors"), "--format", "json"]) == 0
     record = json.loads(capsys.readouterr().out)
