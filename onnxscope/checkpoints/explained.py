@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.checkpoints.folding import find_folding, norms_of
-from onnxscope.checkpoints.forms import Form, form_of, quantized_form
+from onnxscope.checkpoints.forms import Form, form_of, may_be_one, quantized_form
 from onnxscope.checkpoints.joined import find_joined
 from onnxscope.checkpoints.sides import Side, Tensor
 from onnxscope.numerics.distances import Tolerance, difference
@@ -108,16 +108,18 @@ class _Explainer:
         left = [tensor for tensor in self._free(0) if not tensor.is_coded and (most is None or tensor.size <= most)]
         right = [tensor for tensor in (*self._free(1), *self._sides[1].constants) if not tensor.is_coded]
         sizes = {tensor.size for tensor in left}
-        buckets: dict[tuple[int, str | None], list[Tensor]] = {}
+        of_kind: dict[tuple[int, str], list[Tensor]] = {}
         for y in right:
             if y.size in sizes and y.size > 1:
-                buckets.setdefault((y.size, y.content), []).append(y)
+                of_kind.setdefault((y.size, y.stored), []).append(y)
+        kinds = dict.fromkeys(stored for _, stored in of_kind)
         for x in left:
-            candidates = [y for y in buckets.get((x.size, x.content), ()) if y not in self._taken]
-            if not candidates:
-                candidates = [
-                    y for y in right if y.size == x.size > 1 and y.stored != x.stored and y not in self._taken
-                ]
+            candidates = [
+                y
+                for stored in sorted(kinds, key=lambda stored: stored != x.stored)
+                for y in of_kind.get((x.size, stored), ())
+                if y not in self._taken and may_be_one(x, y)
+            ]
             candidates.sort(key=lambda y: (y.name != x.name, y.shape != x.shape))
             for y in candidates:
                 form = form_of(x, y)
@@ -196,8 +198,8 @@ class _Explainer:
         for x in self._free(0):
             near = []
             for y in self._free(1):
-                if y.shape == x.shape and y.values is not None and x.values is not None and not x.is_constant:
-                    seen = difference(x.values, y.values)
+                if y.shape == x.shape and _look_alike(x, y) and not x.is_constant:
+                    seen = difference(x.values, y.values)  # type: ignore[arg-type]
                     if seen.relative is not None and seen.relative < _NEAR:
                         near.append((seen.relative, y))
             if near:
@@ -282,6 +284,16 @@ def _forgiven(form: Form, x: Tensor, y: Tensor, tolerance: Tolerance) -> Form:
     if not within and form.is_direct and x.values is not None and y.values is not None and x.shape == y.shape:
         within = tolerance.forgives(x.values, y.values)
     return replace(form, counts=False, message=f"{form.message}; within the tolerance") if within else form
+
+
+def _look_alike(x: Tensor, y: Tensor) -> bool:
+    """Whether the first numbers of two tensors of one shape are near: what is cheap to tell."""
+    if x.values is None or y.values is None:
+        return False
+    if not x.values.ndim or x.size < _SMALL:
+        return True
+    seen = difference(x.values[:1], y.values[:1])
+    return seen.equal or (seen.relative is not None and seen.relative < 2 * _NEAR)
 
 
 def _is_equal(x: Tensor, y: Tensor) -> bool:

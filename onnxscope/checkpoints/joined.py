@@ -16,6 +16,7 @@ from onnxscope.numerics.hashes import mix_bits, row_hashes
 __all__ = ["Joined", "find_joined"]
 
 Array = NDArray[Any]
+_MOST_STARTS = 64  # of a run of rows, as zeros may be anywhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,27 @@ class Joined:
     parts: tuple[tuple[Tensor, str], ...]
 
 
+class _Index:
+    """Where the rows of a tensor are, by their digests."""
+
+    def __init__(self, digests: NDArray[np.uint64]) -> None:
+        self._digests = digests
+        self.places: dict[int, list[int]] = {}
+        for place, digest in enumerate(digests.tolist()):
+            self.places.setdefault(digest, []).append(place)
+
+    def find(self, digests: NDArray[np.uint64], free: NDArray[np.bool_]) -> Array | None:
+        """A free place for each digest: one behind the other where that is so, else the first ones; None for none."""
+        count = len(digests)
+        for start in self.places.get(int(digests[0]), ())[:_MOST_STARTS]:
+            end = start + count
+            if free[start:end].all() and np.array_equal(self._digests[start:end], digests):
+                return np.arange(start, end)
+        left = {digest: iter(self.places.get(digest, ())) for digest in digests.tolist()}
+        found = [next((place for place in left[digest] if free[place]), None) for digest in digests.tolist()]
+        return None if None in found else np.array(found)
+
+
 def find_joined(whole: Tensor, candidates: Sequence[Tensor]) -> Joined | None:
     """Return the parts that a tensor is made of, to the bit, so that each of its rows is one of theirs.
 
@@ -43,9 +65,7 @@ def find_joined(whole: Tensor, candidates: Sequence[Tensor]) -> Joined | None:
         return None
     for axis in range(min(values.ndim, 2)):
         rows = np.moveaxis(values, axis, 0)
-        index: dict[int, list[int]] = {}
-        for place, digest in enumerate(_row_digests(rows).tolist()):
-            index.setdefault(digest, []).append(place)
+        index = _Index(_row_digests(rows))
         free = np.ones(len(rows), np.bool_)
         parts: list[tuple[Tensor, str]] = []
         for tensor in candidates:
@@ -58,7 +78,7 @@ def find_joined(whole: Tensor, candidates: Sequence[Tensor]) -> Joined | None:
     return None
 
 
-def _places(tensor: Tensor, rows: Array, index: dict[int, list[int]], free: NDArray[np.bool_]) -> Array | None:
+def _places(tensor: Tensor, rows: Array, index: _Index, free: NDArray[np.bool_]) -> Array | None:
     """Which rows a part is; None where it is none."""
     values = tensor.values
     if values is None or tensor.is_coded or values.dtype != rows.dtype or values.ndim != rows.ndim:
@@ -66,28 +86,12 @@ def _places(tensor: Tensor, rows: Array, index: dict[int, list[int]], free: NDAr
     for turned in (values, values.T) if values.ndim == 2 else (values,):
         if turned.shape[1:] != rows.shape[1:] or not 0 < len(turned) < len(rows):
             continue
-        places = _sequence(_row_digests(turned).tolist(), index, free)
+        if int(_row_digests(turned[:1])[0]) not in index.places:  # before all of them are hashed
+            continue
+        places = index.find(_row_digests(turned), free)
         if places is not None and same_bits(np.ascontiguousarray(turned), rows[places]):
             return places
     return None
-
-
-def _sequence(digests: list[int], index: dict[int, list[int]], free: NDArray[np.bool_]) -> Array | None:
-    """A place for each digest: one behind the other where that is so, else each its first free place."""
-    count = len(digests)
-    of_place = {place: digest for digest, places in index.items() for place in places}
-    for start in index.get(digests[0], ()):
-        run = range(start, start + count)
-        if all(of_place.get(place) == digest and free[place] for place, digest in zip(run, digests, strict=True)):
-            return np.arange(start, start + count)
-    used: set[int] = set()
-    for digest in digests:
-        place = next((place for place in index.get(digest, ()) if free[place] and place not in used), None)
-        if place is None:
-            return None
-        used.add(place)
-    found = [next(iter(index[digest])) for digest in digests]
-    return np.array(found) if len(set(found)) == count else None
 
 
 def _row_digests(rows: Array) -> NDArray[np.uint64]:

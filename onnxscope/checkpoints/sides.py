@@ -76,9 +76,18 @@ class Tensor:
             return None
 
     @cached_property
-    def content(self) -> str | None:
-        """A digest of its numbers in whatever order; None for fewer than two."""
-        return None if self.values is None else content_hash(self.values)
+    def _contents(self) -> dict[str, str | None]:
+        return {}
+
+    def content(self, stored: str) -> str | None:
+        """A digest of its numbers, in an element type and in whatever order; None for fewer than two."""
+        if stored not in self._contents:
+            values = self.values
+            if values is not None and values.dtype.name != stored:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    values = values.astype(stored)
+            self._contents[stored] = None if values is None else content_hash(values)
+        return self._contents[stored]
 
     @cached_property
     def is_constant(self) -> bool:
