@@ -110,7 +110,7 @@ class _Explainer:
         sizes = {tensor.size for tensor in left}
         of_kind: dict[tuple[int, str], list[Tensor]] = {}
         for y in right:
-            if y.size in sizes and y.size > 1:
+            if y.size in sizes and (y.size > 1 or y.constant is None):
                 of_kind.setdefault((y.size, y.stored), []).append(y)
         kinds = dict.fromkeys(stored for _, stored in of_kind)
         for x in left:

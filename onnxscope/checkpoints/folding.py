@@ -127,6 +127,8 @@ def _folded(norm: Norm, side: Side, other: Side, weight: Tensor, target: Tensor)
         if values.shape != found.shape:
             continue
         turned = np.moveaxis(found, axis, 0)
+        if not _are_parallel(moved, turned):
+            continue
         for epsilon in _EPSILONS:
             scales = _scales(parts[0], parts[3], epsilon)
             if not _first_fits(moved, turned, scales[-1], coded=target.is_coded):
@@ -153,6 +155,15 @@ def _scales(gamma: Array | None, variance: Array, epsilon: float) -> list[Array]
         root = np.sqrt(wide).astype(np.float32)
         rooted = one / np.sqrt(narrow)
         return [rooted, one / root, one * (np.float32(1) / np.sqrt(narrow)), exact.astype(np.float32), exact]
+
+
+def _are_parallel(values: Array, found: Array) -> bool:
+    """Whether the first channels of two weights are one another times a factor each, roughly: cheap to tell."""
+    left, right = (side[:8].reshape(min(8, len(side)), -1)[:, :64].astype(np.float64) for side in (values, found))
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        along = np.abs(np.sum(left * right, axis=1)) >= 0.9 * lengths
+    return bool(np.count_nonzero(along) * 2 >= len(along))
 
 
 def _first_fits(values: Array, found: Array, scale: Array, *, coded: bool) -> bool:

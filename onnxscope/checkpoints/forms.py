@@ -94,6 +94,8 @@ def may_be_one(x: Tensor, y: Tensor) -> bool:
     left, right = x.values, y.values
     if left is None or right is None:
         return False
+    if left.size < 2:
+        return left.dtype == right.dtype and left.tobytes() == right.tobytes()
     if left.dtype != right.dtype and (left.dtype.kind in "iub" or right.dtype.kind in "iub"):
         return left.dtype.kind in "iu" and right.dtype.kind in "iu" and bool(np.array_equal(left, right))
     narrow = x.stored if left.dtype.itemsize <= right.dtype.itemsize else y.stored

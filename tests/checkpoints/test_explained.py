@@ -186,6 +186,26 @@ def test_a_part_of_a_joined_tensor_that_is_another_is_found(tmp_path):
     assert not found.equal
 
 
+def test_a_file_in_which_everything_has_another_name(tmp_path):
+    arrays = safetensors.numpy.load_file(CHECKPOINT)
+    renamed = {f"t{place}": array for place, array in enumerate(arrays.values())}
+    found = compared(tmp_path, arrays, renamed)
+    assert found.equal
+    assert {row.change for row in found.weights} == {"equal"}
+    assert len({row.b for row in found.weights}) == len(arrays)
+    half = {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in renamed.items()}
+    found = compared(tmp_path, arrays, half)
+    assert {(row.change, row.counts) for row in found.weights} == {("equal", False), ("cast", False)}
+
+
+def test_a_file_that_has_nothing_to_do_with_the_other(tmp_path):
+    arrays = safetensors.numpy.load_file(CHECKPOINT)
+    other = {f"t{place}": numbers(*array.shape, seed=place) for place, array in enumerate(arrays.values())}
+    found = compared(tmp_path, arrays, other)
+    assert found.summary() == "differs: no tensor of one file was found in the other"
+    assert sum(row.change == "unexplained" for row in found.weights) == 2 * len(arrays) - 2  # but for the counters
+
+
 def test_tied_tensors(tmp_path):
     table, other = numbers(20, 6), numbers(4, 6, seed=1)
     a = {"embed.weight": table, "lm_head.weight": table.copy(), "other": other}
