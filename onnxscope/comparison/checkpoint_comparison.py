@@ -32,6 +32,8 @@ class CheckpointComparison(Comparison):
     `weights` has a row for every tensor of either file, those that are equal included.
     """
 
+    frame_keys = ("weights",)
+
     @property
     def aligned(self) -> bool:
         """Whether anything of one file was found in the other."""

@@ -132,6 +132,24 @@ def test_a_hostile_file_is_one_line(tmp_path, capfd, case):
     assert message in lines[0]
 
 
+def test_a_broken_header_is_never_a_traceback(tmp_path):
+    content = (FIXTURES / "digits.safetensors").read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    rng, messages = np.random.default_rng(7), []
+    for _ in range(150):
+        broken = bytearray(content)
+        for place in rng.integers(0, end, rng.integers(1, 4)):
+            broken[place] = rng.choice(list(b'0123456789[]{},:"F\\\x00\xff'))
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(bytes(broken[: rng.integers(1, len(content))]) if rng.random() < 0.3 else bytes(broken))
+        try:
+            assert load_checkpoint(path).parameters is not None
+        except ModelError as error:
+            messages.append(str(error))
+    assert len(messages) > 75
+    assert not any("\n" in message for message in messages)
+
+
 @pytest.mark.parametrize("name", ["model.pth", "model.PT", "pytorch_model.bin"])
 def test_a_pickle_is_refused(tmp_path, capfd, name):
     (tmp_path / name).write_bytes(b"anything")

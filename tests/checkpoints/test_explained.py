@@ -319,6 +319,16 @@ def test_the_command(capsys):
     assert run(["diff", *files, "--extract", "parts", "-i", "random"]) == 2
 
 
+def test_what_a_notebook_shows(tmp_path):
+    w = numbers(3, 4)
+    found = compared(tmp_path, {"<b>": w}, {"<b>": w + 1})
+    html = found._repr_html_()
+    assert "differs: " in html
+    assert "<b>" not in html
+    assert "&lt;b&gt;" in html
+    assert "largest difference" in repr(found)
+
+
 def test_the_command_says_that_files_differ(tmp_path, capsys):
     arrays = safetensors.numpy.load_file(CHECKPOINT)
     arrays["stem.0.weight"] = with_one_bit(arrays["stem.0.weight"], 2)
