@@ -1,4 +1,4 @@
 """Two models layer by layer: which layer is which, how far apart they are, and who is to blame.
 
-Imports `base`, `numerics`, `model`, `selection`, `inputs`, `runtime`, `structure` and `pairing`.
+Imports `base`, `numerics`, `model`, `selection`, `inputs`, `runtime`, `structure`, `pairing` and `checkpoints`.
 """

@@ -32,7 +32,7 @@ class CheckpointComparison(Comparison):
     `weights` has a row for every tensor of either file, those that are equal included.
     """
 
-    frame_keys = ("weights",)
+    frame_keys = ("weights",)  # type: ignore[assignment]
 
     @property
     def aligned(self) -> bool:
