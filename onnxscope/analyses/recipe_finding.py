@@ -23,7 +23,7 @@ from onnxscope.inputs.presets import recipe_file
 from onnxscope.inputs.random_sizes import find_fitting
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.runtime.session import open_session
-from onnxscope.selection.feeding_recipes import KINDS, METADATA_KEY, FeedingRecipe
+from onnxscope.selection.feeding_recipes import KINDS, METADATA_KEY, FeedingRecipe, load_to_run
 
 __all__ = ["recipe", "write_into"]
 
@@ -58,7 +58,7 @@ def recipe(
         RunError: onnxruntime fails.
     """
     options = replace(RunOptions(**feeding), recipe="none")
-    loaded = load_model(model, custom_ops=custom_ops, dims=dims)
+    loaded, _ = load_to_run(model, options, inputs, custom_ops=custom_ops, dims=dims)
     given = {name: value for name in KINDS if (value := _given(options, name)) is not None}
     random_dims: Mapping[str, int] = {}
     notes: list[str] = []

@@ -37,7 +37,7 @@ _STATES = "inputs by the outputs that feed them, `auto` or `none`"
 
 
 class FeedingOptions(TypedDict, total=False):
-    """The keywords that say how what is given becomes the model's inputs.
+    """The keywords that say how what is given becomes the model's inputs, and what the model runs on.
 
     Attributes:
         preprocess: Preset for images or sounds, a recipe's path or JSON, or None for the one recorded in the model.
@@ -58,6 +58,8 @@ class FeedingOptions(TypedDict, total=False):
             lengths; `none` counts every position. By default those that are called so.
         recipe: The file that says all of this where nobody asks; None for the one beside the model or in it, `none` for
             no recipe.
+        provider: The execution provider that the model runs on, `NAME[:K=V,…]`: onnxruntime's name of it, a Python
+            package that brings a plug-in, or the path of a plug-in's library. No recipe says it.
     """
 
     preprocess: str | os.PathLike[str] | None
@@ -72,6 +74,7 @@ class FeedingOptions(TypedDict, total=False):
     tokenizer: str | os.PathLike[str] | None
     mask: str | Sequence[str] | None
     recipe: str | os.PathLike[str] | None
+    provider: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,13 @@ class Feeding:
     step: int | None = None
     tokenizer: str | os.PathLike[str] | None = None
     mask: str | Sequence[str] | None = None
+    provider: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("samples", "generate", "step"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, option_types.whole_number(name, getattr(self, name)))
-        for name in ("preprocess", "tokenizer", "recipe"):
+        for name in ("preprocess", "tokenizer", "recipe", "provider"):
             if getattr(self, name) is not None:
                 option_types.path(name, getattr(self, name))
         option_types.one_of("layout", self.layout, get_args(Layout))

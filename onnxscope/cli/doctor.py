@@ -66,7 +66,7 @@ def examine() -> Examination:
         ("onnxscope", __version__),
         ("python", f"{platform.python_version()} on {sys.platform}"),
         ("onnxruntime", runtime_version()),
-        ("execution providers", ", ".join(providers())),
+        ("execution providers", ", ".join(_shown(*provider) for provider in providers())),
     ]
     rows += [(package, _version_of(package) or "missing") for package in _CORE]
     for extra, packages in _EXTRAS.items():
@@ -78,6 +78,10 @@ def examine() -> Examination:
             shown = ", ".join(f"{package} {installed}" for package, installed in versions.items())
         rows.append((f"extra {extra}", shown))
     return Examination(tuple(rows))
+
+
+def _shown(provider: str, origin: str) -> str:
+    return provider if origin == "onnxruntime" else f"{provider} ({origin})"
 
 
 def _version_of(package: str) -> str | None:

@@ -97,7 +97,7 @@ def diff(
     first, options = load_to_run(a, options, inputs, custom_ops=custom_ops, dims=dims)
     return run_diff(
         first,
-        load_model(b, custom_ops=custom_ops),
+        load_model(b, custom_ops=custom_ops).run_as(first.running),
         inputs,
         options,
         align=align,

@@ -106,7 +106,11 @@ class Comparer:
         self._session: Session | None = None
         self._own: dict[int, tuple[Session, dict[str, Counterpart]]] = {}
         self.fallback: str | None = None
-        if a is not None and counterparts:
+        apart = a is not None and not (a.model.running.is_default and b.model.running.is_default)
+        if apart:
+            # A provider would run what compares them too, in its own precision.
+            self.fallback = "a provider would also compute what compares them"
+        elif a is not None and counterparts:
             try:
                 self._merged = merge_models(
                     a.model, a.tapped.proto, b.model, b.tapped.proto, counterparts, inputs, fed=fed, tolerance=tolerance

@@ -96,7 +96,7 @@ def explain(
     if isinstance(inputs, Iterator):
         inputs = list(inputs)  # it is read several times
     first, options = load_to_run(a, options, inputs, custom_ops=custom_ops, dims=dims)
-    second = load_model(b, custom_ops=custom_ops)
+    second = load_model(b, custom_ops=custom_ops).run_as(first.running)
     if mend is not None:
         refuse_mended(Path(mend), force=force)
 
@@ -112,7 +112,7 @@ def explain(
         if not edits:
             break
         save_mended(second, edits, Path(mend), force=force or rounds > 0)
-        copy = load_model(mend, custom_ops=custom_ops)
+        copy = load_model(mend, custom_ops=custom_ops).run_as(first.running)
         mended, rounds = compare(copy), rounds + 1
         if mended.equal or rounds == _MOST_ROUNDS:
             break

@@ -257,6 +257,7 @@ def run_snapshot(model: Model, inputs: Any, options: RunOptions) -> Baseline:
         rows[place]["call"] = calls[name] = calls.get(name, -1) + 1
     versions = {"onnxscope": __version__, "onnxruntime": runtime_version(), "onnx": onnx.__version__}
     libraries = model.to_dict().get("custom_ops", ())
+    versions |= {} if model.running.is_default else {"execution provider": model.running.text}
     versions |= {f"custom operators {library['name']}": library["sha256"] for library in libraries}
     return Baseline(
         model={

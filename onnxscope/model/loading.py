@@ -32,6 +32,7 @@ from onnxscope.model.stored_model import LARGEST_DIM, InputSpec, StoredModel, co
 from onnxscope.model.tensors import every_tensor
 from onnxscope.model.type_inference import infer_ranks, infer_types
 from onnxscope.model.value_axes import ValueAxes, known_axes
+from onnxscope.providers.provider import DEFAULT_RUNNING, Running
 
 __all__ = ["CustomOps", "Model", "library_files", "load_model"]
 
@@ -49,6 +50,7 @@ class Model(StoredModel):
 
     Attributes:
         custom_ops: Libraries of custom operators that it is run with, resolved.
+        running: How onnxruntime runs it.
         computed: Real numbers behind quantized weights, by what they were computed from; `stored_values` keeps them.
         replaced: A record of each value that something else stands in place of; see `onnxscope.patching`.
     """
@@ -57,6 +59,7 @@ class Model(StoredModel):
         """Check `proto`, which the new object owns from now on. Use `load_model` instead."""
         super().__init__(proto, name=name, folder=folder, file=file)
         self.custom_ops: tuple[Path, ...] = ()
+        self.running = DEFAULT_RUNNING
         self._axes: dict[tuple[Step, ...], Mapping[str, int]] = {}
         self._known_axes: dict[tuple[Step, ...], Mapping[str, ValueAxes]] = {}
         self.computed: dict[Hashable, np.ndarray[Any, Any]] = {}
@@ -70,8 +73,8 @@ class Model(StoredModel):
         """A model from a file travels to another process as its path, one from memory as its bytes."""
         if self._file is not None and not self.replaced:
             content = self.proto.SerializeToString() if self._is_rewritten else b""
-            return _reload, (self._file.given, self.size_bytes, content, self.custom_ops, self.dims)
-        revived = self.proto.SerializeToString(), self.name, self.folder, self.custom_ops, self.dims
+            return _reload, (self._file.given, self.size_bytes, content, self.custom_ops, self.dims, self.running)
+        revived = self.proto.SerializeToString(), self.name, self.folder, self.custom_ops, self.dims, self.running
         return _revive, (*revived, self.size_bytes, self.replaced)
 
     @property
@@ -99,12 +102,14 @@ class Model(StoredModel):
         return (*self.storage.files, *self.custom_ops)
 
     def to_dict(self) -> dict[str, Any]:
-        """The `model` record that every JSON result carries, with its libraries and what stands in place of values."""
+        """The `model` record that every JSON result carries, with how it is run and what stands in place."""
         libraries = [
             {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in self.custom_ops
         ]
         replaced = {"replaced": list(map(dict, self.replaced))} if self.replaced else {}
-        return {**super().to_dict(), **({"custom_ops": libraries} if libraries else {}), **replaced}
+        libraries_used = {"custom_ops": libraries} if libraries else {}
+        running = {} if self.running.is_default else {"running": self.running.to_dict()}
+        return {**super().to_dict(), **libraries_used, **running, **replaced}
 
     def rewritten(self, proto: ModelProto) -> Model:
         """Return this model with other nodes, which reads its tensors from the same files.
@@ -124,7 +129,16 @@ class Model(StoredModel):
 
     def _like(self, model: Model) -> Model:
         model.inlined_functions, model.custom_ops, model.dims = self.inlined_functions, self.custom_ops, self.dims
+        model.running = self.running
         return model
+
+    def run_as(self, running: Running) -> Model:
+        """Return the same model, which shares what it knows, to be run in a given way."""
+        if running == self.running:
+            return self
+        other = _with(self, self.custom_ops, self.dims)
+        other.running = running
+        return other
 
     @cached_property
     def names(self) -> Names:
@@ -397,9 +411,14 @@ def _checked_dims(model: Model, dims: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def _reload(
-    path: Path, size_bytes: int, content: bytes, custom_ops: tuple[Path, ...], dims: Mapping[str, int]
+    path: Path,
+    size_bytes: int,
+    content: bytes,
+    custom_ops: tuple[Path, ...],
+    dims: Mapping[str, int],
+    running: Running,
 ) -> Model:
-    model = load_model(path, custom_ops=custom_ops, dims=dims)
+    model = load_model(path, custom_ops=custom_ops, dims=dims).run_as(running)
     if model.size_bytes != size_bytes:
         raise ModelError(f"the file has changed while it was in use: {model.name}")
     return model.rewritten(ModelProto.FromString(content)) if content else model
@@ -411,9 +430,10 @@ def _revive(
     folder: Path | None,
     custom_ops: tuple[Path, ...],
     dims: Mapping[str, int],
+    running: Running,
     size_bytes: int,
     replaced: tuple[Mapping[str, Any], ...],
 ) -> Model:
     model = Model(ModelProto.FromString(content), name=name, folder=folder, file=None)
     model.size_bytes, model.replaced = size_bytes, replaced
-    return load_model(model, custom_ops=custom_ops, dims=dims)
+    return load_model(model, custom_ops=custom_ops, dims=dims).run_as(running)

@@ -206,7 +206,7 @@ def restoration(
     """
     options = RunOptions(**feeding, batch_size=batch_size, limit=limit, threads=threads)
     first, options = load_to_run(model, options, inputs, custom_ops=custom_ops, dims=dims)
-    second = load_model(quantized, custom_ops=custom_ops)
+    second = load_model(quantized, custom_ops=custom_ops).run_as(first.running)
     layers, missed = find_narrowed_layers(first, [select] if isinstance(select, str) else list(select))
     pairs, lost = pair_layers(first, second, layers)
     with contextlib.closing(open_common_feed((first, second), inputs, options)) as feed:

@@ -191,7 +191,7 @@ def run_stats(
     run = engine or LocalEngine(1)
     options = dataclasses.replace(options, batch_size=plan.batch_size)
     plan, observer = open_observer(model, plan, options.threads)
-    empty = empty_profile(model, plan, dataset, provenance=_provenance(selection, options))
+    empty = empty_profile(model, plan, dataset, provenance=_provenance(model, selection, options))
     shares = options.threads or max((os.cpu_count() or 1) // workers, 1)
     worker = ShardWorker(model, plan, dataset, empty, dataclasses.replace(options, threads=shares))
     worker.observer = observer if workers == 1 else None
@@ -321,14 +321,14 @@ class _Counter:
             self._progress(min(self._done, self._total), self._total)
 
 
-def _provenance(selection: Mapping[str, Any], options: RunOptions) -> dict[str, Any]:
+def _provenance(model: Model, selection: Mapping[str, Any], options: RunOptions) -> dict[str, Any]:
     return {
         "onnxscope": __version__,
         "onnxruntime": runtime_version(),
         "onnx": onnx.__version__,
         "numpy": np.__version__,
-        "execution_provider": "CPUExecutionProvider",
-        "optimization": "all",
+        "execution_provider": model.running.provider.name,
+        "optimization": model.running.optimization,
         **selection,
         **options.to_dict(),
     }

@@ -266,6 +266,7 @@ def _with_probe(planned: PlannedTap, model: Model, exact: bool) -> PlannedTap:
     steps = sample_steps(planned.shape, planned.batch_axis, planned.channel_axis)
     possible = (
         not exact
+        and model.running.provider.is_cpu  # another would reduce in a precision of its own, too
         and planned.heads is None
         and not planned.tap.path
         and planned.dtype in _PROBED_TYPES

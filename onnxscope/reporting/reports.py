@@ -167,7 +167,7 @@ def report(
     say("reading the weights")
     stored = weights(loaded)
     of_dataset = None if profile is None else _of_profile(profile, loaded)
-    second = None if against is None else load_model(against, custom_ops=custom_ops)
+    second = None if against is None else load_model(against, custom_ops=custom_ops).run_as(loaded.running)
     run = run_for_page(loaded, second, inputs, options, wanted, stored, of_dataset, say)
     reasons: list[Explanation] = []
     causes, remarks = None, tuple[str, ...]()

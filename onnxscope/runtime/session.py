@@ -8,29 +8,38 @@ import itertools
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxscope.base.last_words import doing
 from onnxscope.base.text import label, printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.model.graphs import Step
 from onnxscope.model.loading import Model
+from onnxscope.providers.loading import add_provider, available, available_text, choose
+from onnxscope.providers.provider import CPU, DEFAULT_RUNNING, Optimization, Provider, Running
 from onnxscope.runtime.custom_libraries import register_libraries
 from onnxscope.runtime.custom_operators import cut_off, reason_cut_off, without_unknown
 from onnxscope.runtime.nodes import with_unique_names
 from onnxscope.selection.large_values import refuse_large_values
 
-__all__ = ["Session", "evaluate_constants", "open_session", "providers", "runtime_version"]
+__all__ = ["Assignment", "Session", "evaluate_constants", "open_session", "providers", "runtime_version"]
 
 Array = np.ndarray[Any, Any]
 
 # ` : 1 : FAIL : ` and `/onnxruntime_src/…/utils.cc:295 void onnxruntime::f(int) `
 _SOURCE_PLACE = re.compile(r"^ : \d+ : \w+ : |\S*/onnxruntime_src/\S+:\d+ (?:[^()]*\([^()]*\)(?: const)?)?")
+_LEVELS: Mapping[Optimization, str] = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
 _UNPACKED_BY_ONNX = {"int4", "uint4", "float4_e2m1fn", "int2", "uint2"}
 
 
@@ -50,9 +59,23 @@ def runtime_version() -> str:
     return str(_import_onnxruntime().__version__)
 
 
-def providers() -> list[str]:
-    """Return the execution providers that this onnxruntime offers, the preferred first."""
-    return list(_import_onnxruntime().get_available_providers())
+def providers() -> list[tuple[str, str]]:
+    """Return the execution providers that there are, and where each is from, onnxruntime's own first."""
+    _import_onnxruntime()
+    return available()
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A part of a graph that one provider runs: one node, or several that it has taken as a whole.
+
+    Attributes:
+        provider: onnxruntime's name of it.
+        nodes: Name and operator of each.
+    """
+
+    provider: str
+    nodes: tuple[tuple[str, str], ...]
 
 
 class Session:
@@ -60,6 +83,8 @@ class Session:
 
     Attributes:
         outputs: onnxruntime's name of each output's type, `tensor(float)` or `seq(tensor(float))`, by output name.
+        assignments: By onnxruntime's own record, which provider runs what; empty where nothing but its code for the
+            processor was asked for.
     """
 
     def __init__(
@@ -69,8 +94,8 @@ class Session:
         folder: Path | None,
         where: str,
         threads: int = 0,
-        execution_providers: Sequence[str] = ("CPUExecutionProvider",),
-        optimize: bool = True,
+        provider: Provider = CPU,
+        optimization: Optimization = "all",
         plan_memory: bool = True,
         custom_ops: Sequence[Path] = (),
     ) -> None:
@@ -81,38 +106,44 @@ class Session:
             folder: Resolved folder of external data, None where there is none.
             where: The model's name, for messages.
             threads: Threads within an operator; 0 leaves it to onnxruntime.
-            execution_providers: By onnxruntime's names, the preferred first.
-            optimize: Whether onnxruntime may fuse and fold.
+            provider: What it runs on; what that does not take is left to onnxruntime's code for the processor.
+            optimization: How much onnxruntime may fuse and fold.
             plan_memory: Whether the second run of the same shapes takes one block for all values, beside what the first
                 one took; where nearly everything dies early, that is slower and half as much memory again.
             custom_ops: Libraries of custom operators.
 
         Raises:
-            RunError: onnxruntime refuses the model.
+            InputError: There is no such provider.
+            RunError: onnxruntime, or the provider, refuses the model.
         """
         self._ort = _import_onnxruntime()
         self._where = where
+        self._provider = provider
+        chosen = choose(provider)
         options = self._ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = plan_memory
-        if not optimize:
-            options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = getattr(self._ort.GraphOptimizationLevel, _LEVELS[optimization])
         if folder is not None:
             # Without it onnxruntime would look for the data files in the working folder.
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         register_libraries(options, custom_ops)
+        given = with_unique_names(proto)
+        if not provider.is_cpu:
+            given = self._prepared(given, folder, custom_ops)
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
             with doing(f"loading {where}"):
                 self._session = self._ort.InferenceSession(
-                    with_unique_names(proto).SerializeToString(),
-                    options,
-                    providers=list(execution_providers),
-                    enable_fallback=0,
+                    given.SerializeToString(), options, providers=add_provider(options, chosen), enable_fallback=0
                 )
         except Exception as error:  # onnxruntime raises many unrelated classes
-            raise RunError(f"onnxruntime cannot load the model ({_reason(error)}): {where}") from error
+            raise self._refused(error) from error
+        if chosen.name not in self._session.get_providers():  # it has warned, and gone on without
+            raise RunError(f"onnxruntime cannot start {provider.text}: {where}", hint=available_text())
+        self.assignments = () if provider.is_cpu else self._assignments()
         self._inputs = {value.name: value for value in self._session.get_inputs()}
         self.outputs: Mapping[str, str] = {value.name: value.type for value in self._session.get_outputs()}
         self._op_types = {
@@ -184,6 +215,39 @@ class Session:
             raise RunError(f"onnxruntime cannot run the model ({_reason(error)}): {self._where}") from error
         return {name: answers[name] for name in wanted}
 
+    def _prepared(self, proto: ModelProto, folder: Path | None, custom_ops: Sequence[Path]) -> ModelProto:
+        """A model for a plug-in, which needs the types of outputs declared; its nodes have names for the record."""
+        copy = ModelProto()
+        copy.CopyFrom(proto)
+        for node in copy.graph.node:
+            node.name = node.name or next((f"node of {name}" for name in node.output if name), "")
+        untyped = [output for output in copy.graph.output if not output.type.WhichOneof("value")]
+        if untyped:
+            plain = Session(proto, folder=folder, where=self._where, optimization="none", custom_ops=custom_ops)
+            for output in untyped:
+                _declare(output, plain.outputs[output.name], plain.side_names(output.name))
+        return copy
+
+    def side_names(self, output: str) -> list[int | str | None]:
+        """The sides of an output as onnxruntime infers them; empty for a scalar, and where it knows nothing."""
+        return next(list(value.shape or ()) for value in self._session.get_outputs() if value.name == output)
+
+    def _assignments(self) -> tuple[Assignment, ...]:
+        return tuple(
+            Assignment(part.ep_name, tuple((node.name, node.op_type) for node in part.get_nodes()))
+            for part in self._session.get_provider_graph_assignment_info()
+        )
+
+    def _refused(self, error: Exception) -> RunError:
+        """What is said of a model that cannot be loaded; of a provider that was asked for, which there are too."""
+        if isinstance(error, RunError):
+            return error
+        if self._provider.is_default:
+            return RunError(f"onnxruntime cannot load the model ({_reason(error)}): {self._where}")
+        return RunError(
+            f"{self._provider.text} cannot load the model ({_reason(error)}): {self._where}", hint=available_text()
+        )
+
     def _listed(self, values: Sequence[str]) -> str:
         """The first value that is computed, with its operator, and how many more there are."""
         if not values:
@@ -221,28 +285,39 @@ class Session:
         return session._session.run_with_ort_values(["stored"], {})[0]
 
 
-def open_session(model: Model, proto: ModelProto | None = None, *, threads: int = 0, optimize: bool = True) -> Session:
+def open_session(
+    model: Model,
+    proto: ModelProto | None = None,
+    *,
+    threads: int = 0,
+    optimize: bool = True,
+    running: Running | None = None,
+) -> Session:
     """Open a session over a model, or over a copy of it that was changed.
 
     Where onnxruntime does not know an operator, the session lacks what depends on it.
 
     Args:
-        model: Where its weights lie, and what messages call it.
+        model: Where its weights lie, how it is run, and what messages call it.
         proto: The changed copy; None for the model as it is.
-        threads: Threads within an operator; 0 leaves it to onnxruntime.
-        optimize: Whether onnxruntime may fuse and fold.
+        threads: Threads within an operator, where the model does not say how many; 0 leaves it to onnxruntime.
+        optimize: Whether onnxruntime may fuse and fold, as far as the model allows it.
+        running: How it is run, in place of what the model says.
 
     Raises:
+        InputError: There is no such provider.
         RunError: onnxruntime refuses the model, or a value of it would not fit into memory.
     """
     refuse_large_values(model)
     _import_onnxruntime()  # before anything asks it for its operators
+    running = model.running if running is None else running
     return Session(
         without_unknown(model, model.proto if proto is None else proto),
         folder=model.folder,
         where=model.name,
-        threads=threads,
-        optimize=optimize,
+        threads=threads if running.threads is None else running.threads,
+        provider=running.provider,
+        optimization=running.optimization if optimize else "none",
         custom_ops=model.custom_ops,
     )
 
@@ -277,7 +352,25 @@ def evaluate_constants(model: Model, values: Sequence[str], path: tuple[Step, ..
     proto.graph.node.extend(node.proto for node, _ in in_order)
     for value in values:
         proto.graph.output.add().name = value
-    return open_session(model, proto, optimize=False).run({})
+    # What is stored is the same wherever the model runs.
+    return open_session(model, proto, optimize=False, running=DEFAULT_RUNNING).run({})
+
+
+def _declare(output: ValueInfoProto, kind: str, sides: Sequence[int | str | None]) -> None:
+    """Declare the type of an output as onnxruntime infers it; of what is no tensor nothing is said."""
+    if not kind.startswith("tensor("):
+        return
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    elem_type = {"float": "FLOAT", "double": "DOUBLE"}.get(name, name.upper())
+    if elem_type not in list(TensorProto.DataType.keys()):
+        return
+    output.type.tensor_type.elem_type = TensorProto.DataType.Value(elem_type)
+    for side in sides:
+        dim = output.type.tensor_type.shape.dim.add()
+        if isinstance(side, int):
+            dim.dim_value = side
+        elif side is not None:
+            dim.dim_param = str(side)
 
 
 def _own(answer: Any, lent: Collection[int]) -> Array:

@@ -24,6 +24,7 @@ from onnxscope.base.text import printable, shape_text
 from onnxscope.errors import InputError, ModelError
 from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.skeleton import contained_path
+from onnxscope.providers.provider import read_provider
 
 __all__ = ["KINDS", "METADATA_KEY", "SCHEMA", "FeedingRecipe", "load_to_run", "recipe_path"]
 
@@ -179,14 +180,16 @@ def load_to_run(
         dims: As for `load_model`.
 
     Returns:
-        The model with all sizes, and the options with what its recipe says.
+        The model with all sizes and the provider that it is run on, and the options with what its recipe says.
 
     Raises:
-        InputError: The recipe is none, of a model with other inputs, or names a file that is not its own; or what
-            `load_model` raises.
+        InputError: There is no such provider; the recipe is none, of a model with other inputs, or names a file that is
+            not its own; or what `load_model` raises.
         ModelError: What `load_model` raises.
     """
     model = load_model(source, custom_ops=custom_ops, dims=dims)
+    if options.provider is not None:
+        model = model.run_as(replace(model.running, provider=read_provider(options.provider)))
     if inputs is None or options.recipe_used is not None:
         return model, options
     try:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from onnxscope.errors import RunError
+from onnxscope.providers.provider import DEFAULT_RUNNING, Running
 from onnxscope.shrinking.case import Case, with_outputs
 from onnxscope.shrinking.trial_run import Compared, Question
 from onnxscope.shrinking.trials import Outcome, Trials
@@ -89,12 +90,14 @@ class Bench:
         folder: Where weights lie that are outside.
         custom_ops: Libraries of custom operators.
         tolerances: Of the element types, as shares of the largest magnitude.
+        running: How onnxruntime runs cases.
     """
 
     trials: Trials
     folder: Path | None
     custom_ops: tuple[Path, ...]
     tolerances: Mapping[str, float]
+    running: Running = DEFAULT_RUNNING
 
     def verdict(self, case: Case, compared: Compared, timeout_s: float | None = None) -> Outcome:
         """Run a case and tell how its outputs are."""
@@ -122,7 +125,9 @@ class Bench:
 
     def _question(self, case: Case, compared: Compared, wants: Any) -> Question:
         content = case.proto.SerializeToString(deterministic=True)
-        return Question(content, case.feeds, self.folder, self.custom_ops, compared, wants, self.tolerances)
+        return Question(
+            content, case.feeds, self.folder, self.custom_ops, compared, wants, self.tolerances, self.running
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,7 +98,7 @@ def shrink(
     limits = limits or Limited()
     end_s = time.monotonic() + limits.search_s
     with Trials(limits.trial_s) as trials:
-        bench = Bench(trials, model.folder, model.custom_ops, tolerances)
+        bench = Bench(trials, model.folder, model.custom_ops, tolerances, model.running)
         found = find_fault(bench, tidied(Case(_lifted(model.proto), feeds)), unstable=unstable, has_two=has_two)
         if found.fault is None:
             raise InputError(

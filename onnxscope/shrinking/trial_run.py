@@ -12,6 +12,7 @@ import numpy as np
 from onnx import ModelProto, TypeProto
 
 from onnxscope.errors import RunError
+from onnxscope.providers.provider import DEFAULT_RUNNING, Running
 from onnxscope.runtime.session import Session
 
 __all__ = ["Compared", "Question", "answer"]
@@ -34,6 +35,7 @@ class Question:
         wants: How they are; what they hold, without optimizations where that runs; what they hold with them; what they
             should hold; or their types alone, without a run.
         tolerances: Of the element types, as shares of the largest magnitude.
+        running: How onnxruntime runs it.
     """
 
     proto: bytes
@@ -43,6 +45,7 @@ class Question:
     compared: Compared
     wants: Literal["verdict", "values", "given", "expected", "types"]
     tolerances: Mapping[str, float]
+    running: Running = DEFAULT_RUNNING
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def _run(question: Question, proto: ModelProto, *, optimize: bool = True) -> dic
         folder=question.folder,
         where="the part",
         threads=1,
-        optimize=optimize,
+        provider=question.running.provider,
+        optimization=question.running.optimization if optimize else "none",
         custom_ops=question.custom_ops,
     )
     return session.run(question.feeds)

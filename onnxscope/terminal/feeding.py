@@ -61,6 +61,13 @@ def feeding_options(command: _Command) -> _Command:
 
     for option in (
         click.option(
+            "--provider",
+            metavar="NAME[:K=V,…]",
+            callback=_read_provider,
+            help="The execution provider that the model runs on: its name, a package or a library that brings it;"
+            " `onnxscope doctor` lists them.",
+        ),
+        click.option(
             "--recipe",
             metavar="FILE",
             help="What says all this where nothing else is asked for; the one beside the model by default, or none.",
@@ -167,6 +174,16 @@ def _read_replacements(context: click.Context, option: click.Parameter, given: t
         return read_replacements(given) if given else {}
     except InputError as error:
         raise click.BadParameter(str(error), context, option) from error
+
+
+def _read_provider(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
+    from onnxscope.providers.provider import read_provider
+
+    try:
+        _ = given is None or read_provider(given)
+    except InputError as error:
+        raise BadValue(str(error), error.hint, context, option) from error
+    return given
 
 
 def _read_length(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
