@@ -12,7 +12,7 @@ from onnxscope.base.files import refuse_inputs
 from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
-from onnxscope.terminal.feeding import dim_option, feeding_options, input_option, replace_option
+from onnxscope.terminal.feeding import against_options, dim_option, feeding_options, input_option, replace_option
 from onnxscope.terminal.options import (
     Presentation,
     batch_options,
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from onnxscope.comparison.result import Comparison
     from onnxscope.model.loading import Model
     from onnxscope.pairing.align_layers import Align
+    from onnxscope.providers.provider import Optimization
 
 __all__ = ["diff"]
 
 
 @click.command()
 @click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path), required=False)
 @input_option(required=False)
 @select_option
 @replace_option
@@ -49,6 +50,7 @@ __all__ = ["diff"]
 @click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance of an element.")
 @click.option("--weights-only", is_flag=True, help="Compare weights and structure; run nothing.")
 @batch_options
+@against_options
 @click.option(
     "--extract",
     type=click.Path(path_type=Path),
@@ -75,7 +77,7 @@ __all__ = ["diff"]
 def diff(
     context: click.Context,
     a: Path,
-    b: Path,
+    b: Path | None,
     inputs: tuple[str, ...],
     select: tuple[str, ...],
     align: Align,
@@ -90,6 +92,9 @@ def diff(
     mend: Path | None,
     force: bool,
     replace: dict[str, str],
+    against_provider: str | None,
+    against_optimization: Optimization | None,
+    against_threads: int | None,
     feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
@@ -99,11 +104,15 @@ def diff(
 
     Where A or B is a checkpoint (.safetensors), weights alone are compared: what became of every tensor of either.
 
+    Without B, A is compared with itself, run in another way: --against-provider, --against-optimization or
+    --against-threads.
+
     Exit code 1 where they differ by more than ten times the noise, beyond --rtol and --atol where these are given, and
     where that cannot be decided: something does not reproduce, or could not be compared.
     """
     from onnxscope.checkpoints.checkpoint import is_checkpoint, load_weights
     from onnxscope.comparison.compare_models import diff as compare
+    from onnxscope.comparison.two_ways import WaysComparison
 
     has_graphs = not is_checkpoint(a) and not is_checkpoint(b)
     if not has_graphs and (explain or mend is not None or extract is not None):
@@ -116,7 +125,17 @@ def diff(
         raise click.UsageError("--explain and --mend need what the models are fed: -i")
     if replace and (explain or mend is not None or extract is not None):
         raise click.UsageError("--explain, --mend and --extract take B as it is: run them without --replace")
-    models = load_weights(a, custom_ops=custom_ops, dims=dims), load_weights(b, custom_ops=custom_ops)
+    in_two_ways = not all(value is None for value in (against_provider, against_optimization, against_threads))
+    if in_two_ways and not has_graphs:
+        raise click.UsageError("a checkpoint has no layers to run in another way")
+    if in_two_ways and (weights_only or not inputs):
+        raise click.UsageError("--against-… needs what the models are fed: -i")
+    if in_two_ways and (explain or mend is not None or extract is not None):
+        raise click.UsageError("--explain, --mend and --extract run both in the same way: leave --against-… out")
+    if b is None and not in_two_ways:
+        raise click.UsageError("Missing argument 'B', or another way of running A: --against-provider")
+    second = a if b is None else b
+    models = load_weights(a, custom_ops=custom_ops, dims=dims), load_weights(second, custom_ops=custom_ops)
     if extract is not None:
         _refuse(extract, models, inputs, feeding, force)
     if mend is not None:
@@ -127,9 +146,16 @@ def diff(
 
         compare = functools.partial(explained, mend=mend, force=force)
     else:
-        compare = functools.partial(compare, replace=replace)
+        compare = functools.partial(
+            compare,
+            replace=replace,
+            against_provider=against_provider,
+            against_optimization=against_optimization,
+            against_threads=against_threads,
+        )
     result = compare(
-        *models,
+        models[0],
+        None if b is None else models[1],
         given,
         align=align,
         rtol=rtol,
@@ -152,6 +178,8 @@ def diff(
             shown.show_table(changes)
             click.echo()
         click.echo(printable(result.summary()))
+        for line in result.lines if isinstance(result, WaysComparison) else ():
+            click.echo(printable(line))
         _show_reasons(result, mend)
     else:
         shown.show(result)

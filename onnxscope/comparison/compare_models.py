@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
@@ -16,6 +17,7 @@ from onnxscope.comparison.checkpoint_comparison import compare_checkpoint
 from onnxscope.comparison.common_feed import CommonFeed, open_common_feed
 from onnxscope.comparison.layer_comparison import LayerComparison
 from onnxscope.comparison.result import Comparison
+from onnxscope.comparison.two_ways import compared_ways
 from onnxscope.datasets.dataset import Dataset
 from onnxscope.errors import InputError
 from onnxscope.model.loading import CustomOps, Model, load_model
@@ -25,6 +27,7 @@ from onnxscope.pairing.model_layers import ModelLayers
 from onnxscope.patching.effects import with_replacements
 from onnxscope.patching.replacements import Replacements
 from onnxscope.patching.runs import Run, Runs, runs_of_dataset
+from onnxscope.providers.provider import Optimization, Running, read_optimization, read_provider
 from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.structure.standard_model import standard_model
 
@@ -33,7 +36,7 @@ __all__ = ["diff", "run_diff"]
 
 def diff(
     a: Any,
-    b: Any,
+    b: Any = None,
     inputs: Any = None,
     *,
     align: Align = "auto",
@@ -47,6 +50,9 @@ def diff(
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
     replace: Replacements | None = None,
+    against_provider: str | os.PathLike[str] | None = None,
+    against_optimization: Optimization | None = None,
+    against_threads: int | None = None,
     **feeding: Unpack[FeedingOptions],
 ) -> Comparison:
     """Compare two models layer by layer, each layer at the value that leaves it.
@@ -54,7 +60,7 @@ def diff(
     Args:
         a: The reference: a path, a `ModelProto` or a loaded `Model`. Where it or `b` is the path of a `.safetensors`
             checkpoint, weights alone are compared: what became of every tensor of either file.
-        b: The model to compare with it.
+        b: The model to compare with it; None compares the first with itself, run in another way.
         inputs: What `a` is fed; `b` is fed the same, with its own names, layout and element types. None compares
             structure and weights alone.
         align: Which evidence pairs layers: names, weights, structure, or all of it. What weights leave over, or all
@@ -71,6 +77,9 @@ def diff(
         dims: Sizes for open dimensions of the first model's inputs: by their names, or as `INPUT:AXIS`.
         replace: By layer of the second model what stands in place of its value: `zero`, `mean` (over the samples), an
             array, a model (the first, for example), or the path of one of these; see `patch_model`.
+        against_provider: What `b` runs on, as `provider` says it of `a`; by default the same.
+        against_optimization: How much onnxruntime may fuse and fold of `b`: `all`, `extended`, `basic` or `none`.
+        against_threads: onnxruntime's threads within an operator for `b`.
         feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Returns:
@@ -79,11 +88,12 @@ def diff(
     Raises:
         ModelError: A model cannot be read.
         SelectorError: A selector matches nothing.
-        InputError: The inputs do not fit, or the models take different things.
+        InputError: The inputs do not fit, the models take different things, or there is no such provider.
         RunError: onnxruntime fails.
     """
     if is_checkpoint(a) or is_checkpoint(b):
-        given = inputs if inputs is not None else replace or None
+        against = (against_provider, against_optimization, against_threads)
+        given = inputs if inputs is not None else next((each for each in (*against, replace or None) if each), None)
         within = _tolerance(rtol, atol)
         return compare_checkpoint(a, b, given, tolerance=within, select=select, custom_ops=custom_ops, dims=dims)
     options = RunOptions(
@@ -95,17 +105,17 @@ def diff(
         replace=replace,
     )
     first, options = load_to_run(a, options, inputs, custom_ops=custom_ops, dims=dims)
-    return run_diff(
-        first,
-        load_model(b, custom_ops=custom_ops).run_as(first.running),
-        inputs,
-        options,
-        align=align,
-        rtol=rtol,
-        atol=atol,
-        select=select,
-        finds_step=True,
+    against = _against(first.running, against_provider, against_optimization, against_threads)
+    if against is None and b is None:
+        raise InputError("a model is compared with nothing", hint="name a second model, or another way of running it")
+    if against is not None and inputs is None:
+        raise InputError("nothing is run, so no two ways can be compared", hint="`-i` says what the models are fed")
+    second = first if b is None else load_model(b, custom_ops=custom_ops)
+    second = second.run_as(first.running if against is None else against)
+    compared = run_diff(
+        first, second, inputs, options, align=align, rtol=rtol, atol=atol, select=select, finds_step=True
     )
+    return compared if against is None else compared_ways(compared, first, second)
 
 
 def run_diff(
@@ -170,6 +180,29 @@ def _with_first_step(comparison: Comparison, dataset: Dataset, compare: Callable
     step = printable(dataset.name(parted - 1))
     note = f"values part first in {step}, at {printable(row.a.layer)}; the states of the first model are fed to both"
     return dataclasses.replace(comparison, notes=(*comparison.notes, note))
+
+
+def _against(
+    running: Running,
+    provider: str | os.PathLike[str] | None,
+    optimization: Optimization | None,
+    threads: int | None,
+) -> Running | None:
+    """How the second side runs, None where nothing else is asked for than of the first.
+
+    Raises:
+        InputError: There is no such level, or no such number of threads.
+    """
+    if provider is None and optimization is None and threads is None:
+        return None
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise InputError(f"{threads!r} threads are none", hint="give at least 1")
+    return dataclasses.replace(
+        running,
+        provider=running.provider if provider is None else read_provider(provider),
+        optimization=running.optimization if optimization is None else read_optimization(optimization),
+        threads=threads,
+    )
 
 
 def _runs_of_second(feed: CommonFeed, options: RunOptions) -> Runs:

@@ -109,7 +109,7 @@ class Comparer:
         apart = a is not None and not (a.model.running.is_default and b.model.running.is_default)
         if apart:
             # A provider would run what compares them too, in its own precision.
-            self.fallback = "a provider would also compute what compares them"
+            self.fallback = "each model is run in its own way"
         elif a is not None and counterparts:
             try:
                 self._merged = merge_models(

@@ -19,7 +19,7 @@ from onnxscope.base.run_options import (
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
-__all__ = ["BadValue", "dim_option", "feeding_options", "input_option", "replace_option"]
+__all__ = ["BadValue", "against_options", "dim_option", "feeding_options", "input_option", "replace_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -140,6 +140,26 @@ def replace_option(command: _Command) -> _Command:
         help="In place of what the layer gives: zero, mean (over the samples), FILE.npy, or another MODEL.onnx's;"
         " repeat it for each.",
     )(command)
+
+
+def against_options(command: _Command) -> _Command:
+    """How the second side of a comparison is run, where that is not how the first is."""
+    for option in (
+        click.option("--against-threads", type=click.IntRange(1), help="onnxruntime's threads for B, or for A again."),
+        click.option(
+            "--against-optimization",
+            type=click.Choice(["all", "extended", "basic", "none"]),
+            help="How much onnxruntime may fuse and fold of B, or of A run again.",
+        ),
+        click.option(
+            "--against-provider",
+            metavar="NAME[:K=V,…]",
+            callback=_read_provider,
+            help="What B runs on, or A again where there is no B; as --provider.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def dim_option(command: _Command) -> _Command:
