@@ -14,6 +14,7 @@ from onnxscope.base.tables import Table
 from onnxscope.base.text import counted, printable
 from onnxscope.comparison.layer_difference import LayerDifference, size_of
 from onnxscope.comparison.result import Comparison
+from onnxscope.comparison.rounding_trial import rounds_as
 from onnxscope.model.loading import Model
 from onnxscope.providers.provider import Running
 from onnxscope.runtime.session import Assignment, open_session
@@ -24,7 +25,7 @@ __all__ = ["Precision", "Way", "WaysComparison", "compared_ways", "precision_of"
 # Operands and result are rounded, each by 0.3 to 0.5 of the unit in the mean, and errors of operands add up as they do
 # in a sum: 0.4 to 0.9 of the unit. From one type to the next it is a factor of eight.
 _TYPES = (("bfloat16", 8), ("float16 or TF32", 11))
-_BELOW, _ABOVE = 2.5, 1.0  # in bits
+_BELOW, _ABOVE, _CANCELLED = 2.5, 1.0, 5.0  # in bits
 _NAMED = 3  # operators that stay elsewhere
 
 
@@ -161,11 +162,16 @@ def compared_ways(comparison: Comparison, first: Model, second: Model) -> WaysCo
     fields = {field.name: getattr(comparison, field.name) for field in dataclasses.fields(comparison)}
     ways = _way(first), _way(second)
     precision = precision_of(comparison.layers, (first.running, second.running))
+    if precision is not None and not _is_confirmed(precision, comparison, first, second):
+        precision = None
     return WaysComparison(**fields, ways=ways, precision=precision)
 
 
 def precision_of(rows: Iterable[LayerDifference], running: Sequence[Running]) -> Precision | None:
-    """Find out in which precision one side computes, where all layers that are off are so by one type's rounding."""
+    """Find out in which precision one side may compute: where all layers that are off are so by one type's rounding.
+
+    Of sums in which all terms have one sign, rounding cancels: one layer in four may be nearer than it lets expect.
+    """
     measured = [row for row in rows if row.own is not None and row.own.count]
     sizes = [size_of(row.own) for row in measured if row.is_guilty]
     if not sizes or not all(0 < size < math.inf for size in sizes):
@@ -173,9 +179,21 @@ def precision_of(rows: Iterable[LayerDifference], running: Sequence[Running]) ->
     on_cpu = [way.provider.is_cpu for way in running]
     side = "second" if on_cpu[0] else "first" if on_cpu[1] else "one of the two"
     for dtype, bits in _TYPES:
-        if all(-bits - _BELOW <= math.log2(size) < -bits + _ABOVE for size in sizes):
+        above = [math.log2(size) + bits for size in sizes]
+        near = sum(-_BELOW <= distance < _ABOVE for distance in above)
+        if max(above) < _ABOVE and min(above) >= -_CANCELLED and 4 * near >= 3 * len(sizes):
             return Precision(dtype, bits, len(sizes), len(measured), side)
     return None
+
+
+def _is_confirmed(precision: Precision, comparison: Comparison, first: Model, second: Model) -> bool:
+    """Whether a layer of the side that is suspected rounds so; also where that cannot be tried."""
+    found = []
+    for name, model in (("first", first), ("second", second)):
+        if precision.side in (name, "one of the two"):
+            values = [(row.a if name == "first" else row.b).name for row in comparison.guilty]
+            found.append(rounds_as(model, values, precision.bits))
+    return any(answer is not False for answer in found)
 
 
 def _way(model: Model) -> Way:

@@ -282,10 +282,13 @@ def _proto_of(model: Model, part: Segment, fed: Mapping[str, Array], renamed: Ma
     proto.graph.initializer.extend(graph.initializers[name] for name in behind if name in graph.initializers)
     stored = {tensor.values.name: tensor for tensor in source.graph.sparse_initializer}
     proto.graph.sparse_initializer.extend(stored[name] for name in behind if name in stored)
+    weights = {name for (node, position), name in renamed.items() if node.inputs[position] in graph.constants}
     for name, value in fed.items():
         if not isinstance(value, np.ndarray):
             raise InputError(f"no tensor lies between two layers: {printable(name)!r} of {model.name}")
-        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, _elem_type(value), [None] * value.ndim))
+        # Providers have kernels for weights of a known shape alone; of activations the number of samples varies.
+        shape = list(value.shape) if name in weights else [None] * value.ndim
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, _elem_type(value), shape))
     for name in part.outputs:
         proto.graph.output.add().name = name
     return proto

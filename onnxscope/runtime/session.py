@@ -34,6 +34,7 @@ Array = np.ndarray[Any, Any]
 
 # ` : 1 : FAIL : ` and `/onnxruntime_src/…/utils.cc:295 void onnxruntime::f(int) `
 _SOURCE_PLACE = re.compile(r"^ : \d+ : \w+ : |\S*/onnxruntime_src/\S+:\d+ (?:[^()]*\([^()]*\)(?: const)?)?")
+_PLUG_IN_PLACE = re.compile(r"Exception from \S+:\d+:?$|^Check '.*' failed at \S+:\d+:?$")
 _LEVELS: Mapping[Optimization, str] = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -244,9 +245,8 @@ class Session:
             return error
         if self._provider.is_default:
             return RunError(f"onnxruntime cannot load the model ({_reason(error)}): {self._where}")
-        return RunError(
-            f"{self._provider.text} cannot load the model ({_reason(error)}): {self._where}", hint=available_text()
-        )
+        reason = _reason_of_provider(error)
+        return RunError(f"{self._provider.text} cannot load the model ({reason}): {self._where}", hint=available_text())
 
     def _listed(self, values: Sequence[str]) -> str:
         """The first value that is computed, with its operator, and how many more there are."""
@@ -396,6 +396,13 @@ def _own(answer: Any, lent: Collection[int]) -> Array:
 def _is_extension(dtype: np.dtype[Any]) -> bool:
     """Whether a type comes from ml_dtypes, not from numpy."""
     return dtype.type.__module__ != "numpy"
+
+
+def _reason_of_provider(error: Exception) -> str:
+    """The first line of a plug-in's message that says something: places in its source may come before it."""
+    lines = str(error).strip().splitlines()
+    said = [line for line in lines if line.strip() and not _PLUG_IN_PLACE.search(line)]
+    return printable(said[0].strip(" :."))[:300] if said and said[0] is not lines[0] else _reason(error)
 
 
 def _reason(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from itertools import islice
 from types import SimpleNamespace
 
 import ml_dtypes
@@ -15,8 +16,10 @@ from provider_models import X, small_network
 
 import onnxscope
 from onnxscope.cli.main import run
+from onnxscope.comparison import rounding_trial
 from onnxscope.comparison.two_ways import Way, precision_of
 from onnxscope.errors import InputError
+from onnxscope.model.loading import load_model
 from onnxscope.numerics.distances import measure
 from onnxscope.providers.provider import CPU, DEFAULT_RUNNING, Provider, Running
 from onnxscope.runtime.session import Assignment
@@ -101,6 +104,41 @@ def test_what_a_provider_takes_is_said():
         "the processor's code runs 2 TopK"
     )
     assert Way(Running(CPU, "none"), ()).text == "CPUExecutionProvider, optimization none"
+
+
+@pytest.mark.parametrize("bits", [8, 11])
+@pytest.mark.parametrize("place", ["operands", "everything", "result", "nothing"])
+@pytest.mark.parametrize("value", ["c1", "y"])
+def test_a_suspicion_is_tried(monkeypatch, bits, place, value):
+    model = load_model(small_network()).run_as(OTHER)
+    real = rounding_trial._run
+    types = {8: ml_dtypes.bfloat16, 11: np.float16}
+
+    def rounding(of, running, node, operands):
+        if running is not OTHER or place == "nothing":
+            return real(of, DEFAULT_RUNNING, node, operands)
+        kept = node.inputs[2:] if place == "operands" else ()
+        less = {
+            name: array if name in kept else array.astype(types[bits]).astype(np.float32)
+            for name, array in operands.items()
+        }
+        answer = real(of, DEFAULT_RUNNING, node, less)
+        return answer.astype(types[bits]).astype(np.float64) if place == "result" else answer
+
+    monkeypatch.setattr(rounding_trial, "_run", rounding)
+    assert rounding_trial.rounds_as(model, [value], bits) is (place != "nothing")
+    assert rounding_trial.rounds_as(model, [value], 19 - bits) is False
+
+
+def test_what_cannot_be_tried_is_not_known():
+    model = load_model(small_network())
+    assert rounding_trial.rounds_as(model, ["p", "nothing"], 8) is None
+    assert rounding_trial.rounds_as(model, [], 8) is None
+
+
+def test_one_layer_whose_rounding_cancels_is_no_other_type():
+    found = [*rows(1, ml_dtypes.bfloat16), *islice(rows(2, np.float16), 1)]
+    assert precision_of(found, (DEFAULT_RUNNING, OTHER)).text.startswith("all layers at 2^-8")
 
 
 def test_optimizations_and_threads_change_nothing_here(folder, capsys):
