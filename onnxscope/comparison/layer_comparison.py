@@ -169,8 +169,11 @@ class LayerComparison:
             changed = {change.layer for change in weights if change.change not in _THE_SAME} | {
                 change.layer for change in self._structure
             }
+            alike = self._sides[0].model.running == self._patched.running  # else equal weights settle nothing
             layers = [
-                replace(row, settled=row.entire is None and place < self._count and row.a.layer not in changed)
+                replace(
+                    row, settled=alike and row.entire is None and place < self._count and row.a.layer not in changed
+                )
                 for place, row in enumerate(layers)
             ]
         order = self._in_order(layers)

@@ -321,6 +321,8 @@ class PairedRun:
             if is_output and (left in first.composites or right in second.composites):
                 self._composites[place] = Composite(left.value, right.value)
                 continue
+            if left in first.kept_back or right in second.kept_back:  # it is computed, which is no difference
+                reasons = (reasons[0] or reasons[1],) * 2
             if reasons != (None, None):
                 self._reasons[place] = reasons
                 continue

@@ -52,6 +52,7 @@ class Pilot:
         kinds: Of every tap that can be observed, numpy's name of the element type or onnxruntime's of anything else.
         reasons: Why the other taps hold no numbers; the first run adds what it did not reach.
         shapes: In the first run.
+        kept_back: Taps that it computes, and its provider does not give.
         feeds: What the first run was fed.
         unfit: Values of half precision that held numbers beyond their type in the first run, or in another that was
             watched, in execution order.
@@ -74,6 +75,7 @@ class Pilot:
         self._threads = options.threads
         self.kinds: dict[Tap, str] = {}
         self.reasons: dict[Tap, str] = {}
+        self.kept_back: frozenset[Tap] = frozenset()
         self.shapes: dict[Tap, tuple[int, ...]] = {}
         self.feeds: Mapping[str, Array] = {}
         self.unfit: tuple[Unfit, ...] = ()
@@ -82,7 +84,16 @@ class Pilot:
         self._values: dict[str, Any] = {}
         self._sample_shapes: SampleShapes | None = None
         self._watched: Mapping[str, Array] | None = None
-        self._expose(taps)
+        try:
+            self._expose(taps)
+        except RunError:
+            lifted = [tap for tap in taps if tap.path]
+            if model.running.provider.is_cpu or not lifted:
+                raise
+            # A provider that runs a body may not run one that gives more, of other shapes in each branch.
+            self._expose([tap for tap in taps if not tap.path])
+            self.reasons |= dict.fromkeys(lifted, f"{model.running.provider.name} does not give what lies in a body")
+            self.kept_back = frozenset(lifted)
 
     def start(self, whole: Mapping[str, Array], few: Mapping[str, Array]) -> None:
         """Make the first run: on a whole batch where its values are small.

@@ -34,7 +34,7 @@ Array = np.ndarray[Any, Any]
 
 # ` : 1 : FAIL : ` and `/onnxruntime_src/…/utils.cc:295 void onnxruntime::f(int) `
 _SOURCE_PLACE = re.compile(r"^ : \d+ : \w+ : |\S*/onnxruntime_src/\S+:\d+ (?:[^()]*\([^()]*\)(?: const)?)?")
-_PLUG_IN_PLACE = re.compile(r"Exception from \S+:\d+:?$|^Check '.*' failed at \S+:\d+:?$")
+_PLUG_IN_PLACE = re.compile(r"(Exception from|Check '.*' failed at) \S+:\d+:?$")
 _LEVELS: Mapping[Optimization, str] = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",

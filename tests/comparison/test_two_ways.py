@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from jsonschema import Draft202012Validator
 from provider_models import X, small_network
@@ -220,3 +221,18 @@ def test_bfloat16_is_said_where_the_processor_has_it(openvino, folder, capsys):
         assert code == 0
         assert "\nequal: 3 layers and 1 output\n" in out
     assert "second: OpenVINOExecutionProvider: takes 7 of 7 nodes, 7 of them in 1 part" in out
+
+
+def test_what_a_provider_does_not_give_is_undecided(openvino):
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 2] x) => (float[N, 2] y) <float zero = {0}, float[2, 2] w = {1, 2, 3, 4}> {
+          s = ReduceSum<keepdims = 0>(x)
+          c = Greater(s, zero)
+          y = If(c) <then_branch = a () => (float[N, 2] p) { p = MatMul(x, w) },
+                     else_branch = b () => (float[N, 2] q) { q = Relu(x) }>
+        }""")
+    found = onnxscope.diff(model, inputs=np.ones((3, 2), np.float32), against_provider=F32)
+    assert found.verdict == "undecided"
+    assert [one.reason for one in found.undecided] == ["OpenVINOExecutionProvider does not give what lies in a body"]
+    assert found.outputs[0].verdict == "equal"
