@@ -9,6 +9,7 @@ from onnxscope.base.run_options import FeedingOptions
 from onnxscope.inputs.presets import recipe_file
 from onnxscope.inputs.sources import files_behind, gather
 from onnxscope.inputs.teaching import teaching
+from onnxscope.providers.provider import read_provider
 from onnxscope.readers.tokenizer_files import tokenizer_beside
 from onnxscope.selection.feeding_recipes import recipe_path
 
@@ -19,7 +20,7 @@ __all__ = ["files_of"]
 
 
 def files_of(*models: Model, inputs: Any = None, **feeding: Unpack[FeedingOptions]) -> list[str | os.PathLike[str]]:
-    """Return the files that a run reads: of its models with their external data, its inputs, recipe and tokenizers.
+    """Return the files that a run reads: of its models and their data, its inputs, recipe, tokenizers, plug-in.
 
     Args:
         models: Who is fed.
@@ -36,4 +37,6 @@ def files_of(*models: Model, inputs: Any = None, **feeding: Unpack[FeedingOption
             files += files_behind(gather(inputs)[1])
     given = (recipe_file(feeding.get("preprocess")), feeding.get("tokenizer"), feeding.get("recipe"))
     beside = [tokenizer_beside(model.folder) for model in models]
-    return [*files, *(file for file in (*given, *beside) if file)]
+    provider = feeding.get("provider")
+    library = None if provider is None else read_provider(provider).library
+    return [*files, *(file for file in (*given, *beside, library) if file)]

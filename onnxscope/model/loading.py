@@ -99,7 +99,8 @@ class Model(StoredModel):
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that it is read from, and the libraries that it is run with."""
-        return (*self.storage.files, *self.custom_ops)
+        library = self.running.provider.library
+        return (*self.storage.files, *self.custom_ops, *([] if library is None else [library]))
 
     def to_dict(self) -> dict[str, Any]:
         """The `model` record that every JSON result carries, with how it is run and what stands in place."""
