@@ -205,6 +205,10 @@ def _facts(content: Content) -> list[tuple[str, str]]:
         ("Opset", opsets),
         ("Producer", model["producer"]),
     ]
+    if "running" in model:
+        provider = model["running"]["provider"]
+        given = ", ".join(f"{name}={value}" for name, value in provider["options"].items())
+        facts.append(("Run on", f"{provider['name']} with {given}" if given else provider["name"]))
     if model["framework"]:
         facts += [("Source", f"{model['source']}, {model['framework']}"), ("Export", model["mode"])]
         facts.append(("Pre-processing", model["preprocess"] or "none recorded"))

@@ -146,6 +146,13 @@ def test_a_baseline_says_what_it_was_taken_on(openvino, folder):
     assert baseline.versions["execution provider"].startswith("OpenVINOExecutionProvider with load_config=")
 
 
+def test_the_page_says_what_the_model_was_run_on(folder):
+    onnxscope.report("net.onnx", "x.npy", provider="Azure:b=<i>").save("page.html")
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert "AzureExecutionProvider with b=&lt;i&gt;" in page
+    assert "Run on" in page
+
+
 def test_workers_run_on_it_too(openvino, folder):
     import pickle
 
