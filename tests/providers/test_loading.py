@@ -146,6 +146,14 @@ def test_a_baseline_says_what_it_was_taken_on(openvino, folder):
     assert baseline.versions["execution provider"].startswith("OpenVINOExecutionProvider with load_config=")
 
 
+def test_narrowed_weights_run_on_it(openvino, folder):
+    """They are fed, and OpenVINO has no convolution for weights of an unknown shape."""
+    here, there = (onnxscope.sensitivity("net.onnx", "x.npy", provider=name) for name in ("CPU", F32))
+    assert [row.layer for row in there] == [row.layer for row in here]
+    losses = [[whole["output_sqnr_db"] for whole in one.to_dict()["whole"]] for one in (here, there)]
+    np.testing.assert_allclose(losses[1], losses[0], atol=0.1)
+
+
 def test_the_page_says_what_the_model_was_run_on(folder):
     onnxscope.report("net.onnx", "x.npy", provider="Azure:b=<i>").save("page.html")
     page = (folder / "page.html").read_text(encoding="utf-8")
