@@ -92,8 +92,8 @@ def diff(
         RunError: onnxruntime fails.
     """
     if is_checkpoint(a) or is_checkpoint(b):
-        against = (against_provider, against_optimization, against_threads)
-        given = inputs if inputs is not None else next((each for each in (*against, replace or None) if each), None)
+        ways = (against_provider, against_optimization, against_threads, replace or None)
+        given = inputs if inputs is not None else next((way for way in ways if way is not None), None)
         within = _tolerance(rtol, atol)
         return compare_checkpoint(a, b, given, tolerance=within, select=select, custom_ops=custom_ops, dims=dims)
     options = RunOptions(
