@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from onnxscope.base.text import first_line, printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.providers.plug_ins import plug_ins
 from onnxscope.providers.provider import Provider
+from onnxscope.providers.refusals import ends_process, library_reason
 
 __all__ = ["Chosen", "add_provider", "available", "choose"]
 
@@ -112,13 +110,14 @@ def _register(library: Path) -> frozenset[str]:
 
     if library in _registered:
         return _registered[library]
-    if _is_fatal(library):
+    # What was installed for this need not be tried.
+    if all(plug_in.library != library for plug_in in plug_ins()) and ends_process(_LOADING, library):
         raise _no_plug_in(library, "it ends the process that loads it")
     before = {device.ep_name for device in onnxruntime.get_ep_devices()}
     try:
         onnxruntime.register_execution_provider_library(f"onnxscope {library}", str(library))
     except Exception as error:  # see above
-        raise _no_plug_in(library, _reason(error, library)) from error
+        raise _no_plug_in(library, library_reason(error, library)) from error
     found = _names_of(library, onnxruntime.get_ep_devices(), before)
     if not found:
         raise _no_plug_in(library, "its provider finds no device here")
@@ -134,27 +133,10 @@ def _names_of(library: Path, devices: Sequence[Any], before: set[str]) -> frozen
     )
 
 
-@cache
-def _is_fatal(library: Path) -> bool:
-    """Whether loading kills a process, as a file that was cut off does: tried in another one, once."""
-    if any(plug_in.library == library for plug_in in plug_ins()):
-        return False  # it was installed for this
-    done = subprocess.run([sys.executable, "-c", _LOADING, str(library)], capture_output=True, check=False)
-    return done.returncode < 0
-
-
 def _no_plug_in(library: Path, reason: str) -> RunError:
     return RunError(
         f"not a plug-in of execution providers ({reason}): {printable(str(library))}", hint=available_text()
     )
-
-
-def _reason(error: Exception, library: Path) -> str:
-    """The first line of onnxruntime's message without what it says of itself and the path."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    for lead in ("with error: ", "[ONNXRuntimeError] : "):
-        text = text.rpartition(lead)[2]
-    return printable(text.replace(f"{library}: ", ""))[:200]
 
 
 def _short(name: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +12,7 @@ from onnx import ModelProto
 
 from onnxscope.base.text import printable
 from onnxscope.errors import RunError
+from onnxscope.providers.refusals import ends_process, library_reason
 
 __all__ = ["holds_operator", "register_libraries"]
 
@@ -28,7 +27,7 @@ def register_libraries(options: Any, libraries: Sequence[Path]) -> None:
         RunError: A file is no such library.
     """
     for path in dict.fromkeys(libraries):  # the same one twice would conflict with itself
-        if _is_fatal(path):
+        if ends_process(_LOADING, path):
             raise RunError(
                 f"not a library of custom operators (it ends the process that loads it): {printable(str(path))}",
                 hint=_HINT,
@@ -36,19 +35,10 @@ def register_libraries(options: Any, libraries: Sequence[Path]) -> None:
         try:
             options.register_custom_ops_library(str(path))
         except Exception as error:  # onnxruntime raises many unrelated classes
-            reason = str(error).rpartition("with error: ")[2].strip().splitlines() or ["it cannot be loaded"]
-            shown = printable(reason[0].removeprefix(f"{path}: "))[:200]
             raise RunError(
-                f"not a library of custom operators ({shown}): {printable(str(path))}",
+                f"not a library of custom operators ({library_reason(error, path)}): {printable(str(path))}",
                 hint=_HINT,
             ) from error
-
-
-@cache
-def _is_fatal(path: Path) -> bool:
-    """Whether loading kills a process, as a file that was cut off does: tried in another one, once."""
-    done = subprocess.run([sys.executable, "-c", _LOADING, str(path)], capture_output=True, check=False)
-    return done.returncode < 0
 
 
 @cache

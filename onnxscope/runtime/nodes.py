@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from onnxscope.model.graphs import walk_graphs
 
-__all__ = ["HALF_TYPES", "INTEGER_TYPES", "MIN_ROW", "GraphWriter", "opset_of", "with_unique_names"]
+__all__ = ["HALF_TYPES", "INTEGER_TYPES", "MIN_ROW", "GraphWriter", "declare_type", "opset_of", "with_unique_names"]
 
 HALF_TYPES = frozenset({"float16", "bfloat16"})
 INTEGER_TYPES = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
@@ -120,3 +120,20 @@ class GraphWriter:
     def _name(self, stem: str) -> str:
         self._fresh += 1
         return f"{self._prefix}{stem}_{self._fresh}"
+
+
+def declare_type(output: ValueInfoProto, kind: str, sides: Sequence[int | str | None]) -> None:
+    """Declare the type of an output as onnxruntime infers it; of what is no tensor nothing is said."""
+    if not kind.startswith("tensor("):
+        return
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    elem_type = {"float": "FLOAT", "double": "DOUBLE"}.get(name, name.upper())
+    if elem_type not in list(TensorProto.DataType.keys()):
+        return
+    output.type.tensor_type.elem_type = TensorProto.DataType.Value(elem_type)
+    for side in sides:
+        dim = output.type.tensor_type.shape.dim.add()
+        if isinstance(side, int):
+            dim.dim_value = side
+        elif side is not None:
+            dim.dim_param = str(side)

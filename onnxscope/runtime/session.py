@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
-import itertools
 import os
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto
 
 from onnxscope.base.last_words import doing
 from onnxscope.base.text import label, printable
@@ -23,18 +21,16 @@ from onnxscope.model.graphs import Step
 from onnxscope.model.loading import Model
 from onnxscope.providers.loading import add_provider, available, available_text, choose
 from onnxscope.providers.provider import CPU, DEFAULT_RUNNING, Optimization, Provider, Running
+from onnxscope.providers.refusals import provider_reason, reason_of
 from onnxscope.runtime.custom_libraries import register_libraries
 from onnxscope.runtime.custom_operators import cut_off, reason_cut_off, without_unknown
-from onnxscope.runtime.nodes import with_unique_names
+from onnxscope.runtime.nodes import declare_type, with_unique_names
 from onnxscope.selection.large_values import refuse_large_values
 
 __all__ = ["Assignment", "Session", "evaluate_constants", "open_session", "providers", "runtime_version"]
 
 Array = np.ndarray[Any, Any]
 
-# ` : 1 : FAIL : ` and `/onnxruntime_src/…/utils.cc:295 void onnxruntime::f(int) `
-_SOURCE_PLACE = re.compile(r"^ : \d+ : \w+ : |\S*/onnxruntime_src/\S+:\d+ (?:[^()]*\([^()]*\)(?: const)?)?")
-_PLUG_IN_PLACE = re.compile(r"(Exception from|Check '.*' failed at) \S+:\d+:?$")
 _LEVELS: Mapping[Optimization, str] = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -213,7 +209,7 @@ class Session:
                 if others:
                     answers.update(zip(others, self._session.run(others, {**feeds, **values}), strict=True))
         except Exception as error:  # see above
-            raise RunError(f"onnxruntime cannot run the model ({_reason(error)}): {self._where}") from error
+            raise RunError(f"onnxruntime cannot run the model ({reason_of(error)}): {self._where}") from error
         return {name: answers[name] for name in wanted}
 
     def _prepared(self, proto: ModelProto, folder: Path | None, custom_ops: Sequence[Path]) -> ModelProto:
@@ -226,7 +222,7 @@ class Session:
         if untyped:
             plain = Session(proto, folder=folder, where=self._where, optimization="none", custom_ops=custom_ops)
             for output in untyped:
-                _declare(output, plain.outputs[output.name], plain.side_names(output.name))
+                declare_type(output, plain.outputs[output.name], plain.side_names(output.name))
         return copy
 
     def side_names(self, output: str) -> list[int | str | None]:
@@ -244,8 +240,8 @@ class Session:
         if isinstance(error, RunError):
             return error
         if self._provider.is_default:
-            return RunError(f"onnxruntime cannot load the model ({_reason(error)}): {self._where}")
-        reason = _reason_of_provider(error)
+            return RunError(f"onnxruntime cannot load the model ({reason_of(error)}): {self._where}")
+        reason = provider_reason(error)
         return RunError(f"{self._provider.text} cannot load the model ({reason}): {self._where}", hint=available_text())
 
     def _listed(self, values: Sequence[str]) -> str:
@@ -356,23 +352,6 @@ def evaluate_constants(model: Model, values: Sequence[str], path: tuple[Step, ..
     return open_session(model, proto, optimize=False, running=DEFAULT_RUNNING).run({})
 
 
-def _declare(output: ValueInfoProto, kind: str, sides: Sequence[int | str | None]) -> None:
-    """Declare the type of an output as onnxruntime infers it; of what is no tensor nothing is said."""
-    if not kind.startswith("tensor("):
-        return
-    name = kind.removeprefix("tensor(").removesuffix(")")
-    elem_type = {"float": "FLOAT", "double": "DOUBLE"}.get(name, name.upper())
-    if elem_type not in list(TensorProto.DataType.keys()):
-        return
-    output.type.tensor_type.elem_type = TensorProto.DataType.Value(elem_type)
-    for side in sides:
-        dim = output.type.tensor_type.shape.dim.add()
-        if isinstance(side, int):
-            dim.dim_value = side
-        elif side is not None:
-            dim.dim_param = str(side)
-
-
 def _own(answer: Any, lent: Collection[int]) -> Array:
     """A tensor's values as an array that owns them; `lent` are the addresses of the arrays that were fed."""
     elem_type = answer.element_type()
@@ -396,20 +375,3 @@ def _own(answer: Any, lent: Collection[int]) -> Array:
 def _is_extension(dtype: np.dtype[Any]) -> bool:
     """Whether a type comes from ml_dtypes, not from numpy."""
     return dtype.type.__module__ != "numpy"
-
-
-def _reason_of_provider(error: Exception) -> str:
-    """The first line of a plug-in's message that says something: places in its source may come before it."""
-    lines = str(error).strip().splitlines()
-    said = [line for line in lines if line.strip() and not _PLUG_IN_PLACE.search(line)]
-    return printable(said[0].strip(" :."))[:300] if said and said[0] is not lines[0] else _reason(error)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of onnxruntime's message without status codes and places in its own source."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = _SOURCE_PLACE.sub("", lines[0].rpartition("[ONNXRuntimeError]")[2]).strip(" :.")
-    if text.endswith("for the following indices"):  # a wrong shape: which axes they are stands in the next lines
-        axes = itertools.takewhile(lambda line: line.strip().startswith("index:"), lines[1:])
-        text = f"{text}: {', '.join(axis.strip() for axis in axes)}"
-    return printable(text or type(error).__name__)[:300]
