@@ -14,11 +14,11 @@ from onnx import ModelProto
 from PIL import Image
 
 from onnxscope.analyses.class_scores import ScoredClass, Subject
+from onnxscope.base.shapes import shape_text
 from onnxscope.base.text import printable
 from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.drawing.mosaics import scale_maps
 from onnxscope.errors import InputError
-from onnxscope.inputs.layouts import shape_text
 from onnxscope.model.channel_axes import default_axis
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import Session, open_session

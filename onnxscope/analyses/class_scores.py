@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from onnxscope.base.shapes import shape_text
 from onnxscope.base.text import printable
 from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.errors import InputError, RunError
-from onnxscope.inputs.layouts import find_layout, shape_text
+from onnxscope.inputs.layouts import find_layout
 from onnxscope.inputs.samples import BatchAxes
 from onnxscope.model.loading import Model
 from onnxscope.runtime.session import Session

@@ -36,6 +36,9 @@ MAX_NAME = 96
 COMMAND_START = re.compile(r"^( *):(?=:)|#(?=#\w*\[)")
 """The character that makes a command of CI of what follows; before it, where it stands at the start, the spaces."""
 
+MAX_HINT = 300
+"""Characters of an error's hint that says what a model takes."""
+
 _MAX_TIP = 1000
 _MAX_STEM_BYTES = 60
 _MAX_READ = 4096  # characters of a name that a stem is made from

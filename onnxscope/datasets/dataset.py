@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RecipeUsed, RunOptions
+from onnxscope.base.shapes import spec_text
 from onnxscope.base.text import printable
 from onnxscope.datasets.given import Given
 from onnxscope.datasets.prepared_input import PreparedInput
 from onnxscope.datasets.sequences import by_steps, for_inputs
 from onnxscope.datasets.stepped_samples import SteppedSamples, parted
 from onnxscope.errors import InputError
-from onnxscope.inputs.arrays import check_bounds, describe_array, spec_text
+from onnxscope.inputs.arrays import check_bounds, describe_array
 from onnxscope.inputs.samples import (
     BatchAxes,
     Kept,

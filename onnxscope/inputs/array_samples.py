@@ -11,17 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis
+from onnxscope.base.shapes import shape_text, spec_text
 from onnxscope.base.text import as_typed, counted, printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.arrays import (
-    check_shape,
-    fit_array,
-    match_names,
-    only_input,
-    spec_text,
-    to_array,
-)
-from onnxscope.inputs.layouts import shape_text
+from onnxscope.inputs.arrays import check_shape, fit_array, match_names, only_input, to_array
 from onnxscope.inputs.samples import (
     BatchAxes,
     Load,

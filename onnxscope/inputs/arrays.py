@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.shapes import shape_text, spec_text
 from onnxscope.base.text import first_line, printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.layouts import find_layout, shape_text
+from onnxscope.inputs.layouts import find_layout
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
@@ -25,7 +26,6 @@ __all__ = [
     "fit_array",
     "match_names",
     "only_input",
-    "spec_text",
     "to_array",
 ]
 
@@ -33,11 +33,6 @@ Array = NDArray[Any]
 
 _BLOCK = 1 << 20  # numbers widened at a time
 _UNNAMED = "arr_0"  # what np.savez calls an array that was given without a name
-
-
-def spec_text(spec: InputSpec) -> str:
-    """Return what an input takes, for a message: `float32 (batch, 3, 224, 224)`."""
-    return f"{spec.dtype} {shape_text(spec.shape)}"
 
 
 def element_type(spec: InputSpec) -> np.dtype[Any]:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
+from onnxscope.base.shapes import spec_text
 from onnxscope.base.text import as_typed, printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.arrays import element_type, only_input, spec_text
+from onnxscope.inputs.arrays import element_type, only_input
 from onnxscope.inputs.layouts import ImageLayout, find_layout, image_layout
 from onnxscope.inputs.presets import PRESETS, Preset, load_preset, nearest_preset, preset_beside, preset_of_model
 from onnxscope.inputs.samples import Load, Samples

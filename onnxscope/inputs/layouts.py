@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import get_args
 
 from onnxscope.base.run_options import Layout
-from onnxscope.base.text import printable
+from onnxscope.base.shapes import Dim, shape_text
 from onnxscope.errors import InputError
 
-__all__ = ["Dim", "ImageLayout", "find_layout", "image_layout", "shape_text"]
-
-Dim = int | str | None
+__all__ = ["ImageLayout", "find_layout", "image_layout"]
 
 _CHANNELS = (1, 3, 4)
 
@@ -45,14 +43,6 @@ _LAYOUTS = {
     ("nchw", 3): ImageLayout(name="chw", batch_axis=None, channel_axis=0, height_axis=1),
     ("nhwc", 3): ImageLayout(name="hwc", batch_axis=None, channel_axis=2, height_axis=0),
 }
-
-
-def shape_text(shape: Sequence[Dim] | None) -> str:
-    """Return a shape for a message: `(batch, 3, 224, 224)`, with `?` for what is unknown."""
-    if shape is None:
-        return "of unknown rank"
-    dims = ["?" if dim is None else printable(str(dim)) for dim in shape]
-    return f"({dims[0]},)" if len(dims) == 1 else f"({', '.join(dims)})"
 
 
 def find_layout(shape: Sequence[Dim] | None) -> ImageLayout | None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.shapes import computed_size, shape_text, spec_text, terms_of
 from onnxscope.errors import InputError
-from onnxscope.inputs.arrays import element_type, spec_text
-from onnxscope.inputs.layouts import find_layout, shape_text
+from onnxscope.inputs.arrays import element_type
+from onnxscope.inputs.layouts import find_layout
 from onnxscope.selection.input_roles import is_called
 
 if TYPE_CHECKING:
@@ -158,8 +159,6 @@ def at_length(specs: Sequence[InputSpec], fitting: Fitting, sequences: Sequence[
 
 
 def _is_computed(dim: str, sizes: Mapping[str, int]) -> bool:
-    from onnxscope.model.stored_model import terms_of
-
     terms = terms_of(dim)
     return bool(terms) and terms <= sizes.keys() - {dim}
 
@@ -189,8 +188,6 @@ def _symbols(specs: Sequence[InputSpec], given: Mapping[str, int], *, follow: bo
 
 
 def _size(spec: InputSpec, axis: int, symbols: Mapping[str, int]) -> int:
-    from onnxscope.model.stored_model import computed_size  # onnx comes with it, which arrays do not need
-
     dim = (spec.shape or ())[axis]
     if isinstance(dim, int):
         return dim

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.run_options import BatchAxis
+from onnxscope.base.shapes import shape_text
 from onnxscope.base.text import as_typed, printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.layouts import ImageLayout, find_layout, shape_text
+from onnxscope.inputs.layouts import ImageLayout, find_layout
 from onnxscope.inputs.sources import Kind
 from onnxscope.selection.input_roles import is_called
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.shapes import spec_text
 from onnxscope.base.text import as_typed, printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.arrays import element_type, only_input, spec_text
+from onnxscope.inputs.arrays import element_type, only_input
 from onnxscope.inputs.presets import PRESETS, Preset, load_preset
 from onnxscope.inputs.sources import NamedFiles, is_sound, open_input
 from onnxscope.inputs.teaching import also

@@ -8,9 +8,10 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.shapes import spec_text
 from onnxscope.base.text import counted, label, printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.arrays import element_type, spec_text
+from onnxscope.inputs.arrays import element_type
 from onnxscope.readers.tables import MISSING, Column, open_table
 
 if TYPE_CHECKING:

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxscope.base.text import printable
+from onnxscope.base.shapes import takes_text
+from onnxscope.base.text import MAX_HINT
 from onnxscope.errors import InputError
-from onnxscope.inputs.arrays import spec_text
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
 
 __all__ = ["also", "teaching"]
 
-_MOST_HINT = 300  # characters of a line
 # A command without placeholders for what nobody knows, as NAME=SIZE is; or one less something.
 _COMMAND = re.compile(r"`(?:-i|--(?!state|on-error)[a-z-]+|onnxscope) (?![^`]*(?:[A-Z]{4,}(?!\.)|…))|leave `--")
 _OF_STEPS = ("--state", "--step", "steps count")  # the model takes what was given, step after step
@@ -50,30 +49,17 @@ def teaching(
         given = error.hint or ""
         if any(word in given for word in _OF_STEPS) and not given.startswith("leave `"):
             raise
-        if not specs or _takes(specs, {}, _MOST_HINT) in given or "the model takes" in given:
+        if not specs or takes_text(specs) in given or "the model takes" in given:
             wanted = ""
         else:
-            wanted = f"the model takes {_takes(specs, bounds or {}, _MOST_HINT - len(given) - 90)}"
+            wanted = f"the model takes {takes_text(specs, bounds, room=MAX_HINT - len(given) - 90)}"
         nearest = "" if not specs or _COMMAND.search(given) else _nearest(specs, offer_random=offer_random)
         for steps in ((given, wanted, nearest), (given, wanted), (given, nearest), (given,), (wanted, nearest)):
             shown = "; ".join(filter(None, steps))
-            if len(shown) <= _MOST_HINT:
+            if len(shown) <= MAX_HINT:
                 error.hint = shown or None
                 break
         raise
-
-
-def _takes(specs: Sequence[InputSpec], bounds: Mapping[str, tuple[int, int]], room: int) -> str:
-    """The inputs with their types, shapes and ranges, as many as there is room for."""
-    shown: list[str] = []
-    for spec in specs:
-        limits = bounds.get(spec.name)
-        inside = "" if limits is None else f" of {limits[0]} to {limits[1] - 1}"
-        shown.append(f"{printable(spec.name)} {spec_text(spec)}{inside}")
-        if sum(map(len, shown)) > max(room, 60) and len(shown) < len(specs):
-            shown[-1:] = [f"and {len(specs) - len(shown) + 1} more"]
-            break
-    return ", ".join(shown)
 
 
 def _nearest(specs: Sequence[InputSpec], *, offer_random: bool) -> str:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.files import open_regular
+from onnxscope.base.shapes import spec_text
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.arrays import check_shape, element_type, spec_text
+from onnxscope.inputs.arrays import check_shape, element_type
 from onnxscope.inputs.samples import Load, Samples, sample_count
 from onnxscope.inputs.sources import WrittenText, closest_files, open_input, suffix_of
 from onnxscope.readers.texts import Row, Text, index_lines, read_line, read_row

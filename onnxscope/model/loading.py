@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import os
 import threading
@@ -18,8 +17,8 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from onnxscope.base import option_types
 from onnxscope.base.files import open_regular
-from onnxscope.base.text import as_typed, printable, shortened
-from onnxscope.errors import InputError, ModelError
+from onnxscope.base.text import printable
+from onnxscope.errors import ModelError
 from onnxscope.model.channel_axes import activation_axes
 from onnxscope.model.graph_checks import require_text
 from onnxscope.model.graphs import Graph, Step, ValueType
@@ -28,7 +27,7 @@ from onnxscope.model.layers import Layer, find_layers
 from onnxscope.model.loop_invariants import read_invariants_outside
 from onnxscope.model.parameters import Parameter, find_parameters
 from onnxscope.model.skeleton import MappedFile, contained_path, skeleton_of, store_of
-from onnxscope.model.stored_model import LARGEST_DIM, InputSpec, StoredModel, computed_size, is_symbol, terms_of
+from onnxscope.model.stored_model import InputSpec, StoredModel, checked_dims
 from onnxscope.model.tensors import every_tensor
 from onnxscope.model.type_inference import infer_ranks, infer_types
 from onnxscope.model.value_axes import ValueAxes, known_axes
@@ -39,7 +38,6 @@ __all__ = ["CustomOps", "Model", "library_files", "load_model"]
 CustomOps = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """Libraries of custom operators that onnxruntime is to load; none by default."""
 
-_MOST_HINT = 300  # characters
 _KEEPING = ("same", "cast", "permuted", "reshaped")  # the numbers
 
 
@@ -81,20 +79,7 @@ class Model(StoredModel):
     def inputs(self) -> tuple[InputSpec, ...]:
         """What must be fed: the declared inputs with the sizes that their open dimensions were given."""
         owner = weakref.ref(self)
-        return tuple(spec.owned(self._sized(spec), owner) for spec in self.declared_inputs)
-
-    def _sized(self, spec: InputSpec) -> tuple[int | str | None, ...] | None:
-        if not self.dims or spec.shape is None:
-            return spec.shape
-        sides: list[int | str | None] = []
-        for axis, dim in enumerate(spec.shape):
-            size = self.dims.get(dim) if isinstance(dim, str) else None
-            if not isinstance(dim, int):
-                size = self.dims.get(f"{spec.name}:{axis}", size)
-            if size is None and isinstance(dim, str):
-                size = computed_size(dim, self.dims)
-            sides.append(dim if size is None else size)
-        return tuple(sides)
+        return tuple(spec.owned(self.sized_shape(spec), owner) for spec in self.declared_inputs)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -219,14 +204,6 @@ class Model(StoredModel):
             self._known_axes[path] = known_axes(self.graphs[path], partial(self.shape_of, self.graphs[path]))
         return self._known_axes[path]
 
-    def taught(self, step: str) -> str:
-        """Return a hint: a step, and what the model takes as far as there is room."""
-        wanted = (
-            f"{spec.name} {spec.dtype} ({', '.join(str(dim or '?') for dim in spec.shape or ())})"
-            for spec in self.declared_inputs
-        )
-        return shortened(f"{step}; the model takes {printable(', '.join(wanted))}", _MOST_HINT)
-
     @cached_property
     def _parameters(self) -> tuple[Sequence[Parameter], Sequence[tuple[str, str]]]:
         return find_parameters(self, self.names)
@@ -255,7 +232,7 @@ def load_model(
     model = source if isinstance(source, Model) else _loaded(source, base_dir)
     if not libraries and not dims:
         return model
-    return _with(model, libraries or model.custom_ops, {**model.dims, **_checked_dims(model, dims or {})})
+    return _with(model, libraries or model.custom_ops, {**model.dims, **checked_dims(model, dims or {})})
 
 
 def library_files(custom_ops: CustomOps) -> tuple[Path, ...]:
@@ -375,40 +352,6 @@ def _with(model: Model, libraries: tuple[Path, ...], dims: Mapping[str, int]) ->
     other.__dict__.update(model.__dict__)
     other.custom_ops, other.dims = libraries, dims
     return other
-
-
-def _checked_dims(model: Model, dims: Mapping[str, int]) -> Mapping[str, int]:
-    """Sizes that the model's inputs can be given; `INPUT:AXIS` stands for the symbol there, where there is one.
-
-    Raises:
-        InputError: No input has such a dimension, it is fixed, has two sizes, or a size is none.
-    """
-    checked: dict[str, int] = {}
-    option_types.mapping("dims", dims, "sizes by the name of a dimension, or by `INPUT:AXIS`")
-    sides = {f"{spec.name}:{axis}": dim for spec in model.declared_inputs for axis, dim in enumerate(spec.shape or ())}
-    names = {dim for dim in sides.values() if isinstance(dim, str)}
-    names |= {term for dim in names for term in terms_of(dim)}
-    for name, size in dims.items():
-        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= LARGEST_DIM:
-            raise InputError(f"the size of a dimension is a whole number, not {size!r}: '{printable(name)}'")
-        if name not in names and name not in sides:
-            open_sides = dict.fromkeys(dim or place for place, dim in sides.items() if not isinstance(dim, int))
-            shown = ", ".join(map(printable, open_sides))
-            near = difflib.get_close_matches(name, open_sides, n=1, cutoff=0.3) or list(open_sides)
-            step = f"`--dim {as_typed(near[0])}={size}`; open are {shown}" if shown else "leave `--dim` out"
-            raise InputError(
-                f"no dimension of an input is called '{printable(name)}': {model.name}", hint=model.taught(step)
-            )
-        fixed = None if name in names else sides[name]
-        if isinstance(fixed, int) and fixed != size:
-            raise InputError(
-                f"the dimension {printable(name)} is fixed at {fixed}, not {size}: {model.name}",
-                hint=model.taught("leave `--dim` out for it"),
-            )
-        key = str(fixed) if is_symbol(fixed) else name
-        if checked.setdefault(key, size) != size:
-            raise InputError(f"two sizes, {checked[key]} and {size}, for the dimension {printable(key)}: {model.name}")
-    return checked
 
 
 def _reload(

@@ -6,11 +6,10 @@ validates what it loads, so names, order, sizes and references are checked here,
 
 from __future__ import annotations
 
-import ast
+import difflib
 import hashlib
 import itertools
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +20,10 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto
 
-from onnxscope.base.text import printable
-from onnxscope.errors import ModelError
+from onnxscope.base import option_types
+from onnxscope.base.shapes import LARGEST_DIM, computed_size, is_symbol, takes_text, terms_of
+from onnxscope.base.text import MAX_HINT, as_typed, printable, shortened
+from onnxscope.errors import InputError, ModelError
 from onnxscope.model.graph_checks import check_graphs, check_operators, check_text, require_text
 from onnxscope.model.graphs import value_type, walk_graphs
 from onnxscope.model.local_functions import inline_functions
@@ -30,16 +31,7 @@ from onnxscope.model.provenance import Provenance, read_provenance
 from onnxscope.model.skeleton import MappedFile
 from onnxscope.model.tensors import Storage, stored_tensors
 
-__all__ = ["LARGEST_DIM", "InputSpec", "StoredModel", "computed_size", "is_symbol", "terms_of"]
-
-LARGEST_DIM = 1 << 40
-_LONGEST_EXPRESSION = 200  # characters; exporters write `batch*seq`, `past_len + 1`
-_COMPUTED: Mapping[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
+__all__ = ["InputSpec", "StoredModel", "checked_dims"]
 
 
 @dataclass(frozen=True)
@@ -159,6 +151,25 @@ class StoredModel:
                 specs.append(InputSpec(value.name, declared.dtype or declared.kind, declared.shape))
         return tuple(specs)
 
+    def sized_shape(self, spec: InputSpec) -> tuple[int | str | None, ...] | None:
+        """The shape of a declared input with the sizes that its open dimensions were given."""
+        if not self.dims or spec.shape is None:
+            return spec.shape
+        sides: list[int | str | None] = []
+        for axis, dim in enumerate(spec.shape):
+            size = self.dims.get(dim) if isinstance(dim, str) else None
+            if not isinstance(dim, int):
+                size = self.dims.get(f"{spec.name}:{axis}", size)
+            if size is None and isinstance(dim, str):
+                size = computed_size(dim, self.dims)
+            sides.append(dim if size is None else size)
+        return tuple(sides)
+
+    def taught(self, step: str) -> str:
+        """Return a hint: a step, and what the model takes as far as there is room."""
+        lead = f"{step}; the model takes "
+        return shortened(f"{lead}{takes_text(self.declared_inputs, room=MAX_HINT - len(lead))}", MAX_HINT)
+
     @cached_property
     def outputs(self) -> tuple[InputSpec, ...]:
         """The declared outputs, in order."""
@@ -209,52 +220,38 @@ class StoredModel:
         return self.storage.array(tensor)
 
 
-def computed_size(dim: str, sizes: Mapping[str, int]) -> int | None:
-    """Return what an exporter's expression of dimensions comes to: `past + sequence`, `batch*seq`, `s0//2`.
+def checked_dims(model: StoredModel, dims: Mapping[str, int]) -> Mapping[str, int]:
+    """Return sizes that a model's inputs can be given; `INPUT:AXIS` stands for the symbol there, where there is one.
 
-    Args:
-        dim: The expression; a name alone is none.
-        sizes: Of the dimensions that it names.
-
-    Returns:
-        A size from 0 up; None where it is no such expression, or a size is not known.
+    Raises:
+        InputError: No input has such a dimension, it is fixed, has two sizes, or a size is none.
     """
-    tree = _expression(dim)
-    size = None if tree is None else _computed(tree, sizes)
-    return size if size is not None and 0 <= size <= LARGEST_DIM else None
-
-
-def terms_of(dim: str) -> frozenset[str]:
-    """Return the names in an expression of dimensions; none where it is no expression."""
-    tree = _expression(dim)
-    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name)) if tree else frozenset()
-
-
-def is_symbol(dim: int | str | None) -> bool:
-    """Whether a dimension has a name that means one size wherever it stands: `?` means none."""
-    return isinstance(dim, str) and any(map(str.isalnum, dim)) and not terms_of(dim)
-
-
-def _expression(dim: str) -> ast.expr | None:
-    try:
-        tree = ast.parse(dim.strip(), mode="eval").body if len(dim) <= _LONGEST_EXPRESSION else None
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    return None if isinstance(tree, ast.Name) else tree
-
-
-def _computed(tree: ast.AST, sizes: Mapping[str, int]) -> int | None:
-    if isinstance(tree, ast.Name):
-        return sizes.get(tree.id)
-    if isinstance(tree, ast.Constant) and type(tree.value) is int:
-        return tree.value
-    if isinstance(tree, ast.BinOp) and type(tree.op) in _COMPUTED:
-        left, right = _computed(tree.left, sizes), _computed(tree.right, sizes)
-        if left is None or right is None or (isinstance(tree.op, ast.FloorDiv) and not right):
-            return None
-        size = _COMPUTED[type(tree.op)](left, right)
-        return size if 0 <= size <= LARGEST_DIM else None
-    return None
+    checked: dict[str, int] = {}
+    option_types.mapping("dims", dims, "sizes by the name of a dimension, or by `INPUT:AXIS`")
+    sides = {f"{spec.name}:{axis}": dim for spec in model.declared_inputs for axis, dim in enumerate(spec.shape or ())}
+    names = {dim for dim in sides.values() if isinstance(dim, str)}
+    names |= {term for dim in names for term in terms_of(dim)}
+    for name, size in dims.items():
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= LARGEST_DIM:
+            raise InputError(f"the size of a dimension is a whole number, not {size!r}: '{printable(name)}'")
+        if name not in names and name not in sides:
+            open_sides = dict.fromkeys(dim or place for place, dim in sides.items() if not isinstance(dim, int))
+            shown = ", ".join(map(printable, open_sides))
+            near = difflib.get_close_matches(name, open_sides, n=1, cutoff=0.3) or list(open_sides)
+            step = f"`--dim {as_typed(near[0])}={size}`; open are {shown}" if shown else "leave `--dim` out"
+            raise InputError(
+                f"no dimension of an input is called '{printable(name)}': {model.name}", hint=model.taught(step)
+            )
+        fixed = None if name in names else sides[name]
+        if isinstance(fixed, int) and fixed != size:
+            raise InputError(
+                f"the dimension {printable(name)} is fixed at {fixed}, not {size}: {model.name}",
+                hint=model.taught("leave `--dim` out for it"),
+            )
+        key = str(fixed) if is_symbol(fixed) else name
+        if checked.setdefault(key, size) != size:
+            raise InputError(f"two sizes, {checked[key]} and {size}, for the dimension {printable(key)}: {model.name}")
+    return checked
 
 
 def _own_texts(proto: ModelProto) -> Iterator[str]:

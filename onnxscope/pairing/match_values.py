@@ -13,9 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnxscope.base.shapes import spec_text
 from onnxscope.base.text import counted, printable
 from onnxscope.errors import InputError
-from onnxscope.inputs.arrays import spec_text
 from onnxscope.inputs.layouts import find_layout
 from onnxscope.model.loading import Model
 from onnxscope.model.stored_model import InputSpec

@@ -11,13 +11,13 @@ from typing import Any
 
 import onnx
 
+from onnxscope.base.shapes import LARGEST_DIM, computed_size
 from onnxscope.errors import InputError
 from onnxscope.model.channel_axes import weight_axis
 from onnxscope.model.encodings import FEW_BITS, encoding_of
 from onnxscope.model.graphs import Graph, Node, Step, ValueType, declared_types
 from onnxscope.model.layer_names import Operand
 from onnxscope.model.loading import Model
-from onnxscope.model.stored_model import LARGEST_DIM, computed_size
 from onnxscope.selection.known_shapes import known_shapes
 from onnxscope.selection.sizes import bind_sizes, infer_sizes
 

@@ -12,9 +12,10 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxscope.base import option_types
+from onnxscope.base.shapes import is_symbol
 from onnxscope.model.graphs import Step, ValueType, attribute_value, walk_graphs
 from onnxscope.model.loading import Model
-from onnxscope.model.stored_model import StoredModel, is_symbol
+from onnxscope.model.stored_model import StoredModel
 from onnxscope.model.type_inference import infer_types
 
 __all__ = ["bind_sizes", "infer_sizes", "name_sizes"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from onnxscope.base.shapes import shape_text
 from onnxscope.errors import InputError
-from onnxscope.inputs.layouts import find_layout, image_layout, shape_text
+from onnxscope.inputs.layouts import find_layout, image_layout
 
 
 def refusal(*arguments):
@@ -70,9 +71,3 @@ def test_an_unknown_layout():
     message, hint = refusal("x", (1, 3, 8, 8), "chwn")
     assert message == "unknown layout 'chwn'"
     assert hint == "one of auto, nchw, nhwc"
-
-
-def test_shapes_in_messages():
-    assert shape_text(None) == "of unknown rank"
-    assert (shape_text(()), shape_text((3,))) == ("()", "(3,)")
-    assert shape_text(("ba\ntch", None, 3)) == r"(ba\ntch, ?, 3)"
