@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxscope.base.files import refuse_inputs
 from onnxscope.base.run_options import RunOptions
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
@@ -208,21 +207,21 @@ def _show_reasons(result: Comparison, mend: Path | None) -> None:
 def _refuse_mended(
     place: Path, models: tuple[Model, Model], inputs: tuple[str, ...], feeding: FeedingOptions, force: bool
 ) -> None:
-    from onnxscope.datasets.read_files import files_of
+    from onnxscope.datasets.read_files import refuse_read
     from onnxscope.explaining.mended_copy import mended_files, refuse_mended
 
-    refuse_inputs(mended_files(place), files_of(*models, inputs=inputs, **feeding))
+    refuse_read(mended_files(place), *models, inputs=inputs, **feeding)
     refuse_mended(place, force=force)
 
 
 def _refuse(
     folder: Path, models: tuple[Model, Model], inputs: tuple[str, ...], feeding: FeedingOptions, force: bool
 ) -> None:
-    from onnxscope.datasets.read_files import files_of
+    from onnxscope.datasets.read_files import refuse_read
     from onnxscope.extracting.part_folder import files_of_part, refuse_others
 
     written = [path for name in ("a", "b") for path in files_of_part(folder / name)]
-    refuse_inputs(written, files_of(*models, inputs=inputs, **feeding))
+    refuse_read(written, *models, inputs=inputs, **feeding)
     for name in ("a", "b"):
         refuse_others(folder / name, force=force)
 

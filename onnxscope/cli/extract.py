@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxscope.base.files import refuse_inputs
 from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
 from onnxscope.terminal.options import (
     Presentation,
@@ -68,13 +67,13 @@ def extract(
     onnxscope extract model.onnx --select layer1.0 -i photo.jpg -o part
     onnxscope extract model.onnx -i x.npy --shrink -o fault
     """
-    from onnxscope.datasets.read_files import files_of
+    from onnxscope.datasets.read_files import refuse_read
     from onnxscope.extracting.extract_part import extract as cut
     from onnxscope.extracting.part_folder import files_of_part, refuse_others
     from onnxscope.model.loading import load_model
 
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)
-    refuse_inputs(files_of_part(output), files_of(loaded, inputs=inputs, **feeding))
+    refuse_read(files_of_part(output), loaded, inputs=inputs, **feeding)
     refuse_others(output, force=force)
     part = cut(loaded, list(inputs) or None, select=select, start=start, end=end, shrink=shrink, **feeding)
     files = part.save(output, force=force)

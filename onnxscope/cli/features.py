@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.base.files import refuse_inputs
 from onnxscope.base.json_files import dump_json
 from onnxscope.base.text import counted
 from onnxscope.terminal.feeding import dim_option, feeding_options, input_option, replace_option
@@ -69,15 +68,15 @@ def features(
     """Run MODEL on INPUT and draw what its layers compute."""
     from onnxscope.analyses.feature_maps import features as compute
     from onnxscope.analyses.folders import files_in_place, refuse_others, save_features
-    from onnxscope.datasets.read_files import files_of
+    from onnxscope.datasets.read_files import refuse_read
     from onnxscope.drawing.mosaics import colour_table
     from onnxscope.model.loading import load_model
     from onnxscope.patching.replacements import replacement_files
 
     colour_table(cmap)  # a misspelt map should not cost a run
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)
-    read = (*files_of(loaded, inputs=inputs, **feeding), *replacement_files(replace))
-    refuse_inputs(files_in_place(output, "features"), read)
+    read = replacement_files(replace)
+    refuse_read(files_in_place(output, "features"), loaded, inputs=inputs, read=read, **feeding)
     refuse_others(output, "features", [], arrays=arrays, force=force)
     maps = compute(
         loaded,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, require_folders
+from onnxscope.base.files import record_file, refuse_foreign, require_folders
 from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
 from onnxscope.terminal.options import Presentation, common, custom_ops_option, force_option, model_argument
 
@@ -55,14 +55,13 @@ def recipe(
     """
     from onnxscope.analyses.recipe_finding import recipe as find
     from onnxscope.analyses.recipe_finding import write_into
-    from onnxscope.datasets.read_files import files_of
+    from onnxscope.datasets.read_files import refuse_read
     from onnxscope.model.loading import load_model
     from onnxscope.selection.feeding_recipes import SCHEMA, recipe_path
 
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)
     place = recipe_path(loaded.path) if output is None and into is None else output
-    read = [file for file in files_of(loaded, inputs=inputs, **feeding) if place is None or Path(file) != place]
-    refuse_inputs([place, into], read)
+    refuse_read([place, into], loaded, inputs=inputs, updated=place, **feeding)
     refuse_foreign([(place, record_file(SCHEMA))], force=force)
     require_folders(place, into)
     found = find(loaded, list(inputs) or None, **feeding)

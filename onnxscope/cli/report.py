@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxscope.base.files import OVERLAY, PAGE, refuse_foreign, refuse_inputs, require_folders
+from onnxscope.base.files import OVERLAY, PAGE, refuse_foreign, require_folders
 from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
 from onnxscope.terminal.options import (
     Presentation,
@@ -102,7 +102,7 @@ def report(
     shown: Presentation,
 ) -> None:
     """Write one self-contained page about MODEL: what deserves attention, its layers, their pictures and numbers."""
-    from onnxscope.datasets.read_files import files_of
+    from onnxscope.datasets.read_files import refuse_read
     from onnxscope.model.loading import load_model
     from onnxscope.reporting.overlays import overlay_files
     from onnxscope.reporting.reports import report as make
@@ -111,11 +111,8 @@ def report(
         raise click.UsageError("--explain needs another model and what both are fed: --against and -i")
     models = [load_model(path, custom_ops=custom_ops) for path in (model, against) if path is not None]
     models[0] = load_model(models[0], dims=dims)
-    refuse_inputs(
-        [output, *(overlay_files(node_data) if node_data is not None else ())],
-        [*files_of(*models, inputs=inputs, **feeding), profile],
-    )
     overlays = overlay_files(node_data) if node_data is not None else []
+    refuse_read([output, *overlays], *models, inputs=inputs, read=[profile], **feeding)
     refuse_foreign([(output, PAGE), *((path, OVERLAY) for path in overlays)], force=force)
     require_folders(output)
     progress = StatusLine() if sys.stderr.isatty() and not shown.quiet else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxscope.base.files import CHART, refuse_foreign, refuse_inputs, require_folders
+from onnxscope.base.files import CHART
 from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
 from onnxscope.terminal.options import (
     Presentation,
@@ -137,13 +137,11 @@ def sensitivity(
         _restore(loaded, load_model(quantized, custom_ops=custom_ops), list(inputs), fed, shown)
         return
     if output is not None:
-        from onnxscope.datasets.read_files import files_of
+        from onnxscope.datasets.read_files import check_outputs
         from onnxscope.narrowing.result import picture_form
 
-        refuse_inputs([output], files_of(loaded, inputs=inputs, **feeding))
-        refuse_foreign([(output, CHART)], force=force)
+        check_outputs([(output, CHART)], loaded, inputs=inputs, force=force, **feeding)
         picture_form(output)
-        require_folders(output)
     found = measure(
         loaded,
         list(inputs),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxscope.base.files import record_file, refuse_foreign, refuse_inputs, require_folders
+from onnxscope.base.files import record_file
 from onnxscope.base.run_options import RecipeUsed
 from onnxscope.terminal.feeding import dim_option, feeding_options, input_option
 from onnxscope.terminal.options import (
@@ -55,16 +55,14 @@ def snapshot(
     shown: Presentation,
 ) -> None:
     """Write a baseline of MODEL: structure, weights, and what its layers compute on INPUT."""
-    from onnxscope.datasets.read_files import files_of
+    from onnxscope.datasets.read_files import check_outputs
     from onnxscope.gate.baseline import SCHEMA
     from onnxscope.gate.baseline import snapshot as take
     from onnxscope.gate.unstable_records import notes_on_change
     from onnxscope.model.loading import load_model
 
     loaded = load_model(model, custom_ops=custom_ops, dims=dims)
-    refuse_inputs([output], files_of(loaded, inputs=inputs, **feeding))
-    refuse_foreign([(output, record_file(SCHEMA))], force=force)
-    require_folders(output)
+    check_outputs([(output, record_file(SCHEMA))], loaded, inputs=inputs, force=force, **feeding)
     baseline = take(
         loaded,
         list(inputs) or None,

@@ -15,12 +15,13 @@ import onnx
 
 from onnxscope._version import __version__
 from onnxscope.analyses.weight_statistics import WeightStatistics, weights
-from onnxscope.base.files import partial_path, record_file, refuse_foreign, refuse_inputs, writing_whole
+from onnxscope.base.files import partial_path, record_file, refuse_foreign, writing_whole
 from onnxscope.base.plugins import load_engine
 from onnxscope.base.run_options import FeedingOptions, OnError, RunOptions
 from onnxscope.base.text import counted, printable
 from onnxscope.datasets.batches import Fed, few_samples, read_batches
 from onnxscope.datasets.dataset import Dataset, open_dataset
+from onnxscope.datasets.read_files import refuse_read
 from onnxscope.errors import InputError, MergeError, OutputError
 from onnxscope.inputs.presets import recipe_file
 from onnxscope.model.loading import CustomOps, Model
@@ -129,8 +130,8 @@ def stats(
     dataset = open_dataset(inputs, loaded, options).noting(*remarks)
     kept = None
     if output is not None:
-        read = (*loaded.files, *dataset.files, recipe_file(options.preprocess), *replacement_files(replace))
-        refuse_inputs((output, partial_path(output)), read)
+        read = (*dataset.files, recipe_file(options.preprocess), options.tokenizer, *replacement_files(replace))
+        refuse_read((output, partial_path(output)), loaded, read=read, **feeding)
         refuse_foreign([(output, record_file(PROFILE_FORMAT.schema))], force=force)
         kept = _Kept(Path(output), resume=resume)
     run_on, effect = with_replacements(loaded, options, runs_of_dataset(dataset, options), at=at)
