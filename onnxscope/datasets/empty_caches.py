@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxscope.base.text import counted, printable
+from onnxscope.datasets.derived_samples import DerivedSamples
 from onnxscope.errors import InputError
 from onnxscope.inputs.samples import Load, Samples, sample_count
 
@@ -23,48 +24,28 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _EmptyCaches(Samples):
+class _EmptyCaches(DerivedSamples):
     """Samples, with caches of nothing and with what follows from how many tokens there are.
 
     Attributes:
-        data: Of the inputs that the data is of.
-        ids: The one of them that takes tokens.
+        ids: The one of the inputs of the data that takes tokens.
         states: The caches.
     """
 
-    data: Samples
     ids: InputSpec
     states: tuple[State, ...]
 
     @property
-    def files(self) -> list[str]:
-        """Those of the data."""
-        return self.data.files
-
-    @property
-    def names(self) -> list[str]:
-        """Those of the data."""
-        return self.data.names
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """That of the data, and which outputs would feed the caches; there are no steps."""
+    def beside_record(self) -> dict[str, Any]:
+        """Which outputs would feed the caches; there are no steps."""
         pairs = {state.output: state.input.name for state in self.states}
-        state: dict[str, Any] = {"pairs": pairs, "steps": [], "step": None, "tokens": [], "generated": 0, "first": {}}
-        return {**self.data.record, "state": state}
+        return {"state": {"pairs": pairs, "steps": [], "step": None, "tokens": [], "generated": 0, "first": {}}}
 
     @property
-    def notes(self) -> list[str]:
-        """Those of the data, and what is fed beside it."""
+    def beside_notes(self) -> list[str]:
+        """What is fed beside the data."""
         caches = counted(len(self.states), "input")
-        return [
-            *self.data.notes,
-            f"one run over all tokens, {caches} of the cache empty: `--state auto` steps over them one by one",
-        ]
-
-    def name(self, position: int) -> str:
-        """That of the data."""
-        return self.data.name(position)
+        return [f"one run over all tokens, {caches} of the cache empty: `--state auto` steps over them one by one"]
 
     def first(self, count: int) -> _EmptyCaches:
         """The first samples."""
@@ -101,8 +82,7 @@ class _EmptyCaches(Samples):
         rows = sample_count(arrays, self.data.batch_axes) or 1
         samples = [sample for sample, _ in loaded]
         samples += samples[-1:] * (rows - len(samples))  # copies fill up a fixed batch
-        said = self.notes[len(self.data.notes) :]
-        return {**arrays, **self._joined(arrays, samples)}, count, [*notes, *said]
+        return {**arrays, **self._joined(arrays, samples)}, count, [*notes, *self.beside_notes]
 
     def _held(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """What of a sample is the data's."""

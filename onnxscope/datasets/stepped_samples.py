@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from onnxscope.datasets.derived_samples import DerivedSamples
 from onnxscope.errors import InputError
 from onnxscope.inputs.array_samples import ArraySamples
 from onnxscope.inputs.array_sets import ArraySets
@@ -22,12 +23,11 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SteppedSamples(Samples):
+class SteppedSamples(DerivedSamples):
     """The steps of sequences, one sequence after the other; each is a sample, fed the states that it had.
 
     Attributes:
         steps: The samples, as arrays.
-        data: What the sequences were made of.
         labels: What each step is called.
         walked: What results say of the states.
         remarks: Remarks for people.
@@ -39,7 +39,6 @@ class SteppedSamples(Samples):
     kind = "arrays"
 
     steps: ArraySamples | ArraySets
-    data: Samples
     labels: tuple[str, ...]
     walked: Mapping[str, Any]
     remarks: tuple[str, ...]
@@ -71,24 +70,14 @@ class SteppedSamples(Samples):
         )
 
     @property
-    def files(self) -> list[str]:
-        """Those of the data."""
-        return self.data.files
+    def beside_record(self) -> dict[str, Any]:
+        """Which output feeds which input."""
+        return {"state": dict(self.walked)}
 
     @property
-    def names(self) -> list[str]:
-        """Those of the data."""
-        return self.data.names
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """That of the data, and which output feeds which input."""
-        return {**self.data.record, "state": dict(self.walked)}
-
-    @property
-    def notes(self) -> list[str]:
-        """Those of the data, and what was stepped."""
-        return [*self.data.notes, *self.remarks]
+    def beside_notes(self) -> tuple[str, ...]:
+        """What was stepped."""
+        return self.remarks
 
     def name(self, position: int) -> str:
         """The sequence's name, and the step."""
@@ -133,7 +122,7 @@ class SteppedSamples(Samples):
                 hint="`--step K` takes one of them; `stats` takes them all",
             )
         arrays, count, notes = self.steps.whole(load)
-        return arrays, count, [*self.data.notes, *self.remarks, *notes]
+        return arrays, count, [*self.notes, *notes]
 
 
 def parted(samples: Samples, parting: Mapping[str, Any] | None) -> Samples:
