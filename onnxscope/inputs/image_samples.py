@@ -22,6 +22,7 @@ from onnxscope.inputs.samples import Load, Samples
 from onnxscope.inputs.sources import files_behind, open_input
 from onnxscope.inputs.teaching import also
 from onnxscope.readers.images import MAX_IMAGE_BYTES, Colour, Picture, normalize_image, read_image
+from onnxscope.readers.ways_said import first_said
 
 if TYPE_CHECKING:
     from onnxscope.model.stored_model import InputSpec
@@ -252,17 +253,19 @@ def preset_for(specs: Sequence[InputSpec], options: RunOptions, recorded: str | 
     channels, dtype = _colours(spec, axes), element_type(spec)
     asked = options.preprocess if isinstance(options.preprocess, str) else ""
     nearest = nearest_preset(channels, dtype, asked)
-    chosen, notes = None, []
+    given = options.preprocess
+    as_they_are = spec.dtype == "uint8"
+    notes = []
     try:
-        if options.preprocess is not None:
-            chosen = load_preset(options.preprocess, hint=nearest)
-        elif recorded is None and spec.dtype == "uint8":
-            chosen = PRESETS["none"]
-            notes.append("the model takes uint8: pictures are fed as they are, 0..255 (the preset `none`)")
-        elif recorded is None:
-            chosen = preset_beside(spec.model.path if spec.model else None)
-            notes += [] if chosen is None else [f"prepared as {chosen.name} beside the model says"]
-        preset = chosen or preset_of_model(recorded, nearest)
+        chosen, by = first_said(
+            None if given is None else lambda: load_preset(given, hint=nearest),
+            None if recorded is None else lambda: preset_of_model(recorded, nearest),
+            lambda: PRESETS["none"] if as_they_are else preset_beside(spec.model.path if spec.model else None),
+        )
+        preset = chosen or preset_of_model(None, nearest)
+        if by == "beside":
+            uint8 = "the model takes uint8: pictures are fed as they are, 0..255 (the preset `none`)"
+            notes.append(uint8 if as_they_are else f"prepared as {preset.name} beside the model says")
         preset.check(channels, dtype)
     except InputError as error:
         raise error if nearest is None or nearest in (error.hint or "") else also(error, nearest) from None

@@ -24,6 +24,7 @@ from onnxscope.errors import InputError
 from onnxscope.readers.image_recipes import ONLY_WITH, Filter, Order, Resize, parse_recipe, processor_recipe
 from onnxscope.readers.images import MAX_PIXELS, Picture
 from onnxscope.readers.sound_recipes import SOUND_RECIPES
+from onnxscope.readers.ways_said import file_beside
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -367,20 +368,15 @@ def preset_beside(model: Path | None) -> Preset | None:
     Raises:
         InputError: It is there and cannot be read, or asks for steps that no recipe has.
     """
-    folders = () if model is None else (model.parent, *([model.parent.parent] if model.parent.name == "onnx" else []))
-    for folder in folders:
-        path = folder / _PROCESSOR
-        if not path.is_file():
-            continue
-        where = f"{_PROCESSOR}, beside the model"
-        try:
-            with open_regular(str(path), limit_bytes=_MAX_RECIPE_BYTES) as stream:
-                recipe = processor_recipe(stream.read(_MAX_RECIPE_BYTES), where)
-        except InputError as error:
-            raise InputError(str(error)) from error  # what a recipe of ours may hold does not help
-        if recipe is not None:
-            return Preset(**recipe)
-    return None
+    path = file_beside(None if model is None else model.parent, _PROCESSOR)
+    if path is None:
+        return None
+    try:
+        with open_regular(str(path), limit_bytes=_MAX_RECIPE_BYTES) as stream:
+            recipe = processor_recipe(stream.read(_MAX_RECIPE_BYTES), f"{_PROCESSOR}, beside the model")
+    except InputError as error:
+        raise InputError(str(error)) from error  # what a recipe of ours may hold does not help
+    return None if recipe is None else Preset(**recipe)
 
 
 def recipe_file(preset: str | os.PathLike[str] | Preset | None) -> str | None:

@@ -21,9 +21,16 @@ from onnxscope.inputs.arrays import element_type, only_input
 from onnxscope.inputs.presets import PRESETS, Preset, load_preset
 from onnxscope.inputs.sources import NamedFiles, is_sound, open_input
 from onnxscope.inputs.teaching import also
-from onnxscope.readers.log_mel import frame_count, log_mel, samples_of_frames
-from onnxscope.readers.sound_recipes import SOUND_RECIPES, SoundRecipe, load_sound_recipe, sound_recipe_beside
+from onnxscope.readers.log_mel import frame_count, log_mel, prepared_wave, samples_of_frames
+from onnxscope.readers.sound_recipes import (
+    SOUND_RECIPES,
+    SoundRecipe,
+    load_sound_recipe,
+    recorded_sound_recipe,
+    sound_recipe_beside,
+)
 from onnxscope.readers.sounds import read_sound, resample, sound_size
+from onnxscope.readers.ways_said import first_said
 from onnxscope.selection.input_roles import counts_what_is_fed
 
 if TYPE_CHECKING:
@@ -49,7 +56,6 @@ _SHORTEST = 64  # samples of a sound: an input of fewer numbers takes something 
 _MOST_NUMBERS = 1 << 28  # of one sound's features
 _A_SECOND = 16_000
 _MOST_BANDS = 1024
-_TINY = 1e-7  # added to the variance that a sound is divided by the root of, as transformers does
 
 
 def load_recipe(given: str | os.PathLike[str]) -> Preset | SoundRecipe:
@@ -61,10 +67,9 @@ def load_recipe(given: str | os.PathLike[str]) -> Preset | SoundRecipe:
     try:
         return load_preset(given)
     except InputError as error:
-        try:
+        with contextlib.suppress(InputError):
             return load_sound_recipe(given)
-        except InputError:
-            raise error from None
+        raise error from None
 
 
 def recipe_of_sounds(
@@ -89,20 +94,24 @@ def recipe_of_sounds(
     """
     if not any(map(is_sound, paths)):
         return None
-    if given is not None:
-        nearest = _nearest_recipe(specs, given if isinstance(given, str) else "")
-        try:
-            return load_sound_recipe(given, hint=nearest)
-        except InputError as error:
-            if isinstance(given, str) and given in PRESETS:
-                fault = f"the preset {given!r} is for images, not for sounds"
-                raise InputError(fault, hint=error.hint) from error
-            raise error if error.hint else also(error, nearest) from None
-    if recorded is not None:
-        with contextlib.suppress(InputError):
-            return load_sound_recipe(recorded, files=False)
     model = next((spec.model for spec in specs if spec.model is not None), None)
-    return None if model is None else sound_recipe_beside(next(iter(model.storage.files), None))
+    recipe, _ = first_said(
+        None if given is None else lambda: _asked_recipe(given, specs),
+        None if recorded is None else lambda: recorded_sound_recipe(recorded),
+        lambda: sound_recipe_beside(None if model is None else model.path),
+    )
+    return recipe
+
+
+def _asked_recipe(given: str | os.PathLike[str], specs: Sequence[InputSpec]) -> SoundRecipe:
+    nearest = _nearest_recipe(specs, given if isinstance(given, str) else "")
+    try:
+        return load_sound_recipe(given, hint=nearest)
+    except InputError as error:
+        if isinstance(given, str) and given in PRESETS:
+            fault = f"the preset {given!r} is for images, not for sounds"
+            raise InputError(fault, hint=error.hint) from error
+        raise error if error.hint else also(error, nearest) from None
 
 
 @dataclass(frozen=True)
@@ -316,8 +325,8 @@ def _pieces(sound: Array, rate: int, recipe: SoundRecipe, places: _Places) -> tu
         sound = _cut(sound, size, recipe)
     if len(shape) == 1:
         heard = size or len(sound)
-        return _prepared(_cut(sound, heard, recipe), recipe), heard
-    sound = _prepared(sound, recipe)
+        return prepared_wave(_cut(sound, heard, recipe), recipe), heard
+    sound = prepared_wave(sound, recipe)
     length = size or len(sound)
     context = recipe.context if recipe.context < length else 0
     step = length - context
@@ -368,7 +377,7 @@ def _features(sound: Array, recipe: SoundRecipe, places: _Places, where: str) ->
         raise InputError(f"a sound of {len(sound):,} samples, less than one window of {recipe.name!r}: {where}")
     if count * max(recipe.bands, recipe.n_fft // 64) > _MOST_NUMBERS:
         raise InputError(f"{count:,} frames of {recipe.bands} bands are too many: {where}", hint="take a longer `hop`")
-    features: Array = log_mel(_prepared(sound, recipe), recipe)
+    features: Array = log_mel(prepared_wave(sound, recipe), recipe)
     size = size or count
     windows = -(-count // size)
     padded = np.zeros((windows * size, recipe.bands), np.float32)
@@ -388,11 +397,3 @@ def _cut(sound: Array, samples: int, recipe: SoundRecipe) -> Array:
     if recipe.pad == "start":
         return np.concatenate([np.zeros(missing, sound.dtype), sound[max(0, len(sound) - samples) :]])
     return np.concatenate([sound[:samples], np.zeros(missing, sound.dtype)])
-
-
-def _prepared(sound: Array, recipe: SoundRecipe) -> Array:
-    """A sound as its recipe wants its samples; features scale them on their own."""
-    wave = sound.astype(np.float64)
-    if recipe.standardize:
-        wave = (wave - wave.mean()) / np.sqrt(wave.var() + _TINY)
-    return wave * recipe.scale if recipe.features == "wave" else wave

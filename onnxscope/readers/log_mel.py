@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from onnxscope.readers.sound_recipes import SoundRecipe
 
-__all__ = ["frame_count", "log_mel", "mel_bands", "samples_of_frames"]
+__all__ = ["frame_count", "log_mel", "mel_bands", "prepared_wave", "samples_of_frames"]
 
 Floats = NDArray[np.float64]
 
 _BLOCK = 1 << 20  # numbers of windows that are transformed at a time
 _TINY = 1e-5  # added to deviations that are divided by, as NeMo does
+_LEAST_VARIANCE = 1e-7  # added to the variance that a sound is divided by the root of, as transformers does
 _KNEE_HZ, _KNEE_MEL, _LOG_STEP = 1000.0, 15.0, math.log(6.4) / 27.0  # of Slaney's scale: linear, then logarithmic
 
 
@@ -32,6 +33,14 @@ def samples_of_frames(frames: int, recipe: SoundRecipe) -> int:
     if recipe.edges == "snip":
         return recipe.window_length + (frames - 1) * recipe.hop
     return max(1, (frames - 1 + recipe.drop_last) * recipe.hop)
+
+
+def prepared_wave(sound: NDArray[Any], recipe: SoundRecipe) -> Floats:
+    """Return a sound, of shape (samples,), as its recipe wants its samples; features scale them on their own."""
+    wave = sound.astype(np.float64)
+    if recipe.standardize:
+        wave = (wave - wave.mean()) / np.sqrt(wave.var() + _LEAST_VARIANCE)
+    return wave * recipe.scale if recipe.features == "wave" else wave
 
 
 def log_mel(sound: NDArray[Any], recipe: SoundRecipe) -> NDArray[np.float32]:

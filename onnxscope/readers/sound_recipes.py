@@ -53,8 +53,9 @@ from onnxscope.base.files import open_regular
 from onnxscope.base.json_files import parse_json
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
+from onnxscope.readers.ways_said import file_beside
 
-__all__ = ["SOUND_RECIPES", "SoundRecipe", "load_sound_recipe", "sound_recipe_beside"]
+__all__ = ["SOUND_RECIPES", "SoundRecipe", "load_sound_recipe", "recorded_sound_recipe", "sound_recipe_beside"]
 
 Features = Literal["log_mel", "wave"]
 Side = Literal["end", "start"]
@@ -238,6 +239,14 @@ def load_sound_recipe(
     return _parse(content, where, os.path.splitext(os.path.basename(text))[0][:60])
 
 
+def recorded_sound_recipe(recorded: str) -> SoundRecipe | None:
+    """Return the recipe that a model records, by its name or in JSON, never as a path; None of one for images."""
+    try:
+        return load_sound_recipe(recorded, files=False)
+    except InputError:
+        return None
+
+
 def sound_recipe_beside(model: Path | None) -> SoundRecipe | None:
     """Return the steps that `preprocessor_config.json` beside a model's file says, None where there are none of sounds.
 
@@ -249,9 +258,8 @@ def sound_recipe_beside(model: Path | None) -> SoundRecipe | None:
     Raises:
         InputError: It is there and cannot be read, or asks for what no recipe has.
     """
-    folders = () if model is None else (model.parent, *([model.parent.parent] if model.parent.name == "onnx" else []))
     where = f"{_EXTRACTOR}, beside the model"
-    path = next((folder / _EXTRACTOR for folder in folders if (folder / _EXTRACTOR).is_file()), None)
+    path = file_beside(None if model is None else model.parent, _EXTRACTOR)
     if path is None:
         return None
     with open_regular(str(path), limit_bytes=_MAX_EXTRACTOR_BYTES) as stream:

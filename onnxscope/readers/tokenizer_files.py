@@ -13,6 +13,7 @@ from onnxscope.base.json_files import MAX_INTEGER, parse_json
 from onnxscope.base.text import first_line, printable
 from onnxscope.errors import InputError
 from onnxscope.readers.texts import Text
+from onnxscope.readers.ways_said import file_beside
 
 __all__ = ["MAX_TOKENIZER_BYTES", "Encoded", "Tokenizer", "read_tokenizer", "tokenizer_beside"]
 
@@ -22,7 +23,6 @@ MAX_TOKENIZER_BYTES = 64 << 20
 _PADS = ("[PAD]", "<pad>", "<PAD>", "<|pad|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<|im_end|>")
 """What the token that pads is called where a file does not say; models without one pad with the end of a text."""
 _NAME = "tokenizer.json"
-_ONNX_FOLDER = "onnx"  # of repositories that keep a model in several formats
 _HINT = "a tokenizer is the `tokenizer.json` that the library `tokenizers` writes"
 
 
@@ -148,13 +148,8 @@ def read_tokenizer(stream: IO[bytes], path: str, longest: int | None = None) -> 
 
 def tokenizer_beside(folder: str | os.PathLike[str] | None) -> str | None:
     """Return the path of the tokenizer beside a model, or in the folder above one that is called `onnx`."""
-    if folder is None:
-        return None
-    folders = [os.fspath(folder)]
-    if os.path.basename(folders[0]).casefold() == _ONNX_FOLDER:
-        folders.append(os.path.dirname(folders[0]))
-    paths = (os.path.join(each, _NAME) for each in folders)
-    return next((path for path in paths if os.path.isfile(path)), None)
+    path = file_beside(folder, _NAME)
+    return None if path is None else str(path)
 
 
 def _cut_to(library: Any, length: int, section: Mapping[str, Any]) -> None:

@@ -304,6 +304,11 @@ def test_what_stands_beside_the_model_is_taken_and_said(tmp_path):
         )
     assert opened(path, onnxscope.load_model(tmp_path / "m.onnx"), "kaldi").record["preset"] == "kaldi"
 
+    (tmp_path / "blobs").mkdir()  # a hub's cache keeps files apart, and links to them stand beside each other
+    (tmp_path / "onnx" / "m.onnx").rename(tmp_path / "blobs" / "m.onnx")
+    (tmp_path / "onnx" / "m.onnx").symlink_to(tmp_path / "blobs" / "m.onnx")
+    assert opened(path, onnxscope.load_model(tmp_path / "onnx" / "m.onnx")).whole().arrays["x"].shape == (1, 128, 200)
+
     onnx.save(of_shape("batch", "samples").proto, tmp_path / "m.onnx")
     config = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": True, "sampling_rate": 8000}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
