@@ -62,7 +62,7 @@ class ImageSamples(Samples):
             InputError: They have none.
         """
         spec, axes = place_of_images(specs, layout)
-        follows = preset.size is None or preset.resize == "shorter"
+        follows = preset.follows
         multiple = 1
         if follows and None in _sides(spec, axes) and spec.model is not None:
             from onnxscope.inputs.trial_runs import image_multiple  # and with it onnx

@@ -41,6 +41,7 @@ __all__ = [
 
 _MAX_RECIPE_BYTES = 65_536
 _PROCESSOR = "preprocessor_config.json"
+_BY_A_SIDE = ("shorter", "longer")  # ways to resize
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class Preset:
     Attributes:
         name: What results call it.
         resize: `straight` to the target; `crop`: shorter side to `shorter_side`, then the target from the centre;
-            `letterbox`: as large as goes into the target, and `pad` around it; `shorter`: straight to a target whose
-            shorter side is `shorter_side`, unless that is given.
+            `letterbox`: as large as goes into the target, and `pad` around it; `shorter` and `longer`: straight to a
+            target whose shorter side is `shorter_side`, or whose longer one is `longer_side`, unless that is given.
         filter: Pillow's resampling filter, always antialiased.
         size: Height and width where the model leaves them open, one number for both; None for the picture's own.
         shorter_side: For `shorter`, and for `crop` with a target of `size`; other targets scale it by target / size.
-        longer_side: Only for `shorter`: what the longer side may have at most, None for any.
+        longer_side: For `longer`; for `shorter` what the longer side may have at most, None for any.
         pad: Only for `letterbox`: a level 0..255.
         order: Order of the channels of a colour image.
         divisor: Of the values 0..255.
@@ -81,6 +82,11 @@ class Preset:
         return self.divisor == 1 and not any(self.mean) and all(value == 1 for value in self.std)
 
     @property
+    def follows(self) -> bool:
+        """Whether sides that the model leaves open follow the image's own."""
+        return self.size is None or self.resize in _BY_A_SIDE
+
+    @property
     def record(self) -> str | dict[str, Any]:
         """What results record: the name of one of ours, else the whole recipe."""
         return self.name if self == PRESETS.get(self.name) else self.to_dict()
@@ -104,28 +110,29 @@ class Preset:
         """
         if height and width:
             return height, width
-        if self.size is not None and self.resize != "shorter":
+        if self.size is not None and not self.follows:
             sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
             return height or sides[0], width or sides[1]
         scale = height / own[0] if height else width / own[1] if width else 1.0
-        if self.resize == "shorter" and not height and not width:
-            return self._shorter(own, multiple)
+        if self.resize in _BY_A_SIDE and not height and not width:
+            return self._by_a_side(own, multiple)
         rounded: Callable[[float], float] = math.ceil if self.resize == "letterbox" else round
 
         def open_side(side: int) -> int:
-            pixels = int(side * scale + 1e-9) if self.resize == "shorter" else round(side * scale)
+            pixels = int(side * scale + 1e-9) if self.resize in _BY_A_SIDE else round(side * scale)
             return max(1, int(rounded(pixels / multiple))) * multiple
 
         return height or open_side(own[0]), width or open_side(own[1])
 
-    def _shorter(self, own: tuple[int, int], multiple: int) -> tuple[int, int]:
-        """The height and width of an image whose shorter side becomes `shorter_side`, or less, rounded as torchvision
-        and, where the longer side has a limit, Hugging Face's processors round."""
+    def _by_a_side(self, own: tuple[int, int], multiple: int) -> tuple[int, int]:
+        """The height and width of an image whose one side is asked for, rounded as torchvision or Hugging Face do."""
         low, high = sorted(own)
         short, long = self.shorter_side, int(self.shorter_side * high / low + 1e-9)
         if self.longer_side is not None and high / low * self.shorter_side > self.longer_side:
             exact = self.longer_side * low / high
             short, long = round(exact), int(exact * high / low)
+        if self.resize == "longer" and self.longer_side is not None:
+            short, long = int(low * (self.longer_side / high) + 0.5), self.longer_side
         short, long = (max(1, round(side / multiple)) * multiple for side in (short, long))
         return (short, long) if own[0] <= own[1] else (long, short)
 
@@ -149,7 +156,7 @@ class Preset:
         if self.resize == "crop" and self.size is not None:
             before = self.size if isinstance(self.size, int) else min(self.size)
             short = round(short * min(height, width) / before)
-        resize = "straight" if self.resize == "shorter" else self.resize
+        resize = "straight" if self.resize in _BY_A_SIDE else self.resize
         return replace(self, size=height if height == width else (height, width), resize=resize, shorter_side=short)
 
     def apply(

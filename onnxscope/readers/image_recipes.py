@@ -6,13 +6,14 @@ A recipe in JSON is one object. Every key may be left out, and none other is all
       "name": "mine",            shown in results; default: the file's stem, or "custom"
       "resize": "straight",      "straight" to the model's size; "crop": the shorter side to `shorter_side`, then the
                                  model's size from the centre; "letterbox": as large as goes into the model's size, and
-                                 `pad` around it; "shorter": the shorter side to `shorter_side` where the model leaves
-                                 height and width open; default "straight"
+                                 `pad` around it; "shorter": the shorter side to `shorter_side`, and "longer": the
+                                 longer one to `longer_side`, where the model leaves both open; default "straight"
       "size": 224,               height and width, or [height, width], where the model leaves them open; null for the
                                  picture's own, not with "crop"; default 224
       "shorter_side": 256,       only with "crop", where it belongs to `size` and grows with the model's own size, and
                                  with "shorter"; default 256
-      "longer_side": null,       only with "shorter": what the longer side may have at most, null for any; default null
+      "longer_side": null,       with "longer", which needs it; with "shorter" what the longer side may have at most,
+                                 null for any; default null
       "pad": 114,                only with "letterbox": the level 0..255 of what is no picture; default 114
       "filter": "bilinear",      or "nearest", "box", "bicubic", "hamming", "lanczos": Pillow's, antialiased; default
                                  "bilinear"
@@ -38,13 +39,13 @@ from onnxscope.errors import InputError
 
 __all__ = ["ONLY_WITH", "Filter", "Order", "Resize", "parse_recipe", "processor_recipe"]
 
-Resize = Literal["straight", "crop", "letterbox", "shorter"]
+Resize = Literal["straight", "crop", "letterbox", "shorter", "longer"]
 Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Order = Literal["RGB", "BGR"]
 
 ONLY_WITH: Mapping[str, tuple[Resize, ...]] = {
     "shorter_side": ("crop", "shorter"),
-    "longer_side": ("shorter",),
+    "longer_side": ("shorter", "longer"),
     "pad": ("letterbox",),
 }
 """Keys of a recipe that count with some ways to resize alone."""
@@ -80,6 +81,8 @@ def parse_recipe(text: str, where: str) -> dict[str, Any]:
             wanted = " or ".join(f'"resize": "{kind}"' for kind in kinds)
             raise InputError(f"{key!r} without {wanted} in a recipe: {where}")
     values: dict[str, Any] = {key: _READERS[key](value, key, where) for key, value in record.items()}
+    if record.get("resize") == "longer" and values.get("longer_side") is None:
+        raise InputError(f'"resize": "longer" without \'longer_side\' in a recipe: {where}')
     if record.get("resize") == "crop":
         size = values.get("size", 224)
         size = min(size) if isinstance(size, tuple) else size
@@ -96,7 +99,7 @@ def processor_recipe(text: str | bytes, where: str) -> dict[str, Any] | None:
 
     Args:
         text: One object. Their names of things are kept: `do_resize`, `size` (a number, `height` and `width`, or
-            `shortest_edge` with or without `longest_edge`), `max_size`, `resample`, `do_center_crop`, `crop_size`,
+            `shortest_edge`, `longest_edge` or both), `max_size`, `resample`, `do_center_crop`, `crop_size`,
             `crop_pct`, `do_rescale`, `rescale_factor`, `do_normalize`, `image_mean`, `image_std`,
             `do_flip_channel_order`.
         where: What messages call it.
@@ -115,6 +118,8 @@ def processor_recipe(text: str | bytes, where: str) -> dict[str, Any] | None:
         raise InputError(f"no image processor's configuration: {where}")
     if _IMAGES.isdisjoint(record):
         return None
+    if _pads(record):
+        raise InputError(f"'pad_size' is a step that a recipe does not have: {where}")
     for key in _OTHER_STEPS:
         if record.get(key):
             raise InputError(f"{key!r} is a step that a recipe does not have: {where}")
@@ -134,6 +139,12 @@ def processor_recipe(text: str | bytes, where: str) -> dict[str, Any] | None:
     return parse_recipe(json.dumps(recipe), where)
 
 
+def _pads(record: Mapping[str, Any]) -> bool:
+    """Whether pictures are padded to a size that resizing has not given them already."""
+    size = record.get("pad_size")
+    return bool(size) and record.get("do_pad", True) is not False and size != record.get("size")
+
+
 def _processor_sizes(record: Mapping[str, Any]) -> dict[str, Any]:
     """How an image processor resizes and crops, as keys of a recipe."""
     crops, size = record.get("do_center_crop", False), record.get("size")
@@ -147,7 +158,7 @@ def _processor_sizes(record: Mapping[str, Any]) -> dict[str, Any]:
         limit = size.get("longest_edge", limit)
         short = size.get("shortest_edge")
         if short is None and limit is not None:
-            raise ValueError("a longest edge alone")
+            return _longest_edge(record, limit)
     else:
         short = size if crops or limit is not None else None
     if short is None:
@@ -168,12 +179,25 @@ def _processor_sizes(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"resize": "crop", "size": crop, "shorter_side": short}
 
 
+def _longest_edge(record: Mapping[str, Any], edge: int) -> dict[str, Any]:
+    """How Segment Anything's processor resizes; others to whom a longest edge alone is said go on from there."""
+    if record.get("do_center_crop"):
+        raise ValueError("a crop of what has a longest edge")
+    for key in _OF_PATCHES:
+        if record.get(key) is not None:
+            raise ValueError(f"a longest edge with {key!r}")
+    if str(record.get("image_processor_type")).startswith("Tvp"):
+        raise ValueError("a longest edge that is rounded otherwise")
+    return {"resize": "longer", "longer_side": edge}
+
+
 def _pair(size: Any) -> list[int]:
     return [size, size] if isinstance(size, int) else [size["height"], size["width"]]
 
 
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
 _IMAGES = frozenset({"do_resize", "do_rescale", "do_normalize", "do_center_crop", "image_mean", "resample"})
+_OF_PATCHES = ("patch_size", "max_image_size")  # Pixtral rounds to patches and never enlarges, Idefics cuts into them
 _OTHER_STEPS = ("do_thumbnail", "do_align_long_axis", "do_image_splitting", "max_pixels", "rescale_offset", "offset")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from fractions import Fraction
 
 import numpy as np
 import onnx
@@ -394,6 +396,9 @@ PROCESSOR = {
 }  # fmt: skip
 
 
+LONGEST = {**PROCESSOR, "do_center_crop": False, "size": {"longest_edge": 50}, "resample": 2}
+
+
 @pytest.fixture
 def hub(tmp_path):
     """A folder as model hubs have it: the network below, what prepares its pictures above."""
@@ -443,6 +448,23 @@ def test_sides_of_a_detector_in_its_own_size(own, expected):
     assert Preset("detr", resize="shorter", shorter_side=800, longer_side=1333).target(own, None, None) == expected
 
 
+def test_a_longest_edge_alone_keeps_the_proportions(hub):
+    feed = hub(LONGEST).whole()
+    resized = Image.fromarray(levels(3, (60, 80, 3))).resize((50, 38), Image.Resampling.BILINEAR)  # 37.5, rounded up
+    expected = (np.asarray(resized) / 255.0 - PROCESSOR["image_mean"]) / PROCESSOR["image_std"]
+    np.testing.assert_allclose(feed.arrays["x"][0], expected.transpose(2, 0, 1), atol=1e-6)
+
+
+def test_a_longest_edge_is_what_segment_anything_makes_of_it():
+    """Held to that processor's own rule in exact fractions: each side times the scale, halves up, enlarged too."""
+    for own in ((480, 640), (640, 480), (100, 100), (37, 1000), (600, 31), (1023, 1025), (1, 3), (75, 101)):
+        for edge in (64, 333, 1024):
+            scale = Fraction(edge, max(own))
+            expected = tuple(max(1, math.floor(side * scale + Fraction(1, 2))) for side in own)
+            assert Preset("sam", resize="longer", longer_side=edge).target(own, None, None) == expected
+    assert Preset("sam", resize="longer", longer_side=9).target((50, 100), 20, None) == (20, 40)
+
+
 @pytest.mark.parametrize(
     ("changed", "recipe"),
     [
@@ -456,6 +478,15 @@ def test_sides_of_a_detector_in_its_own_size(own, expected):
         (
             {"do_center_crop": None, "size": 40, "max_size": 50},
             {"resize": "shorter", "shorter_side": 40, "longer_side": 50},
+        ),
+        (
+            {
+                "do_center_crop": False,
+                "size": {"longest_edge": 50},
+                "do_pad": False,
+                "pad_size": {"height": 9, "width": 9},
+            },
+            {"resize": "longer", "longer_side": 50},
         ),
         ({"do_center_crop": False, "size": {"height": 20, "width": 30}}, {"size": (20, 30), "resize": "straight"}),
         ({"do_center_crop": False, "size": 20}, {"size": (20, 20), "resize": "straight"}),
@@ -479,7 +510,13 @@ def test_each_field_of_an_image_processor(hub, changed, recipe):
         ([], "no image processor's configuration: "),
         ({**PROCESSOR, "max_pixels": 9}, "'max_pixels' is a step that a recipe does not have: "),
         ({**PROCESSOR, "size": {"shortest_edge": 9, "longest_edge": 20}}, "no image processor's configuration ("),
-        ({**PROCESSOR, "size": {"longest_edge": 20}}, "no image processor's configuration (ValueError('a longest edge"),
+        ({**PROCESSOR, "size": {"longest_edge": 20}}, "no image processor's configuration (ValueError('a crop of what"),
+        ({**LONGEST, "patch_size": 16}, "no image processor's configuration (ValueError(\"a longest edge with 'patch"),
+        (
+            {**LONGEST, "image_processor_type": "TvpImageProcessor"},
+            "no image processor's configuration (ValueError('a lo",
+        ),
+        ({**LONGEST, "pad_size": {"height": 32, "width": 32}}, "'pad_size' is a step that a recipe does not have: "),
         ({**PROCESSOR, "size": {"height": "9", "width": 9}}, "no image processor's configuration ("),
         ({**PROCESSOR, "resample": 9}, "no image processor's configuration ("),
         ({**PROCESSOR, "rescale_factor": 0}, "no image processor's configuration ("),

@@ -211,9 +211,10 @@ def test_a_preset_may_be_forbidden_to_read_files(tmp_path):
             '{"resize": "crop", "size": 300}',
             "'shorter_side' 256 is less than 'size' 300 in a recipe: the recipe",
         ),
+        ('{"resize": "longer"}', '"resize": "longer" without \'longer_side\' in a recipe: the recipe'),
         ('{"name": ""}', "'name' is \"\", not a text of 1 to 60 characters: the recipe"),
-        ('{"resize": "fit"}', "'resize' is \"fit\", not one of straight, crop, letterbox, shorter: the recipe"),
-        ('{"resize": []}', "'resize' is [], not one of straight, crop, letterbox, shorter: the recipe"),
+        ('{"resize": "fit"}', "'resize' is \"fit\", not one of straight, crop, letterbox, shorter, longer: the recipe"),
+        ('{"resize": []}', "'resize' is [], not one of straight, crop, letterbox, shorter, longer: the recipe"),
         (
             '{"filter": "area"}',
             "'filter' is \"area\", not one of nearest, box, bilinear, hamming, bicubic, lanczos: the recipe",
@@ -323,7 +324,13 @@ def test_four_numbers_for_four_channels():
 
 @pytest.mark.parametrize("schema", ["features", "profile", "baseline"])
 @pytest.mark.parametrize(
-    "preset", [*PRESETS.values(), PRESETS["unit"].sized("3x4"), Preset("short", resize="shorter", filter="box")]
+    "preset",
+    [
+        *PRESETS.values(),
+        PRESETS["unit"].sized("3x4"),
+        Preset("short", resize="shorter", filter="box"),
+        Preset("long", resize="longer", longer_side=9),
+    ],
 )
 def test_a_recipe_is_what_the_schemas_say(preset, schema):
     text = (files("onnxscope") / f"schemas/{schema}.json").read_text()
