@@ -6,7 +6,6 @@ import pickle
 from dataclasses import dataclass
 
 import numpy as np
-import pytest
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.model.loading import load_model
@@ -40,26 +39,29 @@ def planned(model, select, feeds, *, fixed=None, exact=False, budget=1 << 30, ba
 def assert_observed(found, array, batch_axis, channel_axis, rel=1e-5):
     """Each sample and channel, by the definitions."""
     wide = array.astype(np.float64)
-    samples = [wide] if batch_axis is None else list(np.moveaxis(wide, batch_axis, 0))
+    samples = wide[None] if batch_axis is None else np.moveaxis(wide, batch_axis, 0)
+    place = None if channel_axis is None else channel_axis - (batch_axis is not None and batch_axis < channel_axis)
+    rows = samples[:, None] if place is None else np.moveaxis(samples, place + 1, 1)
+    rows = rows.reshape(*rows.shape[:2], -1)  # of samples, channels and what one channel of a sample holds
+    assert_rows_observed(found.moments, rows, rel)
     moments = found.moments
-    assert len(moments.count) == len(samples)
-    for index, sample in enumerate(samples):
-        place = None if channel_axis is None else channel_axis - (batch_axis is not None and batch_axis < channel_axis)
-        rows = [sample] if place is None else np.moveaxis(sample, place, 0)
-        for row, values in enumerate(rows):
-            finite = values[np.isfinite(values)]
-            assert moments.count[index, row] == finite.size
-            assert moments.nan[index, row] == np.isnan(values).sum()
-            assert moments.inf[index, row] == np.isinf(values).sum()
-            if finite.size:
-                assert moments.min[index, row] == finite.min()
-                assert moments.max[index, row] == finite.max()
-                scale = max(finite.std(), abs(finite.mean()))
-                assert moments.mean[index, row] == pytest.approx(finite.mean(), abs=rel * scale)
     count = np.maximum(moments.count.sum(axis=0), 1)
     mean = (moments.mean * moments.count).sum(axis=0) / count
     m2 = (moments.m2 + moments.count * (moments.mean - mean) ** 2).sum(axis=0)
-    rows = [wide] if channel_axis is None else np.moveaxis(wide, channel_axis, 0)
-    for row, values in enumerate(rows):
-        finite = values[np.isfinite(values)]
-        assert np.sqrt(m2[row] / count[row]) == pytest.approx(finite.std() if finite.size else 0, rel=rel, abs=1e-12)
+    whole = np.moveaxis(rows, 1, 0).reshape(rows.shape[1], -1)
+    finite = np.ma.masked_array(whole, ~np.isfinite(whole))
+    np.testing.assert_allclose(np.sqrt(m2 / count), finite.std(axis=1).filled(0), rtol=rel, atol=1e-12)
+
+
+def assert_rows_observed(moments, rows, rel):
+    """Each row of `rows`, of shape (samples, channels, values), against what numpy says of its finite values."""
+    finite = np.isfinite(rows)
+    np.testing.assert_array_equal(moments.count, finite.sum(axis=2))
+    np.testing.assert_array_equal(moments.nan, np.isnan(rows).sum(axis=2))
+    np.testing.assert_array_equal(moments.inf, np.isinf(rows).sum(axis=2))
+    told = finite.any(axis=2)
+    np.testing.assert_array_equal(moments.min[told], np.where(finite, rows, np.inf).min(axis=2, initial=np.inf)[told])
+    np.testing.assert_array_equal(moments.max[told], np.where(finite, rows, -np.inf).max(axis=2, initial=-np.inf)[told])
+    values = np.ma.masked_array(rows, ~finite)
+    mean, std = values.mean(axis=2).filled(0), values.std(axis=2).filled(0)
+    assert (np.abs(moments.mean - mean) <= rel * np.maximum(std, np.abs(mean)))[told].all()
