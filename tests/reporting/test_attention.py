@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx.parser
-import pytest
 from onnx import numpy_helper
 from pages import Parsed, network
 from PIL import Image
 
 from onnxscope import report
-from onnxscope.converting.contract import ConversionRequest
+from onnxscope.model.provenance import Provenance, write_provenance
 
 
 def test_dead_and_duplicate_channels_are_said_in_plain_words(tmp_path):
@@ -36,11 +35,17 @@ def test_dead_and_duplicate_channels_are_said_in_plain_words(tmp_path):
 
 
 def test_an_input_prepared_otherwise_and_taps_that_stop_fusing_are_said(tmp_path):
-    converter = pytest.importorskip("onnxscope_torch")
-    path = str(tmp_path / "alexnet.onnx")
-    converter.convert(ConversionRequest(source="alexnet", output=path))
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8))
-    made = report(path, image, preprocess="caffe", at="pre", select="features.*")
+    rng = np.random.default_rng(0)
+    model = network([f"features.{number}" for number in range(4)], channels=16, side=32)
+    for node, tensor in zip(model.graph.node[::2], model.graph.initializer, strict=True):
+        bound = 1 / np.sqrt(np.prod(tensor.dims[1:]))  # what PyTorch starts a convolution from
+        fresh = rng.uniform(-bound, bound, tensor.dims).astype(np.float32)
+        node.input[1] = f"{node.name}.weight"
+        tensor.CopyFrom(numpy_helper.from_array(fresh, node.input[1]))
+    onnx.helper.set_model_props(model, write_provenance(Provenance("torch", "2.13", "faithful", "net", "imagenet")))
+    onnx.save(model, tmp_path / "net.onnx")
+    image = Image.fromarray(rng.integers(0, 255, (240, 320, 3), np.uint8))
+    made = report(tmp_path / "net.onnx", image, preprocess="caffe", at="pre", select="features.*")
     told = {each.kind: each for each in made.content.attention}
     assert told["input_order"].message.startswith("prepared as BGR with the preset 'caffe'")
     assert told["untrained_weights"].weight == "warn"
