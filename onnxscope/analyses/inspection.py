@@ -14,7 +14,7 @@ from onnxscope.analyses.estimators import Estimator, describe_estimator
 from onnxscope.analyses.odd_numbers import Odd, find_odd_numbers
 from onnxscope.base.results import Record, facts
 from onnxscope.base.tables import Table
-from onnxscope.base.text import counted, not_finite_text, printable
+from onnxscope.base.text import counted, not_finite_text, printable, shape_text
 from onnxscope.model.encodings import encoding_of
 from onnxscope.model.graphs import Graph, Node, Step
 from onnxscope.model.loading import Model, load_model
@@ -29,7 +29,7 @@ from onnxscope.selection.sizes import name_sizes
 __all__ = ["CostRecord", "LayerRecord", "ModelSummary", "inspect", "run_inspect"]
 
 _OTHER_ORDERS = {4: "PyTorch's and Keras's is i, f, c, o", 3: "PyTorch's is r, z, h"}  # by the number of gates
-_SIDE = 24  # characters, a name such as `past_sequence_length`; JSON has what a longer one is computed by
+_LEAST = ("value", "output bytes", "bits", "bytes")
 _LISTED = 5  # nodes that the lines above the table name
 
 _Shapes = Mapping[tuple[Step, ...], Mapping[str, tuple[int | str | None, ...]]]
@@ -152,7 +152,7 @@ class ModelSummary(Record):
             (
                 layer.layer,
                 layer.op_type,
-                _shown_shape(layer.shape),
+                "?" if layer.shape is None else layer.shape,
                 layer.parameters,
                 layer.size_bytes,
                 layer.multiply_accumulates,
@@ -163,7 +163,7 @@ class ModelSummary(Record):
         )
         marks = [not_finite_text(layer.nan_count, layer.inf_count) for layer in self.layers]
         bits = ["" if layer.bits is None else f"{layer.bits}" for layer in self.layers]
-        table = Table(counted(len(rows), "layer"), columns, rows).with_marks("bits", bits)
+        table = Table(counted(len(rows), "layer"), columns, rows, _LEAST).with_marks("bits", bits)
         return table.with_marks("not finite", marks)
 
     def facts(self) -> list[tuple[str, str]]:
@@ -377,10 +377,7 @@ def _layer(model: Model, layer: str, op_type: str, value: str, graph: Graph, nod
 
 
 def _shown_shape(shape: tuple[int | str | None, ...] | None) -> str:
-    if shape is None:
-        return "?"
-    sides = ("?" if dim is None else str(dim) for dim in shape)
-    return "x".join(side if len(side) <= _SIDE else "…" for side in sides) or "scalar"
+    return "?" if shape is None else shape_text(shape)
 
 
 def _plain(value: Any) -> Any:

@@ -29,6 +29,7 @@ _MAX_THUMBNAILS = 12
 _LONGEST_TEXT = 160  # characters of a caption's tokens
 _OF_TOKENS = frozenset({"token", "time", "query", "key"})
 _COLUMNS = ("layer", "operator", "at", "shape", "mean", "std", "min", "max", "zeros", "zero channels", "value")
+_LEAST = ("value", "at", "operator", "zero channels")
 Rank = Literal["index", "std", "max", "mean"]
 
 
@@ -251,6 +252,6 @@ def describe_tap(
 
 def taps_table(title: str, taps: Sequence[FeatureMap]) -> Table:
     """A row for each tap, with columns for what only some of them have to say."""
-    table = Table(title, _COLUMNS, tuple(tap._cells() for tap in taps))
+    table = Table(title, _COLUMNS, tuple(tap._cells() for tap in taps), _LEAST)
     table = table.with_marks("not finite", [tap._mark() for tap in taps])
     return table.with_marks("no picture", [tap.view.reason or "" for tap in taps])

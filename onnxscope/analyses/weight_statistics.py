@@ -31,6 +31,7 @@ __all__ = ["WeightRecord", "WeightStatistics", "run_weights", "weights"]
 
 Array = np.ndarray[Any, Any]
 _COLUMNS = ("parameter", "shape", "dtype", "mean", "std", "min", "max", "zeros", "folded", "initializer")
+_LEAST = ("initializer", "dtype", "folded", *QUANTIZED, "zeros")
 _MAX_DRAWN_BINS = 2000  # in a notebook
 _MAX_TITLE = 200
 
@@ -271,11 +272,11 @@ def _of_layers(model: Model, selector: str, excluding: bool) -> set[int]:
 
 def _table(title: str, rows: Sequence[WeightRecord]) -> Table:
     """One row per parameter; what is told of quantization has columns where any is quantized."""
-    table = Table(title, _COLUMNS, tuple(row._cells() for row in rows))
+    table = Table(title, _COLUMNS, tuple(row._cells() for row in rows), _LEAST)
     if any(row.quantization is not None for row in rows):
         more = tuple(quantized_cells(row.quantization) for row in rows)
         cells = tuple((*left, *right) for left, right in zip(table.rows, more, strict=True))
-        table = Table(title, (*_COLUMNS, *QUANTIZED), cells)
+        table = Table(title, (*_COLUMNS, *QUANTIZED), cells, _LEAST)
     return table.with_marks("not finite", [row._mark() for row in rows])
 
 

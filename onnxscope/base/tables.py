@@ -7,20 +7,20 @@ import html
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from onnxscope.base.json_files import dump_json
-from onnxscope.base.text import format_number, printable, shortened
+from onnxscope.base.text import format_number, plain_shapes, printable, shape_text, shortened
 
-__all__ = ["Cell", "Format", "Result", "Summed", "Table", "render", "show_table"]
+__all__ = ["Cell", "Format", "Result", "Summed", "Table", "render"]
 
 Format = Literal["table", "json", "csv", "md"]
 _CELL, _HTML_CELL, _SENTENCE = 60, 200, 400  # characters of a name in a terminal and in HTML, of a sentence
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # wide ones too, as Japanese Excel has them
 _LINK = re.compile(r"(:|\bwww)(//|\.)", re.IGNORECASE)
 """What GitHub makes a link of without being asked, before and behind the place where a backslash keeps it from that."""
-Cell = str | int | float | bool | Sequence[int] | None
+Cell = str | int | float | bool | Sequence[int | str | None] | None
 
 
 @dataclass(frozen=True)
@@ -30,34 +30,45 @@ class Table:
     Attributes:
         title: One line above the table.
         columns: Their headings.
-        rows: A cell per column; None shows as nothing.
+        rows: A cell per column; None shows as nothing, a sequence as a shape.
+        least: Headings of the columns that matter least, the first to go first where a terminal has no room.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    least: tuple[str, ...] = ()
 
     def filled(self) -> Table:
         """Return the table without the columns that are empty in every row, as people want to see it."""
         kept = [place for place in range(len(self.columns)) if any(row[place] not in (None, "") for row in self.rows)]
         if not self.rows:
             return self
-        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
-        return Table(self.title, tuple(self.columns[place] for place in kept), rows)
+        return self.with_columns(kept)
+
+    def with_columns(self, places: Sequence[int]) -> Table:
+        """Return the table with some of its columns alone."""
+        rows = tuple(tuple(row[place] for place in places) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[place] for place in places), rows=rows)
 
     def with_marks(self, column: str, marks: Sequence[str]) -> Table:
         """Return the table with one more column, or as it is where no row has anything to say there."""
         if not any(marks):
             return self
         rows = tuple((*row, mark) for row, mark in zip(self.rows, marks, strict=True))
-        return Table(self.title, (*self.columns, column), rows)
+        return replace(self, columns=(*self.columns, column), rows=rows)
 
-    def text(self) -> str:
-        """Return the table for people, in columns of equal width: names to the left, numbers to the right."""
-        return self.filled()._text()
+    def text(self, *, is_plain: bool = False, max_cell: int = _CELL) -> str:
+        """Return the table for people, in columns of equal width: names to the left, numbers to the right.
 
-    def _text(self) -> str:
-        cells = self.shown_rows()
+        Args:
+            is_plain: Whether signs that are not in ASCII cannot be shown.
+            max_cell: Characters of a name.
+        """
+        return self.filled()._text(is_plain, max_cell)
+
+    def _text(self, is_plain: bool, max_cell: int) -> str:
+        cells = self.shown_rows(max_cell=max_cell, is_plain=is_plain)
         numeric = self.numeric_columns()
         widths = [max(map(len, (self.columns[i], *(row[i] for row in cells)))) for i in range(len(self.columns))]
 
@@ -72,12 +83,12 @@ class Table:
         title = [printable(self.title)] if self.title else []
         return "\n".join([*title, line(self.columns), rule, *map(line, cells)]) + "\n"
 
-    def shown_rows(self, *, max_cell: int = _CELL) -> list[list[str]]:
+    def shown_rows(self, *, max_cell: int = _CELL, is_plain: bool = False) -> list[list[str]]:
         """Return the cells as people see them: numbers shortened, names without control characters.
 
         Names are cut to `max_cell` characters; what has words is a sentence, which is of no use without its middle.
         """
-        cells = [[_shown(cell) for cell in row] for row in self.rows]
+        cells = [[_shown(cell, is_plain=is_plain) for cell in row] for row in self.rows]
         return [[shortened(text, _SENTENCE if " " in text else max_cell) for text in row] for row in cells]
 
     def numeric_columns(self) -> list[bool]:
@@ -163,40 +174,22 @@ def render(result: Result, form: Format) -> str:
     return "\n".join(table.markdown() if form == "md" else table.text() for table in tables)
 
 
-def show_table(table: Table) -> None:
-    """Print a table on a terminal, fitted to its width; colours follow NO_COLOR."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    table = table.filled()
-    shown = RichTable(
-        title=Text(printable(table.title)) if table.title else None, box=box.SIMPLE_HEAD, title_justify="left"
-    )
-    for column, right in zip(table.columns, table.numeric_columns(), strict=True):
-        shown.add_column(column, justify="right" if right else "left", overflow="fold")
-    for cells in table.shown_rows():
-        shown.add_row(*map(Text, cells))
-    Console().print(shown)
-
-
 def _is_number(cell: Cell) -> bool:
     return isinstance(cell, (int, float)) and not isinstance(cell, bool)
 
 
-def _shown(cell: Cell) -> str:
+def _shown(cell: Cell, *, is_plain: bool = False) -> str:
     if cell is None:
         return ""
     if isinstance(cell, str):
-        return printable(cell)
+        return printable(plain_shapes(cell) if is_plain else cell)
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, float):
         return format_number(cell)
-    return "x".join(map(str, cell)) or "scalar"
+    return shape_text(cell, is_plain=is_plain)
 
 
 def _html_row(cells: Sequence[str], numeric: Sequence[bool], kinds: tuple[str, str], beside: str | None) -> str:
@@ -218,7 +211,7 @@ def _csv_cell(cell: Cell) -> str | int | float:
     if _is_number(cell):
         assert isinstance(cell, (int, float))
         return cell
-    text = _shown(cell)
+    text = _shown(cell, is_plain=True)
     return "'" + text if text.lstrip()[:1] in _FORMULA else text
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "label",
     "not_finite_text",
     "number_text",
+    "plain_shapes",
     "printable",
     "ranges_text",
     "safe_stem",
@@ -39,6 +40,8 @@ COMMAND_START = re.compile(r"^( *):(?=:)|#(?=#\w*\[)")
 MAX_HINT = 300
 """Characters of an error's hint that says what a model takes."""
 
+_TIMES = " × "
+_SHAPE = re.compile(rf"[^\s,;:()]+(?:{_TIMES}[^\s,;:()]+)+")
 _MAX_TIP = 1000
 _MAX_STEM_BYTES = 60
 _MAX_READ = 4096  # characters of a name that a stem is made from
@@ -151,11 +154,32 @@ def ranges_text(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def shape_text(shape: Sequence[int | str | None] | None) -> str:
-    """Dimensions, `?` for one that is not known; nothing where the rank is not."""
+def shape_text(shape: Sequence[int | str | None] | None, *, is_plain: bool = False, max_side: int = 24) -> str:
+    """Return how many elements each axis has: `batch × 3 × 224 × 224`; nothing where the rank is not known.
+
+    Args:
+        shape: A size, a name, or None, which is shown as `?`, for each axis.
+        is_plain: Whether it is for an error, a program, or what cannot show that sign: `[batch, 3, 224, 224]`.
+        max_side: Characters of a name; JSON has what a longer one is computed by. A size is always whole.
+    """
     if shape is None:
         return ""
-    return " × ".join("?" if side is None else printable(str(side))[:20] for side in shape) or "scalar"
+    sides = ["?" if side is None else _side(side, max_side) for side in shape]
+    if not sides:
+        return "scalar"
+    return f"[{', '.join(sides)}]" if is_plain else _TIMES.join(sides)
+
+
+def plain_shapes(text: str) -> str:
+    """Write the shapes in a text as `[batch, 3]`, for what cannot show the other sign."""
+    return _SHAPE.sub(lambda found: f"[{found[0].replace(_TIMES, ', ')}]", text)
+
+
+def _side(side: int | str, longest: int) -> str:
+    if not isinstance(side, str):
+        return f"{side}"
+    is_name = side.isidentifier()  # and no formula, of which a part says nothing
+    return shortened(side, longest) if is_name else printable(side) if len(side) <= longest else "…"
 
 
 def label(name: str) -> str:

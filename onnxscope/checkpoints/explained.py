@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.text import shape_text
 from onnxscope.checkpoints.folding import find_folding, norms_of
 from onnxscope.checkpoints.forms import Form, form_of, may_be_one, quantized_form
 from onnxscope.checkpoints.joined import find_joined
@@ -267,7 +268,7 @@ def _changed(x: Tensor, y: Tensor) -> Form:
     if x.values is None or y.values is None:
         return Form("unexplained", "its numbers cannot be read", counts=True)
     if x.shape != y.shape:
-        sides = ("x".join(map(str, tensor.shape)) or "scalar" for tensor in (x, y))
+        sides = (shape_text(tensor.shape) for tensor in (x, y))
         return Form("changed", " became ".join(sides), counts=True)
     seen = difference(x.values, y.values)
     called = "" if x.name == y.name else f", now called {y.name}"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.text import shape_text
 from onnxscope.checkpoints.sides import Tensor
 from onnxscope.numerics.distances import Difference, decibels, difference
 from onnxscope.numerics.permutations import describe_permutation, flattened_otherwise, same_numbers
@@ -208,4 +209,4 @@ def beyond_codes(expected: Array, levels: Levels, slack: float) -> NDArray[np.bo
 
 
 def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
+    return shape_text(shape)

@@ -186,7 +186,7 @@ class _Gate:
         for remark in (*RecipeUsed.notes_of(result.found.input), *result.notes):
             shown.note(remark if self.single else f"{name}: {remark}")
         if shown.form == "table" and result.ok:
-            click.echo(printable(f"{name}: {result.summary()}"))
+            shown.tell(f"{name}: {result.summary()}")
         elif shown.form == "table" or self.single:
             shown.show(result)
         if self.update:

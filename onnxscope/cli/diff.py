@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxscope.base.run_options import RunOptions
-from onnxscope.base.text import printable
 from onnxscope.errors import InputError, RunError
 from onnxscope.terminal.feeding import against_options, dim_option, feeding_options, input_option, replace_option
 from onnxscope.terminal.options import (
@@ -176,10 +175,10 @@ def diff(
         if changes.rows:
             shown.show_table(changes)
             click.echo()
-        click.echo(printable(result.summary()))
+        shown.tell(result.summary())
         for line in result.lines if isinstance(result, WaysComparison) else ():
-            click.echo(printable(line))
-        _show_reasons(result, mend)
+            shown.tell(line)
+        _show_reasons(result, mend, shown)
     else:
         shown.show(result)
     if extract is not None:
@@ -189,19 +188,19 @@ def diff(
     context.exit(0 if result.equal else 1)
 
 
-def _show_reasons(result: Comparison, mend: Path | None) -> None:
+def _show_reasons(result: Comparison, mend: Path | None, shown: Presentation) -> None:
     """Print why layers differ, which carry the difference, and how the mended copy compares."""
     from onnxscope.explaining.explained import ExplainedComparison
 
     if not isinstance(result, ExplainedComparison):
         return
     for explanation in result.explanations:
-        click.echo(printable(f"{explanation.a.layer}: {explanation.text}"))
+        shown.tell(f"{explanation.a.layer}: {explanation.text}")
     if result.causes is not None:
-        click.echo(printable(result.causes.text))
+        shown.tell(result.causes.text)
     if mend is not None:
         nothing = "nothing is explained, so no mended copy is written"
-        click.echo(printable(f"{mend}: {result.mended.summary()}" if result.mended is not None else nothing))
+        shown.tell(f"{mend}: {result.mended.summary()}" if result.mended is not None else nothing)
 
 
 def _refuse_mended(

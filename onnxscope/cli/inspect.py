@@ -23,5 +23,5 @@ def inspect(model: Path, select: tuple[str, ...], dims: dict[str, int], shown: P
 
     summary = describe(model, select=select, dims=dims)
     if shown.form == "table":
-        click.echo(summary.header(), nl=False)
+        shown.tell(summary.header(), indent=10)
     shown.show(summary)

@@ -77,6 +77,9 @@ def _run(arguments: list[str], alone: bool) -> int:
         code = cli.main(args=arguments, prog_name="onnxscope", standalone_mode=False, obj=ALONE if alone else None)
         sys.stdout.flush()
     except click.ClickException as error:
+        if not arguments:  # whose message is the help
+            click.echo(error.format_message(), err=True)
+            return 2
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "onnxscope"
         step = error.hint if isinstance(error, BadValue) else None
         return fail(error.format_message().rstrip("."), step or f"`{command} --help` shows how it is used")

@@ -162,7 +162,9 @@ def sensitivity(
                 click.echo()
             shown.show_table(table)
         for each in found.kept:
-            click.echo(f"\n{each.text}\nnodes_to_exclude={json.dumps(each.nodes_to_exclude)}")
+            click.echo()
+            shown.tell(each.text)
+            click.echo(f"nodes_to_exclude={json.dumps(each.nodes_to_exclude)}")  # to be copied: never broken
     else:
         shown.show(found)
 

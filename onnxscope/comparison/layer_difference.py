@@ -14,7 +14,17 @@ from onnxscope.model.layer_names import own_name
 from onnxscope.numerics.distances import Discrepancy
 from onnxscope.numerics.score_agreement import ScoreAgreement
 
-__all__ = ["COLUMNS", "NOISE_FACTOR", "RANKED", "LayerDifference", "Side", "Verdict", "not_measured", "size_of"]
+__all__ = [
+    "COLUMNS",
+    "LEAST",
+    "NOISE_FACTOR",
+    "RANKED",
+    "LayerDifference",
+    "Side",
+    "Verdict",
+    "not_measured",
+    "size_of",
+]
 
 Verdict = Literal["equal", "differs", "undecided"]
 NOISE_FACTOR = 10.0
@@ -29,6 +39,9 @@ _NUMBERS: Mapping[str, str] = {  # the columns of numbers, and which field of th
     "cosine": "cosine",
     "beyond": "beyond_fraction",
 }
+LEAST = ("in the second", "operator", "noise", "worst channel", "weights SNR", "beyond", "cosine", "SQNR dB")
+"""Those that matter least."""
+
 COLUMNS = ("layer", "in the second", "operator", "differs", *_NUMBERS, "worst channel", "scores", "reason")
 RANKED = (
     *("layer", "in the second", "operator", "SNR dB", "own SNR", "weights SNR", "cosine", "beyond", "worst channel"),
@@ -160,7 +173,7 @@ class LayerDifference(Record):
 
     def table(self) -> Table:
         """One row."""
-        return Table("", COLUMNS, (self.cells(),))
+        return Table("", COLUMNS, (self.cells(),), LEAST)
 
     def cells(self, *, judged: bool = True) -> tuple[Cell, ...]:
         """A row of a table with `COLUMNS`; `judged` tells whether something was run that tells own errors."""

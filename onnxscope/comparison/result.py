@@ -10,7 +10,7 @@ from typing import Any, overload
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, printable
-from onnxscope.comparison.layer_difference import COLUMNS, RANKED, LayerDifference, Verdict, size_of
+from onnxscope.comparison.layer_difference import COLUMNS, LEAST, RANKED, LayerDifference, Verdict, size_of
 from onnxscope.comparison.structure_changes import FusedPart, StructureChange
 from onnxscope.comparison.weight_changes import WeightChange
 from onnxscope.numerics.distances import decibels
@@ -218,10 +218,10 @@ class Comparison(Record, Sequence[LayerDifference]):
         title = f"{self.a['name']} against {self.b['name']}: {self._count} aligned"
         if not self.is_ranked:
             rows = tuple(row.cells(judged=self.was_run) for row in (*self.outputs, *self.layers))
-            return Table(title, COLUMNS, rows)
+            return Table(title, COLUMNS, rows, LEAST)
         cells = [row.ranked_cells(None) for row in self.outputs]
         cells += [row.ranked_cells(self._weights_db(place)) for place, row in self._ranking]
-        return Table(title, RANKED, tuple(cells))
+        return Table(title, RANKED, tuple(cells), LEAST)
 
     @property
     def is_ranked(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.text import shape_text
 from onnxscope.comparison.whole_weights import FOLDING_RTOL, Whole, are_one, epsilon_of
 from onnxscope.model.layers import Layer
 from onnxscope.numerics.blocks import row_blocks
@@ -383,4 +384,4 @@ def _decibels(relative: float | None) -> str:
 
 
 def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
+    return shape_text(shape)

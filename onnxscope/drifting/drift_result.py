@@ -105,7 +105,7 @@ class Drift(Record, Sequence[Shift]):
 
     def table(self) -> Table:
         """One row per value."""
-        return Table(self.summary(), COLUMNS, tuple(row.cells(short=True) for row in self.shifts))
+        return Table(self.summary(), COLUMNS, tuple(row.cells(short=True) for row in self.shifts), ("PSI", "channels"))
 
     def tables(self) -> list[Table]:
         """The rows below the verdict."""

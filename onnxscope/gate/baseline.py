@@ -178,7 +178,7 @@ class Baseline(Record):
             (
                 row["layer"],
                 row["op_type"],
-                "x".join("?" if side is None else f"{side}" for side in row["shape"] or row["weight_shape"]),
+                row["shape"] or row["weight_shape"] or "",
                 *(row[key] for key in (*NUMBERS, "zero_fraction", "dead_channels", "noise")),
             )
             for row in self.layers
@@ -189,6 +189,7 @@ class Baseline(Record):
             f"{counted(len(self.layers), 'layer')}, {counted(len(self.weights), 'weight')}: {what}{beyond}",
             columns,
             rows,
+            ("noise", "operator", "shape"),
         )
 
     def __repr__(self) -> str:

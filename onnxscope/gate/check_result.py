@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxscope.base.results import Record, paragraph, remarks
-from onnxscope.base.tables import Table
-from onnxscope.base.text import counted, format_number, printable
+from onnxscope.base.tables import Cell, Table
+from onnxscope.base.text import counted, format_number, printable, shape_text
 from onnxscope.comparison.layer_difference import Verdict
 from onnxscope.gate.baseline import Baseline
 
@@ -111,7 +111,7 @@ class Check(Record):
             )
             for finding in self.findings
         )
-        return Table(f"{self.name}: {self.summary()}", FINDING_COLUMNS, rows)
+        return Table(f"{self.name}: {self.summary()}", FINDING_COLUMNS, rows, least=("tolerance",))
 
     def tables(self) -> list[Table]:
         """The findings below the verdict."""
@@ -159,11 +159,13 @@ class Check(Record):
         return [verdict, *tables, *remarks(self.notes)]
 
 
-def _cell(value: Any, statistic: str) -> float | int | str | None:
+def _cell(value: Any, statistic: str) -> Cell:
     """An entry of a row for a table, which keeps all digits of a number where it is asked to."""
     if value is None or (isinstance(value, (float, int)) and not isinstance(value, bool)):
         return value
     is_shape = statistic in _SHAPES or statistic.startswith("weight ")
+    if is_shape and isinstance(value, (list, tuple)):
+        return tuple(value)
     return shown_value(value, is_shape=is_shape)
 
 
@@ -174,7 +176,7 @@ def shown_value(value: Any, *, is_shape: bool = False) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)) and is_shape:
-        return "x".join("?" if dim is None else printable(f"{dim}") for dim in value) or "scalar"
+        return shape_text(value)
     if isinstance(value, (list, tuple)):
         return _cut((", " if all(map(_is_plain, value)) else "; ").join(map(shown_value, value)) or "nothing")
     if isinstance(value, dict) and value.keys() == {"name", "dtype", "shape"}:  # an input or an output

@@ -136,7 +136,12 @@ class Restoration(Record, Sequence[RestoredLayer]):
         found = self.output.sqnr_db
         name = printable(self.quantized["name"])
         title = f"{name}: {'no error' if found is None else f'{found:.1f} dB'}; with one layer back in float"
-        return Table(title, ("layer", "operator", "gained dB", "dB", "top-1 %", "KL nats", "own dB"), rows)
+        return Table(
+            title,
+            ("layer", "operator", "gained dB", "dB", "top-1 %", "KL nats", "own dB"),
+            rows,
+            ("operator", "KL nats"),
+        )
 
     def html_parts(self) -> list[str]:
         """The table and the remarks."""

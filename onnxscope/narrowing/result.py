@@ -210,7 +210,7 @@ class Sensitivity(Record, Sequence[LayerLoss]):
             for row in self.layers
         )
         columns = ("layer", "operator", "as", "dB", "own dB", "top-1 %", "KL nats", "how")
-        return Table("one layer narrowed", columns, rows)
+        return Table("one layer narrowed", columns, rows, ("operator", "KL nats", "how"))
 
     def whole_table(self) -> Table:
         """A row for each format."""

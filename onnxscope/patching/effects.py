@@ -123,7 +123,9 @@ class PatchEffect:
     def table(self) -> Table:
         """A row for each output."""
         layers = ", ".join(printable(record["layer"]) for record in self.replaced)
-        return Table(f"outputs with {layers} replaced", _COLUMNS, tuple(output.cells() for output in self.outputs))
+        return Table(
+            f"outputs with {layers} replaced", _COLUMNS, tuple(output.cells() for output in self.outputs), ("max abs",)
+        )
 
 
 def measure_effect(model: Model, patched: Model, runs: Runs, *, threads: int = 0) -> PatchEffect:

@@ -18,7 +18,7 @@ from onnxscope.patching.effects import PatchEffect
 from onnxscope.profiling.findings import find, saturated_fraction
 from onnxscope.profiling.groups import GroupedStatistics, tap_groups
 from onnxscope.profiling.profile import Profile
-from onnxscope.profiling.tap_profile import COLUMNS, TapProfile
+from onnxscope.profiling.tap_profile import COLUMNS, LEAST, TapProfile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,7 +149,7 @@ class DatasetStatistics(Record, Sequence[TapProfile]):
         )
         skipped = f", {len(self.profile.skipped):,} skipped" if self.profile.skipped else ""
         title = f"{self.profile.model['name']} over {self._counted()}{skipped}: {counted(len(rows), 'tap')}"
-        return Table(title, (*COLUMNS, *columns, "remarks"), rows)
+        return Table(title, (*COLUMNS, *columns, "remarks"), rows, (*columns, *LEAST))
 
     @staticmethod
     def _quantized(tap: TapProfile) -> tuple[Cell, ...]:

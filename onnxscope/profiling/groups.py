@@ -222,7 +222,8 @@ class GroupedStatistics(Record):
 
     def table(self) -> Table:
         """One row per group."""
-        return Table(f"by {self.by}: {counted(len(self.rows), 'group')}", _COLUMNS, tuple(r.cells() for r in self.rows))
+        title = f"by {self.by}: {counted(len(self.rows), 'group')}"
+        return Table(title, _COLUMNS, tuple(row.cells() for row in self.rows), ("operator", "count"))
 
 
 def tap_groups(name: str, layer: str, op_type: str, found: GroupedMoments, grouping: Grouping) -> list[TapGroups]:

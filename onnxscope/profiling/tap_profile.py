@@ -21,10 +21,13 @@ from onnxscope.numerics.moments import ChannelStatistics, Moments, Statistics
 from onnxscope.numerics.sample_moments import GroupedMoments, Observation
 from onnxscope.numerics.token_outlier import TokenOutlier
 
-__all__ = ["COLUMNS", "QUANTILES", "ChannelState", "TapProfile"]
+__all__ = ["COLUMNS", "LEAST", "QUANTILES", "ChannelState", "TapProfile"]
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 COLUMNS = ("layer", "operator", "mean", "std", "min", "1 %", "median", "99 %", "max", "zeros", "dead")
+LEAST = ("operator", "1 %", "99 %", "median")
+"""Those that matter least."""
+
 _HASHED_VALUES = 16
 
 Shape = tuple[int | None, ...]
@@ -304,7 +307,7 @@ class TapProfile(Record):
 
     def table(self) -> Table:
         """One row."""
-        return Table("", COLUMNS, (self.cells(),))
+        return Table("", COLUMNS, (self.cells(),), LEAST)
 
     def __repr__(self) -> str:
         return self.table().text()

@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ import click
 
 from onnxscope.base.files import partial_path
 from onnxscope.base.limits import MAX_NODES, MEMORY_LIMIT, Limits, default_memory_bytes
-from onnxscope.base.text import printable
+from onnxscope.base.text import plain_shapes, printable
 from onnxscope.errors import OnnxscopeError
 from onnxscope.terminal.streams import fail, is_of_stdout, tell_of_stdout
 from onnxscope.terminal.supervision import Ended, NoFolderError, can_supervise, supervised, was_interrupted
@@ -64,11 +65,13 @@ class Presentation:
         form: How stdout carries the result.
         quiet: Whether notes on stderr are left out.
         debug: Whether a fault ends with a traceback.
+        is_wide: Whether tables have all their columns and names, however wide the terminal is.
     """
 
     form: Format
     quiet: bool
     debug: bool
+    is_wide: bool = False
 
     def show(self, result: Result) -> None:
         """Print a result on stdout."""
@@ -79,15 +82,29 @@ class Presentation:
         else:
             click.echo(render(result, self.form), nl=False)
 
-    @staticmethod
-    def show_table(table: Table) -> None:
+    def show_table(self, table: Table) -> None:
         """Print a table on stdout, for a person or for a pipe."""
-        from onnxscope.base.tables import show_table
+        from onnxscope.base.fitted_tables import can_show_signs, show_table
 
         if sys.stdout.isatty():
-            show_table(table)
-        else:
-            click.echo(table.text(), nl=False)
+            show_table(table, is_wide=self.is_wide)
+            return
+        longest = {"max_cell": sys.maxsize} if self.is_wide else {}
+        click.echo(table.text(is_plain=not can_show_signs(), **longest), nl=False)
+
+    @staticmethod
+    def tell(text: str, *, indent: int = 0) -> None:
+        """Print lines of text on stdout, broken between words where the terminal is narrower.
+
+        Args:
+            text: The lines.
+            indent: Spaces before what is left of a line that was broken.
+        """
+        from onnxscope.base.fitted_tables import can_show_signs, fit_text
+
+        for line in (text if can_show_signs() else plain_shapes(text)).splitlines():
+            lines = fit_text(line, shutil.get_terminal_size().columns, indent=indent) if sys.stdout.isatty() else ()
+            click.echo("\n".join(lines or [printable(line)]))
 
     def note(self, text: str) -> None:
         """Print a remark on stderr."""
@@ -122,13 +139,14 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         form: Format,
         quiet: bool,
         debug: bool,
+        wide: bool,
         isolation: Literal["auto", "process", "none"],
         timeout: float | None,
         memory_limit: int | None,
         max_nodes: int | None,
         **options: Any,
     ) -> None:
-        shown = Presentation(form, quiet, debug)
+        shown = Presentation(form, quiet, debug, wide)
 
         def work() -> None:
             limits = {MEMORY_LIMIT: memory_limit, MAX_NODES: max_nodes}
@@ -174,6 +192,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="How stdout carries the result.",
         ),
+        click.option("--wide", is_flag=True, help="Tables with all their columns and names, wider than the terminal."),
     ):
         presented = option(presented)
     return presented

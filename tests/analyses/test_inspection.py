@@ -65,7 +65,7 @@ def test_the_header_reads_well(model):
     lines = inspect(model).header().splitlines()
     assert lines[0] == f"net: {model.ByteSize():,} bytes, 4 nodes, 114 numbers stored in 464 bytes"
     assert lines[1] == "producer  pytorch 2.13.0; IR version 9; opset ai.onnx 17"
-    assert lines[2] == "input     image  float32 batchx3x8x8"
+    assert lines[2] == "input     image  float32 batch × 3 × 8 × 8"
 
 
 def test_the_record_is_json(model):
@@ -244,7 +244,7 @@ def test_a_side_that_is_a_long_formula_does_not_widen_the_table(model):
     sides = model.graph.output[0].type.tensor_type.shape.dim
     sides[2].dim_param, sides[3].dim_param = "floor(floor(height/2 - 1/2)/2) + 1", "past_sequence_length"
     summary = inspect(model)
-    assert "float32 batchx4x…xpast_sequence_length\n" in summary.header()
+    assert "float32 batch × 4 × … × past_sequence_length\n" in summary.header()
     assert summary.to_dict()["outputs"][0]["shape"][2] == "floor(floor(height/2 - 1/2)/2) + 1"
 
 

@@ -17,7 +17,7 @@ def test_text_aligns_names_left_and_numbers_right():
         "t",
         "name           n   mean  shape",
         "-----  ---------  -----  ------",
-        "conv1  1,234,567  1e-12  1x3",
+        "conv1  1,234,567  1e-12  1 × 3",
         "fc             7         scalar",
     ]
 

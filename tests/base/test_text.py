@@ -18,6 +18,7 @@ from onnxscope.base.text import (
     is_safe_stem,
     label,
     number_text,
+    plain_shapes,
     printable,
     ranges_text,
     safe_stem,
@@ -111,7 +112,13 @@ def test_channels_are_a_range_where_they_follow_each_other():
 
 def test_shapes_and_samples_are_written_out():
     assert shape_text(["batch", 3, None]) == "batch × 3 × ?"
-    assert shape_text([]) == "scalar"
+    assert shape_text(["batch", 3, None], is_plain=True) == "[batch, 3, ?]"
+    assert shape_text([7], is_plain=True) == "[7]"
+    assert plain_shapes("input x  float32 batch × 3 × ?, and y  int8 2 × 3") == (
+        "input x  float32 [batch, 3, ?], and y  int8 [2, 3]"
+    )
+    assert shape_text(["a" * 99, 12345678901234567890], max_side=5) == "aa…aa × 12345678901234567890"
+    assert shape_text([]) == shape_text([], is_plain=True) == "scalar"
     assert shape_text(None) == ""
     assert [samples_text(n) for n in (1, 1797)] == ["1 sample", "1,797 samples"]
 

@@ -46,6 +46,14 @@ def assert_refused(answer, message, hint=None):
         assert lines[1] == f"hint: {hint}"
 
 
+def test_the_program_alone_prints_its_help(call):
+    code, out, err = call()
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: onnxscope [OPTIONS] COMMAND [ARGS]...\n")
+    assert "\n  inspect " in err
+    assert err == call("--help")[1]
+
+
 def test_inspect(call):
     code, out, err = call("inspect", DIGITS)
     assert (code, err) == (0, "")

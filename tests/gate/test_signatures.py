@@ -23,10 +23,10 @@ def without_shape():
 
 
 SAID_OTHERWISE = {
-    "renamed": (network("batch, 4", "batch, 4"), {"x": ("batchx4", "Nx4"), "y": ("batchx4", "Nx4")}),
-    "left open": (network(given="N, M"), {"y": ("NxM", "Nx4")}),
-    "filled in": (network(given="3, 4"), {"y": ("3x4", "Nx4")}),
-    "of no shape": (without_shape(), {"y": ("of any shape", "Nx4")}),
+    "renamed": (network("batch, 4", "batch, 4"), {"x": ("batch × 4", "N × 4"), "y": ("batch × 4", "N × 4")}),
+    "left open": (network(given="N, M"), {"y": ("N × M", "N × 4")}),
+    "filled in": (network(given="3, 4"), {"y": ("3 × 4", "N × 4")}),
+    "of no shape": (without_shape(), {"y": ("of any shape", "N × 4")}),
 }
 
 
