@@ -67,10 +67,10 @@ def fit_table(table: Table, width: int, *, is_plain: bool = False, max_name: int
     title = fit_text(table.title, width)
     columns = _columns(table, None, is_plain, max_name)
     if _total([column.natural for column in columns]) <= width:
-        return [*title, *_lines(columns, [column.natural for column in columns])]
+        return [*title, *_lines(columns, [column.natural for column in columns]), *fit_text(table.tail, width)]
     columns = _columns(table, _DIGITS, is_plain, max_name)
     columns, dropped = _chosen(columns, table.least, width)
-    lines = [*title, *_lines(columns, _spread(columns, width))]
+    lines = [*title, *_lines(columns, _spread(columns, width)), *fit_text(table.tail, width)]
     if dropped:
         names = [head for head in table.columns if head in dropped]
         lines += fit_text(f"`--wide` shows {', '.join(names)}", width)

@@ -6,12 +6,12 @@ import csv
 import html
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from onnxscope.base.json_files import dump_json
-from onnxscope.base.text import format_number, plain_shapes, printable, shape_text, shortened
+from onnxscope.base.text import counted, format_number, plain_shapes, printable, shape_text, shortened
 
 __all__ = ["Cell", "Format", "Result", "Summed", "Table", "render"]
 
@@ -32,12 +32,19 @@ class Table:
         columns: Their headings.
         rows: A cell per column; None shows as nothing, a sequence as a shape.
         least: Headings of the columns that matter least, the first to go first where a terminal has no room.
+        left_out: How many rows were left out at the end, which people are told below the table.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     least: tuple[str, ...] = ()
+    left_out: int = 0
+
+    @property
+    def tail(self) -> str:
+        """The line below the table; empty where all rows are in it."""
+        return f"… and {counted(self.left_out, 'more row')}" if self.left_out else ""
 
     def filled(self) -> Table:
         """Return the table without the columns that are empty in every row, as people want to see it."""
@@ -81,7 +88,8 @@ class Table:
 
         rule = "  ".join("-" * width for width in widths)
         title = [printable(self.title)] if self.title else []
-        return "\n".join([*title, line(self.columns), rule, *map(line, cells)]) + "\n"
+        tail = [self.tail] if self.tail else []
+        return "\n".join([*title, line(self.columns), rule, *map(line, cells), *tail]) + "\n"
 
     def shown_rows(self, *, max_cell: int = _CELL, is_plain: bool = False) -> list[list[str]]:
         """Return the cells as people see them: numbers shortened, names without control characters.
@@ -108,6 +116,7 @@ class Table:
         lines = [f"**{_markdown_cell(self.title)}**", ""] if self.title else []
         lines += ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
         lines += ["| " + " | ".join(_markdown_cell(_shown(cell)) for cell in row) + " |" for row in self.rows]
+        lines += ["", self.tail] if self.tail else []
         return "\n".join(lines) + "\n"
 
     def html(self, *, pictures: Sequence[str] = (), max_rows: int = 100, max_bytes: int = 45_000) -> str:
@@ -164,13 +173,25 @@ class Summed(Result, Protocol):
         ...
 
 
-def render(result: Result, form: Format) -> str:
-    """Return a result as text, ending with a newline."""
+def render(result: Result, form: Format, arranged: Callable[[Table], Table] = lambda table: table) -> str:
+    """Return a result as text, ending with a newline.
+
+    Args:
+        result: What to show.
+        form: As what.
+        arranged: Puts the rows of the result's own table into order; programs that read JSON do so themselves.
+    """
     if form == "json":
         return dump_json(result.to_dict())
+    main = result.table()
     if form == "csv":
-        return (result.flat_table() if isinstance(result, Summed) else result.table()).csv()
-    tables = result.tables() if isinstance(result, Summed) else [result.table()]
+        flat = result.flat_table() if isinstance(result, Summed) else main
+        if flat.columns == main.columns:  # what it has more than the table comes behind it
+            rows = arranged(replace(flat, rows=flat.rows[: len(main.rows)])).rows
+            flat = replace(flat, rows=(*rows, *flat.rows[len(main.rows) :]))
+        return flat.csv()
+    tables = result.tables() if isinstance(result, Summed) else [main]
+    tables = [arranged(table) if table.columns == main.columns else table for table in tables]
     return "\n".join(table.markdown() if form == "md" else table.text() for table in tables)
 
 

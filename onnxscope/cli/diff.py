@@ -19,6 +19,7 @@ from onnxscope.terminal.options import (
     force_option,
     select_option,
 )
+from onnxscope.terminal.row_order import order_options
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from onnxscope.providers.provider import Optimization
 
 __all__ = ["diff"]
+
+_NUMBERS = ("max abs", "relative", "own", "noise", "SQNR dB", "cosine", "beyond")
+_RATIOS = ("SNR dB", "own SNR", "weights SNR")  # of a partner in few bits
 
 
 @click.command()
@@ -70,6 +74,7 @@ __all__ = ["diff"]
 @force_option
 @dim_option
 @custom_ops_option
+@order_options("layer", *_NUMBERS, *_RATIOS)
 @common
 @click.pass_context
 def diff(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from onnxscope.terminal.options import Presentation, common
+from onnxscope.terminal.row_order import order_options
 
 __all__ = ["drift"]
 
@@ -28,6 +29,7 @@ Examples:
     show_default=True,
     help="What a value may move by: deviations, a stability index, a share.",
 )
+@order_options("layer", "shift", "spread", "PSI", "Wasserstein", "outside")
 @common
 @click.pass_context
 def drift(context: click.Context, first: Path, second: Path, threshold: float, shown: Presentation) -> None:

@@ -20,6 +20,7 @@ from onnxscope.terminal.options import (
     model_argument,
     select_option,
 )
+from onnxscope.terminal.row_order import order_options
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions
@@ -45,6 +46,7 @@ __all__ = ["features"]
 @force_option
 @dim_option
 @custom_ops_option
+@order_options("layer", "mean", "std", "min", "max", "zeros", "zero channels")
 @common
 def features(
     model: Path,

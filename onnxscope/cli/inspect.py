@@ -8,6 +8,7 @@ import click
 
 from onnxscope.terminal.feeding import dim_option
 from onnxscope.terminal.options import Presentation, common, model_argument, select_option
+from onnxscope.terminal.row_order import order_options
 
 __all__ = ["inspect"]
 
@@ -16,6 +17,7 @@ __all__ = ["inspect"]
 @model_argument
 @select_option
 @dim_option
+@order_options("layer", "operator", "parameters", "bytes", "multiply-adds", "output bytes")
 @common
 def inspect(model: Path, select: tuple[str, ...], dims: dict[str, int], shown: Presentation) -> None:
     """List inputs, outputs, layers and parameters of MODEL, and say where a weight is not finite."""

@@ -19,6 +19,7 @@ from onnxscope.terminal.options import (
     model_argument,
     select_option,
 )
+from onnxscope.terminal.row_order import order_options
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions
@@ -99,6 +100,7 @@ Examples:
 @batch_options
 @dim_option
 @custom_ops_option
+@order_options("layer", "dB", "own dB", "top-1 %", "KL nats")
 @common
 @click.pass_context
 def sensitivity(
@@ -160,7 +162,7 @@ def sensitivity(
         for place, table in enumerate(found.tables()):
             if place:
                 click.echo()
-            shown.show_table(table)
+            shown.show_table(shown.order.of(table) if table.columns == found.table().columns else table)
         for each in found.kept:
             click.echo()
             shown.tell(each.text)

@@ -18,6 +18,7 @@ from onnxscope.terminal.options import (
     force_option,
     model_argument,
 )
+from onnxscope.terminal.row_order import order_options
 
 if TYPE_CHECKING:
     from onnxscope.base.run_options import FeedingOptions
@@ -41,6 +42,7 @@ __all__ = ["snapshot"]
 @force_option
 @dim_option
 @custom_ops_option
+@order_options("layer", "mean", "std", "min", "max", "zeros", "dead")
 @common
 def snapshot(
     model: Path,

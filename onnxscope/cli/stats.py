@@ -24,6 +24,7 @@ from onnxscope.terminal.options import (
     model_argument,
     select_option,
 )
+from onnxscope.terminal.row_order import order_options
 from onnxscope.terminal.streams import StatusLine
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ _SHOWN_EVERY_S = 0.2
 @click.option("--resume", is_flag=True, help="Go on from what an interrupted run left beside the output.")
 @dim_option
 @custom_ops_option
+@order_options("layer", "mean", "std", "min", "1 %", "median", "99 %", "max", "zeros")
 @common
 def stats(
     model: Path,

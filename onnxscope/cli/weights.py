@@ -18,6 +18,7 @@ from onnxscope.terminal.options import (
     model_argument,
     select_option,
 )
+from onnxscope.terminal.row_order import order_options
 
 __all__ = ["weights"]
 
@@ -34,6 +35,7 @@ __all__ = ["weights"]
 )
 @force_option
 @custom_ops_option
+@order_options("parameter", "mean", "std", "min", "max", "zeros")
 @common
 def weights(
     model: Path,

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -21,6 +21,7 @@ from onnxscope.base.files import partial_path
 from onnxscope.base.limits import MAX_NODES, MEMORY_LIMIT, Limits, default_memory_bytes
 from onnxscope.base.text import plain_shapes, printable
 from onnxscope.errors import OnnxscopeError
+from onnxscope.terminal.row_order import RowOrder
 from onnxscope.terminal.streams import fail, is_of_stdout, tell_of_stdout
 from onnxscope.terminal.supervision import Ended, NoFolderError, can_supervise, supervised, was_interrupted
 
@@ -66,21 +67,25 @@ class Presentation:
         quiet: Whether notes on stderr are left out.
         debug: Whether a fault ends with a traceback.
         is_wide: Whether tables have all their columns and names, however wide the terminal is.
+        order: Which rows of the result's own table are shown, and in which order.
     """
 
     form: Format
     quiet: bool
     debug: bool
     is_wide: bool = False
+    order: RowOrder = field(default_factory=RowOrder)
 
     def show(self, result: Result) -> None:
         """Print a result on stdout."""
         from onnxscope.base.tables import render
 
+        if self.order.column is not None and self.order.column not in result.table().columns:
+            self.note(f"not sorted: this table has no column '{self.order.column}'")
         if self.form == "table":
-            self.show_table(result.table())
+            self.show_table(self.order.of(result.table()))
         else:
-            click.echo(render(result, self.form), nl=False)
+            click.echo(render(result, self.form, self.order.of), nl=False)
 
     def show_table(self, table: Table) -> None:
         """Print a table on stdout, for a person or for a pipe."""
@@ -146,7 +151,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         max_nodes: int | None,
         **options: Any,
     ) -> None:
-        shown = Presentation(form, quiet, debug, wide)
+        shown = Presentation(form, quiet, debug, wide, RowOrder(options.pop("column", None), options.pop("top", None)))
 
         def work() -> None:
             limits = {MEMORY_LIMIT: memory_limit, MAX_NODES: max_nodes}
