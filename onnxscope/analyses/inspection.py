@@ -1,4 +1,4 @@
-"""What a model says about itself, without running it: `inspect()`."""
+"""What a model says about itself, without running it, and where asked what takes the time of a run: `inspect()`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 from onnx import TensorProto
 
 from onnxscope.analyses.estimators import Estimator, describe_estimator
 from onnxscope.analyses.odd_numbers import Odd, find_odd_numbers
 from onnxscope.base.results import Record, facts
-from onnxscope.base.tables import Table
+from onnxscope.base.run_options import FeedingOptions, RunOptions
+from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import counted, not_finite_text, printable, shape_text
+from onnxscope.errors import InputError
 from onnxscope.model.encodings import encoding_of
 from onnxscope.model.graphs import Graph, Node, Step
-from onnxscope.model.loading import Model, load_model
+from onnxscope.model.loading import CustomOps, Model, load_model
 from onnxscope.model.stored_model import InputSpec
 from onnxscope.operators.table import operator_of
 from onnxscope.runtime.unstable_nodes import UnstableNode, find_unstable
 from onnxscope.selection.costs import Costs
+from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.selection.known_shapes import known_shapes
 from onnxscope.selection.selectors import At, select_layers
 from onnxscope.selection.sizes import name_sizes
+from onnxscope.timing.layer_times import LayerTime, Timing
+from onnxscope.timing.time_model import REPEATS, time_model
 
 __all__ = ["CostRecord", "LayerRecord", "ModelSummary", "inspect", "run_inspect"]
 
@@ -53,6 +58,8 @@ class LayerRecord:
         bits: Of a code of its weight, the fewest of several; None where no weight of it is quantized.
         output_bytes: What its value takes in one run; None where a size is not known.
         estimator: The trees, coefficients or support vectors in its node's attributes; None where there are none.
+        time: What it takes of a run; None where nothing was measured, and where another one's time holds its.
+        timed_in: The layer whose time holds its: onnxruntime runs both as one node. None for none.
     """
 
     layer: str
@@ -67,6 +74,16 @@ class LayerRecord:
     bits: int | None = None
     output_bytes: int | None = None
     estimator: Estimator | None = None
+    time: LayerTime | None = None
+    timed_in: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON; what was not measured is left out."""
+        record: dict[str, Any] = _plain(asdict(replace(self, time=None)))
+        del record["time"], record["timed_in"]
+        if self.time is not None:
+            record |= {"ms": self.time.ms, "time_share": round(self.time.share, 6)}
+        return record if self.timed_in is None else {**record, "timed_in": self.timed_in}
 
 
 @dataclass(frozen=True)
@@ -123,6 +140,7 @@ class ModelSummary(Record):
         parameter_bytes: What they take.
         unstable: Nodes that are random or carry state, with what they reach.
         costs: What the whole model costs, whatever was selected.
+        timing: What takes the time of a run; None where nobody asked.
     """
 
     model: dict[str, Any]
@@ -137,13 +155,18 @@ class ModelSummary(Record):
     parameter_bytes: int
     unstable: tuple[UnstableNode, ...] = ()
     costs: CostRecord = CostRecord({}, 0, 0, 0, 0, (), None)
+    timing: Timing | None = None
 
     frame_keys = ("layers",)
 
     def to_dict(self) -> dict[str, Any]:
         """`onnxscope.inspect/1`, ready for JSON."""
-        record = _plain(asdict(replace(self, unstable=())))
-        return {"schema": "onnxscope.inspect/1", **record, "unstable": [node.to_dict() for node in self.unstable]}
+        record = _plain(asdict(replace(self, unstable=(), layers=(), timing=None)))
+        record |= {"layers": [layer.to_dict() for layer in self.layers]}
+        record |= {"unstable": [node.to_dict() for node in self.unstable]}
+        del record["timing"]
+        timing = {} if self.timing is None else {"timing": self.timing.to_dict()}
+        return {"schema": "onnxscope.inspect/1", **record, **timing}
 
     def table(self) -> Table:
         """One row per layer."""
@@ -164,7 +187,19 @@ class ModelSummary(Record):
         marks = [not_finite_text(layer.nan_count, layer.inf_count) for layer in self.layers]
         bits = ["" if layer.bits is None else f"{layer.bits}" for layer in self.layers]
         table = Table(counted(len(rows), "layer"), columns, rows, _LEAST).with_marks("bits", bits)
-        return table.with_marks("not finite", marks)
+        table = table.with_marks("not finite", marks)
+        return table if self.timing is None else self._timed(table)
+
+    def _timed(self, table: Table) -> Table:
+        """The table with what each layer takes of a run."""
+        columns = ("ms", "share %", "multiply-adds a second")
+        place = table.columns.index("value")
+        rows: list[tuple[Cell, ...]] = []
+        for layer, row in zip(self.layers, table.rows, strict=True):
+            cells: tuple[Cell, ...] = (f"in {layer.timed_in}" if layer.timed_in else None, None, None)
+            rows.append((*row[:place], *(cells if layer.time is None else layer.time.cells()), *row[place:]))
+        heads = (*table.columns[:place], *columns, *table.columns[place:])
+        return replace(table, columns=heads, rows=tuple(rows))
 
     def facts(self) -> list[tuple[str, str]]:
         """What there is to say above the table, as pairs of a word and a line."""
@@ -184,6 +219,9 @@ class ModelSummary(Record):
             pairs += [(kind, f"{spec.name}  {spec.dtype} {_shown_shape(spec.shape)}") for spec in specs]
         if self.costs.text():
             pairs.append(("multiply-adds", self.costs.text()))
+        if self.timing is not None:
+            pairs.append(("time", self.timing.text()))
+            pairs += [("memory", text) for text in (self.timing.memory_text(),) if text]
         if self.costs.cache_bytes_per_token:
             pairs.append(("cache", f"{self.costs.cache_bytes_per_token:,} bytes for each token of a sequence"))
         pairs += [("gates", f"{kind} holds its gates in ONNX's order, {order}") for kind, order in self._gates()]
@@ -221,23 +259,47 @@ class ModelSummary(Record):
 
 
 def inspect(
-    model: Any, *, select: str | Sequence[str] = (), at: At = "post", dims: Mapping[str, int] | None = None
+    model: Any,
+    inputs: Any = None,
+    *,
+    select: str | Sequence[str] = (),
+    at: At = "post",
+    dims: Mapping[str, int] | None = None,
+    time: bool = False,
+    repeats: int = REPEATS,
+    threads: int = 0,
+    custom_ops: CustomOps = (),
+    **feeding: Unpack[FeedingOptions],
 ) -> ModelSummary:
-    """Describe a model without running it; its weights are looked at for NaN and infinities alone, up to 256 MB.
+    """Describe a model; its weights are looked at for NaN and infinities alone, up to 256 MB. It runs for time alone.
 
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.
+        inputs: What it is run on where time is measured, as for `features`.
         select: Selectors; none lists every layer that owns weights.
         at: Whether the value of a selected layer is the one after (`post`) or before (`pre`) its activation function.
         dims: Sizes of open dimensions, by name or as `INPUT:AXIS`, for shapes, multiply-adds and bytes.
+        time: Whether the model is run, to say what each layer takes.
+        repeats: How many runs are measured, after two that are not; the median counts.
+        threads: onnxruntime's threads within an operator; 0 leaves it to onnxruntime.
+        custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
+        feeding: How what is given becomes the model's inputs, where it is run: see `FeedingOptions`.
 
     Raises:
         ModelError: The model cannot be read.
-        InputError: It has no such dimension.
+        InputError: It has no such dimension; or it is to be run, and the inputs do not fit.
         SelectorError: A selector matches nothing.
+        RunError: onnxruntime fails.
     """
-    loaded, sizes = name_sizes(load_model(model), dims or {})
-    return run_inspect(loaded, select=select, at=at, dims=sizes)
+    if not time:
+        loaded, sizes = name_sizes(load_model(model, custom_ops=custom_ops), dims or {})
+        return run_inspect(loaded, select=select, at=at, dims=sizes)
+    if inputs is None:
+        raise InputError("nothing is fed, so nothing takes time", hint="name an input; `random` will do")
+    options = RunOptions(**feeding, threads=threads)
+    loaded, options = load_to_run(model, options, inputs, custom_ops=custom_ops, dims=dims)
+    timing = time_model(loaded, inputs, options, repeats=repeats)
+    return run_inspect(loaded, select=select, at=at, dims=name_sizes(loaded, dims or {})[1], timing=timing)
 
 
 def run_inspect(
@@ -247,6 +309,7 @@ def run_inspect(
     at: At = "post",
     dims: Mapping[str, int] | None = None,
     read: bool = True,
+    timing: Timing | None = None,
 ) -> ModelSummary:
     """Describe a model without running it; see `inspect`.
 
@@ -256,6 +319,7 @@ def run_inspect(
         at: As for `inspect`.
         dims: As for `inspect`.
         read: Whether weights are looked at for what is not finite.
+        timing: What takes the time of a run of this model; None where that was not measured.
 
     Raises:
         InputError: The model has no such dimension.
@@ -282,6 +346,8 @@ def run_inspect(
     layers = [_completed(loaded, node, layer, costs, shapes, bound=bool(dims)) for node, layer in declared]
     if read:
         layers = _with_odd_numbers(loaded, [node for node, _ in declared], layers)
+    if timing is not None:
+        layers = [_timed(layer, node, timing) for (node, _), layer in zip(declared, layers, strict=True)]
     nodes = [node for graph in loaded.graphs.values() for node in graph.nodes]
     return ModelSummary(
         model=loaded.to_dict(),
@@ -296,7 +362,15 @@ def run_inspect(
         parameter_bytes=loaded.stored_bytes,
         unstable=find_unstable(loaded),
         costs=_costs(loaded, costs, nodes),
+        timing=timing,
     )
+
+
+def _timed(layer: LayerRecord, node: Node | None, timing: Timing) -> LayerRecord:
+    """The record with what its node takes of a run, or whose time holds that."""
+    time = None if node is None else timing.of(node)
+    holder = None if node is None or time is not None else timing.holder(node)
+    return replace(layer, time=time, timed_in=None if holder is None else holder.layer)
 
 
 def _completed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import difflib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ class Session:
         optimization: Optimization = "all",
         plan_memory: bool = True,
         custom_ops: Sequence[Path] = (),
+        configure: Callable[[Any], None] | None = None,
     ) -> None:
         """Build the session.
 
@@ -108,6 +109,7 @@ class Session:
             plan_memory: Whether the second run of the same shapes takes one block for all values, beside what the first
                 one took; where nearly everything dies early, that is slower and half as much memory again.
             custom_ops: Libraries of custom operators.
+            configure: Called with onnxruntime's `SessionOptions`, to ask for more.
 
         Raises:
             InputError: There is no such provider.
@@ -127,6 +129,8 @@ class Session:
             # Without it onnxruntime would look for the data files in the working folder.
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         register_libraries(options, custom_ops)
+        if configure is not None:
+            configure(options)
         given = with_unique_names(proto)
         if not provider.is_cpu:
             given = self._prepared(given, folder, custom_ops)
@@ -212,6 +216,37 @@ class Session:
             raise RunError(f"onnxruntime cannot run the model ({reason_of(error)}): {self._where}") from error
         return {name: answers[name] for name in wanted}
 
+    def bare_run(self, feeds: Mapping[str, Any]) -> Callable[[], None]:
+        """Return what runs the model once and drops its outputs: nothing is converted, copied or checked meanwhile.
+
+        Args:
+            feeds: As for `run`.
+
+        Raises:
+            RunError: onnxruntime fails, when what is returned is called.
+        """
+        values = {
+            name: self._ort_value(fed) if isinstance(fed, (np.ndarray, np.generic)) else fed
+            for name, fed in feeds.items()
+        }
+        wanted = list(self.outputs)
+        plain = all(kind.startswith("tensor(") for kind in self.outputs.values())
+        plain = plain and all(isinstance(fed, (np.ndarray, np.generic)) for fed in feeds.values())
+        call = self._session.run_with_ort_values if plain else self._session.run
+
+        def run() -> None:
+            try:
+                with doing(f"running {self._where} for {self._listed(wanted)}"):
+                    call(wanted, values)
+            except Exception as error:  # see above
+                raise RunError(f"onnxruntime cannot run the model ({reason_of(error)}): {self._where}") from error
+
+        return run
+
+    def end_profiling(self) -> Path:
+        """End the profile that `configure` has asked for, and return its file, which is the caller's."""
+        return Path(self._session.end_profiling())
+
     def _prepared(self, proto: ModelProto, folder: Path | None, custom_ops: Sequence[Path]) -> ModelProto:
         """A model for a plug-in, which needs the types of outputs declared; its nodes have names for the record."""
         copy = ModelProto()
@@ -288,6 +323,7 @@ def open_session(
     threads: int = 0,
     optimize: bool = True,
     running: Running | None = None,
+    configure: Callable[[Any], None] | None = None,
 ) -> Session:
     """Open a session over a model, or over a copy of it that was changed.
 
@@ -299,6 +335,7 @@ def open_session(
         threads: Threads within an operator, where the model does not say how many; 0 leaves it to onnxruntime.
         optimize: Whether onnxruntime may fuse and fold, as far as the model allows it.
         running: How it is run, in place of what the model says.
+        configure: As for `Session`.
 
     Raises:
         InputError: There is no such provider.
@@ -315,6 +352,7 @@ def open_session(
         provider=running.provider,
         optimization=running.optimization if optimize else "none",
         custom_ops=model.custom_ops,
+        configure=configure,
     )
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "custom_ops_option",
     "force_option",
     "model_argument",
+    "repeats_option",
     "select_option",
 ]
 
@@ -299,6 +300,18 @@ def batch_size_option(command: _Command) -> _Command:
     return click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Samples of a run.")(
         command
     )
+
+
+def repeats_option(command: _Command) -> _Command:
+    """How many runs are measured."""
+    return click.option(
+        "--repeats",
+        type=click.IntRange(1),
+        default=10,
+        show_default=True,
+        metavar="N",
+        help="How many runs --time measures, after two that warm up; the median counts.",
+    )(command)
 
 
 def at_option(command: _Command) -> _Command:
