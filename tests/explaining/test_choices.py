@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import explained_pairs
 import numpy as np
-import onnx
-import onnx.parser
-import onnxruntime
 import pytest
-from onnx import numpy_helper
+from explained_pairs import mended
 
 import onnxscope
 from onnxscope.explaining.choices import as_called, choices_of
@@ -26,25 +24,9 @@ STORED = {
 
 
 def network(body, opset, **other):
-    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["": {opset}]>
-        net (float[N, 4, 6, 6] x) => (float[N, 4, H, K] y) {{
-            a = Conv <pads = [1, 1, 1, 1]> (x, w) {body} y = Conv(b, v) }}""")
-    for name, values in (STORED | other).items():
-        if any(name in node.input for node in model.graph.node):
-            model.graph.initializer.append(numpy_helper.from_array(values, name))
-    return model
-
-
-def mended(a, b, path):
-    """The texts of why, and how far the mended copy is from the first model by plain onnxruntime."""
-    result = onnxscope.explain(a, b, X, mend=path)
-    assert result.mended is not None, result.explanations
-    assert result.mended.equal
-    first, other = (
-        onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": X})[0] for model in (a, onnx.load(path))
-    )
-    np.testing.assert_allclose(other, first, rtol=1e-4, atol=1e-5)
-    return [each.text for each in result.explanations]
+    head = f"""<ir_version: 8, opset_import: ["": {opset}]> net (float[N, 4, 6, 6] x) => (float[N, 4, H, K] y)"""
+    text = f"{head} {{ a = Conv <pads = [1, 1, 1, 1]> (x, w) {body} y = Conv(b, v) }}"
+    return explained_pairs.network(text, STORED | other)
 
 
 GRID = 'b = GridSample <mode = "{}", align_corners = {}> (a, grid)'
@@ -73,7 +55,7 @@ CODES = "k = DequantizeLinear(q, scale, zero) b = Conv <pads = [1, 1, 1, 1]> (a,
 @pytest.mark.parametrize("name", PAIRS)
 def test_another_operator_set_s_meaning_is_named(name, tmp_path):
     first, second, said = PAIRS[name]
-    (text,) = mended(network(*first), network(*second), tmp_path / "mended.onnx")
+    (text,) = mended(network(*first), network(*second), X, tmp_path / "mended.onnx")
     assert said in text
 
 
@@ -81,7 +63,7 @@ def test_another_operator_set_s_meaning_is_named(name, tmp_path):
 def test_what_codes_of_a_weight_stand_for_is_named(what, found, tmp_path):
     right = {"scale": np.array(0.02, np.float32), "zero": np.array(0, np.int8)}
     a, b = network(CODES, 13, **right), network(CODES, 13, **right | {what: np.array(found)})
-    (text,) = mended(a, b, tmp_path / "mended.onnx")
+    (text,) = mended(a, b, X, tmp_path / "mended.onnx")
     name = {"scale": "x_scale", "zero": "x_zero_point"}[what]
     assert text.startswith(f"B's DequantizeLinear has `{name}` {found:.2g}; with {right[what]:.2g} it is equal")
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import explained_pairs
 import numpy as np
-import onnx
-import onnx.parser
-import onnxruntime
 import pytest
-from onnx import numpy_helper
+from explained_pairs import mended
 
 import onnxscope
 
@@ -28,23 +26,9 @@ STORED = {
 
 
 def network(body, result="float[N, 4, 6, 6] y"):
-    model = onnx.parser.parse_model(f"""<ir_version: 9, opset_import: ["": 17]>
-        net (float[N, 4, 6, 6] x) => ({result}) {{ {body.replace("PADS", "pads = [1, 1, 1, 1]")} }}""")
-    for name, values in STORED.items():
-        if any(name in node.input for node in model.graph.node):
-            model.graph.initializer.append(numpy_helper.from_array(values, name))
-    return model
-
-
-def explained(a, b, path):
-    result = onnxscope.explain(a, b, X, mend=path)
-    assert result.mended is not None, result.explanations
-    assert result.mended.equal
-    first, mended = (
-        onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": X})[0] for model in (a, onnx.load(path))
-    )
-    np.testing.assert_allclose(mended, first, rtol=1e-4, atol=1e-4)
-    return [each.text for each in result.explanations]
+    head = f"""<ir_version: 9, opset_import: ["": 17]> net (float[N, 4, 6, 6] x) => ({result})"""
+    text = f"{head} {{ {body.replace('PADS', 'pads = [1, 1, 1, 1]')} }}"
+    return explained_pairs.network(text, STORED)
 
 
 WIDE = "a = Conv <PADS> (x, w) b = Relu(a) y = Conv(b, v)"
@@ -62,7 +46,7 @@ THROUGH = "a = Conv <PADS> (x, w) h = Cast <to = TYPE> (a) g = Cast <to = 1> (h)
     ids=["float16", "through float16", "through bfloat16"],
 )
 def test_fewer_bits_are_named(b, said, tmp_path):
-    (text,) = explained(network(WIDE), network(b), tmp_path / "mended.onnx")
+    (text,) = mended(network(WIDE), network(b), X, tmp_path / "mended.onnx")
     assert said in text
 
 
@@ -95,7 +79,7 @@ LAST = "t = Transpose <perm = [0, 2, 3, 1]> (a)"
 )
 def test_another_layout_is_named(a, b, said, tmp_path):
     result = "float[N, 5] y"
-    (text,) = explained(network(a, result), network(b, result), tmp_path / "mended.onnx")
+    (text,) = mended(network(a, result), network(b, result), X, tmp_path / "mended.onnx")
     assert said in text
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -13,6 +11,7 @@ import onnxruntime
 import pytest
 import small_networks
 from onnx import TensorProto, helper, numpy_helper
+from reproducing import reproduce
 
 import onnxscope
 from onnxscope.cli.main import run
@@ -26,24 +25,6 @@ NETWORK = """<ir_version: 9, opset_import: ["": 17]>
         y = Relu(a)
     }"""
 FEEDS = {"x": np.array([[1, -2], [0.5, 3]], np.float32)}
-BLOCK = (
-    "import sys\n"
-    "class Block:\n"
-    "    def find_spec(self, name, path=None, target=None):\n"
-    "        if name.split('.')[0] in ('onnx', 'onnxscope', 'ml_dtypes'): raise ImportError(name)\n"
-    "sys.meta_path.insert(0, Block())\n"
-    "import runpy\n"
-    "del sys.argv[0]\n"
-    "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-)
-"""Runs a script where neither onnx nor onnxscope can be imported."""
-
-
-def reproduce(folder, elsewhere, *libraries):
-    """Run the script of a folder, from another place, with nothing but onnxruntime and numpy."""
-    command = [sys.executable, "-I", "-c", BLOCK, str(folder / "reproduce.py"), *libraries]
-    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stdout, done.stderr
 
 
 def files(folder):

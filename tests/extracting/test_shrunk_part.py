@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -12,6 +10,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 from onnx import numpy_helper
+from reproducing import reproduce
 from shrink_cases import CRASH, HEADER
 
 import onnxscope
@@ -23,22 +22,6 @@ from onnxscope.extracting.shrunk_part import reaching_values, whole_model
 RNG = np.random.default_rng(7)
 KERNEL = RNG.standard_normal((4, 3, 3, 3)).astype(np.float32)
 IMAGE = RNG.standard_normal((2, 3, 6, 6)).astype(np.float32)
-BLOCK = (
-    "import sys\n"
-    "class Block:\n"
-    "    def find_spec(self, name, path=None, target=None):\n"
-    "        if name.split('.')[0] in ('onnx', 'onnxscope', 'ml_dtypes'): raise ImportError(name)\n"
-    "sys.meta_path.insert(0, Block())\n"
-    "import runpy\n"
-    "del sys.argv[0]\n"
-    "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-)
-
-
-def reproduce(folder):
-    command = [sys.executable, "-I", "-c", BLOCK, str(folder / "reproduce.py")]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stdout
 
 
 def network():
@@ -72,7 +55,7 @@ def test_the_folder_shows_the_fault_and_no_weight(part, tmp_path):
     ).replace(" of model:", f" of {part.source['name']}:")
     files = part.save(tmp_path)
     assert part.shrunk.bytes == (tmp_path / "model.onnx").stat().st_size
-    code, said = reproduce(tmp_path)
+    code, said, _ = reproduce(tmp_path)
     assert (code, said) == (1, f"onnxruntime {onnxruntime.__version__} gives NaN\n")
     text = onnx.parser.parse_model((tmp_path / "model.onnxtxt").read_text())
     assert [node.op_type for node in text.graph.node] == ["Sqrt"]
@@ -84,7 +67,7 @@ def test_the_folder_shows_the_fault_and_no_weight(part, tmp_path):
     proto = onnx.load(tmp_path / "model.onnx")  # mended: the script says so
     proto.graph.node[0].op_type = "Abs"
     onnx.save(proto, tmp_path / "model.onnx")
-    assert reproduce(tmp_path) == (0, f"onnxruntime {onnxruntime.__version__} gives no NaN\n")
+    assert reproduce(tmp_path)[:2] == (0, f"onnxruntime {onnxruntime.__version__} gives no NaN\n")
     whole = onnxscope.extract(network(), {"x": IMAGE}, select="stem")
     whole.save(tmp_path)
     assert not (tmp_path / "model.onnxtxt").exists()
@@ -101,7 +84,7 @@ def test_the_command_cuts_a_crash_out_of_a_model(tmp_path, monkeypatch, capsys):
     assert record["operators"] == {"BatchNormalization": 1}
     assert record["shrunk"]["text"] == "onnxruntime crashes (SIGSEGV)"
     assert err.splitlines()[-1] == "7 files are in part; `python part/reproduce.py` shows the fault"
-    code, said = reproduce(tmp_path / "part")
+    code, said, _ = reproduce(tmp_path / "part")
     assert (code, said.splitlines()[1]) == (1, "it ends with -11")
 
 
@@ -118,7 +101,7 @@ def test_what_crashes_while_constants_are_folded_is_shrunk(tmp_path):
     assert [node.op_type for node in part.model.proto.graph.node] == ["Div"]
     assert not part.inputs
     part.save(tmp_path)
-    code, said = reproduce(tmp_path)
+    code, said, _ = reproduce(tmp_path)
     assert (code, said.splitlines()[1]) == (1, "it ends with -8")
 
 

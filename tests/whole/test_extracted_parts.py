@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -12,20 +10,10 @@ import onnx
 import pytest
 import small_networks
 from onnx import TensorProto, helper, numpy_helper
+from reproducing import reproduce
 
 import onnxscope
 
-BLOCK = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("onnx", "onnxscope", "ml_dtypes"):
-            raise ImportError(name)
-sys.meta_path.insert(0, Block())
-import runpy
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 SMALL = {
     "recurrent": ["op:LSTM", "op:GRU", "op:Gemm"],
     "transformer": ["op:MatMul", "MatMul_0", "MatMul_4", "MatMul_6", "op:LayerNormalization", "op:Softmax"],
@@ -38,12 +26,11 @@ SMALL = {
 def reproduced(part, folder: Path) -> bool:
     """Write a part, and run its script as somebody else does; a weight that is changed has to be found."""
     part.save(folder, force=True)
-    command = [sys.executable, "-I", "-c", BLOCK, str(folder / "reproduce.py")]
 
     def run():
-        done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=300)
-        assert not done.stderr, done.stderr
-        return done.returncode
+        code, _, fault = reproduce(folder)
+        assert not fault, fault
+        return code
 
     if run() != 0:
         return False
