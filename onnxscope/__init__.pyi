@@ -57,6 +57,9 @@ from onnxscope.profiling.dataset_statistics import DatasetStatistics as DatasetS
 from onnxscope.profiling.profile import Profile as Profile
 from onnxscope.profiling.watched_session import WatchedSession as WatchedSession
 from onnxscope.profiling.watched_session import watch as watch
+from onnxscope.releases.bisect_releases import bisect as bisect
+from onnxscope.releases.bisection import Bisection as Bisection
+from onnxscope.releases.bisection import TriedRelease as TriedRelease
 from onnxscope.reporting.overlays import write_node_data as write_node_data
 from onnxscope.reporting.reports import Report as Report
 from onnxscope.reporting.reports import report as report

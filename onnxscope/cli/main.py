@@ -1,8 +1,8 @@
 """The commands. stdout carries the result, stderr notes and errors.
 
-Exit codes: 0 done; 1 `diff`, `check`, `drift` or `convert --verify` found a difference, or something that cannot be
-judged; 2 the work could not be done, usage errors included. Nothing heavier than click is imported before a command
-runs.
+Exit codes: 0 done; 1 `diff`, `check`, `drift`, `bisect` or `convert --verify` found a difference, or something that
+cannot be judged; 2 the work could not be done, usage errors included. Nothing heavier than click is imported before a
+command runs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NoReturn
 import click
 
 from onnxscope._version import __version__
+from onnxscope.cli.bisect import bisect
 from onnxscope.cli.check import check
 from onnxscope.cli.convert import convert
 from onnxscope.cli.demo import demo
@@ -107,6 +108,7 @@ for _command in (
     snapshot,
     check,
     drift,
+    bisect,
     report,
     recipe,
     convert,

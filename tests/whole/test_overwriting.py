@@ -111,6 +111,7 @@ READ = {
     *((name, "model") for name in ("inspect", "weights", "features", "stats", "snapshot", "report", "extract")),
     *(("sensitivity", "model"), ("sensitivity", "quantized"), ("sensitivity", "custom_ops")),
     *(("drift", "first"), ("drift", "second")),
+    *(("bisect", "model"), ("bisect", "custom_ops"), ("bisect", "keep")),
     *(
         ("diff", "a"),
         ("diff", "b"),

@@ -77,7 +77,7 @@ def test_what_editors_see_is_what_is_public():
     names = [alias.asname for line in stub.body if isinstance(line, ast.ImportFrom) for alias in line.names]
     assert onnxscope.__dir__() == onnxscope.__all__ == sorted(names)
     commands = {"inspect", "weights", "features", "stats", "diff", "snapshot", "check", "report", "convert", "recipe"}
-    commands |= {"extract", "sensitivity", "drift"}
+    commands |= {"extract", "sensitivity", "drift", "bisect"}
     assert commands <= set(names)
 
 

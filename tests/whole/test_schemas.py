@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import soundfile
 from jsonschema import Draft202012Validator
 from planting import scaled
+from shimmed_release import write_python
 from text_models import trained
 
 import onnxscope
@@ -116,6 +118,7 @@ def workplace(tmp_path_factory):
         ("norms", pixels * 9, {"select": "op:BatchNormalization", "at": "pre"}),
     ):
         onnxscope.stats(folder / "digits.onnx", data, **options).profile.save(folder / f"{name}.json")
+    write_python(folder / "changed_python", {"off": {"output": 2.0}})
     trained().save(str(folder / "tokenizer.json"))
     (folder / "recorded.onnx").write_bytes((folder / "image.onnx").read_bytes())
     told = ["-i", str(folder / "images" / "photo.jpg"), "--preprocess", str(folder / "recipe.json"), "-q"]
@@ -225,6 +228,8 @@ def baseline(folder, model):
         ("drift digits.json digits.json", 0),
         ("drift digits.json digits.json --threshold 0.1", 0),
         ("drift digits.onnx norms.json", 1),
+        (f"bisect digits.onnx -i digits.npz --python {sys.executable}", 0),
+        ("bisect digits.onnx -i digits.npz --limit 2 --against-python ./changed_python", 1),
         ("doctor", 0),
     ],
 )
@@ -232,7 +237,10 @@ def test_what_commands_print_and_write(workplace, monkeypatch, capsys, command, 
     monkeypatch.chdir(workplace)
     assert run([*command.split(), "--format", "json", "-q"]) == code, capsys.readouterr().err
     printed = conform(strict(capsys.readouterr().out))
-    assert printed["schema"] == f"onnxscope.{command.split()[0].replace('snapshot', 'baseline')}/1"
+    assert (
+        printed["schema"]
+        == f"onnxscope.{command.split()[0].replace('snapshot', 'baseline').replace('bisect', 'bisection')}/1"
+    )
     written = {"weights": "weights/weights.json", "features": "features/features.json"}
     written |= {"stats": "profile.json", "snapshot": "snapshot.json", "extract": "part/extract.json"}
     name = written.get(command.split()[0])
@@ -356,6 +364,7 @@ def test_every_record_that_the_code_makes_has_a_schema():
         "extract digits.onnx --select block -i digits.npz -o part",
         "sensitivity digits.onnx -i digits.npz --limit 2 --of activations --target 60dB",
         "drift digits.json halved.json",
+        "bisect digits.onnx -i digits.npz --limit 2 --against-python ./changed_python",
         "report image.onnx -i random -o report.html",
         "snapshot digits.onnx -i digits.npz -o snapshot.json",
         "check changed.onnx --config empty.toml --baseline digits.onnx.baseline.json -i digits.npz",
