@@ -22,9 +22,10 @@ from onnxscope.releases.pip_environments import NotInstalledError
 class Planted:
     """Environments of which some do something else.
 
-    A plan may hold `off`, a factor by output; `short`, outputs that lose samples; `dies`, a signal; `fails`, `refuses` and
-    `lacks`, messages of a run, of loading and of importing; `hangs`; `at`, outputs without which none of that happens;
-    `alone`, that nothing does where more than one output is asked for; `missing`, what pip says.
+    A plan may hold `off`, a factor by output; `short`, outputs that lose samples; `dies`, a signal; `fails`, `refuses`
+    and `lacks`, messages of a run, of loading and of importing; `hangs`; `at`, outputs without which none of that
+    happens; `alone`, that nothing does where more than one output is asked for; `missing`, what pip says; `path`, that
+    weights outside of a model are found beside its file alone.
     """
 
     def __init__(self, plans: dict[str, dict]) -> None:
@@ -71,6 +72,8 @@ def plant(plan: dict) -> None:
         def __init__(self, *arguments, **options):
             if "refuses" in plan:
                 raise RuntimeError(plan["refuses"])
+            if "path" in plan and not isinstance(arguments[0], str):
+                raise RuntimeError("!model_path.empty() was false. model_path must not be empty.")
             super().__init__(*arguments, **options)
 
         def run(self, names, feeds, *arguments):

@@ -26,13 +26,14 @@ it cannot be imported, or does not know the model's format or operators."""
 
 _SCRIPT = Path(__file__).with_name("scripts") / "run_task.py.txt"
 _LOOK_EVERY_S = 0.02
-_LONGEST = 300
+_LONGEST = 200
 _CODE = re.compile(
     r"^\w+: ?|\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/onnxruntime_src/\S+:\d+ (?:[^()]*\([^()]*\)(?: const)?)?"
 )
 _UNKNOWN = re.compile(
     r"Unsupported model IR version|(?:only \*guarantees\* support|is under development)|[Oo]pset \d+ is"
     r"|is not a registered function/op|No Op registered for|NOT_IMPLEMENTED|Could not find an implementation"
+    r"|Failed to find kernel"
 )
 
 

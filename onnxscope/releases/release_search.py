@@ -61,18 +61,43 @@ class ReleaseSearch:
         self._find_crash(found.last, found.first)
 
     def _end(self, places: Sequence[int]) -> int:
-        """The first of several places that can be tried: an end may move inward."""
-        for place in places:
+        """The first of several places that can be tried: an end may move inward.
+
+        A release that is too old or too new for the model is told apart from the others by halving too, so that few are
+        installed.
+        """
+        if places and self._is_like(places[0]) is not None:
+            return places[0]
+        if len(places) > 1 and self._can_be_tried(places[-1]):
+            found = first_unlike(0, len(places) - 1, lambda index: not self._can_be_tried(places[index]))
+            place = places[found.first]
             if self._is_like(place) is not None:
-                if place != places[0]:
-                    self.notes.append(f"{self._names[places[0]]} cannot be tried: {self._names[place]} stands for it")
+                self.notes.append(f"{self._names[places[0]]} cannot be tried: {self._names[place]} stands for it")
                 return place
-        skipped = next(iter(self._tried.values()))
-        name = self._case.model.name
+        skipped, name = next(one for one in self._tried.values() if one.answers == "skipped"), self._case.model.name
         raise RunError(
             f"fewer than two of {len(self._names)} can be tried ({skipped.release}: {skipped.text}): {name}",
             hint="name other releases, or environments that have onnxruntime and numpy",
         )
+
+    def _can_be_tried(self, place: int) -> bool:
+        """Whether a release can be had and knows the model; one that does not is skipped."""
+        if place in self._tried:
+            return self._tried[place].answers != "skipped"
+        name = self._names[place]
+        try:
+            end = self._case.ends(self._environment(name))
+        except NotInstalledError as error:
+            end = JobEnd("unusable", str(error))
+        if end.ending == "unusable":
+            self._tried[place] = TriedRelease(name, "skipped", end)
+        return end.ending != "unusable"
+
+    def _environment(self, name: str) -> Environment:
+        if name not in self._had:
+            with doing(f"installing {self._noun} {name}"):
+                self._had[name] = self._environments.environment(name)
+        return self._had[name]
 
     def _is_like(self, place: int) -> bool | None:
         """Try a release: whether it is like the first one, None where it cannot be tried."""
@@ -81,8 +106,7 @@ class ReleaseSearch:
 
     def _try(self, name: str) -> TriedRelease:
         try:
-            with doing(f"installing {self._noun} {name}"):
-                environment = self._had[name] = self._environments.environment(name)
+            environment = self._environment(name)
         except NotInstalledError as error:
             return TriedRelease(name, "skipped", JobEnd("unusable", str(error)))
         if self._first is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from onnxscope.selection.selectors import Tap, tap_values
 __all__ = ["PLAIN", "TAPPED", "Trial", "TrialCase"]
 
 PLAIN, TAPPED = "plain", "tapped"
+_MODELS, _OURS = "models", "onnxscope-"
 _AGAIN, _UNFUSED = "again", "unfused"
 _ALL, _NONE = "ORT_ENABLE_ALL", "ORT_DISABLE_ALL"
 _NOT_BEGUN = JobEnd("failed", "it was not begun")
@@ -96,7 +98,9 @@ class TrialCase:
             "custom_ops": [str(path.resolve()) for path in model.custom_ops],
             "providers": [*own, ["CPUExecutionProvider", {}]],
         }
-        self._write(f"{PLAIN}.onnx", model.proto)
+        (folder / _MODELS).mkdir()
+        self._link_weights()
+        self._write(PLAIN, model.proto)
         self.unreachable: list[tuple[str, str]] = []
         self._tap(with_bodies=True)
         self._trials = 0
@@ -131,14 +135,15 @@ class TrialCase:
         """
         return self._trial(environment, [(PLAIN, PLAIN, _ALL), (TAPPED, TAPPED, _ALL)])
 
-    def ends(self, environment: Environment, proto: ModelProto) -> JobEnd:
-        """How a part of the model ends in an environment.
+    def ends(self, environment: Environment, proto: ModelProto | None = None) -> JobEnd:
+        """How a part of the model, or all of it, ends in an environment.
 
         Raises:
             RunError: No process can be started.
         """
-        self._write("part.onnx", proto)
-        end = self._run(environment, [("part", "part", _ALL)])
+        if proto is not None:
+            self._write("part", proto)
+        end = self._run(environment, [("part", PLAIN if proto is None else "part", _ALL)])
         shutil.rmtree(self._folder / "part", ignore_errors=True)
         return end.failure or end.jobs.get("part", _NOT_BEGUN)
 
@@ -163,7 +168,7 @@ class TrialCase:
         rows: list[dict[str, Any]] = [
             {
                 "name": name,
-                "model": f"{model}.onnx",
+                "model": f"{_MODELS}/{_OURS}{model}.onnx",
                 "level": level if level == _NONE else self._level,
                 "threads": 1 if level == _NONE else self._threads,
             }
@@ -196,7 +201,18 @@ class TrialCase:
         if not with_bodies:
             inside = [layer.name for layer in self.model.layers if layer.path]
             self.unreachable += [(name, "the model does not run with it as an output") for name in inside]
-        self._write(f"{TAPPED}.onnx", tapped.proto)
+        self._write(TAPPED, tapped.proto)
 
     def _write(self, name: str, proto: ModelProto) -> None:
-        (self._folder / name).write_bytes(with_unique_names(proto).SerializeToString())
+        content = with_unique_names(proto).SerializeToString()
+        (self._folder / _MODELS / f"{_OURS}{name}.onnx").write_bytes(content)
+
+    def _link_weights(self) -> None:
+        """Make what the model keeps outside of itself appear beside its copies, for releases that look nowhere else."""
+        tensors = [tensor for graph in self.model.graphs.values() for tensor in graph.initializers.values()]
+        places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+        for place in places if self.model.folder is not None else ():
+            link = self._folder / _MODELS / place
+            link.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # a system without links, on which those releases then fail
+                link.symlink_to(self.model.folder / place)

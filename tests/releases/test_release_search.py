@@ -91,6 +91,17 @@ def test_a_release_that_cannot_be_tried_is_said_and_left_out(network):
     assert found.to_dict()["tried"][2]["ending"] == "unusable"
 
 
+@pytest.mark.acceptance
+def test_releases_that_are_too_old_for_the_model_take_few_installs(network):
+    old = {"refuses": "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for Conv(11)"}
+    plans = dict.fromkeys(RELEASES[: RELEASES.index("1.18.0")], old)
+    plans |= from_on(RELEASES, "1.21.0", {"off": {"b": 1.01}})
+    found, environments = searched(network, RELEASES, plans)
+    assert found.pair == ("1.20.0", "1.21.0")
+    assert found.release("1.18.0").answers == "first"
+    assert len(environments.asked) <= 2 + 4 + 3  # both ends, the first that knows the model, the halves behind that
+
+
 def test_nothing_that_can_be_tried_is_an_error(network):
     with pytest.raises(RunError, match=r"fewer than two of 2 can be tried \(1\.8\.0: no wheel\)"):
         searched(network, RELEASES[:2], {"1.8.0": {"missing": "no wheel"}})
