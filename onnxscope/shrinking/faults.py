@@ -43,15 +43,18 @@ class Fault:
     Attributes:
         kind: Of what kind it is.
         detail: The signal, the seconds, or the engine's message; empty otherwise.
+        doing: What a run that does not end was doing; empty otherwise, and where that is not known.
         excess: How many times its tolerance an output is off; 0 where it is not about that.
     """
 
     kind: FaultKind
     detail: str = ""
+    doing: str = ""
     excess: float = 0.0
 
     def __str__(self) -> str:
-        return _SAID[self.kind].format(self.detail)
+        said = _SAID[self.kind].format(self.detail)
+        return f"{said}, {self.doing}" if self.doing else said
 
     @property
     def compared(self) -> Compared:
@@ -161,7 +164,7 @@ def find_fault(bench: Bench, case: Case, *, unstable: Collection[str] = (), has_
     if outcome.kind == "crashed":
         return Found(Fault("crash", outcome.detail), case)
     if outcome.kind == "late":
-        return Found(Fault("hang", f"{bench.trials.timeout_s:g}"), case)
+        return Found(Fault("hang", f"{bench.trials.timeout_s:g}", doing=outcome.detail), case)
     if outcome.kind == "failed":
         if not outcome.detail.startswith("onnxruntime"):
             raise RunError(f"it cannot be tried: {outcome.detail}")

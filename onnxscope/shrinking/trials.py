@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from onnxscope.base.last_words import keep_last_words, new_last_words, read_last_words
 from onnxscope.base.limits import Limits, allowed_memory_bytes, clean, follow, kill, new_folder
 from onnxscope.base.text import first_line
 from onnxscope.errors import RunError
@@ -28,6 +30,7 @@ _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import onnxscope.shrinking.trials as our; our.serve()"
 )
 _NAPS_S = (0.001, 0.02)
+_WORDS = "words of a trial"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Outcome:
 
     Attributes:
         kind: It has answered; an engine has refused the model or failed; it has crashed; it took too long.
-        detail: The engine's message; the signal's name.
+        detail: The engine's message; the signal's name; of a trial that took too long what it was doing.
         answer: Of `trial_run.answer`, None where it has not answered.
     """
 
@@ -160,9 +163,14 @@ def _line(stream: int) -> bytes:
 
 
 def _tried(folder: str, timeout_s: float) -> tuple[str, str]:
-    for name in ("answer", "error"):
+    for name in ("answer", "error", _WORDS):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, name))
+    with new_last_words(os.path.join(folder, _WORDS)) as words:
+        return _ended(folder, timeout_s, words)
+
+
+def _ended(folder: str, timeout_s: float, words: FileIO) -> tuple[str, str]:
     child = os.fork()
     if not child:
         _be_trial(folder)
@@ -175,7 +183,7 @@ def _tried(folder: str, timeout_s: float) -> tuple[str, str]:
         if is_over or select.select([0], [], [], nap_s)[0]:  # nobody asks while we work: who asks is gone
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return "late", ""
+            return "late", ", ".join(read_last_words(words).doing[:1])
         nap_s = min(_NAPS_S[1], 1.5 * nap_s)
     if os.WIFSIGNALED(status):
         return "crashed", signal.Signals(os.WTERMSIG(status)).name
@@ -192,6 +200,7 @@ def _be_trial(folder: str) -> None:
 
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        keep_last_words(os.path.join(folder, _WORDS))
         question = pickle.loads(Path(folder, "question").read_bytes())  # noqa: S301 - our caller's
         _keep(folder, "answer", lambda: pickle.dumps(answer(question), protocol=5))
     except BaseException as error:

@@ -75,6 +75,8 @@ def test_another_failure_is_another_fault():
     assert not fault.is_in(Outcome("crashed", "SIGSEGV"))
     assert not Fault("crash", "SIGSEGV").is_in(Outcome("crashed", "SIGABRT"))
     assert Fault("hang", "10").is_in(Outcome("late"))
+    assert str(Fault("hang", "10")) == "onnxruntime does not end within 10 s"
+    assert str(Fault("hang", "10", "loading the part")) == "onnxruntime does not end within 10 s, loading the part"
 
 
 def test_a_quarter_of_what_it_was_off_is_still_the_fault():
