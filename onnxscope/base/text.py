@@ -20,6 +20,7 @@ __all__ = [
     "label",
     "not_finite_text",
     "number_text",
+    "output_text",
     "plain_shapes",
     "printable",
     "ranges_text",
@@ -102,6 +103,11 @@ def shortened(text: str, limit: int) -> str:
         return text
     kept = limit - 1
     return f"{text[: kept - kept // 2 - kept % 2]}…{text[-(kept // 2 + kept % 2) :]}"
+
+
+def output_text(name: str) -> str:
+    """Return an output's name for a sentence: `output y`; where the name says that it is one, the name alone."""
+    return label(name) if "output" in name.casefold() else f"output {label(name)}"
 
 
 def not_finite_text(nan: int | None, inf: int | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from onnxscope.base.results import Record, paragraph, remarks
 from onnxscope.base.tables import Cell, Table
-from onnxscope.base.text import counted, printable
+from onnxscope.base.text import counted, output_text, printable
 from onnxscope.comparison.layer_difference import COLUMNS, LEAST, RANKED, LayerDifference, Verdict, size_of
 from onnxscope.comparison.structure_changes import FusedPart, StructureChange
 from onnxscope.comparison.weight_changes import WeightChange
@@ -355,7 +355,7 @@ class Comparison(Record, Sequence[LayerDifference]):
             words += [f"cosine {cosine:.6g}"] if cosine is not None and ratio != "exact" else []
             words += [row.scores.text] if row.scores else []
             words += [row.reason or row.undecided or row.unstable or ""]
-            parts.append(f"output {printable(row.a.name)}: {', '.join(filter(None, words))}")
+            parts.append(f"{output_text(row.a.name)}: {', '.join(filter(None, words))}")
         if self.was_run and len(self.outputs) > _NAMED:
             parts.append(f"{len(self.outputs) - _NAMED} more outputs")
         costly = [

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxscope.base.results import Record
 from onnxscope.base.run_options import RunOptions
 from onnxscope.base.tables import Table
-from onnxscope.base.text import counted, label, printable
+from onnxscope.base.text import counted, label, output_text, printable
 from onnxscope.comparison.common_feed import open_common_feed
 from onnxscope.comparison.layer_difference import LayerDifference, size_of
 from onnxscope.comparison.result import Comparison, Undecided
@@ -62,7 +62,7 @@ class Cause:
     @property
     def name(self) -> str:
         """What it is called in words."""
-        return f"output {label(self.row.a.layer)}" if self.row.op_type == "Output" else label(self.row.a.layer)
+        return output_text(self.row.a.layer) if self.row.op_type == "Output" else label(self.row.a.layer)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxscope.base.run_options import RunOptions
 from onnxscope.base.tables import Cell, Table
-from onnxscope.base.text import format_number, label, printable
+from onnxscope.base.text import format_number, label, output_text, printable
 from onnxscope.model.loading import Model
 from onnxscope.numerics.composites import contents_of
 from onnxscope.numerics.distances import Discrepancy, measure
@@ -72,7 +72,7 @@ class MovedOutput:
     @property
     def text(self) -> str:
         """In words."""
-        name = f"output {label(self.name)}"
+        name = output_text(self.name)
         if self.identical:
             return f"{name} does not move, bit for bit"
         if self.discrepancy is None:

@@ -18,6 +18,7 @@ from onnxscope.base.text import (
     is_safe_stem,
     label,
     number_text,
+    output_text,
     plain_shapes,
     printable,
     ranges_text,
@@ -155,3 +156,13 @@ def test_an_error_of_the_library_has_an_end_however_long_a_name_is_and_doubles_n
     assert str(error).endswith("': m.onnx")
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.hint) == (str(error), error.hint)
+
+
+def test_an_output_that_is_called_so_is_not_called_so_twice():
+    assert [output_text(name) for name in ("y", "output", "output_0", "Output", "out")] == [
+        "output y",
+        "output",
+        "output_0",
+        "Output",
+        "output out",
+    ]
