@@ -18,6 +18,7 @@ from PIL import Image
 from onnxscope.analyses.channel_importance import Activation, WeighingSessions, weigh_by_ablation, weigh_by_score
 from onnxscope.analyses.class_scores import Subject, cut_sample, find_class
 from onnxscope.analyses.input_pictures import lay_over, prepared_pictures
+from onnxscope.base import option_types
 from onnxscope.base.results import Record, picture
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
@@ -132,6 +133,7 @@ class ClassActivation(Record):
         return picture(encode_png(self.overlay()), self.title), self.table().html()
 
 
+@option_types.checked
 def class_activation(
     model: Any,
     inputs: Any,

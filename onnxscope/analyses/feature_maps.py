@@ -12,6 +12,7 @@ import numpy as np
 from onnxscope.analyses.counted_positions import ALL_COUNT, CountedAxes, CutValue, PositionFinder, find_counted
 from onnxscope.analyses.map_views import view_of
 from onnxscope.analyses.tap_maps import FeatureMap, Rank, describe_tap, taps_table
+from onnxscope.base import option_types
 from onnxscope.base.results import Record, paragraph, remarks, within
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
@@ -152,6 +153,7 @@ class FeatureMaps(Record, Sequence[FeatureMap]):
         return parts + remarks(self.notes)
 
 
+@option_types.checked
 def features(
     model: Any,
     inputs: Any,

@@ -7,8 +7,11 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps
+from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics
+from onnxscope.base import option_types
 from onnxscope.base.files import (
     ARRAYS,
     PICTURE,
@@ -23,17 +26,14 @@ from onnxscope.base.text import is_safe_stem, safe_stem
 from onnxscope.drawing.figures import histogram_png
 from onnxscope.drawing.mosaics import encode_png, kernels
 from onnxscope.drawing.svg_charts import histogram_svg
-
-if TYPE_CHECKING:
-    from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps
-    from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics
-    from onnxscope.model.loading import Model
+from onnxscope.model.loading import Model
 
 __all__ = ["files_in_place", "refuse_others", "save_features", "save_weights"]
 
 _MAX_MANIFEST_BYTES = 256 << 20
 
 
+@option_types.checked
 def save_features(
     maps: FeatureMaps, folder: str | Path, *, cmap: str = "viridis", arrays: bool = False, force: bool = False
 ) -> dict[str, str]:
@@ -67,6 +67,7 @@ def save_features(
     return pictures
 
 
+@option_types.checked
 def save_weights(
     statistics: WeightStatistics,
     model: Model,

@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from onnxscope.analyses.estimators import Estimator, describe_estimator
 from onnxscope.analyses.odd_numbers import Odd, find_odd_numbers
+from onnxscope.base import option_types
 from onnxscope.base.results import Record, facts
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Cell, Table
@@ -258,6 +259,7 @@ class ModelSummary(Record):
         return self.header() + self.table().text()
 
 
+@option_types.checked
 def inspect(
     model: Any,
     inputs: Any = None,

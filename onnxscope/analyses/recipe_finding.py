@@ -13,6 +13,7 @@ from typing import Any, Unpack
 
 from onnx import ModelProto
 
+from onnxscope.base import option_types
 from onnxscope.base.files import MODEL, refuse_foreign, refuse_inputs, writing_whole
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.text import printable
@@ -30,6 +31,7 @@ __all__ = ["recipe", "write_into"]
 _LAYOUTS = {"chw": "nchw", "hwc": "nhwc"}
 
 
+@option_types.checked
 def recipe(
     model: Any,
     inputs: Any = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from onnxscope.analyses.left_out import LeftOut, left_out
+from onnxscope.base import option_types
 from onnxscope.base.name_patterns import select_names
 from onnxscope.base.results import Record, within
 from onnxscope.base.tables import Cell, Table
@@ -184,6 +185,7 @@ class WeightStatistics(Record, Sequence[WeightRecord]):
         return (self.table().html(pictures=drawn),)
 
 
+@option_types.checked
 def weights(
     model: Any,
     *,

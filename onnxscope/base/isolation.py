@@ -24,6 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from onnxscope.base import option_types
 from onnxscope.base.last_words import read_last_words
 from onnxscope.base.limits import (
     MEMORY_LIMIT,
@@ -50,6 +51,7 @@ _PROGRAM = (
 _Result = TypeVar("_Result")
 
 
+@option_types.checked
 def isolated(
     function: Callable[..., _Result],
     *arguments: Any,

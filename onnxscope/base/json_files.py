@@ -103,6 +103,8 @@ class JsonFormat:
         Raises:
             OnnxscopeError: Of the class `error`: the file is missing, too large, no JSON, or of another schema.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise self.error(f"a {self.noun} is a path, not {type(path).__name__}", hint=self.made_by)
         where = printable(os.fspath(path))
         try:
             with open_regular(os.fspath(path), limit_bytes=self.limit_bytes) as stream:

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from onnxscope.base import option_types
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.text import printable
 from onnxscope.checkpoints.checkpoint import is_checkpoint
@@ -34,6 +35,7 @@ from onnxscope.structure.standard_model import standard_model
 __all__ = ["diff", "run_diff"]
 
 
+@option_types.checked
 def diff(
     a: Any,
     b: Any = None,

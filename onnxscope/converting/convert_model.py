@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from onnxscope.base import option_types
 from onnxscope.base.files import refuse_inputs
 from onnxscope.base.plugins import load_converter
 from onnxscope.converting.contract import ConversionReport, ConversionRequest, Converter
@@ -22,9 +23,14 @@ __all__ = ["convert"]
 _HOW_TO_NAME = "`path/to/file.py:factory`, `package.module:factory`, a saved model's path, or a shipped network's name"
 
 
+Source = str | os.PathLike[str]
+"""What a framework's model is made from: a file, or `FILE.py:FACTORY`; never the model itself, which is told apart."""
+
+
+@option_types.checked
 def convert(
     framework: str,
-    source: str | os.PathLike[str],
+    source: Source,
     path: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] | None = None,

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from onnxscope.base import option_types
 from onnxscope.base.text import counted
 from onnxscope.drifting.drift_result import Drift
 from onnxscope.drifting.populations import Chance, Population
 from onnxscope.drifting.running_statistics import running_populations
 from onnxscope.drifting.shifts import PER_CHANNEL, PER_VALUE, Shift, compare_taps, compare_with
-from onnxscope.errors import ProfileError
+from onnxscope.errors import InputError, ProfileError
 from onnxscope.model.loading import Model, load_model
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.profile import Profile
@@ -28,6 +29,7 @@ _REACH = 4.0  # deviations that elements are away, for a rule of thumb
 _SETTINGS = ("preset", "layout", "sound", "text", "masks")
 
 
+@option_types.checked
 def drift(first: Any, second: Any, *, threshold: float = 0.2) -> Drift:
     """Say how far the values of one dataset are from those of another, beyond what chance does.
 
@@ -40,12 +42,13 @@ def drift(first: Any, second: Any, *, threshold: float = 0.2) -> Drift:
             Nothing drifts by what chance does to so many samples.
 
     Raises:
+        InputError: The first of them is nothing of that kind, or the threshold is below 0.
         ProfileError: A profile cannot be read, or they have no value in common.
         ModelError: The model cannot be read.
     """
     later = _profile(second)
-    if not isinstance(threshold, (int, float)) or not threshold >= 0:
-        raise ValueError(f"a threshold is a number of at least 0, not {threshold!r}")
+    if not threshold >= 0:
+        raise InputError(f"a threshold is a number of at least 0, not {threshold!r}")
     if _is_model(first):
         return _against_model(load_model(first), later, float(threshold))
     return _against_profile(_profile(first), later, float(threshold))
@@ -182,6 +185,7 @@ def _is_model(given: Any) -> bool:
         return False
     if isinstance(given, (Model, ModelProto)):
         return True
+    option_types.path("first", given)
     path = os.fspath(given)
     if str(path).endswith(".json") or not os.path.isfile(path):
         return str(path).endswith((".onnx", ".pb", ".ort", ".onnxtxt"))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from onnxscope.base import option_types
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.text import printable
 from onnxscope.comparison.common_feed import open_common_feed
@@ -36,6 +37,7 @@ _MOST_ROUNDS = 3
 _NOTHING = "nothing in the table explains it"
 
 
+@option_types.checked
 def explain(
     a: Any,
     b: Any,

@@ -11,6 +11,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
+from onnxscope.base import option_types
 from onnxscope.base.results import Record, remarks
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Cell, Table
@@ -188,6 +189,7 @@ class Extraction(Record):
         return self.table().text()
 
 
+@option_types.checked
 def extract(
     model: Any,
     inputs: Any = None,

@@ -17,6 +17,7 @@ import onnx
 
 from onnxscope._version import __version__
 from onnxscope.analyses.weight_statistics import run_weights
+from onnxscope.base import option_types
 from onnxscope.base.files import record_file, refuse_foreign, write_whole
 from onnxscope.base.json_files import Fields, JsonFormat, dump_json
 from onnxscope.base.results import Record
@@ -196,6 +197,7 @@ class Baseline(Record):
         return self.table().text()
 
 
+@option_types.checked
 def snapshot(
     model: Any,
     inputs: Any = None,

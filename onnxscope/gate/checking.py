@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from onnxscope.analyses.weight_statistics import weights
+from onnxscope.base import option_types
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.datasets.dataset import open_dataset
 from onnxscope.drifting.compare_profiles import drift
@@ -37,6 +38,7 @@ _ONLY_OF_SOME = ("sound", "text", "state", "masks")
 _ASKED = ("files", "samples", "preset", "layout", "random_seed", "batch_axes", "dims", *_ONLY_OF_SOME)
 
 
+@option_types.checked
 def check(
     model: Any,
     baseline: Baseline | str | os.PathLike[str],

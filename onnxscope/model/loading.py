@@ -209,6 +209,7 @@ class Model(StoredModel):
         return find_parameters(self, self.names)
 
 
+@option_types.checked
 def load_model(
     source: Any,
     *,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack, overload
 
+from onnxscope.base import option_types
 from onnxscope.base.results import Record, remarks
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Cell, Table
@@ -168,6 +169,7 @@ def _scores(quality: Quality) -> tuple[Cell, Cell]:
     )
 
 
+@option_types.checked
 def restoration(
     model: Any,
     quantized: Any,

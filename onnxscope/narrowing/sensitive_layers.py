@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack, get_args
 
+from onnxscope.base import option_types
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.text import counted, printable
 from onnxscope.datasets.dataset import open_dataset
@@ -28,6 +29,7 @@ _NAMED = 3
 _OF_RANDOM = "the inputs are random numbers: which layers lose most by them is not which do by real data"
 
 
+@option_types.checked
 def sensitivity(
     model: Any,
     inputs: Any,

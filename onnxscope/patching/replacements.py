@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxscope.base import option_types
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 from onnxscope.inputs.arrays import to_array
@@ -106,8 +107,13 @@ def read_replacements(texts: Sequence[str]) -> dict[str, str]:
 
 
 def replacement_files(replace: Replacements | None) -> list[str]:
-    """Return the files that replacements are read from; a model's external data is not among them."""
-    paths = (os.fspath(source) for source in (replace or {}).values() if isinstance(source, str | os.PathLike))
+    """Return the files that replacements are read from; a model's external data is not among them.
+
+    Raises:
+        InputError: They are not by layer.
+    """
+    sources = _checked(replace or {}).values()
+    paths = (os.fspath(source) for source in sources if isinstance(source, str | os.PathLike))
     return [path for path in paths if path not in ("zero", "mean")]
 
 
@@ -119,7 +125,12 @@ def replacements_of(replace: Replacements) -> list[Replacement]:
         ModelError: A model cannot be read.
     """
     loaded: dict[str, Model] = {}
-    return [_replacement(layer, source, loaded) for layer, source in replace.items()]
+    return [_replacement(layer, source, loaded) for layer, source in _checked(replace).items()]
+
+
+def _checked(replace: Replacements) -> Replacements:
+    option_types.mapping("replace", replace, "what stands in place of a value, by layer")
+    return replace
 
 
 def _replacement(layer: str, source: Any, loaded: dict[str, Model]) -> Replacement:

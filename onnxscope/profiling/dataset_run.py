@@ -15,6 +15,7 @@ import onnx
 
 from onnxscope._version import __version__
 from onnxscope.analyses.weight_statistics import WeightStatistics, weights
+from onnxscope.base import option_types
 from onnxscope.base.files import partial_path, record_file, refuse_foreign, writing_whole
 from onnxscope.base.plugins import load_engine
 from onnxscope.base.run_options import FeedingOptions, OnError, RunOptions
@@ -48,6 +49,7 @@ __all__ = ["run_stats", "start_pilot", "stats"]
 _WRITING_SHARE = 0.05  # of the running time goes into writing what is known so far, at most
 
 
+@option_types.checked
 def stats(
     model: Any,
     inputs: Any,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxscope.base import option_types
 from onnxscope.base.text import counted, first_line
 from onnxscope.errors import InputError
 from onnxscope.model.loading import CustomOps, Model, load_model
@@ -24,6 +25,7 @@ __all__ = ["WatchedSession", "watch"]
 _SHARE = 0.01  # of the session's time that watching may take
 
 
+@option_types.checked
 def watch(
     session: Any,
     every: int = 100,

@@ -14,17 +14,16 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from onnxscope.analyses.feature_maps import FeatureMaps
+from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics
+from onnxscope.base import option_types
 from onnxscope.base.files import OVERLAY, WholeFolder, refuse_foreign, refuse_inputs, writing_folder
 from onnxscope.base.json_files import dump_json
+from onnxscope.comparison.result import Comparison
 from onnxscope.model.loading import Model, load_model
-
-if TYPE_CHECKING:
-    from onnxscope.analyses.feature_maps import FeatureMaps
-    from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics
-    from onnxscope.comparison.result import Comparison
-    from onnxscope.profiling.dataset_statistics import DatasetStatistics
+from onnxscope.profiling.dataset_statistics import DatasetStatistics
 
 __all__ = ["Overlay", "overlay_files", "write_node_data"]
 
@@ -84,6 +83,7 @@ class _Row:
     numbers: Mapping[str, Any]
 
 
+@option_types.checked
 def write_node_data(
     folder: str | os.PathLike[str],
     model: Any,

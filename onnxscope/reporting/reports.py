@@ -11,6 +11,7 @@ from onnxscope.analyses.activation_maps import Method
 from onnxscope.analyses.feature_maps import FeatureMaps, Rank
 from onnxscope.analyses.inspection import run_inspect
 from onnxscope.analyses.weight_statistics import weights
+from onnxscope.base import option_types
 from onnxscope.base.files import PAGE, refuse_foreign, refuse_inputs, write_whole
 from onnxscope.base.results import Record
 from onnxscope.base.run_options import FeedingOptions, RunOptions
@@ -94,6 +95,7 @@ class Report(Record):
         return self.table().text()
 
 
+@option_types.checked
 def report(
     model: Any,
     inputs: Any = None,
