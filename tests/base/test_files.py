@@ -205,9 +205,13 @@ def test_an_error_without_a_system_message_is_still_told(tmp_path: Path) -> None
 def test_files_that_differ_are_not_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text("the same")
-    refuse_inputs(
-        [tmp_path / "a", tmp_path / "new/a", tmp_path / "new/b", None, "a"], [tmp_path / "b", None, "b", "\0"]
-    )
+    outputs = [tmp_path / "a", tmp_path / "new/a", tmp_path / "new/b", None, "a"]
+    refuse_inputs(outputs, [tmp_path / "b", None, "b", "\0"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    (tmp_path / "b").unlink()
+    (tmp_path / "b").hardlink_to(tmp_path / "a")  # by now it is one file
+    with pytest.raises(OutputError, match=r"^the output would replace an input: .*/a, which is .*/b$"):
+        refuse_inputs(outputs, [tmp_path / "b", None, "b", "\0"])
 
 
 @pytest.mark.parametrize("path", ["there", "new", "new/new", "\0"])

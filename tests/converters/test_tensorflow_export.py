@@ -293,14 +293,18 @@ def test_one_argument_for_several_inputs(tmp_path, names):
 def test_an_optimizer_that_fails_is_left_out(tmp_path, monkeypatch):
     from tf2onnx import optimizer
 
+    calls = []
+
     class Failing:
         graph_been_opt = False
 
         def optimize(self, graph, iteration):
+            calls.append(iteration)
             raise RuntimeError("this optimizer has a fault")
 
     monkeypatch.setitem(optimizer._optimizers, "remove_identity", Failing)
     converted, image = convert(f"{HERE}:residual", tmp_path), random(*SHAPE)
+    assert calls
     _close(converted.run(image)[0], quiet(make(helpers.residual), image).numpy())
 
 

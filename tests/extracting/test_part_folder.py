@@ -107,6 +107,11 @@ def test_onnx_runs_the_folder_as_one_of_its_own_tests(model, tmp_path):
     runner._add_model_test(case, "Real")
     tests = runner._test_items["RealModel"]
     tests["test_part_cpu"].func(runner)
+    recorded = tmp_path / "part" / "test_data_set_0" / "output_0.pb"
+    values = numpy_helper.to_array(onnx.load_tensor(recorded))
+    onnx.save_tensor(numpy_helper.from_array(values + 1, "y"), recorded)
+    with pytest.raises(AssertionError):
+        tests["test_part_cpu"].func(runner)
 
 
 def test_values_that_numpy_lacks_and_that_are_no_tensors_are_reproduced(tmp_path):

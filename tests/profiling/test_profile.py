@@ -120,13 +120,13 @@ def test_a_file_gives_back_every_bit(tmp_path):
     assert content.count(b"\n") < 30
 
 
-def test_half_a_million_channels_stay_small(tmp_path):
-    array = RNG.normal(size=(2, 500_000, 3)).astype(np.float32)
+def test_a_hundred_thousand_channels_stay_small(tmp_path):
+    array = RNG.normal(size=(2, 100_000, 3)).astype(np.float32)
     profile = profile_of(0, 12, taps=(tap_of("wide", array, 0),))
-    assert len(saved(profile, tmp_path)) < 100_000_000
+    assert len(saved(profile, tmp_path)) < 20_000_000
     start = time.monotonic()
-    assert Profile.load(tmp_path / "p.json").taps[0].state.moments.count.size == 500_000
-    assert time.monotonic() - start < 60  # a few seconds; no measurement
+    assert Profile.load(tmp_path / "p.json").taps[0].state.moments.count.size == 100_000
+    assert time.monotonic() - start < 30  # half a second; no measurement
 
 
 def damaged(change):
