@@ -49,11 +49,12 @@ browser:
 	test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null || \
 	{ echo "the tests need a browser: install Debian's package chromium, as root" >&2; exit 1; }
 
+# A worker takes tests that stand together, so that what a file of them shares is made once; who is done takes over some.
 unit: $(INSTALLED) $(JUNIT_SCHEMA) browser  ## pytest
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not acceptance"
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not acceptance"
 
 coverage: $(INSTALLED) $(JUNIT_SCHEMA) browser  ## pytest, and which lines no test reaches; a third slower
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not acceptance" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not acceptance" --cov --cov-report=term:skip-covered
 
 docs: $(INSTALLED)  ## build the documentation into site/, with warnings as errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
