@@ -185,9 +185,12 @@ class ModelSummary(Record):
             )
             for layer in self.layers
         )
+        counts = ((row.parameters, row.size_bytes, row.multiply_accumulates, row.output_bytes) for row in self.layers)
+        sums = [sum(filter(None, column)) or None for column in zip(*counts, strict=True)]
+        total = ("total", None, None, *sums, None) if len(rows) > 1 else ()
         marks = [not_finite_text(layer.nan_count, layer.inf_count) for layer in self.layers]
         bits = ["" if layer.bits is None else f"{layer.bits}" for layer in self.layers]
-        table = Table(counted(len(rows), "layer"), columns, rows, _LEAST).with_marks("bits", bits)
+        table = Table(counted(len(rows), "layer"), columns, rows, _LEAST, total=total).with_marks("bits", bits)
         table = table.with_marks("not finite", marks)
         return table if self.timing is None else self._timed(table)
 
@@ -200,7 +203,12 @@ class ModelSummary(Record):
             cells: tuple[Cell, ...] = (f"in {layer.timed_in}" if layer.timed_in else None, None, None)
             rows.append((*row[:place], *(cells if layer.time is None else layer.time.cells()), *row[place:]))
         heads = (*table.columns[:place], *columns, *table.columns[place:])
-        return replace(table, columns=heads, rows=tuple(rows))
+        total: tuple[Cell, ...] = ()
+        if table.total:
+            times = [layer.time for layer in self.layers if layer.time is not None]
+            sums = sum(time.ms for time in times), round(100 * sum(time.share for time in times), 2), None
+            total = (*table.total[:place], *sums, *table.total[place:])
+        return replace(table, columns=heads, rows=tuple(rows), total=total)
 
     def facts(self) -> list[tuple[str, str]]:
         """What there is to say above the table, as pairs of a word and a line."""

@@ -142,7 +142,7 @@ def _columns(table: Table, digits: int | None, is_plain: bool, max_name: int) ->
     shown = table.shown_rows(max_cell=max_name, is_plain=is_plain)
     columns = []
     for place, (head, is_number) in enumerate(zip(table.columns, table.numeric_columns(), strict=True)):
-        raw = tuple(row[place] for row in table.rows)
+        raw = tuple(row[place] for row in table.rows_for_people)
         cells = [row[place] for row in shown]
         if digits is not None:
             floats = iter(_rounded([cell for cell in raw if isinstance(cell, float)], digits))

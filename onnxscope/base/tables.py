@@ -33,6 +33,7 @@ class Table:
         rows: A cell per column; None shows as nothing, a sequence as a shape.
         least: Headings of the columns that matter least, the first to go first where a terminal has no room.
         left_out: How many rows were left out at the end, which people are told below the table.
+        total: A last row for people, of what all rows have together; empty where there is nothing to add.
     """
 
     title: str
@@ -40,11 +41,17 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     least: tuple[str, ...] = ()
     left_out: int = 0
+    total: tuple[Cell, ...] = ()
 
     @property
     def tail(self) -> str:
         """The line below the table; empty where all rows are in it."""
         return f"… and {counted(self.left_out, 'more row')}" if self.left_out else ""
+
+    @property
+    def rows_for_people(self) -> tuple[tuple[Cell, ...], ...]:
+        """The rows, and what they have together."""
+        return (*self.rows, self.total) if self.total else self.rows
 
     def filled(self) -> Table:
         """Return the table without the columns that are empty in every row, as people want to see it."""
@@ -56,14 +63,16 @@ class Table:
     def with_columns(self, places: Sequence[int]) -> Table:
         """Return the table with some of its columns alone."""
         rows = tuple(tuple(row[place] for place in places) for row in self.rows)
-        return replace(self, columns=tuple(self.columns[place] for place in places), rows=rows)
+        total = tuple(self.total[place] for place in places if self.total)
+        return replace(self, columns=tuple(self.columns[place] for place in places), rows=rows, total=total)
 
     def with_marks(self, column: str, marks: Sequence[str]) -> Table:
         """Return the table with one more column, or as it is where no row has anything to say there."""
         if not any(marks):
             return self
         rows = tuple((*row, mark) for row, mark in zip(self.rows, marks, strict=True))
-        return replace(self, columns=(*self.columns, column), rows=rows)
+        total = (*self.total, None) if self.total else ()
+        return replace(self, columns=(*self.columns, column), rows=rows, total=total)
 
     def text(self, *, is_plain: bool = False, max_cell: int = _CELL) -> str:
         """Return the table for people, in columns of equal width: names to the left, numbers to the right.
@@ -96,7 +105,7 @@ class Table:
 
         Names are cut to `max_cell` characters; what has words is a sentence, which is of no use without its middle.
         """
-        cells = [[_shown(cell, is_plain=is_plain) for cell in row] for row in self.rows]
+        cells = [[_shown(cell, is_plain=is_plain) for cell in row] for row in self.rows_for_people]
         return [[shortened(text, _SENTENCE if " " in text else max_cell) for text in row] for row in cells]
 
     def numeric_columns(self) -> list[bool]:
@@ -115,7 +124,9 @@ class Table:
         """Return a GitHub-flavoured Markdown table."""
         lines = [f"**{_markdown_cell(self.title)}**", ""] if self.title else []
         lines += ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
-        lines += ["| " + " | ".join(_markdown_cell(_shown(cell)) for cell in row) + " |" for row in self.rows]
+        lines += [
+            "| " + " | ".join(_markdown_cell(_shown(cell)) for cell in row) + " |" for row in self.rows_for_people
+        ]
         lines += ["", self.tail] if self.tail else []
         return "\n".join(lines) + "\n"
 

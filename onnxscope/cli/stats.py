@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onnxscope.base.files import partial_path
-from onnxscope.base.text import counted
+from onnxscope.base.text import counted, samples_text
 from onnxscope.errors import OnnxscopeError, RunError
 from onnxscope.terminal.feeding import dim_option, feeding_options, input_option, replace_option
 from onnxscope.terminal.options import (
@@ -209,7 +209,7 @@ class _Progress(StatusLine):
         self._shown_s = now
         rate = (done - self._first) / max(now - self._start_s, 1e-9)
         time_left = f", {_duration(round((total - done) / rate))} left" if rate else ""
-        self(f"{done:,} of {total:,} samples, {rate:,.1f} a second{time_left}")
+        self(f"{done:,} of {samples_text(total)}, {rate:,.1f} a second{time_left}")
 
 
 def _duration(seconds: int) -> str:

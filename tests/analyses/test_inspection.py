@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx.parser
@@ -14,6 +15,8 @@ from unstable_models import noisy, written
 from onnxscope.analyses.inspection import inspect
 from onnxscope.base.json_files import dump_json
 from onnxscope.errors import SelectorError
+
+DIGITS = Path(__file__).resolve().parents[2] / "fixtures" / "digits.onnx"
 
 
 @pytest.fixture
@@ -256,3 +259,12 @@ def test_a_dimension_without_a_name_that_can_be_given_is_called_by_its_place(mod
     assert summary.costs.open_dims[0] == "image:2"
     assert "--dim image:2=SIZE says more" in summary.header()
     assert "says more" not in inspect(model, dims={"image:2": 8, "batch": 1}).header()
+
+
+def test_the_last_row_says_what_all_layers_have_together(model):
+    numbers = 16 * 9 + 16 + 16 * 16 * 9 + 4 * 16 + 32 * 16 * 9 + 4 * 32 + 10 * 512 + 10
+    products = 64 * 16 * 9 + 64 * 16 * 16 * 9 + 16 * 32 * 16 * 9 + 10 * 512
+    values = 3 * 64 * 16 + 2 * 16 * 32 + 10
+    total = inspect(DIGITS).table().total
+    assert total == ("total", None, None, numbers, 4 * numbers, products, 4 * values, None)
+    assert inspect(model).table().total == ()  # of one layer

@@ -95,3 +95,11 @@ def test_a_sentence_is_shown_whole():
     assert sentence in Table("", ("remark",), ((sentence,),)).text()
     (shown,) = Table("", ("remark",), (("word " * 1000,),)).shown_rows()[0]
     assert len(shown) == 400
+
+
+def test_a_row_of_totals_is_for_people_and_stays_at_the_end():
+    table = Table("", ("name", "n", "note"), (("a", 1, ""), ("b", 2, "")), total=("total", 3, None))
+    assert table.text().splitlines()[-1] == "total  3"
+    assert table.markdown().splitlines()[-1] == "| total | 3 |  |"
+    assert table.csv().splitlines()[-1] == "b,2,"
+    assert table.with_marks("mark", ["", "x"]).text().splitlines()[-1] == "total  3"
