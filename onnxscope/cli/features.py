@@ -20,6 +20,7 @@ from onnxscope.terminal.options import (
     model_argument,
     select_option,
 )
+from onnxscope.terminal.outputs import open_option, open_written, output_option
 from onnxscope.terminal.row_order import order_options
 
 if TYPE_CHECKING:
@@ -35,9 +36,8 @@ __all__ = ["features"]
 @at_option
 @replace_option
 @feeding_options
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder of the results."
-)
+@output_option("DIR", ".features", "Folder of the results", is_folder=True)
+@open_option
 @channel_options
 @click.option("--sample", type=click.IntRange(0), default=0, show_default=True, help="Which sample a picture shows.")
 @click.option("--cmap", default="viridis", show_default=True, help="A colour map of matplotlib's.")
@@ -52,6 +52,7 @@ def features(
     model: Path,
     inputs: tuple[str, ...],
     output: Path,
+    opens: bool,
     select: tuple[str, ...],
     at: Literal["post", "pre"],
     channels: int,
@@ -105,3 +106,5 @@ def features(
         moved = f"largest difference {maps.tapping['max_abs']:.3g}, relative {maps.tapping['relative']:.3g}"
         shown.note(f"outputs of the tapped and the untapped model: {moved}")
     shown.note(f"{counted(len(pictures), 'picture')} and features.json are in {output}")
+    if opens:
+        open_written(output)

@@ -21,6 +21,7 @@ from onnxscope.terminal.options import (
     model_argument,
     select_option,
 )
+from onnxscope.terminal.outputs import open_option, open_written, output_option
 from onnxscope.terminal.streams import StatusLine
 
 if TYPE_CHECKING:
@@ -36,14 +37,8 @@ __all__ = ["report"]
 @select_option
 @at_option
 @feeding_options
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="REPORT.html",
-    required=True,
-    help="The page.",
-)
+@output_option("REPORT.html", ".report.html", "The page")
+@open_option
 @click.option(
     "--profile", type=click.Path(path_type=Path), metavar="PROFILE.json", help="Show the statistics that `stats` wrote."
 )
@@ -83,6 +78,7 @@ def report(
     inputs: tuple[str, ...],
     select: tuple[str, ...],
     output: Path,
+    opens: bool,
     profile: Path | None,
     against: Path | None,
     explain: bool,
@@ -148,6 +144,8 @@ def report(
     if node_data is not None:
         _write_overlays(result, node_data, shown, force=force)
     shown.note(f"the page is in {output}, {output.stat().st_size:,} bytes")
+    if opens:
+        open_written(output)
 
 
 def _write_overlays(report: Report, folder: Path, shown: Presentation, *, force: bool) -> None:

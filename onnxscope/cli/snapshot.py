@@ -18,6 +18,7 @@ from onnxscope.terminal.options import (
     force_option,
     model_argument,
 )
+from onnxscope.terminal.outputs import output_option
 from onnxscope.terminal.row_order import order_options
 
 if TYPE_CHECKING:
@@ -31,14 +32,7 @@ __all__ = ["snapshot"]
 @input_option(required=False)
 @feeding_options
 @batch_options
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="BASELINE.json",
-    required=True,
-    help="The baseline.",
-)
+@output_option("BASELINE.json", ".onnxscope.json", "The baseline", is_beside=True)
 @force_option
 @dim_option
 @custom_ops_option

@@ -24,6 +24,7 @@ from onnxscope.terminal.options import (
     model_argument,
     select_option,
 )
+from onnxscope.terminal.outputs import output_option
 from onnxscope.terminal.row_order import order_options
 from onnxscope.terminal.streams import StatusLine
 
@@ -43,14 +44,7 @@ _SHOWN_EVERY_S = 0.2
 @at_option
 @replace_option
 @feeding_options
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="PROFILE.json",
-    required=True,
-    help="The mergeable profile.",
-)
+@output_option("PROFILE.json", ".profile.json", "The mergeable profile")
 @force_option
 @batch_options
 @click.option(
