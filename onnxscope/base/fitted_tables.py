@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from onnxscope.base.tables import Cell, Table
 from onnxscope.base.text import printable, shape_text, shortened
 
-__all__ = ["can_show_signs", "fit_table", "fit_text", "show_table"]
+__all__ = ["as_shown", "can_show_signs", "fit_table", "fit_text", "show_table"]
 
 _GAP = 2
 _DIGITS = 4
@@ -33,6 +33,14 @@ _WHOLE = 10_000  # characters: longer than any name that is shown
 def can_show_signs() -> bool:
     """Whether stdout takes signs that are not in ASCII."""
     return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+
+
+def as_shown(text: str) -> str:
+    """Return a text with another sign, of the same width, in the place of each that stdout does not take."""
+    if can_show_signs():
+        return text
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return text.replace("…", "~").encode(encoding, "replace").decode(encoding)
 
 
 def show_table(table: Table, *, is_wide: bool = False) -> None:
@@ -51,7 +59,7 @@ def show_table(table: Table, *, is_wide: bool = False) -> None:
     heads = len(fit_text(table.title, width)) if table.title else 0
     console = Console(width=max(width, 1), highlight=False)
     for index, line in enumerate(lines):
-        console.print(Text(line, style="bold" if index <= heads and table.columns else ""), soft_wrap=True)
+        console.print(Text(as_shown(line), style="bold" if index <= heads and table.columns else ""), soft_wrap=True)
 
 
 def fit_table(table: Table, width: int, *, is_plain: bool = False, max_name: int = _LONGEST_NAME) -> list[str]:

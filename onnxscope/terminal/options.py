@@ -90,13 +90,13 @@ class Presentation:
 
     def show_table(self, table: Table) -> None:
         """Print a table on stdout, for a person or for a pipe."""
-        from onnxscope.base.fitted_tables import can_show_signs, show_table
+        from onnxscope.base.fitted_tables import as_shown, can_show_signs, show_table
 
         if sys.stdout.isatty():
             show_table(table, is_wide=self.is_wide)
             return
         longest = {"max_cell": sys.maxsize} if self.is_wide else {}
-        click.echo(table.text(is_plain=not can_show_signs(), **longest), nl=False)
+        click.echo(as_shown(table.text(is_plain=not can_show_signs(), **longest)), nl=False)
 
     @staticmethod
     def tell(text: str, *, indent: int = 0) -> None:
@@ -106,11 +106,11 @@ class Presentation:
             text: The lines.
             indent: Spaces before what is left of a line that was broken.
         """
-        from onnxscope.base.fitted_tables import can_show_signs, fit_text
+        from onnxscope.base.fitted_tables import as_shown, can_show_signs, fit_text
 
         for line in (text if can_show_signs() else plain_shapes(text)).splitlines():
             lines = fit_text(line, shutil.get_terminal_size().columns, indent=indent) if sys.stdout.isatty() else ()
-            click.echo("\n".join(lines or [printable(line)]))
+            click.echo(as_shown("\n".join(lines or [printable(line)])))
 
     def note(self, text: str) -> None:
         """Print a remark on stderr."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import re
@@ -229,3 +230,18 @@ def test_commands_ask_the_terminal_for_its_width(monkeypatch, capsys):
     assert "`--wide` shows" in out
     assert run(["weights", str(FIXTURES / "digits.onnx"), "--wide"]) == 0
     assert "float32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_is_not_utf_8_gets_signs_that_it_has(encoding, is_terminal, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert run(["inspect", str(FIXTURES / "digits.onnx"), "--top", "2"]) == 0
+    stream.flush()
+    text = stream.buffer.getvalue().decode("ascii")
+    assert "float32 [batch, 1, 8, 8]" in text
+    assert "~ and 4 more rows" in text
