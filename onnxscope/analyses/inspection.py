@@ -281,7 +281,9 @@ def inspect(
     custom_ops: CustomOps = (),
     **feeding: Unpack[FeedingOptions],
 ) -> ModelSummary:
-    """Describe a model; its weights are looked at for NaN and infinities alone, up to 256 MB. It runs for time alone.
+    """Describe a model, without running it where no time is asked for.
+
+    Its weights are looked at for NaN and infinities alone, up to 256 MB.
 
     Args:
         model: A path, a `ModelProto` or a loaded `Model`.

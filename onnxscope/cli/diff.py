@@ -17,6 +17,7 @@ from onnxscope.terminal.options import (
     common,
     custom_ops_option,
     force_option,
+    repeats_option,
     select_option,
 )
 from onnxscope.terminal.row_order import order_options
@@ -53,6 +54,8 @@ _RATIOS = ("SNR dB", "own SNR", "weights SNR")  # of a partner in few bits
 @click.option("--weights-only", is_flag=True, help="Compare weights and structure; run nothing.")
 @batch_options
 @against_options
+@click.option("--time", is_flag=True, help="Also say what each layer takes in both, and which is faster.")
+@repeats_option
 @click.option(
     "--extract",
     type=click.Path(path_type=Path),
@@ -98,6 +101,8 @@ def diff(
     against_provider: str | None,
     against_optimization: Optimization | None,
     against_threads: int | None,
+    time: bool,
+    repeats: int,
     feeding: FeedingOptions,
     dims: dict[str, int],
     custom_ops: tuple[Path, ...],
@@ -126,6 +131,10 @@ def diff(
         raise click.UsageError("--shrink needs a place for the two parts: --extract")
     if (explain or mend is not None) and (weights_only or not inputs):
         raise click.UsageError("--explain and --mend need what the models are fed: -i")
+    if time and (weights_only or not inputs):
+        raise click.UsageError("--time needs what the models are fed: -i")
+    if time and (not has_graphs or explain or mend is not None or replace):
+        raise click.UsageError("--time measures two models as they are: leave --explain, --mend and --replace out")
     if replace and (explain or mend is not None or extract is not None):
         raise click.UsageError("--explain, --mend and --extract take B as it is: run them without --replace")
     in_two_ways = not all(value is None for value in (against_provider, against_optimization, against_threads))
@@ -155,6 +164,8 @@ def diff(
             against_provider=against_provider,
             against_optimization=against_optimization,
             against_threads=against_threads,
+            time=time,
+            repeats=repeats,
         )
     result = compare(
         models[0],
@@ -181,6 +192,8 @@ def diff(
             shown.show_table(changes)
             click.echo()
         shown.tell(result.summary())
+        if result.times is not None:
+            shown.tell(result.times.text)
         for line in result.lines if isinstance(result, WaysComparison) else ():
             shown.tell(line)
         _show_reasons(result, mend, shown)

@@ -31,6 +31,8 @@ from onnxscope.patching.runs import Run, Runs, runs_of_dataset
 from onnxscope.providers.provider import Optimization, Running, read_optimization, read_provider
 from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.structure.standard_model import standard_model
+from onnxscope.timing.compared_times import compare_times
+from onnxscope.timing.time_model import REPEATS, time_feeds
 
 __all__ = ["diff", "run_diff"]
 
@@ -55,6 +57,8 @@ def diff(
     against_provider: str | os.PathLike[str] | None = None,
     against_optimization: Optimization | None = None,
     against_threads: int | None = None,
+    time: bool = False,
+    repeats: int = REPEATS,
     **feeding: Unpack[FeedingOptions],
 ) -> Comparison:
     """Compare two models layer by layer, each layer at the value that leaves it.
@@ -82,6 +86,8 @@ def diff(
         against_provider: What `b` runs on, as `provider` says it of `a`; by default the same.
         against_optimization: How much onnxruntime may fuse and fold of `b`: `all`, `extended`, `basic` or `none`.
         against_threads: onnxruntime's threads within an operator for `b`.
+        time: Whether both are also run as they are, to say what each layer takes.
+        repeats: How many runs of each are measured, after two that are not; the median counts.
         feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Returns:
@@ -95,7 +101,7 @@ def diff(
     """
     if is_checkpoint(a) or is_checkpoint(b):
         ways = (against_provider, against_optimization, against_threads, replace or None)
-        given = inputs if inputs is not None else next((way for way in ways if way is not None), None)
+        given = inputs if inputs is not None else next((way for way in ways if way is not None), time or None)
         within = _tolerance(rtol, atol)
         return compare_checkpoint(a, b, given, tolerance=within, select=select, custom_ops=custom_ops, dims=dims)
     options = RunOptions(
@@ -107,6 +113,8 @@ def diff(
         replace=replace,
     )
     first, options = load_to_run(a, options, inputs, custom_ops=custom_ops, dims=dims)
+    if time and inputs is None:
+        raise InputError("nothing is run, so nothing takes time", hint="`-i` says what the models are fed")
     against = _against(first.running, against_provider, against_optimization, against_threads)
     if against is None and b is None:
         raise InputError("a model is compared with nothing", hint="name a second model, or another way of running it")
@@ -117,7 +125,33 @@ def diff(
     compared = run_diff(
         first, second, inputs, options, align=align, rtol=rtol, atol=atol, select=select, finds_step=True
     )
-    return compared if against is None else compared_ways(compared, first, second)
+    compared = compared if against is None else compared_ways(compared, first, second)
+    return with_times(compared, first, second, inputs, options, repeats) if time else compared
+
+
+def with_times(
+    comparison: Comparison, first: Model, second: Model, inputs: Any, options: RunOptions, repeats: int = REPEATS
+) -> Comparison:
+    """The comparison with what each layer takes in one run of both models as they are; see `time_model`.
+
+    Raises:
+        InputError: The inputs do not fit.
+        RunError: onnxruntime fails.
+    """
+    notes = []
+    with contextlib.closing(open_common_feed((first, second), inputs, options)) as feed:
+        runs = feed.dataset.whole(apart=True).runs()
+        feeds = next(runs)
+        if next(runs, None) is not None:
+            notes.append("what was given takes several runs: the first one is measured")
+        fed = feeds, feed.of_second(feeds)
+        timings = [
+            time_feeds(model, arrays, threads=options.threads, repeats=repeats)
+            for model, arrays in zip((first, second), fed, strict=True)
+        ]
+    pairs = ((row.a.layer, row.b.layer) for row in comparison.layers)
+    times = compare_times(timings[0], timings[1], pairs)
+    return dataclasses.replace(comparison, times=times, notes=(*comparison.notes, *notes))
 
 
 def run_diff(

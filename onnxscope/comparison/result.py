@@ -16,11 +16,13 @@ from onnxscope.comparison.weight_changes import WeightChange
 from onnxscope.numerics.distances import decibels
 from onnxscope.patching.effects import PatchEffect
 from onnxscope.runtime.half_range import Unfit, unfit_sentence
+from onnxscope.timing.compared_times import ComparedTimes
 
 __all__ = ["Comparison", "Undecided"]
 
 _ROUNDED = ("quantized", "rounded")  # changes of weights that a partner in few bits has everywhere
 _NAMED = 3  # layers, or outputs, that the verdict names
+_TIMES = ("ms", "ms of the second", "times faster")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Comparison(Record, Sequence[LayerDifference]):
         unfit: Of either model, values of half precision that held numbers beyond their type: a CPU hides it.
         partner: In words, the form of few bits that one of the models is in and the other is not; None where there is
             none.
+        times: What both take, layer by layer; None where nobody asked.
     """
 
     a: dict[str, Any]
@@ -78,6 +81,7 @@ class Comparison(Record, Sequence[LayerDifference]):
     unfit: tuple[tuple[Unfit, ...], tuple[Unfit, ...]] = ((), ())
     partner: str | None = None
     replaced: PatchEffect | None = None
+    times: ComparedTimes | None = None
 
     frame_keys = ("layers", "outputs")
 
@@ -211,6 +215,7 @@ class Comparison(Record, Sequence[LayerDifference]):
             "unfit": {
                 side: [value.to_dict() for value in values] for side, values in zip("ab", self.unfit, strict=True)
             },
+            **({} if self.times is None else {"times": self.times.to_dict()}),
         }
 
     def table(self) -> Table:
@@ -218,10 +223,20 @@ class Comparison(Record, Sequence[LayerDifference]):
         title = f"{self.a['name']} against {self.b['name']}: {self._count} aligned"
         if not self.is_ranked:
             rows = tuple(row.cells(judged=self.was_run) for row in (*self.outputs, *self.layers))
-            return Table(title, COLUMNS, rows, LEAST)
+            return self._timed(Table(title, COLUMNS, rows, LEAST), self.layers)
         cells = [row.ranked_cells(None) for row in self.outputs]
         cells += [row.ranked_cells(self._weights_db(place)) for place, row in self._ranking]
-        return Table(title, RANKED, tuple(cells), LEAST)
+        return self._timed(Table(title, RANKED, tuple(cells), LEAST), [row for _, row in self._ranking])
+
+    def _timed(self, table: Table, layers: Sequence[LayerDifference]) -> Table:
+        """The table of outputs and layers with what these take in both models, where that was measured."""
+        if self.times is None:
+            return table
+        pairs = [self.times.of(row.a.layer, row.b.layer) for row in layers]
+        cells: list[tuple[Cell, ...]] = [(None,) * len(_TIMES) for _ in self.outputs]
+        cells += [(None,) * len(_TIMES) if pair is None else pair.cells() for pair in pairs]
+        rows = tuple((*row, *times) for row, times in zip(table.rows, cells, strict=True))
+        return dataclasses.replace(table, columns=(*table.columns, *_TIMES), rows=rows)
 
     @property
     def is_ranked(self) -> bool:
@@ -292,6 +307,7 @@ class Comparison(Record, Sequence[LayerDifference]):
         """The verdict and what is undecided, the layers and outputs, and what is not the same about the rest."""
         rows: list[tuple[Cell, ...]] = [("", self.verdict, self.summary())]
         rows += [(undecided.layer, "undecided", undecided.reason) for undecided in self.undecided]
+        rows += [("", "time", self.times.text)] if self.times is not None else []
         changes = self.changes_table()
         verdict = Table("verdict", ("layer", "verdict", "why"), tuple(rows))
         moved = [] if self.replaced is None else [self.replaced.table()]
@@ -302,8 +318,9 @@ class Comparison(Record, Sequence[LayerDifference]):
         table = self.table()
         empty: tuple[Cell, ...] = (None,) * (len(COLUMNS) - 5)
         rows = [(layer, None, "change", change, *empty, what) for layer, change, what in self.changes_table().rows]
-        verdict = (None, None, "verdict", self.verdict, *empty, self.summary())
-        return Table(table.title, COLUMNS, (*table.rows, *rows, verdict))
+        rows.append((None, None, "verdict", self.verdict, *empty, self.summary()))
+        wider: tuple[Cell, ...] = (None,) * (len(table.columns) - len(COLUMNS))
+        return Table(table.title, table.columns, (*table.rows, *((*row, *wider) for row in rows)))
 
     def summary(self) -> str:
         """One line: the verdict; where the models differ, where that starts and who is to blame; what is undecided."""
@@ -374,11 +391,13 @@ class Comparison(Record, Sequence[LayerDifference]):
         return name if row.a.layer == row.b.layer else f"{name} ({printable(row.b.layer)} in the second)"
 
     def __repr__(self) -> str:
-        return f"{self.table().text()}{self.summary()}\n"
+        times = "" if self.times is None else f"{self.times.text}\n"
+        return f"{self.table().text()}{self.summary()}\n{times}"
 
     def html_parts(self) -> list[str]:
         """The verdict, the layers to blame, all layers, changes of weights and structure, and remarks."""
         parts = [paragraph(self.summary(), "good" if self.equal else "bad")]
+        parts += [] if self.times is None else [paragraph(self.times.text)]
         blamed = [row for row in self.guilty if row.entire is not None]
         if blamed and not self.equal and not self.is_ranked:
             title = f"where the difference comes from: {counted(len(blamed), 'layer')}"

@@ -142,6 +142,7 @@ def baseline(folder, model):
     [
         ("inspect digits.onnx", 0),
         ("inspect tokens.onnx --select op:Gather", 0),
+        ("inspect digits.onnx --time --repeats 1 -i random", 0),
         ("inspect unreachable.onnx", 0),
         ("inspect odd.onnx", 0),
         ("inspect noisy.onnx", 0),
@@ -187,6 +188,7 @@ def baseline(folder, model):
         ("diff digits.onnx digits_qdq.onnx -i digits.npz --rtol 1e-3", 1),
         ("diff digits.onnx changed.onnx -i digits.npz --mend mended.onnx", 1),
         ("diff digits.onnx digits_deployed.onnx", 0),
+        ("diff digits.onnx digits_deployed.onnx -i digits.npz --time --repeats 1", 0),
         ("diff digits.onnx changed.onnx --weights-only", 1),
         ("diff digits.safetensors digits_qdq.onnx", 0),
         ("weights digits.safetensors", 0),
