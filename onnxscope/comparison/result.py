@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 from onnxscope.base.results import Record, paragraph, remarks
@@ -236,7 +236,7 @@ class Comparison(Record, Sequence[LayerDifference]):
         cells: list[tuple[Cell, ...]] = [(None,) * len(_TIMES) for _ in self.outputs]
         cells += [(None,) * len(_TIMES) if pair is None else pair.cells() for pair in pairs]
         rows = tuple((*row, *times) for row, times in zip(table.rows, cells, strict=True))
-        return dataclasses.replace(table, columns=(*table.columns, *_TIMES), rows=rows)
+        return replace(table, columns=(*table.columns, *_TIMES), rows=rows)
 
     @property
     def is_ranked(self) -> bool:

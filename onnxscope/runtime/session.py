@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import difflib
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,14 +217,22 @@ class Session:
             raise RunError(f"onnxruntime cannot run the model ({reason_of(error)}): {self._where}") from error
         return {name: answers[name] for name in wanted}
 
-    def bare_run(self, feeds: Mapping[str, Any]) -> Callable[[], None]:
-        """Return what runs the model once and drops its outputs: nothing is converted, copied or checked meanwhile.
+    def timed_runs(
+        self, feeds: Mapping[str, Any], count: int, *, fewest: int = 1, budget_s: float = 0.0
+    ) -> list[float]:
+        """Run the model several times and drop its outputs: nothing is converted, copied or checked meanwhile.
 
         Args:
             feeds: As for `run`.
+            count: How often.
+            fewest: How often where it takes longer than the budget.
+            budget_s: Seconds after which no further run begins; 0 for any.
+
+        Returns:
+            The seconds of each.
 
         Raises:
-            RunError: onnxruntime fails, when what is returned is called.
+            RunError: onnxruntime fails.
         """
         values = {
             name: self._ort_value(fed) if isinstance(fed, (np.ndarray, np.generic)) else fed
@@ -233,15 +242,18 @@ class Session:
         plain = all(kind.startswith("tensor(") for kind in self.outputs.values())
         plain = plain and all(isinstance(fed, (np.ndarray, np.generic)) for fed in feeds.values())
         call = self._session.run_with_ort_values if plain else self._session.run
-
-        def run() -> None:
-            try:
-                with doing(f"running {self._where} for {self._listed(wanted)}"):
+        seconds: list[float] = []
+        total_s = 0.0
+        try:
+            with doing(f"running {self._where} for {self._listed(wanted)}"):
+                while len(seconds) < count and (not budget_s or len(seconds) < fewest or total_s < budget_s):
+                    start = time.perf_counter()
                     call(wanted, values)
-            except Exception as error:  # see above
-                raise RunError(f"onnxruntime cannot run the model ({reason_of(error)}): {self._where}") from error
-
-        return run
+                    seconds.append(time.perf_counter() - start)
+                    total_s += seconds[-1]
+        except Exception as error:  # see above
+            raise RunError(f"onnxruntime cannot run the model ({reason_of(error)}): {self._where}") from error
+        return seconds
 
     def end_profiling(self) -> Path:
         """End the profile that `configure` has asked for, and return its file, which is the caller's."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,22 +122,11 @@ def _measured(
         options.profile_file_prefix = str(folder / "profile")
 
     session = open_session(named.model, named.proto, threads=threads, configure=configure)
-    run = session.bare_run(feeds)
-    for _ in range(_WARM_UP):
-        run()
-    _repeated(run, repeats)
+    session.timed_runs(feeds, _WARM_UP)
+    session.timed_runs(feeds, repeats, fewest=_FEWEST, budget_s=_BUDGET_S)
     runs = read_profile(session.end_profiling())
-    run()  # the first run after that is slower
-    return session, runs, statistics.median(_repeated(run, repeats))
-
-
-def _repeated(run: Callable[[], None], repeats: int) -> list[float]:
-    seconds: list[float] = []
-    while len(seconds) < repeats and (len(seconds) < _FEWEST or sum(seconds) < _BUDGET_S):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+    session.timed_runs(feeds, 1)  # the first run after that is slower
+    return session, runs, statistics.median(session.timed_runs(feeds, repeats, fewest=_FEWEST, budget_s=_BUDGET_S))
 
 
 def _taken(named: NamedModel, session: Session) -> list[tuple[Node, ...]]:
