@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -204,6 +205,8 @@ class PipEnvironments:
     def _found_pip(self) -> list[str]:
         """That of the Python in question, or of this one, or else one of our own."""
         for python in dict.fromkeys((self._python, sys.executable)):
+            if python == sys.executable and importlib.util.find_spec("pip") is not None:
+                return [python, "-m", "pip"]
             if _told([python, "-m", "pip", "--version"]) is not None:
                 return [python, "-m", "pip"]
         own = self._folder / "pip"
