@@ -87,8 +87,8 @@ class Bisection(Record, Sequence[TriedRelease]):
         between: Releases between both that cannot be tried, so that it may be one of them.
         releases: How many there are from one end to the other.
         installs: How many were installed.
-        crash: The node with which the release crashes that is not like the first, or which the first does; None where
-            neither does, or that is not known.
+        crash: The node with which a release crashes: the one that is not like the first, or the first, or all; None
+            where none does, or that is not known.
         notes: Remarks for people.
     """
 
@@ -149,11 +149,7 @@ class Bisection(Record, Sequence[TriedRelease]):
             return None
         last = self.release(self.pair[0])
         if (last.end.ending, changed.end.ending) != ("ran", "ran"):
-            text = f"{last.end.text} before, now {changed.end.text}"
-            if self.crash is not None:
-                where = printable(self.crash.layer or self.crash.name)
-                text += f"; the first node to crash is {where} ({printable(self.crash.op_type)})"
-            return text
+            return f"{last.end.text} before, now {changed.end.text}{self._crash_text}"
         row = changed.first_row
         assert row is not None
         what = (
@@ -167,15 +163,23 @@ class Bisection(Record, Sequence[TriedRelease]):
             return f"first {what}: finite in one release only"
         return f"first {what}, by {format_number(row.entire.relative_l2)} of its norm, noise {format_number(row.floor)}"
 
+    @property
+    def _crash_text(self) -> str:
+        if self.crash is None:
+            return ""
+        where = printable(self.crash.layer or self.crash.name)
+        return f"; the first node to crash is {where} ({printable(self.crash.op_type)})"
+
     def summary(self) -> str:
         """One line."""
         name = printable(str(self.model["name"]))
         where = "two environments" if self.package is None else counted(self.releases, "release")
         about = f"{name}, {where}" + (f", {self.installs:,} installed" if self.package is not None else "")
         if self.pair is None:
-            first, last = self.tried[0].release, self.tried[-1].release
+            first, last = self.tried[0], self.tried[-1]
             text = "what can be compared is" if self.verdict == "undecided" else "no change:"
-            return f"{self.verdict}: {text} the same from {first} to {last} ({about})"
+            ends = "" if last.end.ending == "ran" else f": {last.end.text}{self._crash_text}"
+            return f"{self.verdict}: {text} the same from {first.release} to {last.release}{ends} ({about})"
         unknown = f" (or {', '.join(self.between)}, which cannot be tried)" if self.between else ""
         return f"differs: from {self.pair[0]} to {self.pair[1]}{unknown}: {self.what_changed} ({about})"
 

@@ -54,6 +54,7 @@ class ReleaseSearch:
         low = self._end(range(len(self._names)))
         high = self._end(range(len(self._names) - 1, low, -1))
         if self._tried[high].answers != "changed":
+            self._find_crash(low, high)
             return
         found = first_unlike(low, high, self._is_like)
         self.pair = self._names[found.last], self._names[found.first]

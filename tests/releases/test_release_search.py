@@ -69,6 +69,15 @@ def test_a_crash_is_named_with_its_signal_and_the_first_node_that_crashes(networ
     assert "crashes (SIGSEGV) while running; the first node to crash is" in found.summary()
 
 
+@pytest.mark.acceptance
+def test_what_crashes_everywhere_is_no_change_and_its_node_is_named(network):
+    few = RELEASES[:2]
+    found, _ = searched(network, few, from_on(few, "1.8.0", {"dies": "SIGSEGV", "at": ["c", "scores"]}))
+    assert (found.verdict, found.pair) == ("equal", None)
+    assert (found.crash.name, found.crash.layer) == ("c", "body")
+    assert "crashes (SIGSEGV) while running; the first node to crash is body (Conv)" in found.summary()
+
+
 def test_rounding_is_no_change(network):
     found, environments = searched(network, RELEASES, {"1.23.0": {"off": {"scores": 1 + 2**-23}}})
     assert (found.verdict, found.pair, found.changed) == ("equal", None, None)
