@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from packaging.version import InvalidVersion, Version
@@ -75,10 +74,11 @@ def chosen_releases(known: Iterable[str], first: str, last: str, package: str) -
         if not end:
             continue
         if Version(end) not in by_version:
-            closest = difflib.get_close_matches(end, releases, n=3, cutoff=0)
+            after = sum(version < Version(end) for version in by_version)
+            closest = releases[max(after - 1, 0) : after + 1]
             raise InputError(
                 f"{package} {printable(end)} cannot be installed for this Python",
-                hint=f"closest releases that can: {', '.join(sorted_releases(closest)) or 'none'}",
+                hint=f"closest releases that can: {' and '.join(closest) or 'none'}",
             )
         places[side] = by_version[Version(end)]
     chosen = releases[places[0] : places[1] + 1]
