@@ -52,6 +52,8 @@ from onnxscope.narrowing.restoration import restoration as restoration
 from onnxscope.narrowing.result import LayerLoss as LayerLoss
 from onnxscope.narrowing.result import Sensitivity as Sensitivity
 from onnxscope.narrowing.sensitive_layers import sensitivity as sensitivity
+from onnxscope.preparing.find_preparation import preparation as preparation
+from onnxscope.preparing.prepared_result import Preparation as Preparation
 from onnxscope.profiling.dataset_run import stats as stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics as DatasetStatistics
 from onnxscope.profiling.profile import Profile as Profile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -158,9 +158,28 @@ class ImageSamples(Samples):
         if isinstance(image, tuple) and dtype.kind in "iu":
             kept = np.iinfo(dtype).max >= 65_535
             remarks = [*remarks, "fed as 0..65535" if kept else f"rounded to whole levels for {spec.dtype}"]
-        if self.axes.channel_axis < self.axes.height_axis:
-            pixels = pixels.transpose(2, 0, 1)
-        return np.ascontiguousarray(pixels, dtype), remarks
+        return self.placed(pixels), remarks
+
+    def levels(self, position: int, presets: Iterable[Preset]) -> Iterator[Array]:
+        """Decode one image once, and resize it as each of several presets does.
+
+        Yields:
+            Its levels, a new array (height, width, channels), RGB where it is colour: what `Preset.numbers` takes.
+
+        Raises:
+            InputError: It is missing or broken, or would become too large on the way.
+        """
+        (spec,) = self.specs
+        image, _, _ = self._decoded(position)
+        for preset in presets:
+            resizing = replace(preset, order="RGB", divisor=1.0, mean=(0.0,), std=(1.0,))
+            yield resizing.apply(image, *_sides(spec, self.axes), element_type(spec), self.multiple)
+
+    def placed(self, pixels: Array) -> Array:
+        """Return numbers of shape (height, width, channels) with their axes where the model has them."""
+        return np.ascontiguousarray(
+            pixels.transpose(2, 0, 1) if self.axes.channel_axis < self.axes.height_axis else pixels
+        )
 
     def _decoded(self, position: int) -> tuple[Picture, list[str], str]:
         """An image as it is, upright, with remarks and what messages call it."""

@@ -187,12 +187,24 @@ class Preset:
         enlarges = height is not None or width is not None or self.size is not None
         resized = [np.asarray(self._resized(channel, *sides, enlarges=enlarges)) for channel in channels]
         pixels = np.stack(resized, axis=2) if isinstance(image, tuple) else resized[0].reshape(*sides, -1)
+        if self.is_whole and isinstance(image, tuple) and dtype.kind in "iu":
+            wide = np.iinfo(dtype).max >= 65_535
+            pixels = np.rint(np.clip(pixels, 0, 255) * np.float32(257 if wide else 1))
+        return self.numbers(pixels, dtype)
+
+    def numbers(self, pixels: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Turn the levels of a picture that has its size into numbers: all steps but the first.
+
+        Args:
+            pixels: Shape (height, width, channels), RGB where it is colour, levels 0..255; not changed.
+            dtype: As for `apply`.
+
+        Returns:
+            A new array of that shape and `dtype`.
+        """
         if self.order == "BGR":
             pixels = pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]] if pixels.shape[2] > 1 else [0]]
         if self.is_whole:
-            if isinstance(image, tuple) and dtype.kind in "iu":
-                wide = np.iinfo(dtype).max >= 65_535
-                pixels = np.rint(np.clip(pixels, 0, 255) * np.float32(257 if wide else 1))
             return pixels.astype(dtype, order="C")
         work = np.float64 if dtype == np.float64 else np.float32
         values: NDArray[Any] = pixels.astype(work, order="C")

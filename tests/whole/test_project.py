@@ -85,7 +85,7 @@ def test_the_library_s_functions_are_called_like_the_commands():
     from onnxscope.cli.main import cli
 
     functions = {name for name in onnxscope.__all__ if inspect.isfunction(getattr(onnxscope, name))}
-    helpers = {"class_activation", "explain", "isolated", "load_model", "restoration"}
+    helpers = {"class_activation", "explain", "isolated", "load_model", "preparation", "restoration"}
     helpers |= {"save_features", "save_weights", "watch", "write_node_data"}
     assert functions - helpers == set(cli.commands) - {"demo", "doctor"}
 

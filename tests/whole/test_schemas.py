@@ -46,6 +46,9 @@ MODELS = {
     "odd": "g (float[N, 0] x, float[N, 1] z) => (float[N, 2] y, float[N, 1] v) "
     "<float[0, 2] empty = {}, float[1, 1] nothing = {1}> "
     "{ y = MatMul(x, empty)  v = MatMul(z, nothing) }",
+    "normalized": "g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) "
+    "<float[3] one = {1, 1, 1}, float[3] mean = {2, 2, 2}> "
+    "{ y = BatchNormalization(x, one, one, mean, one) }",
     "image": "g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) <float[3, 3, 1, 1] w = {1, 0, 0, 0, 1, 0, 0, 0, 0}> "
     "{ y = Conv(x, w) }",
     "sound": "g (float[N, F, M] x) => (float[N, F, M] y) { y = Relu(x) }",
@@ -233,16 +236,17 @@ def baseline(folder, model):
         (f"bisect digits.onnx -i digits.npz --python {sys.executable}", 0),
         ("bisect digits.onnx -i digits.npz --limit 2 --against-python ./changed_python", 1),
         ("doctor", 0),
+        ("doctor image.onnx -i images/photo.jpg", 0),
+        ("doctor normalized.onnx -i images/photo.jpg --preprocess half", 0),
     ],
 )
 def test_what_commands_print_and_write(workplace, monkeypatch, capsys, command, code):
     monkeypatch.chdir(workplace)
     assert run([*command.split(), "--format", "json", "-q"]) == code, capsys.readouterr().err
     printed = conform(strict(capsys.readouterr().out))
-    assert (
-        printed["schema"]
-        == f"onnxscope.{command.split()[0].replace('snapshot', 'baseline').replace('bisect', 'bisection')}/1"
-    )
+    names = {"snapshot": "baseline", "bisect": "bisection"}
+    kind = "preparation" if command.startswith("doctor ") else command.split()[0]
+    assert printed["schema"] == f"onnxscope.{names.get(kind, kind)}/1"
     written = {"weights": "weights/weights.json", "features": "features/features.json"}
     written |= {"stats": "profile.json", "snapshot": "snapshot.json", "extract": "part/extract.json"}
     name = written.get(command.split()[0])
