@@ -155,5 +155,12 @@ def _open_images(
         open_input(missing[0]).close()
     if isinstance(entries[0], NamedFiles):
         return NamedSamples.open(entries[: options.limit], specs, options, recorded_preset)
-    preset, remarks = preset_for(specs, options, recorded_preset)
+    try:
+        preset, remarks = preset_for(specs, options, recorded_preset)
+    except InputError as error:
+        if options.preprocess is None and recorded_preset is None and error.hint and str(error).startswith("which"):
+            from onnxscope.preparing.preset_hint import preset_hint  # what runs the model is loaded where it is needed
+
+            error.hint = preset_hint(specs, entries, options, error.hint)
+        raise
     return ImageSamples.open(entries[: options.limit], specs, preset, options.layout), remarks

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from onnxscope.errors import InputError
-from onnxscope.findings.kinds import Finding, by_gravity
+from onnxscope.findings.kinds import Finding, FindingKind, by_gravity
 from onnxscope.inputs.presets import Preset, load_preset, preset_of_model
 from onnxscope.model.loading import Model
+from onnxscope.preparing.prepared_result import Preparation, as_option
 
-__all__ = ["find_in_input"]
+__all__ = ["find_in_input", "find_in_preparation"]
 
 Array = np.ndarray[Any, Any]
 
@@ -48,6 +49,27 @@ def find_in_input(record: Mapping[str, Any], model: Model) -> tuple[Finding, ...
     ]
     findings = [_other_range(array, recorded) if recorded else _raw_pixels(array, model) for array in pictures]
     return by_gravity(finding for finding in findings if finding is not None)
+
+
+def find_in_preparation(preparation: Preparation, name: str) -> tuple[Finding, ...]:
+    """Return what the model's own running statistics have against how its pictures were prepared.
+
+    Args:
+        preparation: What was found, and what was used.
+        name: Of the input.
+    """
+    used, answer = preparation.used, preparation.answer
+    if not preparation.is_used_wrong or used is None or answer is None:
+        return ()
+    best = preparation.ranked[0]
+    distances = [_short(row.distance.distance) for row in (used, best)]
+    message = (
+        f"prepared with {as_option(used.candidate.preset)}, what enters the first BatchNormalization is {distances[0]} "
+        f"nats from its running statistics; with `--preprocess {as_option(answer)}` it is {distances[1]} "
+        f"({preparation.sureness})"
+    )
+    kind: FindingKind = "input_order" if used.candidate.has_numbers_of(best.candidate) else "input_range"
+    return (Finding(kind=kind, layer=name, channel=None, message=message),)
 
 
 def _preset(read: Callable[[], Preset]) -> Preset | None:

@@ -10,11 +10,12 @@ from onnxscope.analyses.weight_statistics import WeightStatistics
 from onnxscope.base.text import printable
 from onnxscope.comparison.result import Comparison
 from onnxscope.findings.kinds import Finding, by_gravity
-from onnxscope.findings.of_inputs import find_in_input
+from onnxscope.findings.of_inputs import find_in_input, find_in_preparation
 from onnxscope.findings.of_weights import find_in_weights
 from onnxscope.findings.unfused import find_unfused
 from onnxscope.findings.unstable import find_unstable_layers
 from onnxscope.model.loading import Model
+from onnxscope.preparing.prepared_result import Preparation
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.reporting.content import Attention
 
@@ -53,6 +54,7 @@ def attention_of(
     statistics: DatasetStatistics | None,
     comparison: Comparison | None,
     unreachable: Sequence[tuple[str, str]],
+    preparation: Preparation | None = None,
 ) -> tuple[Attention, ...]:
     """Gather what the results of one report give reason to look at.
 
@@ -63,9 +65,14 @@ def attention_of(
         statistics: Of the inputs or of a dataset.
         comparison: With another model.
         unreachable: Name and reason of taps that could not be observed.
+        preparation: What running statistics say of how pictures were prepared.
     """
     blamed = _blamed(comparison) if comparison is not None else ()
-    return (*blamed, *_attention(_findings(model, stored, maps, statistics), stored, statistics, unreachable))
+    findings = _findings(model, stored, maps, statistics)
+    if preparation is not None:
+        name = model.inputs[0].name
+        findings = by_gravity((*findings, *find_in_preparation(preparation, name)))
+    return (*blamed, *_attention(findings, stored, statistics, unreachable))
 
 
 def _findings(

@@ -24,9 +24,12 @@ from onnxscope.comparison.layer_comparison import ComparedLayers, LayerCompariso
 from onnxscope.comparison.result import Comparison
 from onnxscope.datasets.dataset import Dataset, open_dataset
 from onnxscope.errors import InputError, RunError
+from onnxscope.inputs.image_samples import ImageSamples
 from onnxscope.model.loading import Model
 from onnxscope.model.value_axes import Growth, grown_axis
 from onnxscope.pairing.model_layers import ModelLayers
+from onnxscope.preparing.prepared_result import Preparation
+from onnxscope.preparing.preset_hint import cheap_preparation
 from onnxscope.profiling.dataset_run import run_stats
 from onnxscope.profiling.dataset_statistics import DatasetStatistics
 from onnxscope.profiling.plan import make_plan
@@ -80,6 +83,7 @@ class PageRun:
         others: By the name of the first model's value, what both models hold at an aligned layer.
         unreachable: Name and reason of taps that could not be observed.
         notes: Remarks for people.
+        preparation: What the model's running statistics say of how pictures were prepared, where they say something.
     """
 
     maps: FeatureMaps | None
@@ -89,6 +93,7 @@ class PageRun:
     others: Mapping[str, tuple[FeatureMap, FeatureMap]]
     unreachable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    preparation: Preparation | None = None
 
 
 def run_for_page(
@@ -200,7 +205,14 @@ class _PagePlan:
             others={} if compared is None else self._others(compared),
             unreachable=tuple((missed.name, missed.reason) for missed in maps.unreachable),
             notes=tuple(dict.fromkeys(notes)),
+            preparation=self._preparation(),
         )
+
+    def _preparation(self) -> Preparation | None:
+        samples = self._dataset.samples
+        if not isinstance(samples, ImageSamples):
+            return None
+        return cheap_preparation(self._model, samples.entries, self._options, used=samples.preset)
 
     def _start(self) -> Sequence[str]:
         """Make the first run, which decides what a sample is; return what there is to say of that."""

@@ -189,7 +189,9 @@ def report(
         maps=run.maps,
         statistics=run.statistics,
         sights=run.sights,
-        attention=attention_of(loaded, stored, run.maps, run.statistics, run.comparison, run.unreachable),
+        attention=attention_of(
+            loaded, stored, run.maps, run.statistics, run.comparison, run.unreachable, run.preparation
+        ),
         comparison=run.comparison,
         others=run.others,
         unreachable=run.unreachable,

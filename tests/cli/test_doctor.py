@@ -71,3 +71,25 @@ def test_what_cannot_be_done_is_said(folder, monkeypatch, capsys, arguments, mes
     err = capsys.readouterr().err
     assert f"onnxscope: error: {message}" in err
     assert hint in err
+
+
+def test_images_without_a_preset_are_told_the_best_one(folder, capsys):
+    assert run(["features", str(folder / "m.onnx"), "-i", str(folder), "-o", str(folder / "maps")]) == 2
+    fault, hint = capsys.readouterr().err.splitlines()
+    assert fault.startswith("onnxscope: error: which preset?")
+    assert hint.startswith("hint: `--preprocess '{")
+    assert "by its running statistics (sure), else `--preprocess imagenet`" in hint
+    steps = json.loads(shlex.split(hint.split("`")[1])[1])
+    assert steps["order"] == "BGR"
+    assert steps["divisor"] == 255
+
+
+def test_a_report_tells_of_a_preparation_that_is_clearly_not_the_best(folder, capsys):
+    asked = ["report", str(folder / "m.onnx"), "-i", str(folder), "-o", str(folder / "page.html"), "--format", "json"]
+    assert run([*asked, "-q", "--preprocess", "none"]) == 0
+    told = {row["kind"]: row["message"] for row in json.loads(capsys.readouterr().out)["attention"]}
+    assert "prepared with none, what enters the first BatchNormalization is" in told["input_range"]
+    right = '{"order": "BGR", "divisor": 255}'
+    assert run([*asked, "-q", "--force", "--preprocess", right]) == 0
+    kinds = {row["kind"] for row in json.loads(capsys.readouterr().out)["attention"]}
+    assert kinds.isdisjoint({"input_range", "input_order"})
