@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base.text import shape_text
 from onnxscope.errors import InputError
-from onnxscope.inputs.layouts import shape_text
 from onnxscope.preparing.running_statistics import RunningStatistics
 
 __all__ = ["ByOutputs", "ByStatistics", "Distance", "Score", "channel_moments", "score_of"]

@@ -123,6 +123,7 @@ READ = {
     *(("report", "profile"), ("report", "against"), ("convert", "weights")),
     *((name, "custom_ops") for name in ("weights", "features", "stats", "diff", "snapshot", "check", "report")),
     *(("convert", "custom_ops"), ("extract", "custom_ops"), ("recipe", "custom_ops"), ("recipe", "model")),
+    ("inspect", "custom_ops"),
 }
 
 
