@@ -19,6 +19,7 @@ from onnxscope.terminal.options import (
     custom_ops_option,
     force_option,
     model_argument,
+    repeats_option,
     select_option,
 )
 from onnxscope.terminal.outputs import open_option, open_written, output_option
@@ -44,6 +45,8 @@ __all__ = ["report"]
 )
 @click.option("--against", type=click.Path(path_type=Path), metavar="OTHER", help="Show another model beside this one.")
 @click.option("--explain", is_flag=True, help="With --against: say why layers differ; see `onnxscope diff --explain`.")
+@click.option("--time", is_flag=True, help="Also say what each layer takes of a run.")
+@repeats_option
 @channel_options
 @click.option(
     "--cam",
@@ -82,6 +85,8 @@ def report(
     profile: Path | None,
     against: Path | None,
     explain: bool,
+    time: bool,
+    repeats: int,
     at: Literal["post", "pre"],
     channels: int,
     rank: Literal["index", "std", "max", "mean"],
@@ -105,6 +110,8 @@ def report(
 
     if explain and (against is None or not inputs):
         raise click.UsageError("--explain needs another model and what both are fed: --against and -i")
+    if time and not inputs:
+        raise click.UsageError("--time needs what the model is fed: -i")
     models = [load_model(path, custom_ops=custom_ops) for path in (model, against) if path is not None]
     models[0] = load_model(models[0], dims=dims)
     overlays = overlay_files(node_data) if node_data is not None else []
@@ -119,6 +126,8 @@ def report(
             profile=profile,
             against=None if against is None else models[1],
             explain=explain,
+            time=time,
+            repeats=repeats,
             select=select,
             at=at,
             channels=channels,

@@ -172,6 +172,7 @@ def _page_context(content: Content) -> dict[str, Any]:
         ],
         "inputs": _inputs(content),
         "sights": [],
+        "was_timed": content.summary.timing is not None,
         "was_run": content.maps is not None or content.statistics is not None,
         "comparison": content.comparison,
         "reasons": [(each.a.layer, each.text) for each in content.reasons],
@@ -201,6 +202,8 @@ def _facts(content: Content) -> list[tuple[str, str]]:
         ("Size", bytes_text(model["size_bytes"])),
         ("Multiply-adds", _costs_text(summary.costs)),
         ("Cache", f"{bytes_text(cache)} per token" if cache else ""),
+        ("Time", "" if summary.timing is None else summary.timing.text()),
+        ("Memory", "" if summary.timing is None else summary.timing.memory_text()),
         ("Nodes", f"{summary.nodes:,}"),
         ("Opset", opsets),
         ("Producer", model["producer"]),
@@ -287,6 +290,7 @@ def _card(place: int, layer: LayerView, content: Content, messages: Sequence[Att
         "shape": shape_text(shape),
         "parameters": record.parameters if record is not None else None,
         "cost": record.multiply_accumulates if record is not None else None,
+        **_time(layer, content),
         "size": bytes_text(record.size_bytes) if record is not None else "",
         "activation": activation,
         "histogram": _activation_histogram(layer, tap, content.statistics) if tap is not None else "",
@@ -300,6 +304,20 @@ def _card(place: int, layer: LayerView, content: Content, messages: Sequence[Att
         "columns": [],
         "no_picture": None if tap is None else tap.view.reason,
         "sheet": None,
+    }
+
+
+def _time(layer: LayerView, content: Content) -> dict[str, Any]:
+    """What the layer takes of a run, and how many times faster the other model's is; None where nobody knows."""
+    record, difference = layer.record, layer.difference
+    time = None if record is None else record.time
+    times = None if content.comparison is None else content.comparison.times
+    pair = None if times is None or difference is None else times.of(difference.a.layer, difference.b.layer)
+    return {
+        "ms": None if time is None else time.ms,
+        "time_share": None if time is None else time.share,
+        "timed_in": None if record is None else record.timed_in,
+        "faster": None if pair is None else pair.ratio,
     }
 
 

@@ -17,6 +17,7 @@ from onnxscope.base.results import Record
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.tables import Table
 from onnxscope.base.text import printable
+from onnxscope.comparison.compare_models import with_times
 from onnxscope.errors import InputError, ProfileError
 from onnxscope.explaining.explain_models import explain_comparison, explain_outputs
 from onnxscope.explaining.explained import Explanation
@@ -29,6 +30,7 @@ from onnxscope.reporting.page import Page, render_page
 from onnxscope.reporting.page_run import Wanted, run_for_page
 from onnxscope.selection.feeding_recipes import load_to_run
 from onnxscope.selection.selectors import At, select_layers
+from onnxscope.timing.time_model import REPEATS, time_model
 
 __all__ = ["Report", "report"]
 
@@ -116,6 +118,8 @@ def report(
     custom_ops: CustomOps = (),
     dims: Mapping[str, int] | None = None,
     progress: Callable[[str], None] | None = None,
+    time: bool = False,
+    repeats: int = REPEATS,
     **feeding: Unpack[FeedingOptions],
 ) -> Report:
     """Make one self-contained page about a model: what deserves attention, its layers, what they compute and hold.
@@ -142,6 +146,8 @@ def report(
         custom_ops: Libraries of custom operators that onnxruntime loads; their code runs.
         dims: Sizes for open dimensions of the inputs: by their names, or as `INPUT:AXIS`.
         progress: Called with what is being done.
+        time: Whether the models are also run as they are, to say what each layer takes; needs `inputs`.
+        repeats: How many runs are measured, after two that are not; the median counts.
         feeding: How what is given becomes the model's inputs: see `FeedingOptions`.
 
     Raises:
@@ -153,6 +159,8 @@ def report(
     """
     if explain and (against is None or inputs is None):
         raise InputError("nothing is compared on an input, so nothing can be explained", hint="name both")
+    if time and inputs is None:
+        raise InputError("nothing is fed, so nothing takes time", hint="name an input; `random` will do")
     say = progress or (lambda text: None)
     options = RunOptions(**feeding, batch_size=batch_size, threads=threads)
     wanted = Wanted(
@@ -178,10 +186,16 @@ def report(
         reasons = explain_comparison(run.comparison, loaded, second, inputs, options)
         if not wanted.select:
             causes, remarks = explain_outputs(run.comparison, (loaded, second), inputs, options)
+    timing, comparison = None, run.comparison
+    if time:
+        say("measuring what takes the time")
+        timing = time_model(loaded, inputs, options, repeats=repeats)
+        if comparison is not None and second is not None:
+            comparison = with_times(comparison, loaded, second, inputs, options, repeats)
     say("drawing the page")
     dims = _sizes(loaded, run.maps)
-    if dims:
-        summary = run_inspect(loaded, select=select, at=at, dims=dims, read=False)
+    if dims or timing is not None:
+        summary = run_inspect(loaded, select=select, at=at, dims=dims, read=False, timing=timing)
     content = Content(
         summary=summary,
         rows=_rows(loaded, select, at),
@@ -192,7 +206,7 @@ def report(
         attention=attention_of(
             loaded, stored, run.maps, run.statistics, run.comparison, run.unreachable, run.preparation
         ),
-        comparison=run.comparison,
+        comparison=comparison,
         others=run.others,
         unreachable=run.unreachable,
         notes=(*run.notes, *remarks),

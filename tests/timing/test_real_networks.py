@@ -89,7 +89,7 @@ def check(path, feeds, repeats, tmp_path):
     total = sum(row.seconds for row in timing.rows)
     assert timing.attributed >= 0.98
     assert total == pytest.approx(timing.run_s, rel=0.03)
-    assert 0.7 * min(around) < total < 1.3 * max(around)  # what else the machine does is in all three
+    assert 0.5 * min(around) < total < 2 * max(around)  # what else the machine does is in all three
     assert timing.peak_bytes == pytest.approx(peak, rel=0.1)
     return timing
 
