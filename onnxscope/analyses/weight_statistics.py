@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -32,9 +33,10 @@ __all__ = ["WeightRecord", "WeightStatistics", "run_weights", "weights"]
 
 Array = np.ndarray[Any, Any]
 _COLUMNS = ("parameter", "shape", "dtype", "mean", "std", "min", "max", "zeros", "folded", "initializer")
-_LEAST = ("initializer", "dtype", "folded", *QUANTIZED, "zeros")
+_LEAST = ("initializer", "dtype", "folded", *QUANTIZED, "distribution", "zeros")
 _MAX_DRAWN_BINS = 2000  # in a notebook
 _MAX_TITLE = 200
+_BARS = 12  # of a chart in a cell
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,18 @@ def _table(title: str, rows: Sequence[WeightRecord]) -> Table:
         more = tuple(quantized_cells(row.quantization) for row in rows)
         cells = tuple((*left, *right) for left, right in zip(table.rows, more, strict=True))
         table = Table(title, (*_COLUMNS, *QUANTIZED), cells, _LEAST)
+    table = replace(table, charts=tuple(map(_bars, rows)))
     return table.with_marks("not finite", [row._mark() for row in rows])
+
+
+def _bars(row: WeightRecord) -> Sequence[float]:
+    """How many numbers there are in each of a dozen stretches of equal width, from the minimum to the maximum."""
+    histogram = row.summary.histogram
+    if histogram is None:
+        return ()
+    edges = [place * len(histogram.counts) // _BARS for place in range(_BARS + 1)]
+    stretches = [histogram.counts[start : max(end, start + 1)] for start, end in itertools.pairwise(edges)]
+    return [float(np.mean(stretch)) for stretch in stretches]
 
 
 def _facets(parameter: Parameter) -> dict[str, str]:

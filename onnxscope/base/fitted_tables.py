@@ -21,6 +21,7 @@ __all__ = ["as_shown", "can_show_signs", "fit_table", "fit_text", "show_table"]
 
 _GAP = 2
 _DIGITS = 4
+_CHART, _BLOCKS = "distribution", "▁▂▃▄▅▆▇█"  # as wide as its twelve bars; the lowest is for none
 _NAME, _LONGEST_NAME, _SENTENCE = 16, 60, 30  # characters that a name, and a sentence, has before a column goes
 _TIGHT = 8  # that anything but a number has before a column goes that matters
 _SIDES = (24, 12, 8, 6, 4)  # characters of names in a shape, the fewest last
@@ -72,6 +73,8 @@ def fit_table(table: Table, width: int, *, is_plain: bool = False, max_name: int
         max_name: Characters of a name, even where there is room for more.
     """
     table = table.filled()
+    if any(map(len, table.charts)) and not is_plain:
+        table = table.with_marks(_CHART, list(map(_blocks, table.charts)))
     title = fit_text(table.title, width)
     columns = _columns(table, None, is_plain, max_name)
     if _total([column.natural for column in columns]) <= width:
@@ -165,6 +168,13 @@ def _columns(table: Table, digits: int | None, is_plain: bool, max_name: int) ->
             least, tight = (max(whole, min(natural, most)) for most in (comfort, _TIGHT))
         columns.append(_Column(head, tuple(cells), raw, is_number, natural, least, tight))
     return columns
+
+
+def _blocks(heights: Sequence[float]) -> str:
+    """A bar for each height, in eighths of the largest; one that is not zero has two at least."""
+    largest = max(heights, default=0)
+    steps = [math.ceil(height / largest * (len(_BLOCKS) - 1)) if largest else 0 for height in heights]
+    return "".join(_BLOCKS[step] for step in steps)
 
 
 def _rounded(numbers: Sequence[float], digits: int) -> list[str]:

@@ -34,6 +34,7 @@ class Table:
         least: Headings of the columns that matter least, the first to go first where a terminal has no room.
         left_out: How many rows were left out at the end, which people are told below the table.
         total: A last row for people, of what all rows have together; empty where there is nothing to add.
+        charts: The heights of a row's histogram, for a terminal's column `distribution`; empty where there are none.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Table:
     least: tuple[str, ...] = ()
     left_out: int = 0
     total: tuple[Cell, ...] = ()
+    charts: tuple[Sequence[float], ...] = ()
 
     @property
     def tail(self) -> str:

@@ -34,12 +34,15 @@ class RowOrder:
     def of(self, table: Table) -> Table:
         """Return the table with its rows in this order; one that has no such column keeps its order."""
         rows = table.rows
-        if self.column in table.columns:
+        if self.column is not None and self.column in table.columns:
             place = table.columns.index(self.column)
-            rows = tuple(sorted(rows, key=lambda row: _key(row[place])))
+            order = sorted(range(len(rows)), key=lambda index: _key(rows[index][place]))
+            rows = tuple(rows[index] for index in order)
+            table = replace(table, rows=rows, charts=tuple(table.charts[index] for index in order if table.charts))
         if self.top is not None and len(rows) > self.top:
-            return replace(table, rows=rows[: self.top], left_out=table.left_out + len(rows) - self.top)
-        return replace(table, rows=rows)
+            left_out = table.left_out + len(rows) - self.top
+            return replace(table, rows=rows[: self.top], left_out=left_out, charts=table.charts[: self.top])
+        return table
 
 
 def order_options(*columns: str) -> Callable[[_Command], _Command]:

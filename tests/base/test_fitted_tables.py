@@ -12,8 +12,11 @@ import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx.parser
 import pytest
 
+import onnxscope
 from onnxscope.base.fitted_tables import fit_table, fit_text, show_table
 from onnxscope.base.tables import Table
 from onnxscope.cli.main import run
@@ -98,6 +101,8 @@ def assert_whole(table, lines, width):
     """Heads are the table's, rows are all there, each number is one of its row's, in four digits at least."""
     assert all(width_of(line) <= width for line in lines)
     table = table.filled()
+    if any("distribution" in line for line in lines):
+        table = table.with_marks("distribution", ["█" * len(heights) for heights in table.charts])
     at = next(place for place, line in enumerate(lines) if re.fullmatch(r"-[- ]*", line))
     end = next((place for place, line in enumerate(lines) if line.startswith("`--wide`")), len(lines))
     heads, *body = (parts(line, lines[at]) for line in (lines[at - 1], *lines[at + 1 : end]))
@@ -136,7 +141,7 @@ def sizes_of(text):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_tables_of_all_commands_are_whole_at_every_width(tables, width):
     for name, table in tables.items():
-        table = replace(table, rows=table.rows[:12])
+        table = replace(table, rows=table.rows[:12], charts=table.charts[:12])
         for is_plain, shown in ((False, table), (True, stressed(table))):
             lines = fit_table(shown, width, is_plain=is_plain)
             assert "×" not in "".join(lines) or not is_plain
@@ -245,3 +250,24 @@ def test_what_is_not_utf_8_gets_signs_that_it_has(encoding, is_terminal, monkeyp
     text = stream.buffer.getvalue().decode("ascii")
     assert "float32 [batch, 1, 8, 8]" in text
     assert "~ and 4 more rows" in text
+
+
+def test_a_chart_stands_in_a_cell_where_there_is_room_and_the_signs_are_there():
+    table = Table("", ("name", "n"), (("a", 1), ("b", 2)), ("distribution",), charts=((0, 1, 50, 100), ()))
+    assert fit_table(table, 60) == ["name  n  distribution", "----  -  ------------", "a     1  ▁▂▅█", "b     2"]
+    assert fit_table(table, 20) == ["name  n", "----  -", "a     1", "b     2", "`--wide` shows", "distribution"]
+    assert fit_table(table, 60, is_plain=True)[0] == table.text().splitlines()[0] == "name  n"
+
+
+def test_charts_of_weights_show_what_their_histograms_count():
+    numbers = np.concatenate([np.full(8, -1.0), np.full(2, 1.5), np.full(4, 11.0)]).astype(np.float32)[:, None]
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 17]>
+        g (float[N, 14] x) => (float[N, 1] y) <float[14, 1] w> { y = MatMul(x, w) }"""
+    )
+    del model.graph.initializer[:]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(numbers, "w"))
+    (line,) = (line for line in fit_table(onnxscope.weights(model).table(), 120) if line.startswith("w "))
+    expected = np.histogram(numbers, 12)[0]
+    assert [block != "▁" for block in line.split()[-1]] == [count > 0 for count in expected]
+    assert line.split()[-1][0] == "█"
