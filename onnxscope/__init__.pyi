@@ -7,8 +7,8 @@ from onnxscope.analyses.feature_maps import FeatureMaps as FeatureMaps
 from onnxscope.analyses.feature_maps import features as features
 from onnxscope.analyses.folders import save_features as save_features
 from onnxscope.analyses.folders import save_weights as save_weights
-from onnxscope.analyses.inspection import ModelSummary as ModelSummary
 from onnxscope.analyses.inspection import inspect as inspect
+from onnxscope.analyses.model_summary import ModelSummary as ModelSummary
 from onnxscope.analyses.recipe_finding import recipe as recipe
 from onnxscope.analyses.weight_statistics import WeightRecord as WeightRecord
 from onnxscope.analyses.weight_statistics import WeightStatistics as WeightStatistics

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from onnxscope.analyses.feature_maps import FeatureMap, FeatureMaps
-    from onnxscope.analyses.inspection import LayerRecord, ModelSummary
+    from onnxscope.analyses.model_summary import LayerRecord, ModelSummary
     from onnxscope.analyses.weight_statistics import WeightRecord, WeightStatistics
     from onnxscope.comparison.layer_difference import LayerDifference
     from onnxscope.comparison.result import Comparison

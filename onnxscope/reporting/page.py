@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxscope.analyses.inspection import CostRecord
+from onnxscope.analyses.model_summary import CostRecord
 from onnxscope.base.text import (
     MAX_NAME,
     bytes_text,
