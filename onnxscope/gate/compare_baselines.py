@@ -88,21 +88,34 @@ def compare_baselines(
             first = first or old["layer"]
         findings += layer_findings
     findings += _unpaired(expected, actual, alignment, rows, outputs=ran)
-    # What cannot be judged by its values is judged by what its nodes are.
-    unjudged = {finding.layer for finding in findings if finding.statistic == UNDECIDED}
-    judged = set(layers) - unjudged
-    if ran and unexplained:  # what the nodes do was run, and one of them is to blame
-        findings = others + findings
-    elif any(finding.statistic != UNDECIDED for finding in findings):
-        findings += others
-    else:
-        findings += [
-            finding
-            for finding, is_number in of_nodes
-            if is_number or not (ran and (not unjudged or finding.layer in judged))
-        ]
+    findings = _with_nodes(findings, of_nodes, set(layers), ran=ran, unexplained=unexplained)
     findings = [*findings, *itertools.chain(*weights.values()), *_unfit_findings(actual, settings)]
     return findings, layers, [*remarks, *remarks_on_folds(expected, folded)]
+
+
+def _with_nodes(
+    findings: list[Deviation],
+    of_nodes: Sequence[tuple[Deviation, bool]],
+    layers: Collection[str],
+    *,
+    ran: bool,
+    unexplained: bool,
+) -> list[Deviation]:
+    """What is said of nodes beside the other findings: where values differ, all of it, the cause before what it causes.
+
+    Where none does, numbers of nodes that are others still count, and so does the rest where no values speak for it:
+    the models were not run, or the values of its layer could not be judged.
+    """
+    others = [finding for finding, _ in of_nodes]
+    if ran and unexplained:  # what the nodes do was run, and one of them is to blame
+        return others + findings
+    if any(finding.statistic != UNDECIDED for finding in findings):
+        return findings + others
+    unjudged = {finding.layer for finding in findings}
+    judged = set(layers) - unjudged
+    return findings + [
+        finding for finding, is_number in of_nodes if is_number or not ran or (unjudged and finding.layer not in judged)
+    ]
 
 
 def _node_findings(
