@@ -89,7 +89,8 @@ def check(path, feeds, repeats, tmp_path):
     total = sum(row.seconds for row in timing.rows)
     assert timing.attributed >= 0.98
     assert total == pytest.approx(timing.run_s, rel=0.03)
-    assert 0.5 * min(around) < total < 2 * max(around)  # what else the machine does is in all three
+    if min(around) > 0.01:  # what else the machine does moves runs of less by more than that
+        assert 0.5 * min(around) < total < 2 * max(around)
     assert timing.peak_bytes == pytest.approx(peak, rel=0.1)
     return timing
 
