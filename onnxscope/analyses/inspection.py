@@ -65,11 +65,14 @@ def inspect(
 
     Raises:
         ModelError: The model cannot be read.
-        InputError: It has no such dimension; or it is to be run, and the inputs do not fit.
+        InputError: It has no such dimension; or it is to be run, and the inputs do not fit; or they are given where
+            it is not.
         SelectorError: A selector matches nothing.
         RunError: onnxruntime fails.
     """
     if not time:
+        if inputs is not None:
+            raise InputError("nothing is run, so nothing can be fed", hint="`time=True` runs the model on its inputs")
         loaded, sizes = name_sizes(load_model(model, custom_ops=custom_ops), dims or {})
         return run_inspect(loaded, select=select, at=at, dims=sizes)
     if inputs is None:

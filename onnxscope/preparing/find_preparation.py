@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxscope.base import option_types
 from onnxscope.base.run_options import FeedingOptions, RunOptions
 from onnxscope.base.text import counted, label
 from onnxscope.errors import InputError
@@ -34,6 +35,7 @@ _MOST_PICTURES = 16
 _FEW_REFERENCES = 8
 
 
+@option_types.checked
 def preparation(
     model: Any,
     inputs: Any,

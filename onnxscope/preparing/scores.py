@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxscope.base.text import shape_text
+from onnxscope.base.shapes import shape_text
 from onnxscope.errors import InputError
 from onnxscope.preparing.running_statistics import RunningStatistics
 

@@ -29,6 +29,7 @@ from onnxscope.selection.feeding_recipes import load_to_run
 __all__ = ["bisect", "search_releases"]
 
 
+@option_types.checked
 def bisect(
     model: Any,
     inputs: Any,

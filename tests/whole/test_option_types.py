@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def test_numbers_and_switches_of_numpy_are_taken():
     assert found.profile.samples == 1
 
 
+RUN = FUNCTIONS | {"inspect": functools.partial(onnxscope.inspect, time=True)}
 FED = [name for name, keyword, _ in KEYWORDS if keyword == "feeding"]
 FEEDING = {
     "preprocess": (3, b"unit", ["unit"]),
@@ -123,7 +125,7 @@ def test_an_option_of_feeding_of_another_type_is_told_by_every_function(name, tm
     for option, values in FEEDING.items():
         for wrong in values:
             with pytest.raises(InputError):
-                FUNCTIONS[name](*arguments, **{option: wrong})
+                RUN[name](*arguments, **{option: wrong})
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -140,4 +142,4 @@ def test_what_a_function_looks_at_by_itself_ends_in_an_error_of_ours(name, tmp_p
             zip(inspect.signature(FUNCTIONS[name]).parameters, first.get(name) or given(name, tmp_path), strict=False)
         )
         with pytest.raises(OnnxscopeError):
-            FUNCTIONS[name](**{**arguments, keyword: value})
+            RUN[name](**{**arguments, keyword: value})

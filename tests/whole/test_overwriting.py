@@ -124,6 +124,7 @@ READ = {
     *((name, "custom_ops") for name in ("weights", "features", "stats", "diff", "snapshot", "check", "report")),
     *(("convert", "custom_ops"), ("extract", "custom_ops"), ("recipe", "custom_ops"), ("recipe", "model")),
     ("inspect", "custom_ops"),
+    *(("doctor", "model"), ("doctor", "expect"), ("doctor", "custom_ops")),
 }
 
 
