@@ -12,6 +12,8 @@ import pytest
 from onnxscope.model import type_inference
 
 _START = type_inference._started_child
+# They look at processes.
+_ALONE = ("test_isolation.py", "test_limits.py", "test_supervision.py", "test_type_inference.py")
 _KEPT_S = 20  # of the minute after which it is killed
 
 
@@ -58,5 +60,7 @@ def kept_children() -> Iterator[KeptChildren]:
 
 @pytest.fixture(autouse=True)
 def _one_child_infers_types(request, monkeypatch, kept_children):
-    if request.path.name != "test_type_inference.py":
+    if request.path.name in _ALONE:
+        kept_children.close()
+    else:
         monkeypatch.setattr(type_inference, "_started_child", kept_children.started)
