@@ -13,7 +13,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, get_origin
 from onnxscope.base.text import printable
 from onnxscope.errors import InputError
 
-__all__ = ["checked", "mapping", "names", "one_of", "path", "whole_number", "wrong_type"]
+__all__ = ["SIZES", "checked", "mapping", "names", "one_of", "path", "whole_number", "wrong_type"]
 
 _Options = ParamSpec("_Options")
 _Result = TypeVar("_Result")
@@ -106,6 +106,8 @@ def checked(function: Callable[_Options, _Result]) -> Callable[_Options, _Result
 
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+SIZES = "sizes by the name of a dimension, or by `INPUT:AXIS`"
+_OF_KEYWORDS: Mapping[str, str] = {"dims": SIZES}  # where the keyword tells more than its type
 _WANTED: Mapping[str, str] = {
     "int": "a whole number",
     "float": "a number",
@@ -139,7 +141,7 @@ def _fitting(name: str, value: Any, parts: Sequence[str], scope: Mapping[str, An
         wanted[:2] = ["a name, or the path of a file"]
     elif parts[:2] == ("str", "Sequence"):
         wanted[:2] = ["a text, or several"]
-    raise wrong_type(name, value, ", or ".join(dict.fromkeys(wanted)))
+    raise wrong_type(name, value, _OF_KEYWORDS.get(name, ", or ".join(dict.fromkeys(wanted))))
 
 
 def _fits(value: Any, part: str, scope: Mapping[str, Any]) -> bool:

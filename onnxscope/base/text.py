@@ -42,7 +42,7 @@ MAX_HINT = 300
 """Characters of an error's hint that says what a model takes."""
 
 _TIMES = " × "
-_SHAPE = re.compile(rf"[^\s,;:()]+(?:{_TIMES}[^\s,;:()]+)+")
+_SHAPE = re.compile(rf"(?<![^\s,;:()])[^\s,;:()]+(?:{_TIMES}[^\s,;:()]+)+")
 _MAX_TIP = 1000
 _MAX_STEM_BYTES = 60
 _MAX_READ = 4096  # characters of a name that a stem is made from

@@ -227,7 +227,7 @@ def checked_dims(model: StoredModel, dims: Mapping[str, int]) -> Mapping[str, in
         InputError: No input has such a dimension, it is fixed, has two sizes, or a size is none.
     """
     checked: dict[str, int] = {}
-    option_types.mapping("dims", dims, "sizes by the name of a dimension, or by `INPUT:AXIS`")
+    option_types.mapping("dims", dims, option_types.SIZES)
     sides = {f"{spec.name}:{axis}": dim for spec in model.declared_inputs for axis, dim in enumerate(spec.shape or ())}
     names = {dim for dim in sides.values() if isinstance(dim, str)}
     names |= {term for dim in names for term in terms_of(dim)}

@@ -12,7 +12,7 @@ import pytest
 
 import onnxscope
 from onnxscope.cli.main import run
-from onnxscope.errors import ProfileError
+from onnxscope.errors import InputError, ProfileError
 
 MODEL = """
     <ir_version: 9, opset_import: ["": 17]>
@@ -139,7 +139,7 @@ def test_faults_are_said(model, first, tmp_path):
         onnxscope.drift(first, profile(plain, np.zeros((3, 3), np.float32)))
     with pytest.raises(ProfileError, match="no such file"):
         onnxscope.drift(tmp_path / "none.json", first)
-    with pytest.raises(ValueError, match="at least 0"):
+    with pytest.raises(InputError, match="at least 0"):
         onnxscope.drift(first, first, threshold=-1)
 
 

@@ -66,7 +66,7 @@ def offered(name):
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("inspect", []),
+        ("inspect", ["--time", "-i", "random"]),
         ("weights", []),
         ("features", ["-i", "random", "-o", "features"]),
         ("stats", ["-i", "random", "-o", "profile.json"]),
